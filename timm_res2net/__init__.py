@@ -1,0 +1,10 @@
+"""Res2Net for timm: importing this package registers its models with timm's model registry.
+
+>>> import timm, timm_res2net
+>>> model = timm.create_model('res2net50_se', pretrained=True)
+"""
+
+from .bottle2neck import Bottle2neck as Bottle2neck
+from .res2net_zoo import Res2Net as Res2Net
+
+__version__ = '0.1.0'

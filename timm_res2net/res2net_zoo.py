@@ -1,0 +1,658 @@
+"""Res2Net for timm: the models that timm lacks.
+
+Papers:
+* `Res2Net: A New Multi-scale Backbone Architecture` - https://arxiv.org/abs/1904.01169
+* `Squeeze-and-Excitation Networks` - https://arxiv.org/abs/1709.01507
+* `Bag of Tricks for Image Classification` - https://arxiv.org/abs/1812.01187 (the d and vd models)
+
+Weights come from the authors' files on the Hugging Face Hub (timm/res2net*) and from PaddleClas;
+the first start the squeeze-and-excitation gates of the `_se` models at the identity, the second are
+converted as they load.
+
+The file's name is part of its function: timm sorts models by the last part of their module's name,
+and `res2net` is timm's own.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import BlurPool2d, LayerType, SEModule
+from timm.models import build_model_with_cfg, generate_default_cfgs, load_pretrained, register_model
+from timm.models.resnet import ResNet
+from torch import nn
+
+from .bottle2neck import AttnLayer, Bottle2neck
+from .convert import apply_rules, paddle_rules, read_pdparams, require_keys
+from .convert.engine import list_some
+
+__all__ = ['FIGURES', 'Figures', 'Res2Net']  # register_model adds every entrypoint to this
+
+_AA_LAYERS = {'avg': nn.AvgPool2d, 'blur': BlurPool2d}
+# Arguments that do not change what a trained model computes, or that timm records elsewhere.
+_NOT_RECORDED = (
+    'self', '__class__', 'num_classes', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
+    'zero_init_last', 'device', 'dtype',
+)  # fmt: skip
+
+
+class Res2Net(ResNet):
+    """Res2Net: timm's `ResNet` with `Bottle2neck` blocks.
+
+    All that describes the network is a plain argument with a JSON value, so that it can be given to
+    `timm.create_model` one by one and survives `timm.models.save_for_hf`.
+
+    Shape:
+        - Input: (B, in_chans, H, W)
+        - Output: (B, num_classes) logits
+        - Features: five levels of strides 2, 4, 8, 16, 32 with channels[0] and 4 * channels[i]
+            channels
+    """
+
+    __jit_unused_properties__: ClassVar[list[str]] = ['model_args']
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (3, 4, 6, 3),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        global_pool: str = 'avg',
+        cardinality: int = 1,
+        base_width: float = 26,
+        scale: int = 4,
+        semantics: str = 'official',
+        attn_layer: AttnLayer = '',
+        stem_width: int = 64,
+        stem_type: str = '',
+        replace_stem_pool: bool = False,
+        down_kernel_size: int = 1,
+        avg_down: bool = False,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        act_layer: LayerType = 'relu',
+        norm_layer: LayerType = 'batchnorm2d',
+        aa_layer: str | type[nn.Module] | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
+        zero_init_last: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        """
+        Args:
+            layers: Blocks of each of the four stages.
+            num_classes: Classes of the head; 0 for none.
+            in_chans: Channels of the image.
+            output_stride: Stride of the last feature level, 32, 16 or 8; below 32, dilation
+                replaces stride.
+            global_pool: Pooling before the head, one of timm's ('avg', 'max', 'avgmax',
+                'catavgmax', '').
+            cardinality: Groups of the 3x3 convolutions (Res2NeXt).
+            base_width: Channels of a split, per group, in stage 1 at channels[0] = 64.
+            scale: Splits of a block.
+            semantics: Which published block it is, one of `timm_res2net.bottle2neck.SEMANTICS`.
+            attn_layer: Attention in every block: a name ('se', 'eca', 'cbam', ...), a class, or ''
+                for none.
+            stem_width: Width of a deep stem's first convolutions; its last has twice that. A plain
+                stem follows channels[0] and ignores it.
+            stem_type: '' for one 7x7 convolution, 'deep' or 'deep_tiered' for three 3x3 ones.
+            replace_stem_pool: Replace the stem's max pooling by a convolution with stride 2.
+            down_kernel_size: Kernel size of a shortcut's convolution.
+            avg_down: Average-pool before a shortcut's convolution, which then has stride 1.
+            channels: Planes of the four stages.
+            act_layer: Activation, a name or class.
+            norm_layer: Normalization, a name or class.
+            aa_layer: Anti-aliasing in the stem's pooling: 'avg', 'blur', or a class.
+            drop_rate: Dropout before the head.
+            drop_path_rate: Stochastic depth of the last block; earlier ones get proportionally
+                less.
+            drop_block_rate: DropBlock in the last two stages.
+            zero_init_last: Start every block as its shortcut.
+            device: Device of the parameters, 'meta' included.
+            dtype: Data type of the parameters.
+
+        Raises:
+            ValueError: A value that cannot be built: what `Bottle2neck` refuses, another number of
+                stages than four, an `output_stride` other than 8, 16 or 32, an unknown `aa_layer`,
+                an odd channels[0] other than 64 with a plain stem.
+            TypeError: An unknown argument.
+        """
+        recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
+        for name, value in (('layers', layers), ('channels', channels)):
+            if len(value) != 4:
+                raise ValueError(
+                    f'{name} must have one entry for each of the four stages, got {value!r}.'
+                )
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f'output_stride must be 8, 16 or 32, got {output_stride!r}.')
+        if isinstance(aa_layer, str):
+            if aa_layer not in _AA_LAYERS:
+                raise ValueError(
+                    f'Unknown aa_layer {aa_layer!r}. Use {", ".join(_AA_LAYERS)}, or a class.'
+                )
+            aa_layer = _AA_LAYERS[aa_layer]
+        # timm fixes a plain stem at 64 channels. Another width comes by way of a deep stem, which
+        # sets that width for all that follows, and whose convolutions then give way to one 7x7.
+        plain_width = channels[0] if stem_type == '' and channels[0] != 64 else 0
+        if plain_width % 2:
+            raise ValueError(
+                f'channels[0]={plain_width} is also the width of the plain stem and must be even.'
+            )
+        super().__init__(
+            Bottle2neck,  # type: ignore[arg-type]  # timm's annotation lists its own two blocks
+            tuple(layers),
+            num_classes=num_classes,
+            in_chans=in_chans,
+            output_stride=output_stride,
+            global_pool=global_pool,
+            cardinality=cardinality,
+            base_width=base_width,  # type: ignore[arg-type]  # 64 / 3 is exact in the block
+            stem_width=plain_width // 2 if plain_width else stem_width,
+            stem_type='deep' if plain_width else stem_type,
+            replace_stem_pool=replace_stem_pool,
+            down_kernel_size=down_kernel_size,
+            avg_down=avg_down,
+            channels=tuple(channels),
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            aa_layer=aa_layer,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            drop_block_rate=drop_block_rate,
+            zero_init_last=zero_init_last,
+            block_args=dict(scale=scale, semantics=semantics, attn_layer=attn_layer),
+            device=device,
+            dtype=dtype,
+        )
+        if plain_width:
+            dd = {'device': device, 'dtype': dtype}
+            conv1 = nn.Conv2d(in_chans, plain_width, 7, stride=2, padding=3, bias=False, **dd)
+            nn.init.kaiming_normal_(conv1.weight, mode='fan_out', nonlinearity='relu')
+            self.conv1 = conv1  # type: ignore[assignment]  # a deep stem until here
+        self._recorded_args = recorded
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments that rebuild this network, as they stand now, for `save_for_hf(model, ...,
+        model_args=...)`.
+
+        The class count is left out: it has a place of its own in timm's config.
+        """
+        return dict(self._recorded_args, global_pool=self.global_pool.pool_type)
+
+    @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
+        """Load PaddleClas weights (.pdparams); timm calls it for cfgs with `custom_load`.
+
+        Args:
+            checkpoint_path: File to read. It may come from anywhere: nothing in it is run.
+            prefix: Unused, part of timm's signature.
+
+        Raises:
+            RuntimeError: The file cannot be read or does not fit. One that came by URL is renamed
+                to `<name>.broken`, so that the next call downloads it afresh.
+        """
+        cfg: dict[str, Any] = self.pretrained_cfg  # type: ignore[assignment]
+        try:
+            tensors = read_pdparams(checkpoint_path)
+            state_dict = apply_rules(tensors, paddle_rules(tensors), 'paddle')
+            own = [
+                key for key in self.state_dict() if not key.startswith('fc.') and '.se.' not in key
+            ]
+            require_keys(state_dict, own, 'paddle')
+        except ValueError as error:
+            if cfg.get('file'):
+                raise RuntimeError(str(error)) from error
+            broken = f'{checkpoint_path}.broken'
+            os.replace(checkpoint_path, broken)
+            raise RuntimeError(
+                f'{error} The download is kept as {broken}; run again to download afresh.'
+            ) from error
+        load_pretrained(
+            self,
+            dict(cfg, state_dict=state_dict),
+            num_classes=self.num_classes,
+            in_chans=self.in_chans,
+            filter_fn=checkpoint_filter_fn,
+        )
+
+
+def checkpoint_filter_fn(
+    state_dict: dict[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Start squeeze-and-excitation gates at the identity where a plain network's checkpoint lacks
+    them.
+
+    With fc2 at zero a gate is sigmoid(0) = 1/2 for every input, and bn3 doubled makes up for it.
+    Both are powers of two, so the outputs equal the plain network's bit for bit, in training mode
+    too, while the gates stand where their slope is largest. Without missing gates the state dict
+    passes untouched.
+
+    Args:
+        state_dict: Checkpoint under timm's names; it is not modified.
+        model: The model that it will be loaded into.
+
+    Returns:
+        The state dict to load.
+
+    Raises:
+        RuntimeError: Attention weights that the model or the checkpoint lacks, other than all of
+            SE's. timm itself would not report those where it loads without `strict`, as it does for
+            `features_only`.
+    """
+    own = model.state_dict()
+    expected = {key for key in own if '.se.' in key}
+    given = {key for key in state_dict if '.se.' in key}
+    if given - expected:
+        raise RuntimeError(
+            'The checkpoint has attention weights that the model has no place for, '
+            f"{list_some(given - expected)}. Give the model the checkpoint's attn_layer."
+        )
+    out = dict(state_dict)
+    if not given:
+        for name, block in model.named_modules():
+            if isinstance(block, Bottle2neck) and _can_be_identity(block.se):
+                out.update(_identity_gate(name, own, state_dict))
+    missing = expected - out.keys()
+    if missing:
+        raise RuntimeError(
+            f'The checkpoint lacks attention weights of the model, {list_some(missing)}. Only SE '
+            "with a sigmoid gate can start from a plain network's checkpoint: use attn_layer='se', "
+            "or attn_layer='' for none, or pretrained=False."
+        )
+    return out
+
+
+def _can_be_identity(attn: nn.Module | None) -> bool:
+    return isinstance(attn, SEModule) and float(attn.gate(torch.zeros(()))) == 0.5
+
+
+def _identity_gate(
+    block: str, own: Mapping[str, torch.Tensor], state_dict: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A block's SE weights as they are with fc2 at zero, and its bn3 doubled."""
+    gate = {key: value for key, value in own.items() if key.startswith(f'{block}.se.')}
+    for key in gate:
+        if '.fc2.' in key:
+            gate[key] = torch.zeros_like(gate[key])
+    for key in (f'{block}.bn3.weight', f'{block}.bn3.bias'):
+        if key not in state_dict:
+            raise RuntimeError(f"The checkpoint has no '{key}': it is not a Res2Net's.")
+        gate[key] = state_dict[key] * 2
+    return gate
+
+
+def _sorted_indices(out_indices: int | Sequence[int], levels: int = 5) -> tuple[int, ...]:
+    """Feature levels as sorted, non-negative indices.
+
+    timm's list, dict, fx and getter classes return features in the network's order while
+    `feature_info` keeps the order that was asked for; sorted, all of them agree.
+    """
+    asked = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
+    indices = sorted(index + levels if index < 0 else index for index in asked)
+    if not indices or indices[0] < 0 or indices[-1] >= levels or len(set(indices)) < len(indices):
+        raise ValueError(
+            f'out_indices={out_indices!r} must name different levels from 0 to {levels - 1} '
+            f'(or -{levels} to -1), or be the number of last levels, 1 to {levels}.'
+        )
+    return tuple(indices)
+
+
+def _create_res2net(variant: str, pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    if 'block_args' in kwargs:
+        raise TypeError(
+            "Res2Net takes no 'block_args': pass scale, attn_layer and semantics by themselves."
+        )
+    if kwargs.get('features_only') and 'out_indices' in kwargs:
+        kwargs['out_indices'] = _sorted_indices(kwargs['out_indices'])
+    return build_model_with_cfg(
+        Res2Net, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs
+    )
+
+
+class Figures(NamedTuple):
+    """What is known of a model.
+
+    Attributes:
+        params: Parameters.
+        gmacs: Multiply-accumulates of one image of the cfg's `input_size` (224 px but for the test
+            model), in 1e9; half of what `torch.utils.flop_counter` counts.
+        top1: ImageNet-1k top-1 accuracy in percent by tag, with who published it.
+    """
+
+    params: int
+    gmacs: float
+    top1: Mapping[str, tuple[float, str]] = MappingProxyType({})
+
+
+_TIMM = 'timm results-imagenet.csv'
+_PADDLE = 'PaddleClas model zoo'
+
+FIGURES = {
+    'res2net50_se': Figures(28_230_112, 4.26, {'se_identity_in1k': (77.950, _TIMM)}),
+    'res2net50_48w_2s_se': Figures(27_818_296, 4.16, {'se_identity_in1k': (77.514, _TIMM)}),
+    'res2net50_14w_8s_se': Figures(27_590_808, 4.18, {'se_identity_in1k': (78.158, _TIMM)}),
+    'res2net50_26w_6s_se': Figures(39_582_440, 6.30, {'se_identity_in1k': (78.568, _TIMM)}),
+    'res2net50_26w_8s_se': Figures(50_934_768, 8.34, {'se_identity_in1k': (78.942, _TIMM)}),
+    'res2net101_se': Figures(49_984_400, 8.07, {'se_identity_in1k': (79.202, _TIMM)}),
+    'res2net50d_se': Figures(28_249_344, 4.50, {'se_identity_in1k': (80.254, _TIMM)}),
+    'res2net101d_se': Figures(50_003_632, 8.31, {'se_identity_in1k': (81.224, _TIMM)}),
+    'res2next50_se': Figures(27_202_456, 4.18, {'se_identity_in1k': (78.242, _TIMM)}),
+    'res2net50_18w_4s': Figures(18_095_104, 2.90),
+    'res2net152d': Figures(61_294_480, 12.12),
+    'res2next101': Figures(43_502_568, 7.85),
+    'res2net50_vd_26w_4s': Figures(
+        25_718_352, 4.49, {'ssld_in1k': (83.1, _PADDLE), 'in1k': (79.75, _PADDLE)}
+    ),
+    'res2net101_vd_26w_4s': Figures(
+        45_225_920, 8.31, {'ssld_in1k': (83.9, _PADDLE), 'in1k': (80.64, _PADDLE)}
+    ),
+    'res2net200_vd_26w_4s': Figures(
+        76_215_536, 15.71, {'ssld_in1k': (85.13, _PADDLE), 'in1k': (81.21, _PADDLE)}
+    ),
+    'res2net50_pd_26w_4s': Figures(25_699_120, 4.26, {'in1k': (79.33, _PADDLE)}),
+    'res2net50_pd_14w_8s': Figures(25_059_816, 4.18, {'in1k': (79.46, _PADDLE)}),
+    'res2net50_v1d_26w_4s': Figures(25_718_352, 4.49),
+    'res2net101_v1d_26w_4s': Figures(45_225_920, 8.31),
+    'res2net50_16w_4s_se': Figures(18_890_872, 2.36),
+    'test_res2net_se': Figures(209_693, 0.01),
+}
+"""Figures of every model that this package registers: parameters and GMACs are counted (a test
+recounts them), the accuracies are the sources' own and were not measured here."""
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
+        'crop_pct': 0.875, 'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'conv1', 'classifier': 'fc',
+        'license': 'apache-2.0',
+        'origin_url': 'https://github.com/Res2Net/Res2Net-PretrainedModels',
+        'paper_name': 'Res2Net: A New Multi-scale Backbone Architecture',
+        'paper_ids': 'arXiv:1904.01169',
+        **kwargs,
+    }  # fmt: skip
+
+
+def _ucfg(description: str, **kwargs: Any) -> dict[str, Any]:
+    """Cfg of a model for which no weights can be fetched."""
+    return _cfg(description=description, **kwargs)
+
+
+def _icfg(source: str, **kwargs: Any) -> dict[str, Any]:
+    """Cfg of an SE model that starts from a plain network's weights on the Hub, named in full."""
+    return _cfg(
+        hf_hub_id=f'timm/{source}',
+        license='unknown',
+        description=f'Weights of timm/{source} with squeeze-and-excitation gates at the identity.',
+        notes=(
+            f'Computes what timm/{source} computes, bit for bit: its gates are not trained yet.',
+            "The weights are the Res2Net authors'. Their README has said CC BY-NC-SA 4.0 since "
+            "2021, timm's model card says unknown.",
+        ),
+        **kwargs,
+    )
+
+
+def _pcfg(file: str, **kwargs: Any) -> dict[str, Any]:
+    """Cfg of PaddleClas weights, converted as they load."""
+    ssld = 'distilled by SSLD' if '_ssld' in file else 'trained on ImageNet-1k'
+    return _cfg(
+        url=f'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}_pretrained.pdparams',
+        custom_load=True,
+        origin_url='https://github.com/PaddlePaddle/PaddleClas',
+        description=f'PaddleClas weights, {ssld}, converted as they load.',
+        **kwargs,
+    )
+
+
+_DEEP = {'first_conv': 'conv1.0'}
+
+default_cfgs = generate_default_cfgs({
+    'res2net50_se.se_identity_in1k': _icfg('res2net50_26w_4s.in1k'),
+    'res2net50_48w_2s_se.se_identity_in1k': _icfg('res2net50_48w_2s.in1k'),
+    'res2net50_14w_8s_se.se_identity_in1k': _icfg('res2net50_14w_8s.in1k'),
+    'res2net50_26w_6s_se.se_identity_in1k': _icfg('res2net50_26w_6s.in1k'),
+    'res2net50_26w_8s_se.se_identity_in1k': _icfg('res2net50_26w_8s.in1k'),
+    'res2net101_se.se_identity_in1k': _icfg('res2net101_26w_4s.in1k'),
+    'res2net50d_se.se_identity_in1k': _icfg('res2net50d.in1k', **_DEEP),
+    'res2net101d_se.se_identity_in1k': _icfg('res2net101d.in1k', **_DEEP),
+    'res2next50_se.se_identity_in1k': _icfg('res2next50.in1k'),
+    'res2net50_18w_4s.untrained': _ucfg("The paper's light network; no weights are published."),
+    'res2net152d.untrained': _ucfg("The authors' v1b-152; their .pth file fits.", **_DEEP),
+    'res2next101.untrained': _ucfg('Res2NeXt with 101 layers; no weights are published.'),
+    'res2net50_vd_26w_4s.ssld_in1k': _pcfg('Res2Net50_vd_26w_4s_ssld', **_DEEP),
+    'res2net50_vd_26w_4s.in1k': _pcfg('Res2Net50_vd_26w_4s', **_DEEP),
+    'res2net101_vd_26w_4s.ssld_in1k': _pcfg('Res2Net101_vd_26w_4s_ssld', **_DEEP),
+    'res2net101_vd_26w_4s.in1k': _pcfg('Res2Net101_vd_26w_4s', **_DEEP),
+    'res2net200_vd_26w_4s.ssld_in1k': _pcfg('Res2Net200_vd_26w_4s_ssld', **_DEEP),
+    'res2net200_vd_26w_4s.in1k': _pcfg('Res2Net200_vd_26w_4s', **_DEEP),
+    'res2net50_pd_26w_4s.in1k': _pcfg('Res2Net50_26w_4s'),
+    'res2net50_pd_14w_8s.in1k': _pcfg('Res2Net50_14w_8s'),
+    'res2net50_v1d_26w_4s.untrained': _ucfg("MMDetection's Res2Net-50 backbone.", **_DEEP),
+    'res2net101_v1d_26w_4s.untrained': _ucfg("MMDetection's Res2Net-101 backbone.", **_DEEP),
+    'res2net50_16w_4s_se.untrained': _ucfg("The article's network, with its SE module."),
+    'test_res2net_se.digits': _cfg(
+        file=str(Path(__file__).parent / 'weights' / 'test_res2net_se.digits.safetensors'),
+        num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0,
+        origin_url='https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits',
+        description="Tiny model in the package, trained on scikit-learn's handwritten digits.",
+        label_names=tuple('0123456789'),
+    ),
+})  # fmt: skip
+
+
+@register_model
+def res2net50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 26w x 4s with SE in every block."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, attn_layer='se')
+    return _create_res2net('res2net50_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_48w_2s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 48w x 2s with SE in every block."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=48, scale=2, attn_layer='se')
+    return _create_res2net('res2net50_48w_2s_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_14w_8s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 14w x 8s with SE in every block."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, attn_layer='se')
+    return _create_res2net('res2net50_14w_8s_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_26w_6s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 26w x 6s with SE in every block."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=6, attn_layer='se')
+    return _create_res2net('res2net50_26w_6s_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_26w_8s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 26w x 8s with SE in every block."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=8, attn_layer='se')
+    return _create_res2net('res2net50_26w_8s_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net101_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-101 26w x 4s with SE in every block."""
+    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, attn_layer='se')
+    return _create_res2net('res2net101_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50-D (the authors' v1b) with SE in every block."""
+    model_args = dict(
+        layers=(3, 4, 6, 3),
+        base_width=26,
+        scale=4,
+        attn_layer='se',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net50d_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net101d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-101-D (the authors' v1b) with SE in every block."""
+    model_args = dict(
+        layers=(3, 4, 23, 3),
+        base_width=26,
+        scale=4,
+        attn_layer='se',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net101d_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2next50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2NeXt-50 4w x 4s x 8c with SE in every block."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=4, scale=4, cardinality=8, attn_layer='se')
+    return _create_res2net('res2next50_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_18w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 18w x 4s, the paper's light network."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=18, scale=4)
+    return _create_res2net('res2net50_18w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net152d(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-152-D, the authors' v1b-152."""
+    model_args = dict(
+        layers=(3, 8, 36, 3), base_width=26, scale=4, stem_type='deep', stem_width=32, avg_down=True
+    )
+    return _create_res2net('res2net152d', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2next101(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2NeXt-101 4w x 4s x 8c."""
+    model_args = dict(layers=(3, 4, 23, 3), base_width=4, scale=4, cardinality=8)
+    return _create_res2net('res2next101', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """PaddleClas Res2Net50_vd 26w x 4s."""
+    model_args = dict(
+        layers=(3, 4, 6, 3),
+        base_width=26,
+        scale=4,
+        semantics='paddle',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net50_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net101_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """PaddleClas Res2Net101_vd 26w x 4s."""
+    model_args = dict(
+        layers=(3, 4, 23, 3),
+        base_width=26,
+        scale=4,
+        semantics='paddle',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net101_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net200_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """PaddleClas Res2Net200_vd 26w x 4s."""
+    model_args = dict(
+        layers=(3, 12, 48, 3),
+        base_width=26,
+        scale=4,
+        semantics='paddle',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net200_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_pd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """PaddleClas Res2Net50 26w x 4s, with the plain stem."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='paddle')
+    return _create_res2net('res2net50_pd_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_pd_14w_8s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """PaddleClas Res2Net50 14w x 8s, with the plain stem."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, semantics='paddle')
+    return _create_res2net('res2net50_pd_14w_8s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """MMDetection's Res2Net-50 26w x 4s."""
+    model_args = dict(
+        layers=(3, 4, 6, 3),
+        base_width=26,
+        scale=4,
+        semantics='mmdet',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net50_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net101_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """MMDetection's Res2Net-101 26w x 4s."""
+    model_args = dict(
+        layers=(3, 4, 23, 3),
+        base_width=26,
+        scale=4,
+        semantics='mmdet',
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+    )
+    return _create_res2net('res2net101_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_16w_4s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net-50 16w x 4s with SE: the article's network, up to names and convolution biases."""
+    model_args = dict(
+        layers=(3, 4, 6, 3), base_width=16, scale=4, semantics='caffe', attn_layer='se'
+    )
+    return _create_res2net('res2net50_16w_4s_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def test_res2net_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Tiny Res2Net with SE for tests and demonstrations; its weights are in the package."""
+    model_args = dict(
+        layers=(1, 2, 2, 1), base_width=26, scale=4, attn_layer='se', channels=(16, 32, 40, 48)
+    )
+    return _create_res2net('test_res2net_se', pretrained, **dict(model_args, **kwargs))
