@@ -382,8 +382,8 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
 
 
 def _ucfg(description: str, **kwargs: Any) -> dict[str, Any]:
-    """Cfg of a model for which no weights can be fetched."""
-    return _cfg(description=description, **kwargs)
+    """Cfg of a model for which no weights can be fetched, so that there is no licence either."""
+    return _cfg(description=description, license=None, **kwargs)
 
 
 def _icfg(source: str, **kwargs: Any) -> dict[str, Any]:

@@ -1,0 +1,310 @@
+"""Command line: one function a verb; each imports what it needs."""
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ['main']
+
+
+def _rows(pattern: str = '*') -> list[dict[str, Any]]:
+    """A row for every model and tag of this package whose name, with or without tag, matches."""
+    from timm.models import get_arch_pretrained_cfgs
+
+    from .res2net_zoo import FIGURES
+
+    rows = []
+    for name, figures in FIGURES.items():
+        for full_name, cfg in get_arch_pretrained_cfgs(name).items():
+            if not any(fnmatch.fnmatch(n, pattern) for n in (name, full_name)):
+                continue
+            top1, source = figures.top1.get(cfg.tag or '') or (None, None)
+            hub = f'hf-hub:{cfg.hf_hub_id}' if cfg.hf_hub_id else None
+            rows.append(
+                {
+                    'model': full_name,
+                    'params': figures.params,
+                    'gmacs': figures.gmacs,
+                    'image_size': cfg.input_size[-1],
+                    'top1': top1,
+                    'top1_source': source,
+                    'license': cfg.license,
+                    'weights': hub or (cfg.file and 'in the package') or cfg.url or None,
+                }
+            )
+    return rows
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
+
+    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
+
+
+def _list(args: argparse.Namespace) -> int:
+    rows = _rows(args.filter)
+    if not rows:
+        raise ValueError(
+            f"No model matches '{args.filter}'. `timm-res2net list` shows all of them."
+        )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    cells = [
+        (
+            row['model'],
+            f'{row["params"] / 1e6:.2f}',
+            f'{row["gmacs"]:.2f}',
+            '' if row['top1'] is None else f'{row["top1"]:.2f}',
+            row['top1_source'] or '',
+            row['license'] or '',
+            (row['weights'] or 'none to fetch').rpartition('/dygraph/')[2],
+        )
+        for row in rows
+    ]
+    print(_markdown(('model', 'M', 'GMACs', 'top-1', 'published by', 'licence', 'weights'), cells))
+    return 0
+
+
+def _describe(model_name: str) -> dict[str, Any]:
+    """All that is known of a model, of its default tag when none is named."""
+    import difflib
+
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    rows = _rows(model_name)
+    name = model_name.partition('.')[0]
+    if not rows:
+        known = {n for row in _rows() for n in (row['model'], row['model'].partition('.')[0])}
+        close = difflib.get_close_matches(model_name, known, n=3, cutoff=0.4)
+        raise ValueError(
+            f"'{model_name}' is not a model of timm_res2net."
+            + (f' Did you mean {", ".join(close)}?' if close else '')
+            + ' `timm-res2net list` shows all of them.'
+        )
+    cfg: Any = get_pretrained_cfg(model_name)
+    model: Any = timm.create_model(name, device='meta')
+    return {
+        **rows[0],
+        'tags': [row['model'].partition('.')[2] for row in _rows(name)],
+        'description': cfg.description,
+        'notes': list(cfg.notes or ()),
+        'input_size': list(cfg.input_size),
+        'num_classes': cfg.num_classes,
+        'feature_channels': [level['num_chs'] for level in model.feature_info],
+        'feature_strides': [level['reduction'] for level in model.feature_info],
+        'arguments': model.model_args,
+        'paper': f'{cfg.paper_name}, {cfg.paper_ids}',
+        'origin': cfg.origin_url,
+    }
+
+
+def _info(args: argparse.Namespace) -> int:
+    known = _describe(args.model)
+    if args.json:
+        print(json.dumps(known, indent=2))
+        return 0
+    pretrained = ', pretrained=True' if known['weights'] else ''
+    create = f"timm.create_model('{args.model}'{pretrained}"
+    size = f'{known["params"] / 1e6:.2f} M parameters, {known["gmacs"]:.2f} GMACs at '
+    lines = {
+        'model': f'{known["model"]} (tags: {", ".join(known["tags"])})',
+        'what': known['description'],
+        'size': f'{size}{known["image_size"]} px, {known["num_classes"]} classes',
+        'ImageNet top-1': known['top1'] and f'{known["top1"]} %, by {known["top1_source"]}',
+        'weights': known['weights'] or 'none to fetch',
+        'licence': known['license'],
+        'notes': '\n'.join(known['notes']),
+        'feature channels': known['feature_channels'],
+        'feature strides': known['feature_strides'],
+        'arguments': '\n'.join(f'{k}={v!r}' for k, v in known['arguments'].items()),
+        'paper': known['paper'],
+        'origin': known['origin'],
+        'load': 'import timm, timm_res2net\n'
+        f'model = {create})\n'
+        f'neck = {create}, features_only=True, out_indices=(1, 2, 3, 4))',
+    }
+    for key, value in lines.items():
+        if value:
+            print(f'{key:<18}' + str(value).replace('\n', '\n' + ' ' * 18))
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    import importlib.util
+
+    import timm
+    import torch
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    name = 'test_res2net_se'
+    model = timm.create_model(name, pretrained=True).eval()
+    strip = Image.open(Path(__file__).parent / 'weights' / 'digits.png')
+    size = strip.height
+    images = [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
+    labels = [i % 10 for i in range(len(images))]
+    transform = create_transform(**resolve_data_config({}, model=model))
+    x = torch.stack([transform(image.convert('RGB')) for image in images])
+    with torch.inference_mode():
+        confidence, predicted = model(x).softmax(1).max(1)
+    print(f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters, offline')
+    print('label      ' + ' '.join(f'{label:3d}' for label in labels))
+    print('predicted  ' + ' '.join(f'{int(p):3d}' for p in predicted))
+    print('sure of, % ' + ' '.join(f'{100 * float(c):3.0f}' for c in confidence))
+    right = sum(int(p) == label for p, label in zip(predicted, labels, strict=True))
+    print(f'{right} of {len(labels)} right')
+
+    neck: Any = timm.create_model(name, pretrained=True, features_only=True).eval()
+    with torch.inference_mode():
+        features = neck(x[:1])
+    print(f'features_only=True on an image of {tuple(x[:1].shape)}:')
+    for name, stride, feature in zip(
+        neck.feature_info.module_name(), neck.feature_info.reduction(), features, strict=True
+    ):
+        print(f'  {name:<7} stride {stride:2d}  {tuple(feature.shape)}')
+
+    if importlib.util.find_spec('matplotlib') is None:
+        print('For a picture as well: pip install "timm-res2net[plots]"')
+        return 0
+    _draw_demo(args.out, images, labels, predicted.tolist(), [f[0].mean(0) for f in features])
+    print(f'Picture written to {args.out}')
+    return 0
+
+
+def _draw_demo(
+    out: Path, images: list[Any], labels: list[int], predicted: list[int], maps: list[Any]
+) -> None:
+    """Draw the predictions above the first image's feature maps, each the mean over channels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), layout='constrained')
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    above, below = subfigures
+    above.suptitle('test_res2net_se on held-out digits: predicted (label)')
+    cells = above.subplots(2, len(images) // 2).flat
+    for cell, image, label, guess in zip(cells, images, labels, predicted, strict=True):
+        cell.imshow(image, cmap='gray')
+        cell.set_title(f'{guess} ({label})', fontsize=9, color='k' if guess == label else 'r')
+        cell.axis('off')
+    below.suptitle('feature pyramid of the first one, mean over channels')
+    for i, (cell, feature) in enumerate(zip(below.subplots(1, len(maps)), maps, strict=True)):
+        height, width = feature.shape
+        cell.imshow(feature.numpy())
+        cell.set_title(f'stride {2 << i}: {height} x {width}', fontsize=9)
+        cell.axis('off')
+    _write(out, lambda file: figure.savefig(file, format='png', dpi=110))
+
+
+def _write(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file under a temporary name beside it, then rename."""
+    if not path.parent.is_dir():
+        raise OSError(f"Cannot write {path}: there is no folder '{path.parent}'. Make it first.")
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            write(file)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def _run(args: argparse.Namespace) -> int:
+    import runpy
+
+    if not Path(args.script).is_file():
+        raise OSError(f"There is no script '{args.script}'. Give the path of a Python file.")
+    # what `python SCRIPT ...` would set
+    sys.argv = [args.script, *args.arguments]
+    sys.path[0] = str(Path(args.script).resolve().parent)
+    runpy.run_path(args.script, run_name='__main__')
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='timm-res2net', description='Every public Res2Net for timm.'
+    )
+    verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
+
+    def verb(
+        name: str, handler: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=text,
+            description=f'{text[0].upper()}{text[1:]}.',
+            epilog=f'example:\n  {example}',
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(handler=handler)
+        return sub
+
+    sub = verb('list', _list, 'list the models and their weights', "timm-res2net list '*_se'")
+    sub.add_argument('filter', nargs='?', default='*', help='glob for the names, such as *_vd_*')
+    sub.add_argument('--json', action='store_true', help='print JSON')
+
+    sub = verb('info', _info, 'show all that is known of a model', 'timm-res2net info res2net50_se')
+    sub.add_argument('model', help='name, with or without a tag')
+    sub.add_argument('--json', action='store_true', help='print JSON')
+
+    sub = verb(
+        'demo',
+        _demo,
+        'classify the bundled digits and show a feature pyramid, offline',
+        'timm-res2net demo --out demo.png',
+    )
+    sub.add_argument(
+        '--out',
+        type=Path,
+        default=Path('timm_res2net_demo.png'),
+        help='picture to write, if matplotlib is installed (default: %(default)s)',
+    )
+
+    sub = verb(
+        'run',
+        _run,
+        "register the models, then run a script unchanged, such as timm's train.py",
+        'timm-res2net run train.py DATA --model res2net50_se --pretrained\n'
+        '  torchrun --nproc-per-node 4 -m timm_res2net run train.py DATA --model res2net50_se',
+    )
+    sub.add_argument('script', metavar='SCRIPT', help='Python file to run')
+    sub.add_argument('arguments', metavar='...', nargs='*', help='passed on to the script')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments after the program's name; those of the process when None.
+
+    Returns:
+        The exit code: 0, or 1 after an error that was printed. Usage errors exit with 2, as
+        argparse has it. What a script does under `run`, exceptions and exit codes included, is
+        passed on.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) > 1 and argv[0] == 'run' and Path(argv[1]).is_file():
+        # past argparse, which would take some of the script's arguments for its own
+        return _run(argparse.Namespace(script=argv[1], arguments=argv[2:]))
+    args = _parser().parse_args(argv)
+    try:
+        return args.handler(args)
+    except BrokenPipeError:  # timm-res2net list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f'timm-res2net {args.verb}: {error}', file=sys.stderr)
+        return 1
