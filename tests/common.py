@@ -1,0 +1,148 @@
+"""Helpers of the tests: randomised models, and a plain reference of the network."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from timm_res2net.res2net_zoo import FIGURES
+
+NAMES = tuple(FIGURES)
+SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
+
+
+def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Give every parameter and every BatchNorm statistic a random value, in place.
+
+    A fresh model has bn3.weight = 0 and running statistics of 0 and 1: its blocks are the identity
+    and nothing about them would be tested.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
+        values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            tensor.copy_(values * (high - low) + low)
+
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            uniform(module.weight, 0.5, 1.0)
+            uniform(module.bias, -0.2, 0.2)
+            uniform(module.running_mean, -0.2, 0.2)
+            uniform(module.running_var, 0.5, 1.5)
+        else:
+            for parameter in module.parameters(recurse=False):
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+                bound = (3 / fan_in) ** 0.5  # keeps the variance of what passes
+                uniform(parameter, -bound, bound)
+    return model
+
+
+def image(batch: int = 2, size: int = 64, channels: int = 3, **kwargs) -> torch.Tensor:
+    """A batch of noise images."""
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(2)).to(
+        **kwargs
+    )
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference over the largest value expected."""
+    got, expected = got.detach(), expected.detach()
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+# The table of the four semantics, as their sources have it: for the first block of a stage with
+# stride 1 and with a stride, whether it adds the previous split, and what its last split does.
+TABLE = {
+    'official': {'first': ('no', 'pool'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pool')},
+    'mmdet': {'first': ('no', 'pass'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pass')},
+    'paddle': {'first': ('yes', 'pass'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pool')},
+    'caffe': {'first': ('yes', 'pass'), 'strided': ('yes', 'pass'), 'dilated': ('yes', 'pass')},
+}
+
+
+class Reference:
+    """Res2Net in plain loops over a dictionary of tensors; shares no code with the package.
+
+    Args:
+        weights: Tensors by name.
+        names: From a name here to the dictionary's (another project's spelling).
+    """
+
+    def __init__(self, weights, semantics, layers, scale, groups=1, avg_down=False, names=str):
+        self.weights, self.semantics, self.layers = weights, semantics, layers
+        self.scale, self.groups, self.avg_down, self.names = scale, groups, avg_down, names
+
+    def get(self, name):
+        return self.weights[self.names(name)]
+
+    def conv_bn(self, x, conv, bn, stride=1, dilation=1, groups=1):
+        weight = self.get(f'{conv}.weight')
+        pad = dilation * (weight.shape[-1] // 2)
+        x = F.conv2d(x, weight, None, stride, pad, dilation, groups)
+        scale = self.get(f'{bn}.weight') / (self.get(f'{bn}.running_var') + 1e-5).sqrt()
+        shift = self.get(f'{bn}.bias') - self.get(f'{bn}.running_mean') * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    def stem(self, x):
+        if self.names('conv1.6.weight') in self.weights:
+            x = self.conv_bn(x, 'conv1.0', 'conv1.1', 2).relu()
+            x = self.conv_bn(x, 'conv1.3', 'conv1.4').relu()
+            x = self.conv_bn(x, 'conv1.6', 'bn1').relu()
+        else:
+            x = self.conv_bn(x, 'conv1', 'bn1', 2).relu()
+        return F.max_pool2d(x, 3, 2, 1)
+
+    def block(self, x, name, kind, stride, dilation):
+        adds, last = TABLE[self.semantics].get(kind, ('yes', 'pass'))
+        in_conv1 = self.semantics == 'caffe'
+        y = self.conv_bn(x, f'{name}.conv1', f'{name}.bn1', stride if in_conv1 else 1).relu()
+        split_stride = 1 if in_conv1 else stride
+        splits, outs = y.chunk(self.scale, 1), []
+        for i in range(max(1, self.scale - 1)):
+            z = splits[i] + outs[-1] if adds == 'yes' and i > 0 else splits[i]
+            z = self.conv_bn(
+                z, f'{name}.convs.{i}', f'{name}.bns.{i}', split_stride, dilation, self.groups
+            )
+            outs.append(z.relu())
+        if self.scale > 1 and last == 'pool':
+            pads = self.semantics != 'paddle'
+            outs.append(F.avg_pool2d(splits[-1], 3, split_stride, 1, count_include_pad=pads))
+        elif self.scale > 1:
+            outs.append(splits[-1])
+        y = self.conv_bn(torch.cat(outs, 1), f'{name}.conv3', f'{name}.bn3')
+        if self.names(f'{name}.se.fc1.weight') in self.weights:
+            gate = y.mean((2, 3), keepdim=True)
+            for fc in ('fc1', 'fc2'):
+                gate = F.conv2d(
+                    gate, self.get(f'{name}.se.{fc}.weight'), self.get(f'{name}.se.{fc}.bias')
+                )
+                gate = gate.relu() if fc == 'fc1' else gate.sigmoid()
+            y = y * gate
+        if self.avg_down and kind:
+            if stride > 1:
+                x = F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+            x = self.conv_bn(x, f'{name}.downsample.1', f'{name}.downsample.2')
+        elif kind:
+            x = self.conv_bn(x, f'{name}.downsample.0', f'{name}.downsample.1', stride)
+        return (x + y).relu()
+
+    def __call__(self, x, output_stride=32):
+        x = self.stem(x)
+        net_stride, dilation = 4, 1
+        for stage, blocks in enumerate(self.layers):
+            stride, before = (1 if stage == 0 else 2), dilation
+            if stride == 2 and net_stride >= output_stride:
+                stride, dilation = 1, dilation * 2
+            net_stride *= stride
+            for i in range(blocks):
+                kind = None
+                if i == 0:
+                    kind = 'strided' if stride > 1 else 'dilated' if dilation > before else 'first'
+                x = self.block(
+                    x,
+                    f'layer{stage + 1}.{i}',
+                    kind,
+                    stride if i == 0 else 1,
+                    before if i == 0 else dilation,
+                )
+        return F.linear(x.mean((2, 3)), self.get('fc.weight'), self.get('fc.bias'))
