@@ -68,9 +68,13 @@ class Reference:
         names: From a name here to the dictionary's (another project's spelling).
     """
 
-    def __init__(self, weights, semantics, layers, scale, groups=1, avg_down=False, names=str):
+    def __init__(
+        self, weights, semantics, layers, scale, groups=1, deep=False, avg_down=False, se=False,
+        names=str,
+    ):  # fmt: skip
         self.weights, self.semantics, self.layers = weights, semantics, layers
-        self.scale, self.groups, self.avg_down, self.names = scale, groups, avg_down, names
+        self.scale, self.groups, self.names = scale, groups, names
+        self.deep, self.avg_down, self.se = deep, avg_down, se
 
     def get(self, name):
         return self.weights[self.names(name)]
@@ -84,7 +88,7 @@ class Reference:
         return x * scale[:, None, None] + shift[:, None, None]
 
     def stem(self, x):
-        if self.names('conv1.6.weight') in self.weights:
+        if self.deep:
             x = self.conv_bn(x, 'conv1.0', 'conv1.1', 2).relu()
             x = self.conv_bn(x, 'conv1.3', 'conv1.4').relu()
             x = self.conv_bn(x, 'conv1.6', 'bn1').relu()
@@ -110,7 +114,7 @@ class Reference:
         elif self.scale > 1:
             outs.append(splits[-1])
         y = self.conv_bn(torch.cat(outs, 1), f'{name}.conv3', f'{name}.bn3')
-        if self.names(f'{name}.se.fc1.weight') in self.weights:
+        if self.se:
             gate = y.mean((2, 3), keepdim=True)
             for fc in ('fc1', 'fc2'):
                 gate = F.conv2d(

@@ -22,7 +22,13 @@ def small(**kwargs) -> Res2Net:
 @pytest.mark.parametrize('output_stride', [32, 16, 8])
 @pytest.mark.parametrize(
     ('scale', 'groups', 'attn', 'avg_down'),
-    [(4, 1, '', False), (1, 1, '', True), (2, 2, 'se', False), (8, 1, 'se', True), (3, 4, '', True)],
+    [
+        (4, 1, '', False),
+        (1, 1, '', True),
+        (2, 2, 'se', False),
+        (8, 1, 'se', True),
+        (3, 4, '', True),
+    ],
 )
 def test_equals_the_plain_reference(semantics, output_stride, scale, groups, attn, avg_down):
     # avg_down with dilation pads as TensorFlow does in timm's ResNet: not a matter of this block
@@ -35,7 +41,9 @@ def test_equals_the_plain_reference(semantics, output_stride, scale, groups, att
         attn_layer=attn,
         avg_down=avg_down,
     )
-    reference = Reference(model.state_dict(), semantics, LAYERS, scale, groups, avg_down)
+    reference = Reference(
+        model.state_dict(), semantics, LAYERS, scale, groups, avg_down=avg_down, se=attn == 'se'
+    )
     x = image(size=65, dtype=torch.float64)  # odd: where pads are counted matters
     error = relative_error(model(x), reference(x, output_stride))
     assert error < 1e-12  # float64: 2e-16 a sum, a few thousand sums
@@ -131,7 +139,8 @@ def test_zero_init_last_makes_the_block_its_shortcut():
         ({'cardinality': 0}, 'cardinality must be a whole number of at least 1, got 0'),
         (
             {'base_width': 3},
-            'base_width=3 with planes=16 gives splits of 0 channels. Use a base_width of at least 4',
+            'base_width=3 with planes=16 gives splits of 0 channels. '
+            'Use a base_width of at least 4.',
         ),
         (
             {'semantics': 'torch'},
@@ -139,8 +148,8 @@ def test_zero_init_last_makes_the_block_its_shortcut():
         ),
         ({'attn_layer': 'sse'}, "Unknown attn_layer 'sse'. Use one of se, ese, eca"),
         ({'attn_layer': 'halo'}, "Unknown attn_layer 'halo'. Use one of se, ese, eca"),
-        ({'attn_layer': 5}, "attn_layer=5 must be one of se, ese, eca"),
-        ({'attn_layer': nn.Identity()}, "attn_layer=Identity() must be one of se, ese, eca"),
+        ({'attn_layer': 5}, 'attn_layer=5 must be one of se, ese, eca'),
+        ({'attn_layer': nn.Identity()}, 'attn_layer=Identity() must be one of se, ese, eca'),
     ],
 )
 def test_impossible_values(kwargs, text):
