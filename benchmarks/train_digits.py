@@ -32,6 +32,7 @@ from torch.nn import functional as F
 import timm_res2net
 
 NAME = 'test_res2net_se'
+FILE = f'{NAME}.digits.safetensors'
 HELD_OUT = 360
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / 'timm_res2net' / 'weights'
@@ -167,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
             {k: v.contiguous() for k, v in model.state_dict().items()}, weights, metadata=note
         )
         Image.fromarray(np.concatenate(test_images[picked], axis=1)).save(strip, optimize=True)
-        write(args.weights / f'{NAME}.digits.safetensors', weights.read_bytes())
+        write(args.weights / FILE, weights.read_bytes())
         write(args.weights / 'digits.png', strip.read_bytes())
     write(args.weights / 'README.md', README.format(**report).encode())
     write(args.json, (json.dumps(report, indent=2) + '\n').encode())

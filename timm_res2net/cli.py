@@ -224,7 +224,9 @@ def _run(args: argparse.Namespace) -> int:
     import runpy
 
     if not Path(args.script).is_file():
-        raise OSError(f"There is no script '{args.script}'. Give the path of a Python file.")
+        text = f"There is no script '{args.script}'. Give the path of a Python file."
+        print(f'timm-res2net run: {text}', file=sys.stderr)
+        return 1
     # what `python SCRIPT ...` would set
     sys.argv = [args.script, *args.arguments]
     sys.path[0] = str(Path(args.script).resolve().parent)
@@ -296,8 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         passed on.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if len(argv) > 1 and argv[0] == 'run' and Path(argv[1]).is_file():
-        # past argparse, which would take some of the script's arguments for its own
+    if len(argv) > 1 and argv[0] == 'run' and not argv[1].startswith('-'):
+        # past argparse, which would take some of the script's arguments for its own, and past the
+        # error handling below: the script's errors are its own
         return _run(argparse.Namespace(script=argv[1], arguments=argv[2:]))
     args = _parser().parse_args(argv)
     try:

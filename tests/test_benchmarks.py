@@ -1,0 +1,72 @@
+"""The scripts of benchmarks/ and the results they left."""
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import safe_open
+
+from benchmarks import import_time, train_digits
+
+RESULTS = Path(train_digits.__file__).parent / 'results'
+
+
+def test_a_few_steps_of_the_training(tmp_path):
+    for run in ('a', 'b'):
+        folder = tmp_path / run
+        train_digits.main(
+            ['--steps', '20', '--weights', str(folder), '--json', str(folder / 'report.json')]
+        )
+    report = json.loads((tmp_path / 'a' / 'report.json').read_text())
+    assert report['train'] + report['held_out'] == 1797
+    assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == [
+        'README.md',
+        'digits.png',
+        'report.json',
+        'test_res2net_se.digits.safetensors',
+    ]
+    one, two = (
+        timm.create_model(
+            'test_res2net_se',
+            pretrained=True,
+            pretrained_cfg_overlay={'file': str(tmp_path / run / train_digits.FILE)},
+        ).state_dict()
+        for run in ('a', 'b')
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)  # the seed decides
+    fresh = timm.create_model('test_res2net_se').state_dict()
+    assert not torch.equal(one['layer4.0.bn3.weight'], fresh['layer4.0.bn3.weight'])  # it learns
+
+
+def test_the_embedded_model_on_the_held_out_images():
+    report = json.loads((RESULTS / 'train_digits.json').read_text())
+    model = timm.create_model('test_res2net_se', pretrained=True)
+    _, images, _, labels = train_digits.digits()
+    assert len(images) == report['held_out'] == 360
+    percent = train_digits.accuracy(model, train_digits.to_batch(model, images), labels)
+    assert percent >= 97  # what was asked of it
+    assert abs(percent - report['accuracy']) <= 100 / 360  # one image may tip on other hardware
+    readme = (train_digits.WEIGHTS / 'README.md').read_text()
+    assert readme == train_digits.README.format(**report)
+    with safe_open(train_digits.WEIGHTS / train_digits.FILE, 'pt') as file:
+        note = file.metadata()
+    assert note['command'] == report['command'] == 'python -m benchmarks.train_digits'
+    assert float(note['accuracy']) == report['accuracy']
+
+
+def test_train_and_held_out_images_share_none():
+    train, held_out, _, _ = train_digits.digits()
+    seen = {image.tobytes() for image in train}
+    assert not [image for image in held_out if image.tobytes() in seen]
+
+
+def test_bootstrap_interval_of_the_median():
+    low, high = import_time.interval([1.0, 1.1, 1.2, 1.3, 1.4])
+    assert 1.0 <= low <= 1.2 <= high <= 1.4
+    assert import_time.interval([2.0] * 5) == (2.0, 2.0)
+
+
+def test_importing_adds_less_than_five_percent():
+    report = json.loads((RESULTS / 'import_time.json').read_text())
+    assert report['interval_95_in_one_process'][1] < 1.05

@@ -1,0 +1,220 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from timm.models import get_pretrained_cfg
+
+from tests.common import NAMES
+from timm_res2net.cli import main
+from timm_res2net.res2net_zoo import FIGURES, default_cfgs
+
+
+def run(*args: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-m', 'timm_res2net', *args],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_list(capsys):
+    assert main(['list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    models = [line.split('|')[1].strip() for line in lines[2:]]
+    assert models == [f'{name}.{tag}' for name in NAMES for tag in default_cfgs[name].tags]
+    row = next(line for line in lines if 'res2net200_vd_26w_4s.ssld_in1k' in line)
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    assert cells[1:6] == ['76.22', '15.71', '85.13', 'PaddleClas model zoo', 'apache-2.0']
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_list_filters_and_json(capsys):
+    assert main(['list', '*_se', '--json']) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['model'].split('.')[0] for row in rows] == [n for n in NAMES if n.endswith('_se')]
+    for row in rows:
+        name = row['model'].split('.')[0]
+        assert row['params'] == FIGURES[name].params
+    assert rows[0]['weights'] == 'hf-hub:timm/res2net50_26w_4s.in1k'
+    assert rows[-1]['weights'] == 'in the package'
+    assert main(['list', '*.ssld_in1k', '--json']) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+def test_list_without_a_match(capsys):
+    assert main(['list', 'resnet*']) == 1
+    assert capsys.readouterr().err == (
+        "timm-res2net list: No model matches 'resnet*'. `timm-res2net list` shows all of them.\n"
+    )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_info(name, capsys):
+    assert main(['info', name]) == 0
+    out = capsys.readouterr().out
+    assert f'{FIGURES[name].params / 1e6:.2f} M parameters' in out
+    assert '[2, 4, 8, 16, 32]' in out
+    assert ('pretrained=True' in out) == bool(get_pretrained_cfg(name).has_weights)
+    load = out[out.index('model = ') :].splitlines()
+    for line in (load[0], load[1]):
+        compile(line.strip(), 'info', 'exec')
+
+
+def test_info_json_and_tag(capsys):
+    assert main(['info', 'res2net50_vd_26w_4s.in1k', '--json']) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known['model'] == 'res2net50_vd_26w_4s.in1k'
+    assert known['top1'] == 79.75
+    assert known['tags'] == ['ssld_in1k', 'in1k']
+    assert known['arguments']['semantics'] == 'paddle'
+    assert known['feature_channels'] == [64, 256, 512, 1024, 2048]
+    assert known['weights'].endswith('/dygraph/Res2Net50_vd_26w_4s_pretrained.pdparams')
+
+
+@pytest.mark.parametrize('unknown', ['res2net50d_s', 'res2net50_se.ssld', 'vgg'])
+def test_info_of_an_unknown_model(unknown, capsys):
+    assert main(['info', unknown]) == 1
+    error = capsys.readouterr().err
+    assert f"'{unknown}' is not a model of timm_res2net." in error
+    assert '`timm-res2net list` shows all of them' in error
+    assert ('Did you mean' in error) == (unknown != 'vgg')
+
+
+def test_demo(tmp_path):
+    from PIL import Image
+
+    done = run('demo', '--out', 'picture.png', cwd=tmp_path, HF_HUB_OFFLINE='1')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[1:] == lines[2].split()[1:]  # labels and predictions
+    assert lines[4] == '20 of 20 right'
+    assert 'layer4  stride 32  (1, 192, 2, 2)' in done.stdout
+    with Image.open(tmp_path / 'picture.png') as picture:
+        assert picture.width > 1000
+    assert [p.name for p in tmp_path.iterdir()] == ['picture.png']
+
+
+def test_demo_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert main(['demo', '--out', str(tmp_path / 'picture.png')]) == 0
+    assert 'For a picture as well: pip install "timm-res2net[plots]"' in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_without_the_folder(tmp_path, capsys):
+    out = tmp_path / 'no' / 'picture.png'
+    assert main(['demo', '--out', str(out)]) == 1
+    assert f"Cannot write {out}: there is no folder '{out.parent}'. Make it first." in (
+        capsys.readouterr().err
+    )
+
+
+SCRIPT = """
+import argparse, json, sys
+import helper
+import timm
+assert __name__ == '__main__'
+model = timm.create_model('res2net50_se', device='meta')
+print(json.dumps([sys.argv, type(model).__name__, helper.VALUE]))
+sys.exit(int(sys.argv[-1]))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    folder = tmp_path / 'scripts'
+    folder.mkdir()
+    (folder / 'helper.py').write_text('VALUE = 5')
+    path = folder / 'train.py'
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.mark.parametrize('code', ['0', '3'])
+def test_run_passes_arguments_and_exit_code(code, script, tmp_path):
+    arguments = ['data', '--model', 'x', '-h', '--', '--json', code]
+    done = run('run', str(script), *arguments, cwd=tmp_path)
+    assert done.returncode == int(code), done.stderr
+    assert json.loads(done.stdout) == [[str(script), *arguments], 'Res2Net', 5]
+
+
+def test_run_passes_an_exception(script, tmp_path):
+    script.write_text('raise ValueError("of the script")')
+    done = run('run', str(script), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith('ValueError: of the script\n')
+    assert 'Traceback' in done.stderr
+
+
+def test_run_without_the_script(capsys):
+    assert main(['run', 'nothing.py', '--lr', '1']) == 1
+    error = capsys.readouterr().err
+    assert "There is no script 'nothing.py'. Give the path of a Python file." in error
+
+
+def test_run_under_torchrun(script, tmp_path):
+    script.write_text(
+        'import os, pathlib, sys, timm, torch.distributed as dist\n'
+        "dist.init_process_group('gloo')\n"
+        "model = timm.create_model('test_res2net_se', pretrained=True)\n"
+        'text = f"{dist.get_world_size()} {sys.argv[1]} {type(model).__name__}"\n'
+        'pathlib.Path(sys.argv[2], str(dist.get_rank())).write_text(text)\n'
+        'dist.destroy_process_group()\n'
+    )
+    ranks = tmp_path / 'ranks'
+    ranks.mkdir()
+    done = subprocess.run(
+        [
+            sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone',
+            '-m', 'timm_res2net', 'run', str(script), '--lr', str(ranks),
+        ],
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {p.name: p.read_text() for p in ranks.iterdir()} == {
+        '0': '2 --lr Res2Net',
+        '1': '2 --lr Res2Net',
+    }
+
+
+@pytest.mark.parametrize('verb', ['list', 'info', 'demo', 'run'])
+def test_help_has_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, '--help'])
+    assert stop.value.code == 0
+    assert f'example:\n  timm-res2net {verb}' in capsys.readouterr().out
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for argv in ([], ['nothing'], ['run'], ['list', '--nothing']):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 2
+    assert 'usage: timm-res2net' in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f'{sys.executable} -m timm_res2net list | head -1; echo ${{PIPESTATUS[0]}}',
+        shell=True,
+        executable='/bin/bash',
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=300,
+    )
+    assert done.stdout.startswith('| model')
+    assert done.stdout.endswith('\n0\n')
+    assert done.stderr == ''

@@ -1,0 +1,177 @@
+"""Converters: the engine of key rules, and files that are not to be trusted."""
+
+import collections
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from timm_res2net.convert import Rule, apply_rules, paddle_rules, read_pdparams, require_keys
+
+ONE = torch.ones(2, 3)
+
+
+def test_rules_rename_shift_drop_and_transpose():
+    rules = [
+        Rule('bb_{stage}_{block}.*_b_{i+1}.w', 'layer{stage+1}.{block}.convs.{i}.weight'),
+        Rule('out.weight', 'fc.weight', transpose=True),
+        Rule('seen', ''),
+    ]
+    given = {'bb_2_10.res4a_b_3.w': ONE, 'out.weight': ONE, 'seen': ONE}
+    out = apply_rules(given, rules, 'test')
+    assert list(out) == ['layer3.10.convs.2.weight', 'fc.weight']
+    assert out['fc.weight'].shape == (3, 2)
+    assert out['fc.weight'].is_contiguous()
+
+
+def test_the_first_rule_that_fits_wins():
+    assert list(apply_rules({'a.1': ONE}, [Rule('a.1', 'b'), Rule('a.{i}', 'c')], 'test')) == ['b']
+
+
+def test_a_star_does_not_cross_a_dot():
+    with pytest.raises(ValueError, match=r'no rule for, 1: a\.b\.w'):
+        apply_rules({'a.b.w': ONE}, [Rule('*.w', 'w')], 'test')
+
+
+def test_keys_without_a_rule_are_listed():
+    given = {f'x{i:02d}': ONE for i in range(12)}
+    with pytest.raises(ValueError) as error:
+        apply_rules(given, [], 'paddle')
+    assert str(error.value) == (
+        'Keys that the paddle table has no rule for, 12: '
+        'x00, x01, x02, x03, x04, x05, x06, x07, x08, x09, ...'
+    )
+
+
+def test_two_keys_for_one_name_are_an_error():
+    with pytest.raises(ValueError, match=r'name is taken already, 1: b2 \(also w\)'):
+        apply_rules({'b1': ONE, 'b2': ONE}, [Rule('b{i}', 'w')], 'test')
+
+
+def test_parameters_without_a_value_are_listed():
+    require_keys({'a': ONE}, ['a', 'bn.num_batches_tracked'], 'test')
+    with pytest.raises(ValueError, match='test checkpoint leaves without a value, 1: b'):
+        require_keys({'a': ONE}, ['a', 'b'], 'test')
+
+
+@pytest.mark.parametrize(
+    ('key', 'name'),
+    [
+        ('conv1_2._batch_norm._variance', 'conv1.4.running_var'),
+        ('conv1_3._conv.weight', 'conv1.6.weight'),
+        ('conv1_3._batch_norm.bias', 'bn1.bias'),
+        ('bb_2_21.res4b21_branch2b_3._conv.weight', 'layer3.21.convs.2.weight'),
+        ('bb_0_0.res2a_branch2b_1._batch_norm._mean', 'layer1.0.bns.0.running_mean'),
+        ('bb_3_2.conv2._batch_norm.weight', 'layer4.2.bn3.weight'),
+        ('bb_1_0.short._conv.weight', 'layer2.0.downsample.1.weight'),
+    ],
+)
+def test_paddle_keys(key, name):
+    keys = {'conv1_1._conv.weight', key}
+    assert name in apply_rules(dict.fromkeys(keys, ONE), paddle_rules(keys), 'paddle')
+
+
+ARRAYS = {'a': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.zeros((), np.float64)}
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_reading_pdparams(protocol, tmp_path):
+    content = collections.OrderedDict({**ARRAYS, 'StructuredToParameterName@@': {'a': 'w_0'}})
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(pickle.dumps(content, protocol))
+    got = read_pdparams(path)
+    assert list(got) == ['a', 'b']
+    assert torch.equal(got['a'], torch.from_numpy(ARRAYS['a']))
+    assert got['a'].dtype == torch.float32
+
+
+def test_reading_what_another_numpy_wrote(tmp_path):
+    """numpy 1 and numpy 2 name their modules differently inside the file."""
+    path = tmp_path / 'w.pdparams'
+    content = pickle.dumps(ARRAYS, 2)
+    other = (
+        content.replace(b'numpy._core', b'numpy.core')
+        if b'numpy._core' in content
+        else content.replace(b'numpy.core', b'numpy._core')
+    )
+    assert other != content
+    path.write_bytes(other)
+    assert torch.equal(read_pdparams(path)['a'], torch.from_numpy(ARRAYS['a']))
+
+
+class Calls:
+    """A pickle that would call something when it is read."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    'function', [os.system, open, eval, getattr, __import__, np.fromfile, np.load, np.savetxt]
+)
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+def test_a_pickle_that_wants_more_is_refused(function, protocol, tmp_path):
+    trap, path = tmp_path / 'trap', tmp_path / 'w.pdparams'
+    argument = f'touch {trap}' if function is os.system else str(trap)
+    path.write_bytes(pickle.dumps({'a': Calls(function, argument, 'w')}, protocol))
+    with pytest.raises(ValueError) as error:
+        read_pdparams(path)
+    text = str(error.value)
+    assert text.startswith(f'Cannot read {path} as a Paddle .pdparams file: it wants to load ')
+    assert f".{function.__name__}', which is no part of a dictionary of arrays." in text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_command_in_a_pickle_would_run_elsewhere(tmp_path):
+    """The trap of the test above is one: plain pickle walks into it."""
+    pickle.loads(pickle.dumps({'a': Calls(os.system, f'touch {tmp_path}/trap')}))
+    assert (tmp_path / 'trap').exists()
+
+
+def test_another_codec_is_refused(tmp_path):
+    import _codecs
+
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(pickle.dumps({'a': Calls(_codecs.encode, 'a', 'rot13')}, 2))
+    with pytest.raises(ValueError, match="it wants to encode as 'rot13'"):
+        read_pdparams(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'text'),
+    [
+        (b'', 'Ran out of input'),
+        (b'<html></html>', 'pdparams file: '),
+        (pickle.dumps(ARRAYS, 2)[:-9], 'pdparams file: '),
+        (pickle.dumps([1]), 'it holds list, not a dict.'),
+        (pickle.dumps({}), 'it is empty.'),
+        (pickle.dumps({'StructuredToParameterName@@': {}}), 'it is empty.'),
+        (pickle.dumps({'a': 1.5}), "the entry 'a' is float, not floating-point numbers."),
+        (
+            # how Paddle writes bfloat16
+            pickle.dumps({'a': np.ones(3, np.uint16)}),
+            "the entry 'a' is uint16, not floating-point numbers.",
+        ),
+        (
+            pickle.dumps({'a': np.array([None])}, 2),
+            "the entry 'a' is object, not floating-point numbers.",
+        ),
+    ],
+)
+def test_files_of_another_kind(content, text, tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        read_pdparams(path)
+    assert str(error.value).startswith(f'Cannot read {path} as a Paddle .pdparams file: ')
+    assert text in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_pdparams(tmp_path / 'w.pdparams')

@@ -1,0 +1,211 @@
+"""The house: what stands where, what imports what, what importing does."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import timm_res2net
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'timm_res2net'
+
+TOP_LEVEL = {
+    'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'timm_res2net', 'hub_configs',
+    'benchmarks', 'tests',
+}  # fmt: skip
+
+# From the ground up: a file imports only what stands above it here.
+FLOORS = (
+    'fusion', 'kernels', 'convert', 'bottle2neck', 'res2net_zoo', 'hrnet_res2net', 'reparam', 'hub',
+    'detection', 'export', 'show', 'cli', '__main__',
+)  # fmt: skip
+
+# timm's own names, which must not be registered again
+TIMMS = (
+    'res2net50_26w_4s', 'res2net50_26w_6s', 'res2net50_26w_8s', 'res2net50_48w_2s',
+    'res2net50_14w_8s', 'res2net101_26w_4s', 'res2next50', 'res2net50d', 'res2net101d',
+    'dla60_res2net', 'dla60_res2next',
+)  # fmt: skip
+
+
+def tracked() -> list[str]:
+    if not (ROOT / '.git').exists():
+        pytest.skip('not a git checkout: nothing says which files belong to the project')
+    done = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_top_level():
+    names = {path.split('/')[0] for path in tracked()}
+    assert {name for name in names if not name.startswith('.')} <= TOP_LEVEL
+
+
+def own_imports(path: Path) -> set[str]:
+    """Floors that a file imports, at its top or in its functions."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            module = (node.module or '').split('.')[0]
+            found |= {module} if module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('timm_res2net.'):
+            found.add(node.module.split('.')[1])
+        elif isinstance(node, ast.Import):
+            found |= {
+                a.name.split('.')[1] for a in node.names if a.name.startswith('timm_res2net.')
+            }
+    return found
+
+
+def test_floors():
+    for path in PACKAGE.rglob('*.py'):
+        floor = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+        if floor == '__init__':
+            continue
+        assert floor in FLOORS, f'{path} stands on no floor'
+        above = [name for name in own_imports(path) if name != floor]
+        assert all(FLOORS.index(name) < FLOORS.index(floor) for name in above), (path, above)
+        assert floor == '__main__' or 'cli' not in above
+
+
+def test_only_public_timm():
+    """timm's exports and the public names of its model files, never `timm.models._x`."""
+    for path in PACKAGE.rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+            names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            assert not [n for n in names if n.startswith('timm') and '._' in n], path
+
+
+def test_size():
+    """About 2,500 lines at most, says the plan."""
+    lines = sum(len(path.read_text().splitlines()) for path in PACKAGE.rglob('*.py'))
+    assert lines < 2600
+
+
+def test_public_names_have_docstrings():
+    for name, value in vars(timm_res2net).items():
+        if not name.startswith('_') and callable(value):
+            assert value.__doc__, name
+    for path in PACKAGE.rglob('*.py'):
+        module = ast.parse(path.read_text())
+        assert ast.get_docstring(module), path
+        for node in ast.walk(module):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith('_'):
+                nested = path.name == 'cli.py' and node.name in ('line', 'verb')
+                visitor = node.name in ('find_class',)
+                assert ast.get_docstring(node) or nested or visitor, (path, node.name)
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-W', 'error::UserWarning:timm_res2net', '-c', code],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+IMPORT = """
+import json, logging, sys, warnings
+import timm
+from timm.models import get_arch_pretrained_cfgs, list_models, list_modules, list_pretrained
+from timm.models import model_entrypoint
+
+def snapshot(names):
+    return {
+        name: [repr(model_entrypoint(name)), {k: v.to_dict() for k, v in
+               get_arch_pretrained_cfgs(name).items()}] for name in names
+    }
+
+names = list_models()
+before, pretrained, modules = snapshot(names), list_pretrained(), list_modules()
+in_res2net = list_models(module='res2net')
+loaded = set(sys.modules)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import timm_res2net
+print(json.dumps({
+    'warnings': [str(w.message) for w in caught],
+    'unchanged': before == snapshot(names),
+    'res2net': in_res2net == list_models(module='res2net'),
+    'pretrained': set(pretrained) <= set(list_pretrained()),
+    'modules': sorted(set(list_modules()) - set(modules)),
+    'new': sorted(set(list_models()) - set(names)),
+    'ours': list_models(module='res2net_zoo'),
+    'loaded': sorted({m.split('.')[0] for m in set(sys.modules) - loaded}),
+}))
+"""
+
+
+def test_importing_is_silent_and_changes_nothing_of_timms():
+    done = run_python(IMPORT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    assert done.stdout.count('\n') == 1  # nothing printed but the answer
+    found = json.loads(done.stdout)
+    ours = set(timm_res2net.res2net_zoo.FIGURES)
+    assert found['warnings'] == []
+    assert found['unchanged']
+    assert found['res2net']
+    assert found['pretrained']
+    assert found['modules'] == ['res2net_zoo']
+    assert set(found['new']) == set(found['ours']) == ours
+    assert not set(TIMMS) & ours
+    # nothing that timm and torch have not loaded already, least of all matplotlib or sklearn
+    assert found['loaded'] == ['timm_res2net']
+
+
+def test_version_is_the_changelogs():
+    first = next(
+        line for line in (ROOT / 'CHANGELOG.md').read_text().splitlines() if line[:3] == '## '
+    )
+    assert first.split()[1] == timm_res2net.__version__
+
+
+def test_readme_table_is_what_list_prints(capsys):
+    from timm_res2net.cli import main
+
+    main(['list'])
+    assert capsys.readouterr().out.strip() in (ROOT / 'README.md').read_text()
+
+
+def python_blocks() -> list[str]:
+    parts = (ROOT / 'README.md').read_text().split('```python\n')[1:]
+    return [part.split('```')[0] for part in parts]
+
+
+@pytest.mark.parametrize('block', python_blocks())
+def test_readme_code_runs(block, tmp_path, monkeypatch):
+    """Every Python block, with weights that would come by network replaced by random ones."""
+    import timm
+
+    create = timm.create_model
+
+    def offline(name, pretrained=False, **kwargs):
+        embedded = name.startswith(('test_', 'local-dir:'))
+        return create(name, pretrained=pretrained and embedded, **kwargs)
+
+    monkeypatch.setattr(timm, 'create_model', offline)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, 'README.md', 'exec'), {})
+
+
+def test_nothing_names_this_place():
+    """No path of a developer's machine and no package registry's host."""
+    words = [
+        a + b for a, b in (('/wo', 'rk/'), ('/ro', 'ot/'), ('pypi', '.org'), ('pytho', 'nhosted'))
+    ]
+    for name in tracked():
+        path = ROOT / name
+        if path.suffix in ('.png', '.safetensors') or not path.is_file():
+            continue
+        text = path.read_text()
+        assert not [word for word in words if word in text], name
