@@ -148,7 +148,7 @@ print(json.dumps({
 def test_importing_is_silent_and_changes_nothing_of_timms():
     done = run_python(IMPORT)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ''
+    assert done.stderr == run_python('import timm').stderr  # an old timm warns on a new torch
     assert done.stdout.count('\n') == 1  # nothing printed but the answer
     found = json.loads(done.stdout)
     ours = set(timm_res2net.res2net_zoo.FIGURES)
