@@ -304,7 +304,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argparse.Namespace(script=argv[1], arguments=argv[2:]))
     args = _parser().parse_args(argv)
     try:
-        return args.handler(args)
+        code = args.handler(args)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # timm-res2net list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -201,11 +201,6 @@ class Res2Net(ResNet):
         cfg: dict[str, Any] = self.pretrained_cfg  # type: ignore[assignment]
         try:
             tensors = read_pdparams(checkpoint_path)
-            state_dict = apply_rules(tensors, paddle_rules(tensors), 'paddle')
-            own = [
-                key for key in self.state_dict() if not key.startswith('fc.') and '.se.' not in key
-            ]
-            require_keys(state_dict, own, 'paddle')
         except ValueError as error:
             if cfg.get('file'):
                 raise RuntimeError(str(error)) from error
@@ -213,6 +208,19 @@ class Res2Net(ResNet):
             os.replace(checkpoint_path, broken)
             raise RuntimeError(
                 f'{error} The download is kept as {broken}; run again to download afresh.'
+            ) from error
+        try:
+            state_dict = apply_rules(tensors, paddle_rules(tensors), 'paddle')
+            own = self.state_dict()
+            inner = [key for key in own if not key.startswith('fc.') and '.se.' not in key]
+            require_keys(state_dict, inner, 'paddle')
+            surplus = [key for key in state_dict if key not in own and not key.startswith('fc.')]
+            if surplus:
+                raise ValueError(f'Weights that the model has no place for, {list_some(surplus)}')
+        except ValueError as error:
+            raise RuntimeError(
+                f"{checkpoint_path} does not fit: {error}. Give the model the checkpoint's layers, "
+                'scale and stem.'
             ) from error
         load_pretrained(
             self,
