@@ -122,7 +122,7 @@ class Bottle2neck(nn.Module):
         with the others.
     The published implementations settle that differently while their checkpoints look alike, so a
     checkpoint needs the `semantics` it was trained with: loaded under another it fits every key and
-    is wrong by 8 to 30 %.
+    is wrong by percents.
 
     The constructor takes what timm's `ResNet` passes to a block, and names parameters as timm and
     the official code
