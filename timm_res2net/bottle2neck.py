@@ -111,22 +111,18 @@ class Bottle2neck(nn.Module):
     """Res2Net bottleneck: a residual block whose 3x3 convolution is a cascade of small ones.
 
     Idea: conv1's output is cut into `scale` splits. The first goes through its own 3x3 convolution,
-        every next one is
-    first added to the result before it, and the last passes as it is.
+    every next one is first added to the result before it, and the last passes as it is.
 
     Reason: a split that has crossed k convolutions sees (2k + 1) x (2k + 1) pixels, so one block
-        holds `scale`
-    receptive fields side by side, where a ResNet bottleneck of the same cost holds one.
+    holds `scale` receptive fields side by side, where a ResNet bottleneck holds one.
 
     Consequence: the first block of a stage cannot simply do this, since its last split must shrink
-        with the others.
-    The published implementations settle that differently while their checkpoints look alike, so a
-    checkpoint needs the `semantics` it was trained with: loaded under another it fits every key and
-    is wrong by percents.
+    with the others. The published implementations settle that differently while their checkpoints
+    look alike, so a checkpoint needs the `semantics` it was trained with: loaded under another it
+    fits every key and is wrong by percents.
 
     The constructor takes what timm's `ResNet` passes to a block, and names parameters as timm and
-    the official code
-    do: conv1, bn1, convs.i, bns.i, conv3, bn3, se, downsample.
+    the official code do: conv1, bn1, convs.i, bns.i, conv3, bn3, se, downsample.
 
     Shape:
         - Input: (B, inplanes, H, W)
