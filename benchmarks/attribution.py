@@ -1,0 +1,250 @@
+"""Where the time goes: counts, the profiler's self time by kind of operator, and every convolution
+alone.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
+
+from .measure import interleave, synchronize
+from .subjects import DTYPES, Cell, Spec, Work, build
+
+__all__ = ['KINDS', 'attribute', 'convolutions', 'counts', 'kind_of', 'self_times']
+
+KINDS = (
+    'convolution 1×1', 'convolution 3×3', 'convolution other', 'norm+activation', 'add',
+    'concat/split/copy', 'pool', 'attention', 'other',
+)  # fmt: skip
+
+_CONVOLUTIONS = {
+    'aten::conv2d', 'aten::convolution', 'aten::_convolution', 'aten::mkldnn_convolution',
+    'aten::cudnn_convolution', 'aten::_conv_depthwise2d', 'aten::thnn_conv2d',
+    'aten::_slow_conv2d_forward', 'aten::miopen_convolution',
+}  # fmt: skip
+_OPERATORS = {
+    'norm+activation': (
+        'batch_norm', '_batch_norm_impl_index', 'native_batch_norm', 'cudnn_batch_norm', 'relu',
+        'relu_', 'clamp_min', 'clamp_min_', 'sigmoid', 'silu_', 'hardtanh_',
+    ),
+    'add': ('add', 'add_'),
+    'concat/split/copy': (
+        'cat', 'chunk', 'split', 'split_with_sizes', 'narrow', 'slice', 'copy_', 'clone',
+        'contiguous', '_to_copy', 'to',
+    ),
+    'pool': (
+        'max_pool2d', 'max_pool2d_with_indices', 'avg_pool2d', 'adaptive_avg_pool2d',
+        '_adaptive_avg_pool2d', 'mean',
+    ),
+    'other': ('linear', 'addmm', 'flatten', 'softmax', '_softmax'),
+}  # fmt: skip
+_KIND = {f'aten::{name}': kind for kind, names in _OPERATORS.items() for name in names}
+_ATTENTION = 'attention'
+
+
+def counts(spec: Spec, size: int) -> dict[str, int]:
+    """Parameters, multiply-accumulates and activations of a model for one image.
+
+    MACs are half of what `torch.utils.flop_counter` counts; activations are the output elements of
+    all convolutions and linear layers, as Radosavovic et al. 2020 (arXiv:2003.13678) count them.
+
+    Args:
+        spec: The model.
+        size: Height and width of the image in pixels.
+    """
+    model = build(spec, 'meta')
+    activations = 0
+
+    def count(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        nonlocal activations
+        activations += output.numel()
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, size, size, device='meta'))
+    return {
+        'params': sum(p.numel() for p in model.parameters()),
+        'macs': counter.get_total_flops() // 2,
+        'activations': activations,
+    }
+
+
+def kind_of(event: Any) -> str:
+    """The kind of a profiler event: attention if it lies within an attention module's range, else
+    by the nearest operator at or above it that is known by name."""
+    known, ancestor = None, event
+    while ancestor is not None:
+        name = ancestor.name
+        if name == _ATTENTION:
+            return 'attention'
+        if known is None and name in _CONVOLUTIONS:
+            shapes = ancestor.input_shapes  # input, weight, ...
+            size = tuple(shapes[1][2:]) if len(shapes) > 1 else ()
+            size_name = {(1, 1): '1×1', (3, 3): '3×3'}.get(size, 'other')
+            known = f'convolution {size_name}'
+        if known is None:
+            known = _KIND.get(name)
+        ancestor = ancestor.cpu_parent
+    return known or 'other'
+
+
+def _is_attention(name: str) -> bool:
+    return name.rpartition('.')[2] in ('se', 'attn')
+
+
+def _mark_attention(model: nn.Module) -> None:
+    """Open a profiler range of its own around every attention module."""
+    for name, module in model.named_modules():
+        if not _is_attention(name):
+            continue
+        ranges: list[Any] = []
+
+        def before(module: nn.Module, args: Any, ranges: list[Any] = ranges) -> None:
+            ranges.append(record_function(_ATTENTION))
+            ranges[-1].__enter__()
+
+        def after(module: nn.Module, args: Any, out: Any, ranges: list[Any] = ranges) -> None:
+            ranges.pop().__exit__(None, None, None)
+
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+
+
+def self_times(step: Callable[[], object], device: str) -> dict[str, float]:
+    """Seconds of one step by kind of operator, the profiler's self times summed."""
+    cuda = device == 'cuda'
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, record_shapes=True) as profiler:
+        step()
+        synchronize(device)()
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for event in profiler.events() or ():
+        # on a GPU the kernels' time stands with the operator that launched them
+        spent = event.self_device_time_total if cuda else event.self_cpu_time_total
+        if event.device_type == torch.autograd.DeviceType.CPU and event.name != _ATTENTION:
+            seconds[kind_of(event)] += spent / 1e6
+    return seconds
+
+
+def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[Any, ...]]:
+    """How often each convolution occurs in a step, attention's aside: (input shape, weight shape,
+    stride, padding, dilation, groups)."""
+    found: Counter[tuple[Any, ...]] = Counter()
+
+    def note(module: Any, args: Any) -> None:
+        found[
+            tuple(args[0].shape), tuple(module.weight.shape), module.stride, module.padding,
+            module.dilation, module.groups,
+        ] += 1  # fmt: skip
+
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not any(map(_is_attention, _prefixes(name)))
+    ]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split('.')
+    return ['.'.join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _macs(layer: tuple[Any, ...], output: torch.Tensor) -> int:
+    weight = layer[1]
+    return output.numel() * weight[1] * weight[2] * weight[3]
+
+
+def attribute(
+    spec: dict[str, Spec],
+    works: Mapping[str, Work],
+    cell: Cell,
+    budget: float,
+    rng: random.Random,
+) -> dict[str, Any]:
+    """Where the time of each model of a pair goes.
+
+    A third of the budget each goes to the whole models, timed in interleaved rounds; to profiled
+    steps in turn; and to every distinct convolution of both alone, on dense inputs of the cell's
+    type and layout, timed in interleaved rounds.
+
+    Returns:
+        `seconds` by model, one a round; `profile`: by model and kind, one a profiled step; `alone`:
+        by model a list of convolutions with their count, MACs and seconds, one a round; `counts`.
+    """
+    sync = synchronize(cell.device)
+    whole: dict[str, list[float]] = {}
+    interleave(
+        {role: work.step for role, work in works.items()}, whole, budget=budget / 3, target=None,
+        sync=sync, rng=rng,
+    )  # fmt: skip
+
+    layers = {role: convolutions(work.model, work.step) for role, work in works.items()}
+
+    profiles: dict[str, dict[str, list[float]]] = {
+        role: {kind: [] for kind in KINDS} for role in works
+    }
+    for work in works.values():
+        _mark_attention(work.model)
+    order, start, done = list(works), time.perf_counter(), 0
+    while done < 3 or time.perf_counter() - start < budget / 3:
+        rng.shuffle(order)
+        for role in order:
+            for kind, seconds in self_times(works[role].step, cell.device).items():
+                profiles[role][kind].append(seconds)
+        done += 1
+
+    dtype = DTYPES.get(cell.precision, torch.float32)
+    form = torch.channels_last if cell.layout == 'channels_last' else torch.contiguous_format
+    calls: dict[tuple[Any, ...], Callable[[], torch.Tensor]] = {}
+    for layer in {**layers['baseline'], **layers['subject']}:
+        shape, weight_shape, *options = layer
+        x = torch.randn(shape, dtype=dtype, device=cell.device).contiguous(memory_format=form)
+        w = torch.randn(weight_shape, dtype=dtype, device=cell.device)
+        calls[layer] = _convolve(x, w.contiguous(memory_format=form), options)
+    alone: dict[str, list[float]] = {}
+    names = {str(i): layer for i, layer in enumerate(calls)}
+    interleave(
+        {name: calls[layer] for name, layer in names.items()}, alone, budget=budget / 3,
+        target=None, sync=sync, rng=rng,
+    )  # fmt: skip
+    seconds_of = {layer: alone[name] for name, layer in names.items()}
+    return {
+        'counts': {role: counts(spec[role], cell.size) for role in works},
+        'seconds': whole,
+        'profile': profiles,
+        'alone': {
+            role: [
+                {
+                    'layer': list(layer),
+                    'count': count,
+                    'macs': _macs(layer, calls[layer]()),
+                    'seconds': seconds_of[layer],
+                }
+                for layer, count in layers[role].items()
+            ]
+            for role in works
+        },
+    }
+
+
+def _convolve(
+    x: torch.Tensor, weight: torch.Tensor, options: list[Any]
+) -> Callable[[], torch.Tensor]:
+    def step() -> torch.Tensor:
+        with torch.inference_mode():
+            return F.conv2d(x, weight, None, *options)
+
+    return step

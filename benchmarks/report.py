@@ -1,0 +1,364 @@
+"""Tables, verdicts and plots from result files alone."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .attribution import KINDS
+from .stats import BAND, CLAIM, Ratio, overlap, ratio, spread, verdict
+
+__all__ = ['CONTROL', 'explain', 'markdown', 'notes', 'sentence', 'series', 'usable']
+
+CONTROL = 0.02
+"""A cell is unusable when the median of its control, two copies of the baseline against each other,
+is farther than this from 1."""
+SPREAD = 0.10
+"""A cell is noted as noisy when the interquartile range of the baseline's times is more than this
+share of their median."""
+
+Record = Mapping[str, Any]
+Files = Mapping[str, Mapping[str, Any]]
+
+
+def _ratio(record: Record, role: str = 'subject') -> Ratio:
+    return ratio(record['samples'][role], record['samples']['baseline'])
+
+
+def _measured(record: Record) -> bool:
+    return 'error' not in record and bool(record.get('samples', {}).get('baseline'))
+
+
+def usable(record: Record) -> bool:
+    """Whether the record's control came out within `CONTROL` of 1."""
+    return _measured(record) and abs(_ratio(record, 'control').median - 1) <= CONTROL
+
+
+def notes(record: Record) -> list[str]:
+    """What stands against a record of times: unusable, not settled, noisy, loaded, interrupted."""
+    found = []
+    if not usable(record):
+        found.append('unusable')
+    if record.get('interrupted'):
+        found.append('interrupted')
+    if not record.get('settled'):
+        found.append(f'not settled, ± {100 * _ratio(record).half_width:.1f} %')
+    noise = spread(record['samples']['baseline'])
+    if noise > SPREAD:
+        found.append(f'noisy, IQR {100 * noise:.0f} %')
+    # the benchmark's own threads are part of the load average
+    loads = [load for load in record['load'] if load is not None]
+    if loads and max(loads) > record['cell']['threads'] + 0.5:
+        found.append(f'load {max(loads):.1f}')
+    return found
+
+
+def sentence(record: Record) -> str:
+    """One record in one line."""
+    if 'error' in record:
+        return f'failed: {record["error"]}'
+    kind = record['cell']['kind']
+    if kind == 'attribution':
+        parts = explain(record)
+        return f'extra time {100 * parts["extra"]:+.1f} % of the baseline, explained'
+    if kind == 'memory':
+        base, subject = (record['memory'][r]['peak_bytes'] for r in ('baseline', 'subject'))
+        return f'peak memory × {subject / base:.2f}'
+    if not _measured(record):
+        return 'nothing measured'
+    against = '; '.join(notes(record))
+    return (
+        f'{verdict(_ratio(record))}; control {_ratio(record, "control")}, '
+        f'{len(record["samples"]["baseline"])} rounds' + (f' ({against})' if against else '')
+    )
+
+
+def explain(record: Record) -> dict[str, float]:
+    """The subject's extra time by cause, as shares of the baseline's time.
+
+    With T the time of a step, C the sum of its convolutions timed alone, M their MACs and P the
+    profiler's self time:
+        more MACs = C_b (M_s / M_b - 1): what the MACs cost at the baseline's efficiency;
+        less efficient convolutions = C_s - C_b M_s / M_b;
+        every other kind = P_s - P_b, with `convolutions in place` for P - C of the convolutions:
+        what they lose within the network (their input is a slice, not a whole tensor);
+        `unexplained`: what is left of `extra` = T_s - T_b.
+    """
+    found = record['attribution']
+    time, alone, macs, inside = {}, {}, {}, {}
+    kinds: dict[str, dict[str, float]] = {}
+    for role in ('baseline', 'subject'):
+        time[role] = statistics.median(found['seconds'][role])
+        layers = found['alone'][role]
+        rounds = zip(*(layer['seconds'] for layer in layers), strict=True)
+        alone[role] = statistics.median(
+            sum(layer['count'] * t for layer, t in zip(layers, row, strict=True)) for row in rounds
+        )
+        macs[role] = sum(layer['count'] * layer['macs'] for layer in layers)
+        kinds[role] = {k: statistics.median(v) for k, v in found['profile'][role].items()}
+        inside[role] = sum(v for k, v in kinds[role].items() if k.startswith('convolution'))
+    more = macs['subject'] / macs['baseline']
+    parts = {
+        'more MACs': alone['baseline'] * (more - 1),
+        'less efficient convolutions': alone['subject'] - alone['baseline'] * more,
+        'convolutions in place': (inside['subject'] - alone['subject'])
+        - (inside['baseline'] - alone['baseline']),
+    }
+    for kind in KINDS:
+        if not kind.startswith('convolution'):
+            parts[kind] = kinds['subject'][kind] - kinds['baseline'][kind]
+    extra = time['subject'] - time['baseline']
+    parts['unexplained'] = extra - sum(parts.values())
+    return {key: value / time['baseline'] for key, value in {'extra': extra, **parts}.items()}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
+
+    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
+
+
+def select(files: Files, kind: str) -> list[Record]:
+    """Records of a kind; of a cell that several files hold, the first file's."""
+    found: dict[str, Record] = {}
+    for file in files.values():
+        for key, record in file['cells'].items():
+            if record['cell']['kind'] == kind and 'error' not in record:
+                if kind == 'time' and not _measured(record):
+                    continue
+                if kind != 'time' and kind not in record:
+                    continue
+                found.setdefault(key, record)
+    return list(found.values())
+
+
+def config(cell: Mapping[str, Any], omit: Sequence[str] = ()) -> str:
+    shown = {
+        'task': cell['task'], 'mode': cell['mode'], 'precision': cell['precision'],
+        'layout': cell['layout'], 'batch': f'batch {cell["batch"]}', 'size': f'{cell["size"]} px',
+        'threads': f'{cell["threads"]} thread' + ('s' if cell['threads'] > 1 else ''),
+    }  # fmt: skip
+    return ', '.join(value for axis, value in shown.items() if axis not in omit)
+
+
+def by_pair(records: Sequence[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record['cell']['pair'], []).append(record)
+    return groups
+
+
+def _milliseconds(record: Record, role: str) -> str:
+    return f'{1000 * statistics.median(record["samples"][role]):.1f}'
+
+
+def _time_section(files: Files) -> Iterator[str]:
+    records = select(files, 'time')
+    if not records:
+        return
+    yield '## How much slower'
+    yield (
+        f"'{CLAIM}' has two readings: {100 * BAND[0]:.0f} to {100 * BAND[1]:.0f} % more time (time "
+        f'× {1 + BAND[0]:.2f} to {1 + BAND[1]:.2f}), or as much less throughput (time × '
+        f'{1 / (1 - BAND[0]):.2f} to {1 / (1 - BAND[1]):.2f}). "Consistent" means that the whole '
+        '95 % interval lies within the band. The control is a second copy of the baseline, timed '
+        f'in the same rounds; farther than {CONTROL:.2f} from 1.00 it makes the row unusable.'
+    )
+    for pair, group in by_pair(records).items():
+        models = group[0]['models']
+        yield f'### {pair}: {models["baseline"]} → {models["subject"]}'
+        yield _table(
+            ('configuration', 'baseline, ms', 'verdict', 'control', 'rounds', 'notes'),
+            [
+                (
+                    config(record['cell']),
+                    _milliseconds(record, 'baseline'),
+                    verdict(_ratio(record)),
+                    str(_ratio(record, 'control')),
+                    str(len(record['samples']['baseline'])),
+                    '; '.join(notes(record)),
+                )
+                for record in group
+            ],
+        )
+    controls = [_ratio(record, 'control') for record in records]
+    medians = [control.median for control in controls]
+    yield (
+        f'Controls: {len(controls)}, medians from {min(medians):.3f} to {max(medians):.3f}; '
+        f'{sum(c.low <= 1 <= c.high for c in controls)} of their intervals hold 1.'
+    )
+
+
+class Series(NamedTuple):
+    """The ratio along one axis, all else the same."""
+
+    axis: str
+    pair: str
+    config: str
+    points: list[tuple[int, Ratio, Record]]
+
+
+def series(files: Files) -> list[Series]:
+    """Every run of three or more cells that differ in batch alone, or in image size alone."""
+    found = []
+    records = select(files, 'time')
+    for axis in ('batch', 'size'):
+        groups: dict[tuple[str, str], list[Record]] = {}
+        for record in records:
+            cell = record['cell']
+            groups.setdefault((cell['pair'], config(cell, [axis])), []).append(record)
+        for (pair, rest), group in groups.items():
+            points = sorted(((r['cell'][axis], _ratio(r), r) for r in group), key=lambda p: p[0])
+            if len(points) >= 3:
+                found.append(Series(axis, pair, rest, points))
+    return found
+
+
+def _scale_section(files: Files) -> Iterator[str]:
+    found = series(files)
+    if not found:
+        return
+    yield '## As the work grows'
+    for axis, unit in (('batch', 'batch'), ('size', 'image, px')):
+        mine = [s for s in found if s.axis == axis]
+        columns = sorted({value for s in mine for value, _, _ in s.points})
+        if not mine:
+            continue
+        rows = []
+        for one in mine:
+            at = {value: time for value, time, _ in one.points}
+            cells = [str(at[value]) if value in at else '' for value in columns]
+            rows.append((f'{one.pair}, {one.config}', *cells))
+        yield _table((f'time × at {unit}', *map(str, columns)), rows)
+
+
+def _count_row(record: Record) -> tuple[str, ...]:
+    counts = record['attribution']['counts']
+    models = record['models']
+    row = [record['cell']['pair'], f'{models["baseline"]} → {models["subject"]}']
+    for key, unit in (('macs', 1e9), ('activations', 1e6), ('params', 1e6)):
+        base, subject = counts['baseline'][key] / unit, counts['subject'][key] / unit
+        row.append(f'{base:.2f} → {subject:.2f} (× {subject / base:.2f})')
+    return tuple(row)
+
+
+def _attribution_section(files: Files) -> Iterator[str]:
+    records = select(files, 'attribution')
+    if not records:
+        return
+    yield '## Where the time goes'
+    yield _table(
+        ('pair', 'models', 'GMACs', 'activations, M', 'parameters, M'),
+        [_count_row(record) for record in records],
+    )
+    explained = [explain(record) for record in records]
+    columns = list(explained[0])
+    yield (
+        "Extra time of the subject by cause, in percent of the baseline's time "
+        f'({config(records[0]["cell"])}). "More MACs" and "less efficient convolutions" come from '
+        "every layer's convolution timed alone on a dense input: what the MACs would cost at the "
+        "speed of the baseline's convolutions, and what the subject's take beyond that. "
+        '"Convolutions in place" is what they lose within the network, where their input is a '
+        'slice. The other columns are differences of the profiler\'s self times; "unexplained" '
+        'is what is left.'
+    )
+    yield _table(
+        ('pair', *columns),
+        [
+            (record['cell']['pair'], *(f'{100 * parts[column]:+.1f}' for column in columns))
+            for record, parts in zip(records, explained, strict=True)
+        ],
+    )
+    yield "The profiler's self time by kind, in milliseconds of one step."
+    rows = []
+    for record in records:
+        for role in ('baseline', 'subject'):
+            profile = record['attribution']['profile'][role]
+            cells = [f'{1000 * statistics.median(profile[kind]):.1f}' for kind in KINDS]
+            rows.append((record['cell']['pair'], record['models'][role], *cells))
+    yield _table(('pair', 'model', *KINDS), rows)
+
+
+def _memory_section(files: Files) -> Iterator[str]:
+    records = select(files, 'memory')
+    if not records:
+        return
+    yield '## Memory'
+    yield (
+        'Peak of one step in MB (1e6 bytes): what stays (parameters, buffers, input, optimizer '
+        'state) and the most beyond it. Measured by ' + '; '.join({r['how']: 0 for r in records})
+        + '.'
+    )  # fmt: skip
+
+    def cell(record: Record, role: str) -> str:
+        used = record['memory'][role]
+        return f'{used["resident_bytes"] / 1e6:.0f} + {used["beyond_bytes"] / 1e6:.0f}'
+
+    def peak(record: Record, role: str) -> int:
+        return record['memory'][role]['peak_bytes']
+
+    yield _table(
+        ('pair', 'configuration', 'baseline', 'subject', 'peak ×'),
+        [
+            (
+                record['cell']['pair'],
+                config(record['cell'], ['threads']),
+                cell(record, 'baseline'),
+                cell(record, 'subject'),
+                f'{peak(record, "subject") / peak(record, "baseline"):.2f}',
+            )
+            for record in records
+        ],
+    )
+
+
+def _repeat_section(files: Files) -> Iterator[str]:
+    keys: dict[str, list[tuple[str, Record]]] = {}
+    for name, file in files.items():
+        for key, record in file['cells'].items():
+            if record['cell']['kind'] == 'time' and _measured(record):
+                keys.setdefault(key, []).append((name, record))
+    repeated = {key: runs for key, runs in keys.items() if len(runs) > 1}
+    if not repeated:
+        return
+    yield '## The same cell in several runs'
+    rows = []
+    for runs in repeated.values():
+        ratios = [_ratio(record) for _, record in runs]
+        together = all(overlap(a, b) for i, a in enumerate(ratios) for b in ratios[:i])
+        cell = runs[0][1]['cell']
+        for (name, record), time in zip(runs, ratios, strict=True):
+            rows.append((
+                f'{cell["pair"]}, {config(cell)}', name, f'{time.median:.3f} '
+                f'[{time.low:.3f}, {time.high:.3f}]', f'{_ratio(record, "control").median:.3f}',
+                str(len(record['samples']['baseline'])),
+                f'{sum(map(sum, record["samples"].values())):.0f}',
+                'yes' if together else 'no',
+            ))  # fmt: skip
+    yield _table(
+        ('cell', 'run', 'time ×', 'control', 'rounds', 'seconds', 'intervals overlap'), rows
+    )
+
+
+def _machine_section(files: Files) -> Iterator[str]:
+    seen = {}
+    for file in files.values():
+        for run in file['runs']:
+            env = run['environment']
+            where = env['gpu'] or f'{env["cpu"]}, {env["cores"]} cores, {env["cpu_capability"]}'
+            seen[
+                f'{where}; torch {env["torch"]}, timm {env["timm"]}, Python {env["python"]}, '
+                f'{env["system"]}'
+            ] = 0
+    yield 'Measured on ' + '; and on '.join(seen) + '.'
+
+
+def markdown(files: Files) -> str:
+    """All tables and verdicts of result files, by name."""
+    sections = (
+        _machine_section, _time_section, _scale_section, _attribution_section, _memory_section,
+        _repeat_section,
+    )  # fmt: skip
+    return '\n\n'.join(part for section in sections for part in section(files))

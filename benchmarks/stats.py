@@ -1,0 +1,131 @@
+"""Statistics of interleaved samples: ratios, their interval, when to stop, and what the result says
+of the claim. Pure functions.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ['BAND', 'Ratio', 'interval', 'overlap', 'ratio', 'spread', 'verdict']
+
+CLAIM = 'about 20 % slower'
+BAND = (0.15, 0.25)
+"""What counts as "about 20 %": 15 to 25 %. The phrase has two readings, and both are given: 15 to
+25 % more time (time x 1.15 to 1.25), or 15 to 25 % less throughput (time x 1.18 to 1.33)."""
+
+
+class Ratio(NamedTuple):
+    """A median with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """The farther end of the interval's distance from the median, as a share of the median."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+    def __str__(self) -> str:
+        return f'{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]'
+
+
+def interval(
+    values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median (Efron 1979).
+
+    Args:
+        values: Samples; at least one.
+        level: Share of such intervals that should hold the true median.
+        draws: Resamples with replacement.
+        seed: Seed of the resampling: the same samples give the same interval.
+
+    Raises:
+        ValueError: No values.
+    """
+    if not len(values):
+        raise ValueError('interval needs at least one value, got none.')
+    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    medians = np.median(np.asarray(values, dtype=float)[picks], axis=1)
+    low, high = np.quantile(medians, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def ratio(subject: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Median of the per-round ratios subject / baseline.
+
+    A round holds one sample of each, taken one right after the other: whatever slows the machine
+    for longer than a round slows both and leaves the ratio alone.
+
+    Raises:
+        ValueError: The two differ in length, or are empty.
+    """
+    if len(subject) != len(baseline):
+        raise ValueError(
+            f'ratio needs one sample of each in every round, got {len(subject)} and '
+            f'{len(baseline)}.'
+        )
+    ratios = [s / b for s, b in zip(subject, baseline, strict=True)]
+    low, high = interval(ratios)
+    return Ratio(float(np.median(ratios)), low, high)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Interquartile range over the median."""
+    low, middle, high = np.quantile(np.asarray(values, dtype=float), (0.25, 0.5, 0.75))
+    return float((high - low) / middle)
+
+
+def overlap(one: Ratio, other: Ratio) -> bool:
+    """Whether two intervals share a value."""
+    return one.low <= other.high and other.low <= one.high
+
+
+def _place(value: Ratio, low: float, high: float) -> str:
+    if value.high < low:
+        return 'less'
+    if value.low > high:
+        return 'more'
+    return 'consistent' if low <= value.low and value.high <= high else 'undecided'
+
+
+def verdict(time: Ratio) -> str:
+    """One sentence: the ratio of times, of throughputs, and what they say of the claim.
+
+    Each reading of the claim is `consistent` where the whole interval lies in its band (`BAND`),
+    `less` or `more` where the whole interval lies below or above it, else undecided.
+    """
+    low, high = BAND
+    by_time = _place(time, 1 + low, 1 + high)
+    by_throughput = _place(time, 1 / (1 - low), 1 / (1 - high))
+    if time.high < 1:
+        words = f"faster, not '{CLAIM}'"
+    elif time.low <= 1:
+        words = f"no difference shown, not '{CLAIM}'" if by_time == 'less' else 'undecided'
+    elif by_time == by_throughput:
+        words = {
+            'consistent': f"consistent with '{CLAIM}'",
+            'less': f"slower, by less than '{CLAIM}'",
+            'more': f"slower, by more than '{CLAIM}'",
+            'undecided': f"undecided on '{CLAIM}', the interval is too wide",
+        }[by_time]
+    else:
+        says = {
+            'consistent': 'consistent',
+            'less': 'less than that',
+            'more': 'more than that',
+            'undecided': 'at its edge',
+        }
+        words = (
+            f"'{CLAIM}' read as more time: {says[by_time]}; "
+            f'as less throughput: {says[by_throughput]}'
+        )
+    return f'time × {time}, throughput × {1 / time.median:.2f}: {words}'
+
+
+def rounded(value: float, digits: int = 5) -> float:
+    """The value to so many significant digits, for the JSON."""
+    return value if value == 0 else round(value, digits - 1 - math.floor(math.log10(abs(value))))

@@ -1,0 +1,331 @@
+"""What is measured: pairs and suites read from their data files, models, and one step of work."""
+
+import dataclasses
+import difflib
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import timm_res2net  # noqa: F401  registers the models
+
+from . import article
+
+__all__ = [
+    'AXES', 'Cell', 'Work', 'build', 'check', 'find_pair', 'infer_step', 'load_pairs', 'load_suite',
+    'prepare', 'train_step',
+]  # fmt: skip
+
+HERE = Path(__file__).parent
+SUITES = tuple(sorted(path.stem for path in (HERE / 'suites').glob('*.json')))
+KINDS = ('time', 'attribution', 'memory')
+# every axis with its values, if they are few, and its default
+AXES: dict[str, tuple[tuple[str, ...], Any]] = {
+    'task': (('infer', 'train'), 'infer'),
+    'mode': (('eager', 'compiled'), 'eager'),
+    'precision': (('fp32', 'bf16', 'fp16'), 'fp32'),
+    'layout': (('channels_last', 'contiguous'), 'channels_last'),
+    'batch': ((), 8),
+    'size': ((), 224),
+    'threads': ((), None),
+}
+DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One configuration to measure a pair in.
+
+    Attributes:
+        kind: 'time', 'attribution' or 'memory'.
+        pair: Name of the pair.
+        task: 'infer' (forward, in inference mode) or 'train' (forward, loss, backward, SGD step).
+        mode: 'eager' or 'compiled' (torch.compile with its defaults).
+        precision: 'fp32', or 'bf16' or 'fp16' by autocast over fp32 weights.
+        layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
+        batch: Images.
+        size: Height and width of an image in pixels, the same for both models.
+        threads: Torch's intra-op threads; those it takes by itself when None.
+        device: 'cpu' or 'cuda'.
+    """
+
+    kind: str
+    pair: str
+    task: str
+    mode: str
+    precision: str
+    layout: str
+    batch: int
+    size: int
+    threads: int
+    device: str
+
+    @property
+    def key(self) -> str:
+        """The configuration as one string, unique in a file."""
+        return '/'.join(map(str, dataclasses.astuple(self)))
+
+    def __str__(self) -> str:
+        return (
+            f'{self.pair} {self.task} {self.mode} {self.precision} {self.layout} '
+            f'b{self.batch} {self.size}px t{self.threads}'
+        )
+
+
+Spec = tuple[str, dict[str, Any]]
+Pair = dict[str, Spec]
+
+
+def _spec(value: Any) -> Spec:
+    return (value, {}) if isinstance(value, str) else (value[0], dict(value[1]))
+
+
+def label(spec: Spec) -> str:
+    """A model as text: `resnet50`, or with its arguments `resnet50(base_width=41)`."""
+    name, arguments = spec
+    inner = ', '.join(f'{k}={v!r}' for k, v in arguments.items())
+    return f'{name}({inner})' if inner else name
+
+
+def load_pairs() -> dict[str, dict[str, Any]]:
+    """The pairs of pairs.json."""
+    return json.loads((HERE / 'pairs.json').read_text())
+
+
+def find_pair(name: str) -> Pair:
+    """Baseline and subject of a pair, by its name or written as BASELINE:SUBJECT.
+
+    Raises:
+        ValueError: There is no such pair, or no such model.
+    """
+    pairs = load_pairs()
+    if name in pairs:
+        pair = {role: _spec(pairs[name][role]) for role in ('baseline', 'subject')}
+    elif name.count(':') == 1:
+        baseline, subject = name.split(':')
+        pair = {'baseline': _spec(baseline), 'subject': _spec(subject)}
+    else:
+        raise ValueError(
+            f"Unknown pair '{name}'. Use one of {', '.join(pairs)}, or BASELINE:SUBJECT with two "
+            'model names.'
+        )
+    for model, _ in pair.values():
+        if model != 'article' and not timm.is_model(model):
+            close = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4)
+            raise ValueError(
+                f"Unknown model '{model}' in pair '{name}'."
+                + (f' Did you mean {", ".join(close)}?' if close else '')
+                + " `timm.list_models()` lists all; 'article' is the article's network."
+            )
+    return pair
+
+
+def load_suite(
+    name: str,
+    given: Mapping[str, Sequence[Any]] | None = None,
+    only: Sequence[str] = KINDS,
+    budget: float | None = None,
+    device: str | None = None,
+) -> dict[Cell, float]:
+    """The cells of a suite in order, each with its budget in seconds; one that two parts name once.
+
+    Args:
+        name: One of `SUITES`.
+        given: Values by axis (`AXES`, and 'pairs') that stand in for the suite's own.
+        only: Kinds to keep.
+        budget: Seconds a cell, for the suite's own.
+        device: Device, for the suite's own.
+
+    Raises:
+        ValueError: No such suite, pair, model or value; the given values leave no cell.
+    """
+    if name not in SUITES:
+        raise ValueError(f"Unknown suite '{name}'. Use one of {', '.join(SUITES)}.")
+    suite = json.loads((HERE / 'suites' / f'{name}.json').read_text())
+    given = given or {}
+    for axis, (choices, _) in AXES.items():
+        for value in given.get(axis, ()):
+            if choices and value not in choices:
+                raise ValueError(f'{axis}={value!r} must be one of {", ".join(choices)}.')
+            if not choices and value is not None and value < 1:
+                raise ValueError(f'{axis}={value!r} must be at least 1.')
+    threads = torch.get_num_threads()
+    cells: dict[Cell, float] = {}
+    for part in suite['parts']:
+        part = {**part, **given}
+        pairs = [n for p in part['pairs'] for n in (load_pairs() if p == '*' else [p])]
+        if part['kind'] not in only:
+            continue
+        for pair in pairs:
+            find_pair(pair)
+        values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
+        for pair, *row in itertools.product(pairs, *values):
+            axes = dict(zip(AXES, row, strict=True))
+            if part['kind'] == 'attribution' and axes['task'] != 'infer':
+                continue
+            if part['kind'] == 'attribution' and axes['mode'] != 'eager':
+                continue
+            axes['threads'] = axes['threads'] or threads
+            cell = Cell(part['kind'], pair, device=device or suite['device'], **axes)
+            cells.setdefault(cell, budget or part.get('budget', suite['budget']))
+    if not cells:
+        raise ValueError(
+            f"Nothing of suite '{name}' is left. Attribution is for inference in eager mode; "
+            'name other values or another --only.'
+        )
+    return cells
+
+
+def _compiler() -> str | None:
+    names = (os.environ.get('CXX'), 'g++', 'c++', 'clang++', 'cl')
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
+def check(cell: Cell) -> None:
+    """Raise ValueError, with the remedy, if this machine cannot run the cell."""
+    if cell.device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(
+            "Device 'cuda' needs a GPU and a torch built for it; torch sees none here. Run "
+            '--suite cpu, or install the CUDA build of torch.'
+        )
+    if cell.precision == 'bf16':
+        has = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if cell.device == 'cuda'
+            else torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
+        )
+        if not has:
+            raise ValueError(
+                "Precision 'bf16' would be emulated on this "
+                f'{"GPU" if cell.device == "cuda" else "CPU"}: its time says nothing. Use '
+                '--precision fp32.'
+            )
+    if cell.precision == 'fp16' and cell.device == 'cpu':
+        raise ValueError("Precision 'fp16' is for GPUs. Use --precision bf16 or fp32 on a CPU.")
+    if cell.mode == 'compiled':
+        if cell.device == 'cpu' and _compiler() is None:
+            raise ValueError(
+                "Mode 'compiled' needs a C++ compiler, and none is on the path. Install g++, name "
+                'one in CXX, or use --mode eager.'
+            )
+        if cell.device == 'cuda' and importlib.util.find_spec('triton') is None:
+            raise ValueError("Mode 'compiled' needs triton. Install it, or use --mode eager.")
+    cores = os.cpu_count() or 1
+    if cell.threads > cores:
+        raise ValueError(
+            f'threads={cell.threads} is more than the {cores} cores of this machine. Use '
+            f'--threads {cores} or fewer.'
+        )
+
+
+def build(spec: Spec, device: str = 'cpu') -> nn.Module:
+    """A model with random weights, in eval mode. Device may be 'meta'."""
+    name, arguments = spec
+    torch.manual_seed(0)
+    with torch.device(device):
+        if name == 'article':
+            model: nn.Module = article.Res2Net(**arguments)
+        else:
+            model = timm.create_model(name, **arguments)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and device != 'meta' and not module.weight.any():
+            nn.init.constant_(module.weight, 0.5)  # zeros would let a GPU draw less power
+    return model.eval()
+
+
+def _memory_format(cell: Cell) -> torch.memory_format:
+    return torch.channels_last if cell.layout == 'channels_last' else torch.contiguous_format
+
+
+def make_input(cell: Cell) -> torch.Tensor:
+    """A batch of noise in the cell's layout."""
+    torch.manual_seed(1)
+    x = torch.randn(cell.batch, 3, cell.size, cell.size, device=cell.device)
+    return x.contiguous(memory_format=_memory_format(cell))
+
+
+def _autocast(cell: Cell) -> Any:
+    if cell.precision == 'fp32':
+        return nullcontext()
+    return torch.autocast(cell.device, dtype=DTYPES[cell.precision])
+
+
+def infer_step(
+    model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, autocast: Any
+) -> Callable[[], torch.Tensor]:
+    """A call that runs the model forward on x, in inference mode."""
+
+    def step() -> torch.Tensor:
+        with torch.inference_mode(), autocast:
+            return model(x)
+
+    return step
+
+
+def train_step(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    autocast: Any,
+    scaler: torch.amp.GradScaler,
+) -> Callable[[], torch.Tensor]:
+    """A call that runs forward, cross entropy, backward and the optimizer's step."""
+
+    def step() -> torch.Tensor:
+        with autocast:
+            loss = F.cross_entropy(model(x), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return step
+
+
+class Work(NamedTuple):
+    """A model ready to run: the model, a call that does one step, and the tensors that stay in
+    memory between steps."""
+
+    model: nn.Module
+    step: Callable[[], torch.Tensor]
+    held: Callable[[], list[torch.Tensor]]
+
+
+def prepare(spec: Spec, cell: Cell, x: torch.Tensor) -> Work:
+    """A new model on the cell's device and a call that does one step of the cell's task with it."""
+    model = build(spec, cell.device).to(memory_format=_memory_format(cell))
+    run = torch.compile(model) if cell.mode == 'compiled' else model
+    held = [x, *model.parameters(), *model.buffers()]
+    if cell.task == 'infer':
+        return Work(model, infer_step(run, x, _autocast(cell)), lambda: held)
+    model.train()
+    labels = torch.arange(cell.batch, device=cell.device) % 1000
+    # a step so small that hours of them on one batch keep every number finite
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    scaler = torch.amp.GradScaler(cell.device, enabled=cell.precision == 'fp16')
+    step = train_step(run, x, labels, optimizer, _autocast(cell), scaler)
+
+    def all_held() -> list[torch.Tensor]:
+        states = [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
+        return held + states
+
+    return Work(model, step, all_held)
+
+
+def roles(pair: Pair) -> Iterator[tuple[str, Spec]]:
+    """What runs in a round: baseline, subject, and the baseline's twin as the control."""
+    yield 'baseline', pair['baseline']
+    yield 'subject', pair['subject']
+    yield 'control', pair['baseline']
