@@ -22,6 +22,8 @@ import torch
 
 import timm_res2net
 
+from .stats import interval
+
 TIMED = (
     'import time; start = time.perf_counter(); import timm; middle = time.perf_counter(); '
     '{}; end = time.perf_counter(); print(middle - start, end - start)'
@@ -35,13 +37,6 @@ def sample(extra: str) -> tuple[float, float]:
     )
     alone, both = map(float, done.stdout.split())
     return alone, both
-
-
-def interval(values: list[float], draws: int = 2000) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the median."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,6 +16,13 @@ SPREAD = 0.10
 """A cell is noted as noisy when the interquartile range of the baseline's times is more than this
 share of their median."""
 
+SPLITTING = ('convolutions in place', 'concat/split/copy', 'add', 'norm+activation', 'pool')
+"""What a block does more often, or to smaller pieces, because it is split."""
+COLUMNS = (
+    'extra', 'more MACs', 'less efficient convolutions', 'the splitting itself', *SPLITTING,
+    'attention', 'other', 'unexplained',
+)  # fmt: skip
+
 Record = Mapping[str, Any]
 Files = Mapping[str, Mapping[str, Any]]
 
@@ -58,8 +65,9 @@ def sentence(record: Record) -> str:
         return f'failed: {record["error"]}'
     kind = record['cell']['kind']
     if kind == 'attribution':
-        parts = explain(record)
-        return f'extra time {100 * parts["extra"]:+.1f} % of the baseline, explained'
+        parts = {key: f'{key} {100 * value:+.1f} %' for key, value in explain(record).items()}
+        shown = ', '.join(parts[c] for c in (*COLUMNS[1:4], 'attention', 'unexplained'))
+        return f"time, of the baseline's: {parts['extra']}: {shown}"
     if kind == 'memory':
         base, subject = (record['memory'][r]['peak_bytes'] for r in ('baseline', 'subject'))
         return f'peak memory × {subject / base:.2f}'
@@ -81,6 +89,7 @@ def explain(record: Record) -> dict[str, float]:
         less efficient convolutions = C_s - C_b M_s / M_b;
         every other kind = P_s - P_b, with `convolutions in place` for P - C of the convolutions:
         what they lose within the network (their input is a slice, not a whole tensor);
+        `the splitting itself` = those of `SPLITTING` together;
         `unexplained`: what is left of `extra` = T_s - T_b.
     """
     found = record['attribution']
@@ -108,7 +117,9 @@ def explain(record: Record) -> dict[str, float]:
             parts[kind] = kinds['subject'][kind] - kinds['baseline'][kind]
     extra = time['subject'] - time['baseline']
     parts['unexplained'] = extra - sum(parts.values())
-    return {key: value / time['baseline'] for key, value in {'extra': extra, **parts}.items()}
+    splitting = sum(parts[kind] for kind in SPLITTING)
+    whole = {'extra': extra, **parts, 'the splitting itself': splitting}
+    return {column: whole[column] / time['baseline'] for column in COLUMNS}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -254,20 +265,19 @@ def _attribution_section(files: Files) -> Iterator[str]:
         [_count_row(record) for record in records],
     )
     explained = [explain(record) for record in records]
-    columns = list(explained[0])
     yield (
         "Extra time of the subject by cause, in percent of the baseline's time "
         f'({config(records[0]["cell"])}). "More MACs" and "less efficient convolutions" come from '
         "every layer's convolution timed alone on a dense input: what the MACs would cost at the "
         "speed of the baseline's convolutions, and what the subject's take beyond that. "
-        '"Convolutions in place" is what they lose within the network, where their input is a '
-        'slice. The other columns are differences of the profiler\'s self times; "unexplained" '
-        'is what is left.'
+        f'"The splitting itself" is the sum of the {len(SPLITTING)} columns after it: '
+        '"convolutions in place", what they lose within the network, where their input is a slice, '
+        'and differences of the profiler\'s self times. "Unexplained" is what is left.'
     )
     yield _table(
-        ('pair', *columns),
+        ('pair', *COLUMNS),
         [
-            (record['cell']['pair'], *(f'{100 * parts[column]:+.1f}' for column in columns))
+            (record['cell']['pair'], *(f'{100 * parts[column]:+.1f}' for column in COLUMNS))
             for record, parts in zip(records, explained, strict=True)
         ],
     )

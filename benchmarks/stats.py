@@ -96,21 +96,23 @@ def verdict(time: Ratio) -> str:
     """One sentence: the ratio of times, of throughputs, and what they say of the claim.
 
     Each reading of the claim is `consistent` where the whole interval lies in its band (`BAND`),
-    `less` or `more` where the whole interval lies below or above it, else undecided.
+    `less` or `more` where the whole interval lies below or above it, else at its edge.
     """
     low, high = BAND
     by_time = _place(time, 1 + low, 1 + high)
     by_throughput = _place(time, 1 / (1 - low), 1 / (1 - high))
     if time.high < 1:
         words = f"faster, not '{CLAIM}'"
+    elif time.low <= 1 and by_time == 'less':
+        words = f"no difference shown, not '{CLAIM}'"
     elif time.low <= 1:
-        words = f"no difference shown, not '{CLAIM}'" if by_time == 'less' else 'undecided'
+        words = f"undecided on '{CLAIM}', the interval is too wide"
     elif by_time == by_throughput:
         words = {
             'consistent': f"consistent with '{CLAIM}'",
             'less': f"slower, by less than '{CLAIM}'",
             'more': f"slower, by more than '{CLAIM}'",
-            'undecided': f"undecided on '{CLAIM}', the interval is too wide",
+            'undecided': f"at the edge of '{CLAIM}'",
         }[by_time]
     else:
         says = {

@@ -148,8 +148,8 @@ def test_zero_init_last_makes_the_block_its_shortcut():
         ),
         ({'attn_layer': 'sse'}, "Unknown attn_layer 'sse'. Use one of se, ese, eca"),
         ({'attn_layer': 'halo'}, "Unknown attn_layer 'halo'. Use one of se, ese, eca"),
-        ({'attn_layer': 5}, 'attn_layer=5 must be one of se, ese, eca'),
-        ({'attn_layer': nn.Identity()}, 'attn_layer=Identity() must be one of se, ese, eca'),
+        ({'attn_layer': 5}, 'Unknown attn_layer 5. Use one of se, ese, eca'),
+        ({'attn_layer': nn.Identity()}, 'Unknown attn_layer Identity(). Use one of se, ese, eca'),
     ],
 )
 def test_impossible_values(kwargs, text):

@@ -10,6 +10,7 @@ import pytest
 from timm.models import get_pretrained_cfg
 
 from tests.common import NAMES
+from timm_res2net import __version__
 from timm_res2net.cli import main
 from timm_res2net.res2net_zoo import FIGURES, default_cfgs
 
@@ -79,13 +80,31 @@ def test_info_json_and_tag(capsys):
     assert known['weights'].endswith('/dygraph/Res2Net50_vd_26w_4s_pretrained.pdparams')
 
 
-@pytest.mark.parametrize('unknown', ['res2net50d_s', 'res2net50_se.ssld', 'vgg'])
-def test_info_of_an_unknown_model(unknown, capsys):
+@pytest.mark.parametrize(
+    ('unknown', 'text'),
+    [
+        (
+            'Res2Net50_SE',
+            "'Res2Net50_SE' is not a model of timm_res2net. Did you mean res2net50_se",
+        ),
+        ('*_se', "'*_se' is not a model of timm_res2net. "),
+        ('qqq', "'qqq' is not a model of timm_res2net. `timm-res2net list` shows all of them."),
+        (
+            'res2net50_26w_4s',
+            "'res2net50_26w_4s' is not a model of timm_res2net. It is timm's own: "
+            '`timm.create_model` makes it. `timm-res2net list` shows all of them.',
+        ),
+        (
+            'res2net50_vd_26w_4s.ssld',
+            "Model 'res2net50_vd_26w_4s' has no tag 'ssld'. Use one of ssld_in1k, in1k, or none.",
+        ),
+    ],
+)
+def test_info_of_an_unknown_model(unknown, text, capsys):
     assert main(['info', unknown]) == 1
-    error = capsys.readouterr().err
-    assert f"'{unknown}' is not a model of timm_res2net." in error
-    assert '`timm-res2net list` shows all of them' in error
-    assert ('Did you mean' in error) == (unknown != 'vgg')
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f'timm-res2net info: {text}')
+    assert captured.out == ''
 
 
 def test_demo(tmp_path):
@@ -118,6 +137,14 @@ def test_demo_without_the_folder(tmp_path, capsys):
     )
 
 
+def test_demo_into_a_folder(tmp_path, capsys):
+    assert main(['demo', '--out', str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert f'Cannot write {tmp_path}: it is a folder. Give the name of a file.' in captured.err
+    assert captured.out == ''  # said before anything is done
+    assert list(tmp_path.iterdir()) == []
+
+
 SCRIPT = """
 import argparse, json, sys
 import helper
@@ -147,9 +174,10 @@ def test_run_passes_arguments_and_exit_code(code, script, tmp_path):
     assert json.loads(done.stdout) == [[str(script), *arguments], 'Res2Net', 5]
 
 
-def test_run_passes_an_exception(script, tmp_path):
+@pytest.mark.parametrize('dashes', [[], ['--']])
+def test_run_passes_an_exception(dashes, script, tmp_path):
     script.write_text('raise ValueError("of the script")')
-    done = run('run', str(script), cwd=tmp_path)
+    done = run('run', *dashes, str(script), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith('ValueError: of the script\n')
     assert 'Traceback' in done.stderr
@@ -206,15 +234,23 @@ def test_usage_errors_exit_with_2(capsys):
 
 
 def test_a_closed_pipe_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)  # nobody reads: the first write fails
     done = subprocess.run(
-        f'{sys.executable} -m timm_res2net list | head -1; echo ${{PIPESTATUS[0]}}',
-        shell=True,
-        executable='/bin/bash',
-        capture_output=True,
+        [sys.executable, '-m', 'timm_res2net', 'list'],
+        stdout=writer,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],
         timeout=300,
     )
-    assert done.stdout.startswith('| model')
-    assert done.stdout.endswith('\n0\n')
+    os.close(writer)
+    assert done.returncode == 0
     assert 'Error' not in done.stderr
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['--version'])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f'timm-res2net {__version__}\n'

@@ -149,8 +149,11 @@ def test_another_codec_is_refused(tmp_path):
         (b'<html></html>', 'pdparams file: '),
         (pickle.dumps(ARRAYS, 2)[:-9], 'pdparams file: '),
         (pickle.dumps([1]), 'it holds list, not a dict.'),
-        (pickle.dumps({}), 'it is empty.'),
-        (pickle.dumps({'StructuredToParameterName@@': {}}), 'it is empty.'),
+        (pickle.dumps({}), 'it holds no arrays. Download it again.'),
+        (
+            pickle.dumps({'StructuredToParameterName@@': {}}),
+            'it holds no arrays. Download it again.',
+        ),
         (pickle.dumps({'a': 1.5}), "the entry 'a' is float, not floating-point numbers."),
         (
             # how Paddle writes bfloat16

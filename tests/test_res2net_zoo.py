@@ -158,9 +158,12 @@ def test_plain_stem_follows_the_channels(width):
     [
         (
             {'layers': (3, 4, 6)},
-            'layers must have one entry for each of the four stages, got (3, 4, 6).',
+            'layers must have a whole number of at least 1 for each of the four stages, got '
+            '(3, 4, 6).',
         ),
-        ({'channels': (64, 128)}, 'channels must have one entry for each of the four stages'),
+        ({'channels': (64, 128)}, 'channels must have a whole number of at least 1 for each of'),
+        ({'layers': 3}, 'for each of the four stages, got 3.'),
+        ({'layers': (1, 1, 1, 0)}, 'for each of the four stages, got (1, 1, 1, 0).'),
         ({'output_stride': 4}, 'output_stride must be 8, 16 or 32, got 4.'),
         ({'aa_layer': 'max'}, "Unknown aa_layer 'max'. Use avg, blur, or a class."),
         (

@@ -92,19 +92,13 @@ def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | 
     if attn_layer == 'se':
         # channels // 16 as in the article; timm's default rounds it to a multiple of 8
         return SEModule(channels, rd_channels=max(channels // 16, 1), **dd)
-    if isinstance(attn_layer, str):
-        if attn_layer not in ATTN_LAYERS:
-            raise ValueError(
-                f"Unknown attn_layer '{attn_layer}'. Use one of {', '.join(ATTN_LAYERS)}, "
-                "a module class, or '' for none."
-            )
-        attn_layer = get_attn(attn_layer)
-    if not callable(attn_layer) or isinstance(attn_layer, nn.Module):
+    layer = get_attn(attn_layer) if attn_layer in ATTN_LAYERS else attn_layer
+    if isinstance(layer, str | nn.Module) or not callable(layer):
         raise ValueError(
-            f'attn_layer={attn_layer!r} must be one of {", ".join(ATTN_LAYERS)}, '
+            f'Unknown attn_layer {attn_layer!r}. Use one of {", ".join(ATTN_LAYERS)}, '
             "a module class, or '' for none."
         )
-    return attn_layer(channels, **dd)
+    return layer(channels, **dd)
 
 
 class Bottle2neck(nn.Module):

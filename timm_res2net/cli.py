@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import __version__
+
 __all__ = ['main']
 
 
@@ -82,21 +84,28 @@ def _describe(model_name: str) -> dict[str, Any]:
     import timm
     from timm.models import get_pretrained_cfg
 
-    rows = _rows(model_name)
-    name = model_name.partition('.')[0]
+    name, _, tag = model_name.partition('.')
+    everything = _rows()
+    of_name = [row for row in everything if row['model'].partition('.')[0] == name]
+    rows = [row for row in of_name if model_name in (name, row['model'])]
     if not rows:
-        known = {n for row in _rows() for n in (row['model'], row['model'].partition('.')[0])}
-        close = difflib.get_close_matches(model_name, known, n=3, cutoff=0.4)
+        tags = ', '.join(row['model'].partition('.')[2] for row in of_name)
+        known = {n for row in everything for n in (row['model'], row['model'].partition('.')[0])}
+        close = difflib.get_close_matches(model_name.lower(), known, n=3, cutoff=0.4)
+        remedy = f' Did you mean {", ".join(close)}?' if close else ''
+        if of_name:
+            raise ValueError(f"Model '{name}' has no tag '{tag}'. Use one of {tags}, or none.")
+        if timm.is_model(name):
+            remedy = " It is timm's own: `timm.create_model` makes it."
         raise ValueError(
-            f"'{model_name}' is not a model of timm_res2net."
-            + (f' Did you mean {", ".join(close)}?' if close else '')
-            + ' `timm-res2net list` shows all of them.'
+            f"'{model_name}' is not a model of timm_res2net.{remedy} `timm-res2net list` shows all "
+            'of them.'
         )
     cfg: Any = get_pretrained_cfg(model_name)
     model: Any = timm.create_model(name, device='meta')
     return {
         **rows[0],
-        'tags': [row['model'].partition('.')[2] for row in _rows(name)],
+        'tags': [row['model'].partition('.')[2] for row in of_name],
         'description': cfg.description,
         'notes': list(cfg.notes or ()),
         'input_size': list(cfg.input_size),
@@ -148,6 +157,7 @@ def _demo(args: argparse.Namespace) -> int:
     from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
+    _check_out(args.out)
     name = 'test_res2net_se'
     model = timm.create_model(name, pretrained=True).eval()
     strip = Image.open(Path(__file__).parent / 'weights' / 'digits.png')
@@ -206,18 +216,24 @@ def _draw_demo(
     _write(out, lambda file: figure.savefig(file, format='png', dpi=110))
 
 
-def _write(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file under a temporary name beside it, then rename."""
+def _check_out(path: Path) -> None:
     if not path.parent.is_dir():
         raise OSError(f"Cannot write {path}: there is no folder '{path.parent}'. Make it first.")
+    if path.is_dir():
+        raise OSError(f'Cannot write {path}: it is a folder. Give the name of a file.')
+
+
+def _write(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file under a temporary name beside it, then rename."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
             write(file)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -238,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='timm-res2net', description='Every public Res2Net for timm.'
     )
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
 
     def verb(
@@ -298,10 +315,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         passed on.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if len(argv) > 1 and argv[0] == 'run' and not argv[1].startswith('-'):
+    rest = list(argv[2:] if tuple(argv[:2]) == ('run', '--') else argv[1:])
+    if argv and argv[0] == 'run' and rest and not rest[0].startswith('-'):
         # past argparse, which would take some of the script's arguments for its own, and past the
         # error handling below: the script's errors are its own
-        return _run(argparse.Namespace(script=argv[1], arguments=argv[2:]))
+        return _run(argparse.Namespace(script=rest[0], arguments=rest[1:]))
     args = _parser().parse_args(argv)
     try:
         code = args.handler(args)

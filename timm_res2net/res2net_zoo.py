@@ -124,9 +124,11 @@ class Res2Net(ResNet):
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
         for name, value in (('layers', layers), ('channels', channels)):
-            if len(value) != 4:
+            entries = value if isinstance(value, Sequence) else ()
+            if len(entries) != 4 or any(not isinstance(n, int) or n < 1 for n in entries):
                 raise ValueError(
-                    f'{name} must have one entry for each of the four stages, got {value!r}.'
+                    f'{name} must have a whole number of at least 1 for each of the four stages, '
+                    f'got {value!r}.'
                 )
         if output_stride not in (8, 16, 32):
             raise ValueError(f'output_stride must be 8, 16 or 32, got {output_stride!r}.')
@@ -205,7 +207,13 @@ class Res2Net(ResNet):
             if cfg.get('file'):
                 raise RuntimeError(str(error)) from error
             broken = f'{checkpoint_path}.broken'
-            os.replace(checkpoint_path, broken)
+            try:
+                os.replace(checkpoint_path, broken)
+            except OSError as refusal:
+                raise RuntimeError(
+                    f'{error} Delete the file, which could not be renamed ({refusal.strerror}), '
+                    'and run again to download afresh.'
+                ) from error
             raise RuntimeError(
                 f'{error} The download is kept as {broken}; run again to download afresh.'
             ) from error
@@ -302,9 +310,11 @@ def _sorted_indices(out_indices: int | Sequence[int], levels: int = 5) -> tuple[
     timm's list, dict, fx and getter classes return features in the network's order while
     `feature_info` keeps the order that was asked for; sorted, all of them agree.
     """
-    asked = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
-    indices = sorted(index + levels if index < 0 else index for index in asked)
-    if not indices or indices[0] < 0 or indices[-1] >= levels or len(set(indices)) < len(indices):
+    asked = list(range(-out_indices, 0)) if isinstance(out_indices, int) else list(out_indices)
+    whole = all(isinstance(index, int) for index in asked)
+    indices = sorted(index % levels for index in asked) if whole else []
+    in_range = whole and all(-levels <= index < levels for index in asked)
+    if not indices or not in_range or len(set(indices)) < len(indices):
         raise ValueError(
             f'out_indices={out_indices!r} must name different levels from 0 to {levels - 1} '
             f'(or -{levels} to -1), or be the number of last levels, 1 to {levels}.'
@@ -458,6 +468,10 @@ default_cfgs = generate_default_cfgs({
 })  # fmt: skip
 
 
+# the stem and shortcuts of the authors' v1b, timm's d and Paddle's vd models
+_DEEP_STEM: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True)
+
+
 @register_model
 def res2net50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 4s with SE in every block."""
@@ -503,30 +517,14 @@ def res2net101_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
 @register_model
 def res2net50d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50-D (the authors' v1b) with SE in every block."""
-    model_args = dict(
-        layers=(3, 4, 6, 3),
-        base_width=26,
-        scale=4,
-        attn_layer='se',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
-    )
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, attn_layer='se', **_DEEP_STEM)
     return _create_res2net('res2net50d_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net101d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-101-D (the authors' v1b) with SE in every block."""
-    model_args = dict(
-        layers=(3, 4, 23, 3),
-        base_width=26,
-        scale=4,
-        attn_layer='se',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
-    )
+    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, attn_layer='se', **_DEEP_STEM)
     return _create_res2net('res2net101d_se', pretrained, **dict(model_args, **kwargs))
 
 
@@ -547,9 +545,7 @@ def res2net50_18w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
 @register_model
 def res2net152d(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-152-D, the authors' v1b-152."""
-    model_args = dict(
-        layers=(3, 8, 36, 3), base_width=26, scale=4, stem_type='deep', stem_width=32, avg_down=True
-    )
+    model_args = dict(layers=(3, 8, 36, 3), base_width=26, scale=4, **_DEEP_STEM)
     return _create_res2net('res2net152d', pretrained, **dict(model_args, **kwargs))
 
 
@@ -563,15 +559,7 @@ def res2next101(pretrained: bool = False, **kwargs: Any) -> Res2Net:
 @register_model
 def res2net50_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50_vd 26w x 4s."""
-    model_args = dict(
-        layers=(3, 4, 6, 3),
-        base_width=26,
-        scale=4,
-        semantics='paddle',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
-    )
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM)
     return _create_res2net('res2net50_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
@@ -579,13 +567,7 @@ def res2net50_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
 def res2net101_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net101_vd 26w x 4s."""
     model_args = dict(
-        layers=(3, 4, 23, 3),
-        base_width=26,
-        scale=4,
-        semantics='paddle',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
+        layers=(3, 4, 23, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM
     )
     return _create_res2net('res2net101_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
@@ -594,13 +576,7 @@ def res2net101_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
 def res2net200_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net200_vd 26w x 4s."""
     model_args = dict(
-        layers=(3, 12, 48, 3),
-        base_width=26,
-        scale=4,
-        semantics='paddle',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
+        layers=(3, 12, 48, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM
     )
     return _create_res2net('res2net200_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
@@ -622,30 +598,14 @@ def res2net50_pd_14w_8s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
 @register_model
 def res2net50_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MMDetection's Res2Net-50 26w x 4s."""
-    model_args = dict(
-        layers=(3, 4, 6, 3),
-        base_width=26,
-        scale=4,
-        semantics='mmdet',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
-    )
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='mmdet', **_DEEP_STEM)
     return _create_res2net('res2net50_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net101_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MMDetection's Res2Net-101 26w x 4s."""
-    model_args = dict(
-        layers=(3, 4, 23, 3),
-        base_width=26,
-        scale=4,
-        semantics='mmdet',
-        stem_type='deep',
-        stem_width=32,
-        avg_down=True,
-    )
+    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, semantics='mmdet', **_DEEP_STEM)
     return _create_res2net('res2net101_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 

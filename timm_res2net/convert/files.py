@@ -73,10 +73,13 @@ def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f'{what}: it holds {type(content).__name__}, not a dict.')
     content.pop(_PADDLE_NAME_TABLE, None)
     if not content:
-        raise ValueError(f'{what}: it is empty.')
+        raise ValueError(f'{what}: it holds no arrays. Download it again.')
     for key, value in content.items():
         # Paddle writes bfloat16 as uint16, so integers are no weights to be had as they are
         if not isinstance(value, np.ndarray) or value.dtype.kind != 'f':
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-            raise ValueError(f'{what}: the entry {key!r} is {kind}, not floating-point numbers.')
+            raise ValueError(
+                f'{what}: the entry {key!r} is {kind}, not floating-point numbers. '
+                'Save bfloat16 as float32 in Paddle first.'
+            )
     return {key: torch.tensor(value) for key, value in content.items()}
