@@ -16,6 +16,8 @@ __all__ = ['Res2Net']
 
 
 class SE(nn.Module):
+    """Squeeze and excitation over (B, channels, H, W)."""
+
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
@@ -27,6 +29,12 @@ class SE(nn.Module):
 
 
 class Block(nn.Module):
+    """The article's block, (B, inplanes, H, W) to (B, planes * 4, H / stride, W / stride).
+
+    Raises:
+        ValueError: `planes` is no multiple of `scales`.
+    """
+
     def __init__(self, inplanes: int, planes: int, stride: int, scales: int, groups: int, se: bool):
         super().__init__()
         if planes % scales:

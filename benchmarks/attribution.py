@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from .measure import interleave, synchronize
-from .subjects import DTYPES, Cell, Spec, Work, build
+from .subjects import DTYPES, Cell, Spec, Work, build, memory_format
 
 __all__ = ['KINDS', 'attribute', 'convolutions', 'counts', 'kind_of', 'self_times']
 
@@ -37,13 +37,13 @@ _OPERATORS = {
     'add': ('add', 'add_'),
     'concat/split/copy': (
         'cat', 'chunk', 'split', 'split_with_sizes', 'narrow', 'slice', 'copy_', 'clone',
-        'contiguous', '_to_copy', 'to',
+        'contiguous',
     ),
     'pool': (
         'max_pool2d', 'max_pool2d_with_indices', 'avg_pool2d', 'adaptive_avg_pool2d',
         '_adaptive_avg_pool2d', 'mean',
     ),
-    'other': ('linear', 'addmm', 'flatten', 'softmax', '_softmax'),
+    'other': ('linear', 'addmm', 'flatten', 'softmax', '_softmax', 'to'),
 }  # fmt: skip
 _KIND = {f'aten::{name}': kind for kind, names in _OPERATORS.items() for name in names}
 _ATTENTION = 'attention'
@@ -58,6 +58,9 @@ def counts(spec: Spec, size: int) -> dict[str, int]:
     Args:
         spec: The model.
         size: Height and width of the image in pixels.
+
+    Returns:
+        'params', 'macs' and 'activations', in ones.
     """
     model = build(spec, 'meta')
     activations = 0
@@ -86,11 +89,14 @@ def kind_of(event: Any) -> str:
         name = ancestor.name
         if name == _ATTENTION:
             return 'attention'
-        if known is None and name in _CONVOLUTIONS:
+        # below a convolution a copy is a copy; an add is its bias
+        if name in _CONVOLUTIONS and known in (None, 'add'):
             shapes = ancestor.input_shapes  # input, weight, ...
             size = tuple(shapes[1][2:]) if len(shapes) > 1 else ()
             size_name = {(1, 1): '1×1', (3, 3): '3×3'}.get(size, 'other')
             known = f'convolution {size_name}'
+        if name == 'aten::_to_copy':  # autocast's casts of weights
+            known = 'other'
         if known is None:
             known = _KIND.get(name)
         ancestor = ancestor.cpu_parent
@@ -137,13 +143,13 @@ def self_times(step: Callable[[], object], device: str) -> dict[str, float]:
 
 def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[Any, ...]]:
     """How often each convolution occurs in a step, attention's aside: (input shape, weight shape,
-    stride, padding, dilation, groups)."""
+    with a bias, stride, padding, dilation, groups)."""
     found: Counter[tuple[Any, ...]] = Counter()
 
     def note(module: Any, args: Any) -> None:
         found[
-            tuple(args[0].shape), tuple(module.weight.shape), module.stride, module.padding,
-            module.dilation, module.groups,
+            tuple(args[0].shape), tuple(module.weight.shape), module.bias is not None,
+            module.stride, module.padding, module.dilation, module.groups,
         ] += 1  # fmt: skip
 
     hooks = [
@@ -180,6 +186,16 @@ def attribute(
     steps in turn; and to every distinct convolution of both alone, on dense inputs of the cell's
     type and layout, timed in interleaved rounds.
 
+    On a GPU the profiler's times are the kernels' own, while a convolution alone is timed with its
+    launch: at small batches the columns that compare the two say little.
+
+    Args:
+        spec: The models by role, 'baseline' and 'subject'.
+        works: The same, ready to run.
+        cell: The configuration; inference in eager mode.
+        budget: Seconds.
+        rng: Source of the order.
+
     Returns:
         `seconds` by model, one a round; `profile`: by model and kind, one a profiled step; `alone`:
         by model a list of convolutions with their count, MACs and seconds, one a round; `counts`.
@@ -207,13 +223,14 @@ def attribute(
         done += 1
 
     dtype = DTYPES.get(cell.precision, torch.float32)
-    form = torch.channels_last if cell.layout == 'channels_last' else torch.contiguous_format
+    form = memory_format(cell)
     calls: dict[tuple[Any, ...], Callable[[], torch.Tensor]] = {}
     for layer in {**layers['baseline'], **layers['subject']}:
-        shape, weight_shape, *options = layer
+        shape, weight_shape, has_bias, *options = layer
         x = torch.randn(shape, dtype=dtype, device=cell.device).contiguous(memory_format=form)
         w = torch.randn(weight_shape, dtype=dtype, device=cell.device)
-        calls[layer] = _convolve(x, w.contiguous(memory_format=form), options)
+        bias = w.new_zeros(weight_shape[0]) if has_bias else None
+        calls[layer] = _convolve(x, w.contiguous(memory_format=form), bias, options)
     alone: dict[str, list[float]] = {}
     names = {str(i): layer for i, layer in enumerate(calls)}
     interleave(
@@ -241,10 +258,10 @@ def attribute(
 
 
 def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, options: list[Any]
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: list[Any]
 ) -> Callable[[], torch.Tensor]:
     def step() -> torch.Tensor:
         with torch.inference_mode():
-            return F.conv2d(x, weight, None, *options)
+            return F.conv2d(x, weight, bias, *options)
 
     return step

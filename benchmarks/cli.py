@@ -52,24 +52,24 @@ def measure_cell(
     Args:
         cell: What to measure.
         budget: Seconds, warm-up and compiling apart.
-        record: Filled as the cell goes on; holds what was measured also if the call ends by an
-            exception.
+        record: Filled as the cell goes on; of a 'time' cell it holds the finished rounds also if
+            the call ends by an exception.
         on_round: Called after every round of a 'time' cell.
         options: For `interleave`.
     """
     pair = find_pair(cell.pair)
-    torch.compiler.reset()
-    torch.set_num_threads(cell.threads)
-    rng = random.Random(cell.key)
-    x = make_input(cell)
     started = time.perf_counter()
     record.update(
         cell=dataclasses.asdict(cell),
-        models={role: label(spec) for role, spec in pair.items()},
+        models=_labels(cell),
         started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         budget=budget,
         load=[_load_average()],
     )
+    torch.compiler.reset()
+    torch.set_num_threads(cell.threads)
+    rng = random.Random(cell.key)
+    x = make_input(cell)
     if cell.kind == 'time':
         steps = {role: prepare(spec, cell, x).step for role, spec in roles(pair)}
         samples: Samples = record.setdefault('samples', {})
@@ -111,11 +111,33 @@ def _minutes(seconds: float) -> str:
     return f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'
 
 
-def finished(record: Mapping[str, Any] | None) -> bool:
-    """Whether a record need not be measured anew: complete, and not marked unusable."""
+def _labels(cell: Cell) -> dict[str, str]:
+    return {role: label(spec) for role, spec in find_pair(cell.pair).items()}
+
+
+def finished(record: Mapping[str, Any] | None, cell: Cell, budget: float) -> bool:
+    """Whether a record of a cell need not be measured anew: complete, of the same models, usable,
+    and settled unless there is no larger budget to try."""
     if record is None or 'error' in record or record.get('interrupted'):
         return False
-    return 'samples' not in record or report.usable(record)
+    if record['models'] != _labels(cell):
+        return False
+    if 'samples' not in record:
+        return True
+    return report.usable(record) and (record['settled'] or budget <= record['budget'])
+
+
+def _keep(old: Mapping[str, Any] | None, new: dict[str, Any]) -> bool:
+    """Whether a new record takes an old one's place: not if it was cut short and has less."""
+    if old is None or not ('error' in new or new.get('interrupted')):
+        return True
+    if old.get('models') != new.get('models'):
+        return True
+
+    def rounds(record: Mapping[str, Any]) -> int:
+        return len(record.get('samples', {}).get('baseline', ()))
+
+    return 'samples' in old and rounds(new) > rounds(old)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -130,52 +152,60 @@ def _run(args: argparse.Namespace) -> int:
     results.check_writable(out)
     command = f'python -m benchmarks {shlex.join(args.argv)}'
     found = results.start(out, args.suite, command)
-    todo = [cell for cell in cells if not finished(found['cells'].get(cell.key))]
+    todo = [c for c, budget in cells.items() if not finished(found['cells'].get(c.key), c, budget)]
     here = len(cells) - len(todo)
     print(
         f'{len(todo)} cells to measure, {here} in {out} already; about '
         f'{_minutes(sum(cells[cell] for cell in todo))}, compiling apart'
     )
     done: list[tuple[float, float]] = []
-    failed = False
-    bar = tqdm(todo, unit='cell', disable=None if args.progress else True)
+    failed: list[str] = []
+    threads = max(cell.threads for cell in cells)
+    bar = tqdm(todo, unit='cell', disable=not args.progress)
     for i, cell in enumerate(bar):
         left = _minutes(time_left([cells[c] for c in todo[i:]], done))
         bar.set_description(f'{cell} (about {left} left)')
 
         def show(samples: Samples, bar: Any = bar) -> None:
-            bar.set_postfix(round=len(samples['baseline']))
+            bar.set_postfix(round=len(samples['baseline']), refresh=False)
+            if time.time() - bar.last_print_t > 1:
+                bar.refresh()
+                bar.last_print_t = time.time()
 
         record: dict[str, Any] = {'run': len(found['runs']) - 1}
         before = time.perf_counter()
         try:
-            measure_cell(cell, cells[cell], record, show)
+            try:
+                measure_cell(cell, cells[cell], record, show)
+            except Exception as error:  # out of memory, a compiler that fails: the others go on
+                first = (str(error) or type(error).__name__).splitlines()[0]
+                record['error'] = f'{type(error).__name__}: {first}'
+                failed.append(str(cell))
+            if _keep(found['cells'].get(cell.key), record):
+                found['cells'][cell.key] = record
+            results.save(out, found)
+            done.append((cells[cell], time.perf_counter() - before))
+            tqdm.write(f'{cell}: {report.sentence(record, threads)}')
         except KeyboardInterrupt:
-            record['interrupted'] = True
-            found['cells'][cell.key] = record
+            if 'seconds' not in record:  # else it came after the cell
+                record['interrupted'] = True
+            if record.get('models') and _keep(found['cells'].get(cell.key), record):
+                found['cells'][cell.key] = record
             results.save(out, found)
             bar.close()
-            kept = sum(finished(found['cells'].get(c.key)) for c in cells)
+            kept = sum(finished(found['cells'].get(c.key), c, 0) for c in cells)
             print(
                 f'Stopped. {kept} of {len(cells)} cells are in {out}; the same command goes on '
                 'from there.',
                 file=sys.stderr,
             )
             return EXIT_INTERRUPTED
-        except RuntimeError as error:  # out of memory, a compiler that fails: the others go on
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            record['error'] = f'{type(error).__name__}: {first}'
-            failed = True
-        found['cells'][cell.key] = record
-        results.save(out, found)
-        done.append((cells[cell], time.perf_counter() - before))
-        tqdm.write(f'{cell}: {report.sentence(record)}')
     bar.close()
     records = [found['cells'][cell.key] for cell in cells]
-    unusable = [r for r in records if 'samples' in r and not report.usable(r)]
+    unusable = [r for r in records if r.get('samples') and not report.usable(r)]
     print(f'Written to {out}. Tables: python -m benchmarks report {out}')
     if failed:
-        names = ', '.join(sorted({str(Cell(**r['cell'])) for r in records if 'error' in r}))
+        names = ', '.join(failed)
         print(f'Failed, and tried again by the same command: {names}', file=sys.stderr)
         return EXIT_ERROR
     if unusable:
@@ -189,7 +219,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    files = {path.stem: results.load(path) for path in args.files}
+    stems = [path.stem for path in args.files]
+    names = stems if len(set(stems)) == len(stems) else map(str, args.files)
+    files = {name: results.load(path) for name, path in zip(names, args.files, strict=True)}
+    results.check_same(files)
     if args.plots:
         for path in plots.plot(files, args.plots):
             print(f'wrote {path}', file=sys.stderr)

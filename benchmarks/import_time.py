@@ -22,6 +22,7 @@ import torch
 
 import timm_res2net
 
+from .results import write
 from .stats import interval
 
 TIMED = (
@@ -76,9 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         'command': f'python -m benchmarks.import_time --pairs {args.pairs}',
     }
     text = json.dumps(report, indent=2) + '\n'
-    part = args.out.with_suffix('.part')
-    part.write_text(text)
-    part.replace(args.out)
+    write(args.out, text.encode())
     print(text)
 
 

@@ -1,5 +1,6 @@
 """Peak memory of one step."""
 
+import gc
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -53,14 +54,15 @@ def measure(work: Work, device: str) -> dict[str, int]:
         work.step()
     sync()
     if device == 'cuda':
-        resident = torch.cuda.memory_allocated()
+        gc.collect()
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         work.step()
         sync()
-        beyond = torch.cuda.max_memory_allocated() - resident
+        beyond = torch.cuda.max_memory_allocated() - before
     else:
-        resident = sum(tensor.numel() * tensor.element_size() for tensor in work.held())
         beyond = peak_of(_cpu_changes(work.step))
+    resident = sum(tensor.numel() * tensor.element_size() for tensor in work.held())
     return {
         'resident_bytes': resident,
         'beyond_bytes': beyond,

@@ -1,12 +1,13 @@
 """Plots of result files; needs matplotlib."""
 
+import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import report, results
 from .attribution import KINDS
 from .stats import BAND, CLAIM, ratio
 
@@ -102,7 +103,7 @@ def plot(files: report.Files, folder: Path) -> list[Path]:
     `attribution.png` the time by kind.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        ValueError: matplotlib is not installed; the folder is a file.
         OSError: The folder cannot be made or written to.
     """
     try:
@@ -112,22 +113,25 @@ def plot(files: report.Files, folder: Path) -> list[Path]:
             "Plots need matplotlib. Install the extra with pip install '.[plots]', or leave out "
             '--plots.'
         ) from None
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"'{folder}' is a file. Give a folder to --plots.")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
 
     def draw(name: str, size: tuple[float, float], paint: Callable[[Any], None]) -> None:
         figure = Figure(figsize=size, layout='constrained')
         paint(figure)
-        part, path = folder / f'.{name}.part', folder / f'{name}.png'
-        figure.savefig(part, format='png', dpi=110)
-        part.replace(path)
+        path = folder / f'{name.replace(":", "-")}.png'
+        picture = io.BytesIO()
+        figure.savefig(picture, format='png', dpi=110)
+        results.write(path, picture.getvalue())
         written.append(path)
 
     records = report.select(files, 'time')
     groups = report.by_pair(records)
-    whole_grid = [r for r in records if r not in _only_in_series(files)]
+    usual = _usual(records)
     for pair, group in groups.items():
-        rows = [record for record in group if record in whole_grid]
+        rows = [r for r in group if all(r['cell'][axis] == usual[axis] for axis in usual)]
         if len(rows) > 1:
             names = [report.config(r['cell'], ['size', 'threads']) for r in rows]
             draw(pair, (8, 1.2 + 0.27 * len(rows)), partial(_forest, records=rows, names=names))
@@ -144,14 +148,10 @@ def plot(files: report.Files, folder: Path) -> list[Path]:
     return written
 
 
-def _only_in_series(files: report.Files) -> list[report.Record]:
-    """Cells of a curve that differ from the others of their pair in image size or threads."""
-    records = [point[2] for one in report.series(files) for point in one.points]
-    usual = _usual(report.select(files, 'time'))
-    return [r for r in records if any(r['cell'][a] != usual[a] for a in usual)]
-
-
 def _usual(records: Sequence[report.Record]) -> dict[str, Any]:
+    """Image size and threads of most records; the others belong to curves."""
+    if not records:
+        return {}
     return {axis: statistics.mode(r['cell'][axis] for r in records) for axis in ('size', 'threads')}
 
 

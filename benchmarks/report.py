@@ -13,8 +13,8 @@ CONTROL = 0.02
 """A cell is unusable when the median of its control, two copies of the baseline against each other,
 is farther than this from 1."""
 SPREAD = 0.10
-"""A cell is noted as noisy when the interquartile range of the baseline's times is more than this
-share of their median."""
+"""A cell is noted as noisy when the interquartile range of the baseline's times or of the subject's
+is more than this share of their median."""
 
 SPLITTING = ('convolutions in place', 'concat/split/copy', 'add', 'norm+activation', 'pool')
 """What a block does more often, or to smaller pieces, because it is split."""
@@ -40,8 +40,14 @@ def usable(record: Record) -> bool:
     return _measured(record) and abs(_ratio(record, 'control').median - 1) <= CONTROL
 
 
-def notes(record: Record) -> list[str]:
-    """What stands against a record of times: unusable, not settled, noisy, loaded, interrupted."""
+def notes(record: Record, threads: int = 0) -> list[str]:
+    """What stands against a record of times: unusable, not settled, noisy, loaded, interrupted.
+
+    Args:
+        record: The record.
+        threads: Most threads of the run's cells; the load average still has those of the cell
+            before.
+    """
     found = []
     if not usable(record):
         found.append('unusable')
@@ -49,18 +55,18 @@ def notes(record: Record) -> list[str]:
         found.append('interrupted')
     if not record.get('settled'):
         found.append(f'not settled, ± {100 * _ratio(record).half_width:.1f} %')
-    noise = spread(record['samples']['baseline'])
+    noise = max(spread(record['samples'][role]) for role in ('baseline', 'subject'))
     if noise > SPREAD:
         found.append(f'noisy, IQR {100 * noise:.0f} %')
     # the benchmark's own threads are part of the load average
     loads = [load for load in record['load'] if load is not None]
-    if loads and max(loads) > record['cell']['threads'] + 0.5:
+    if loads and max(loads) > max(record['cell']['threads'], threads) + 0.5:
         found.append(f'load {max(loads):.1f}')
     return found
 
 
-def sentence(record: Record) -> str:
-    """One record in one line."""
+def sentence(record: Record, threads: int = 0) -> str:
+    """One record in one line; `threads` as in `notes`."""
     if 'error' in record:
         return f'failed: {record["error"]}'
     kind = record['cell']['kind']
@@ -73,7 +79,7 @@ def sentence(record: Record) -> str:
         return f'peak memory × {subject / base:.2f}'
     if not _measured(record):
         return 'nothing measured'
-    against = '; '.join(notes(record))
+    against = '; '.join(notes(record, threads))
     return (
         f'{verdict(_ratio(record))}; control {_ratio(record, "control")}, '
         f'{len(record["samples"]["baseline"])} rounds' + (f' ({against})' if against else '')
@@ -99,13 +105,14 @@ def explain(record: Record) -> dict[str, float]:
         time[role] = statistics.median(found['seconds'][role])
         layers = found['alone'][role]
         rounds = zip(*(layer['seconds'] for layer in layers), strict=True)
-        alone[role] = statistics.median(
+        sums = [
             sum(layer['count'] * t for layer, t in zip(layers, row, strict=True)) for row in rounds
-        )
+        ]
+        alone[role] = statistics.median(sums) if sums else 0.0
         macs[role] = sum(layer['count'] * layer['macs'] for layer in layers)
         kinds[role] = {k: statistics.median(v) for k, v in found['profile'][role].items()}
         inside[role] = sum(v for k, v in kinds[role].items() if k.startswith('convolution'))
-    more = macs['subject'] / macs['baseline']
+    more = macs['subject'] / macs['baseline'] if macs['baseline'] else 1.0
     parts = {
         'more MACs': alone['baseline'] * (more - 1),
         'less efficient convolutions': alone['subject'] - alone['baseline'] * more,
@@ -146,15 +153,18 @@ def select(files: Files, kind: str) -> list[Record]:
 
 
 def config(cell: Mapping[str, Any], omit: Sequence[str] = ()) -> str:
+    """A cell's configuration as text, without the axes to omit."""
     shown = {
-        'task': cell['task'], 'mode': cell['mode'], 'precision': cell['precision'],
+        'device': '' if cell['device'] == 'cpu' else cell['device'], 'task': cell['task'],
+        'mode': cell['mode'], 'precision': cell['precision'],
         'layout': cell['layout'], 'batch': f'batch {cell["batch"]}', 'size': f'{cell["size"]} px',
         'threads': f'{cell["threads"]} thread' + ('s' if cell['threads'] > 1 else ''),
     }  # fmt: skip
-    return ', '.join(value for axis, value in shown.items() if axis not in omit)
+    return ', '.join(value for axis, value in shown.items() if value and axis not in omit)
 
 
 def by_pair(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records grouped by their pair, in order."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record['cell']['pair'], []).append(record)
@@ -177,6 +187,7 @@ def _time_section(files: Files) -> Iterator[str]:
         '95 % interval lies within the band. The control is a second copy of the baseline, timed '
         f'in the same rounds; farther than {CONTROL:.2f} from 1.00 it makes the row unusable.'
     )
+    threads = max(record['cell']['threads'] for record in records)
     for pair, group in by_pair(records).items():
         models = group[0]['models']
         yield f'### {pair}: {models["baseline"]} → {models["subject"]}'
@@ -189,7 +200,7 @@ def _time_section(files: Files) -> Iterator[str]:
                     verdict(_ratio(record)),
                     str(_ratio(record, 'control')),
                     str(len(record['samples']['baseline'])),
-                    '; '.join(notes(record)),
+                    '; '.join(notes(record, threads)),
                 )
                 for record in group
             ],
@@ -357,10 +368,12 @@ def _machine_section(files: Files) -> Iterator[str]:
     for file in files.values():
         for run in file['runs']:
             env = run['environment']
-            where = env['gpu'] or f'{env["cpu"]}, {env["cores"]} cores, {env["cpu_capability"]}'
+            where = f'{env["cpu"]}, {env["cores"]} cores, {env["cpu_capability"]}'
+            where += f', {env["gpu"]}' if env['gpu'] else ''
+            commit = f', commit {env["commit"][:12]}' if env['commit'] else ''
             seen[
                 f'{where}; torch {env["torch"]}, timm {env["timm"]}, Python {env["python"]}, '
-                f'{env["system"]}'
+                f'{env["system"]}{commit}'
             ] = 0
     yield 'Measured on ' + '; and on '.join(seen) + '.'
 

@@ -1,5 +1,6 @@
 """The file of a run: environment, command and raw samples, one record a cell."""
 
+import contextlib
 import json
 import os
 import platform
@@ -18,12 +19,12 @@ import timm_res2net
 
 from .stats import rounded
 
-__all__ = ['VERSION', 'check_writable', 'environment', 'load', 'save']
+__all__ = ['VERSION', 'check_same', 'check_writable', 'environment', 'load', 'save', 'write']
 
 KIND = 'timm_res2net benchmark'
 VERSION = 1
 # what must not change between the cells of one file
-SAME = ('cpu', 'gpu', 'cores', 'torch', 'timm', 'python')
+SAME = ('cpu', 'cpu_capability', 'gpu', 'cores', 'torch', 'timm', 'timm_res2net', 'python')
 
 
 def _output(*command: str) -> str | None:
@@ -45,6 +46,15 @@ def _cpu_name() -> str:
     return f'{name} (family {family}, model {model})' if family and model else name
 
 
+def cpu_has_bf16() -> bool:
+    """Whether the CPU computes with bfloat16 itself (AVX512-BF16, AMX or SVE)."""
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        words = set(cpuinfo.read_text().split())
+        return bool(words & {'avx512_bf16', 'amx_bf16', 'bf16', 'svebf16'})
+    return torch.backends.cpu.get_cpu_capability().startswith('SVE')
+
+
 def environment() -> dict[str, Any]:
     """Machine, versions and commit."""
     cxx = _output(os.environ.get('CXX', 'c++'), '--version')
@@ -53,6 +63,7 @@ def environment() -> dict[str, Any]:
     return {
         'cpu': _cpu_name(),
         'cpu_capability': torch.backends.cpu.get_cpu_capability(),
+        'cpu_bf16': cpu_has_bf16(),
         'cores': os.cpu_count(),
         'threads': torch.get_num_threads(),
         'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -109,13 +120,28 @@ def start(path: Path, suite: str, command: str) -> dict[str, Any]:
         found = load(path)
         before = found['runs'][-1]['environment']
         for name in SAME:
-            if before[name] != here[name]:
+            if before.get(name) != here[name]:
                 raise ValueError(
-                    f"'{path}' was measured with {name} {before[name]}, and this is {here[name]}: "
-                    'its cells cannot stand beside new ones. Give another --out.'
+                    f"'{path}' was measured with {name} {before.get(name)}, and this is "
+                    f'{here[name]}: its cells cannot stand beside new ones. Give another --out.'
                 )
     found['runs'].append({'suite': suite, 'command': command, 'environment': here})
     return found
+
+
+def check_same(files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError if files come from different machines or versions."""
+    seen: dict[str, Any] = {}
+    for file_name, file in files.items():
+        for run in file['runs']:
+            for name in SAME:
+                value = run['environment'].get(name)
+                if seen.setdefault(name, (value, file_name))[0] != value:
+                    raise ValueError(
+                        f"'{seen[name][1]}' was measured with {name} {seen[name][0]} and "
+                        f"'{file_name}' with {value}: they cannot stand in one table. Report each "
+                        'by itself.'
+                    )
 
 
 def check_writable(path: Path) -> None:
@@ -143,18 +169,24 @@ def _short(value: Any) -> Any:
 
 
 def save(path: Path, found: dict[str, Any]) -> None:
-    """Write the file, one line a cell, under a temporary name, then rename."""
+    """Write the file, one line a cell."""
     cells = ',\n'.join(
         f'  {json.dumps(key)}: {json.dumps(_short(cell))}' for key, cell in found['cells'].items()
     )
     head = json.dumps({k: v for k, v in found.items() if k != 'cells'}, indent=1)
     text = f'{head[:-2]},\n "cells": {{\n{cells}\n }}\n}}\n'
-    with tempfile.NamedTemporaryFile('w', dir=path.parent, delete=False) as file:
+    write(path, text.encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, then rename."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
-            file.write(text)
+            file.write(content)
             file.close()
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
         except BaseException:
-            os.unlink(file.name)
+            with contextlib.suppress(FileNotFoundError):  # renamed already
+                os.unlink(file.name)
             raise

@@ -48,7 +48,8 @@ def interval(
     """
     if not len(values):
         raise ValueError('interval needs at least one value, got none.')
-    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    # numpy keeps the numbers of RandomState, and not those of its generators, between versions
+    picks = np.random.RandomState(seed).randint(len(values), size=(draws, len(values)))
     medians = np.median(np.asarray(values, dtype=float)[picks], axis=1)
     low, high = np.quantile(medians, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
@@ -130,4 +131,6 @@ def verdict(time: Ratio) -> str:
 
 def rounded(value: float, digits: int = 5) -> float:
     """The value to so many significant digits, for the JSON."""
-    return value if value == 0 else round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))

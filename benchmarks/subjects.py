@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 import timm_res2net  # noqa: F401  registers the models
 
 from . import article
+from .results import cpu_has_bf16
 
 __all__ = [
     'AXES', 'Cell', 'Work', 'build', 'check', 'find_pair', 'infer_step', 'load_pairs', 'load_suite',
@@ -55,7 +57,7 @@ class Cell:
         layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
         batch: Images.
         size: Height and width of an image in pixels, the same for both models.
-        threads: Torch's intra-op threads; those it takes by itself when None.
+        threads: Torch's intra-op threads.
         device: 'cpu' or 'cuda'.
     """
 
@@ -159,6 +161,8 @@ def load_suite(
                 raise ValueError(f'{axis}={value!r} must be one of {", ".join(choices)}.')
             if not choices and value is not None and value < 1:
                 raise ValueError(f'{axis}={value!r} must be at least 1.')
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError(f'budget={budget} must be a number of seconds above 0.')
     threads = torch.get_num_threads()
     cells: dict[Cell, float] = {}
     for part in suite['parts']:
@@ -177,7 +181,8 @@ def load_suite(
                 continue
             axes['threads'] = axes['threads'] or threads
             cell = Cell(part['kind'], pair, device=device or suite['device'], **axes)
-            cells.setdefault(cell, budget or part.get('budget', suite['budget']))
+            own = part.get('budget', suite['budget'])
+            cells.setdefault(cell, own if budget is None else budget)
     if not cells:
         raise ValueError(
             f"Nothing of suite '{name}' is left. Attribution is for inference in eager mode; "
@@ -192,7 +197,11 @@ def _compiler() -> str | None:
 
 
 def check(cell: Cell) -> None:
-    """Raise ValueError, with the remedy, if this machine cannot run the cell."""
+    """Check that this machine can run the cell.
+
+    Raises:
+        ValueError: It has no GPU, no bfloat16 of its own, no compiler, or not so many cores.
+    """
     if cell.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError(
             "Device 'cuda' needs a GPU and a torch built for it; torch sees none here. Run "
@@ -202,7 +211,7 @@ def check(cell: Cell) -> None:
         has = (
             torch.cuda.is_bf16_supported(including_emulation=False)
             if cell.device == 'cuda'
-            else torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
+            else cpu_has_bf16()
         )
         if not has:
             raise ValueError(
@@ -243,7 +252,8 @@ def build(spec: Spec, device: str = 'cpu') -> nn.Module:
     return model.eval()
 
 
-def _memory_format(cell: Cell) -> torch.memory_format:
+def memory_format(cell: Cell) -> torch.memory_format:
+    """Torch's name of the cell's layout."""
     return torch.channels_last if cell.layout == 'channels_last' else torch.contiguous_format
 
 
@@ -251,7 +261,7 @@ def make_input(cell: Cell) -> torch.Tensor:
     """A batch of noise in the cell's layout."""
     torch.manual_seed(1)
     x = torch.randn(cell.batch, 3, cell.size, cell.size, device=cell.device)
-    return x.contiguous(memory_format=_memory_format(cell))
+    return x.contiguous(memory_format=memory_format(cell))
 
 
 def _autocast(cell: Cell) -> Any:
@@ -305,7 +315,7 @@ class Work(NamedTuple):
 
 def prepare(spec: Spec, cell: Cell, x: torch.Tensor) -> Work:
     """A new model on the cell's device and a call that does one step of the cell's task with it."""
-    model = build(spec, cell.device).to(memory_format=_memory_format(cell))
+    model = build(spec, cell.device).to(memory_format=memory_format(cell))
     run = torch.compile(model) if cell.mode == 'compiled' else model
     held = [x, *model.parameters(), *model.buffers()]
     if cell.task == 'infer':

@@ -4,14 +4,12 @@ report.
     python -m benchmarks.train_digits
 
 Data: scikit-learn's handwritten digits (`load_digits`, 1797 grey images of 8x8), enlarged by the
-    transform that timm
-makes from the model's own cfg, so that any user of timm gets the same accuracy. The held-out images
-are set apart first and looked at once, after training.
+transform that timm makes from the model's own cfg, so that any user of timm gets the same accuracy.
+The held-out images are set apart first and looked at once, after training.
 """
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -30,6 +28,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import timm_res2net
+
+from .results import write
 
 NAME = 'test_res2net_se'
 FILE = f'{NAME}.digits.safetensors'
@@ -94,15 +94,6 @@ def train(
     return losses
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
 README = """\
 # Weights in the package
 
@@ -161,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
         'command': 'python -m benchmarks.train_digits',
     }
     picked = [np.flatnonzero(test_labels == digit)[k] for k in range(2) for digit in range(10)]
+    args.weights.mkdir(parents=True, exist_ok=True)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         weights, strip = Path(folder, 'w.safetensors'), Path(folder, 's.png')
         note = {key: str(report[key]) for key in ('model', 'accuracy', 'held_out', 'command')}

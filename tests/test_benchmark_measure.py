@@ -70,7 +70,7 @@ def test_it_stops_when_settled_or_at_the_budget():
     assert bench.interleave(samples, budget=1000, min_rounds=10)
     assert len(samples['baseline']) == 10
     samples = {}
-    assert not bench.interleave(samples, budget=11, min_rounds=10)
+    assert not bench.interleave(samples, budget=10, min_rounds=10)
     assert len(samples['baseline']) == 5  # the round that began within the budget is finished
     assert not bench.interleave(samples, budget=0, least_rounds=4)
     assert len(samples['baseline']) == 4

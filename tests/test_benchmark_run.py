@@ -13,7 +13,7 @@ import torch
 from benchmarks import cli, plots, report, results
 from benchmarks.cli import main, time_left
 from benchmarks.stats import overlap
-from benchmarks.subjects import AXES, Cell, load_pairs, load_suite
+from benchmarks.subjects import Cell, find_pair, label, load_pairs, load_suite
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -65,17 +65,18 @@ def fake(monkeypatch):
     """Cells measured by a function of the test; returns the list of those measured."""
     seen = []
 
-    def install(behave=lambda cell: 1.0):
+    def install(behave=lambda cell: 1.0, rounds=4, settled=True):
         def measure_cell(cell, budget, record, on_round):
             seen.append(cell.pair)
             record.update(
                 cell=dataclasses.asdict(cell),
-                models={'baseline': 'resnet50', 'subject': 'other'},
+                models={role: label(spec) for role, spec in find_pair(cell.pair).items()},
+                budget=budget,
                 load=[0.1, 0.1],
-                samples={'baseline': [1.0] * 4, 'subject': [1.2] * 4, 'control': [1.0] * 4},
+                samples={'baseline': [1.0] * rounds, 'subject': [1.2] * rounds},
             )
-            record['samples']['control'] = [behave(cell)] * 4
-            record['settled'] = True
+            record['samples']['control'] = [behave(cell)] * rounds
+            record.update(settled=settled, seconds=1.0)
 
         monkeypatch.setattr(cli, 'measure_cell', measure_cell)
         return seen
@@ -106,7 +107,8 @@ def test_a_run_goes_on_after_ctrl_c(fake, tmp_path, capsys):
     found = results.load(out)
     assert [c.get('interrupted', False) for c in found['cells'].values()] == [False, False, True]
     half = list(found['cells'].values())[2]
-    assert report.notes({**half, 'settled': False})[:1] == ['interrupted']
+    assert report.sentence(half) == 'nothing measured'
+    assert '### dla' not in report.markdown({'a': found})
 
     seen = fake()
     del seen[:]
@@ -118,6 +120,54 @@ def test_a_run_goes_on_after_ctrl_c(fake, tmp_path, capsys):
     del seen[:]
     assert main([*COMMAND, '--out', str(out)]) == 0
     assert seen == []
+
+
+def test_what_was_measured_is_not_replaced_by_less(fake, tmp_path):
+    out = tmp_path / 'a.json'
+    fake(lambda cell: 1.03, rounds=9)
+    assert main([*COMMAND, '--out', str(out)]) == 3
+
+    def interrupt(cell):
+        raise KeyboardInterrupt
+
+    fake(interrupt)  # the cell is begun anew and cut short
+    assert main([*COMMAND, '--out', str(out)]) == 130
+    first = next(iter(results.load(out)['cells'].values()))
+    assert len(first['samples']['control']) == 9
+    assert 'interrupted' not in first
+
+
+def test_an_unsettled_cell_is_measured_anew_with_a_larger_budget_only(fake, tmp_path):
+    out = tmp_path / 'a.json'
+    seen = fake(settled=False)
+    for budget, measured in (('5', 3), ('5', 0), ('4', 0), ('6', 3)):
+        del seen[:]
+        assert main([*COMMAND, '--budget', budget, '--out', str(out)]) == 0
+        assert len(seen) == measured
+
+
+def test_a_pair_of_other_models_is_measured_anew(fake, tmp_path, monkeypatch):
+    out = tmp_path / 'a.json'
+    seen = fake()
+    assert main([*COMMAND, '--out', str(out)]) == 0
+    pairs = load_pairs()
+    pairs['se']['baseline'] = ['seresnet50', {'base_width': 32}]
+    monkeypatch.setattr('benchmarks.subjects.load_pairs', lambda: pairs)
+    del seen[:]
+    assert main([*COMMAND, '--out', str(out)]) == 0
+    assert seen == ['se']
+
+
+def test_a_failure_before_the_first_step_is_recorded(monkeypatch, tmp_path, capsys):
+    def no_room(cell):
+        raise torch.OutOfMemoryError('no room')
+
+    monkeypatch.setattr(cli, 'make_input', no_room)
+    out = tmp_path / 'a.json'
+    threads = torch.get_num_threads()
+    assert main([*COMMAND, '--threads', str(threads), '--out', str(out)]) == 1
+    assert 'failed: OutOfMemoryError: no room' in capsys.readouterr().out
+    assert report.markdown({'a': results.load(out)}).startswith('Measured on ')
 
 
 def test_ctrl_c_in_the_middle_of_a_cell_keeps_its_rounds(tmp_path):
@@ -232,6 +282,32 @@ def test_errors_of_result_files(tmp_path, capsys):
     )
 
 
+def test_reports_of_several_files(tmp_path, capsys):
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    for folder in (one, two):
+        folder.mkdir()
+        path = fresh(folder)
+        found = json.loads(path.read_text())
+        key, record = synthetic('main')
+        path.write_text(json.dumps({**found, 'cells': {key: record}}))
+    files = [str(folder / 'old.json') for folder in (one, two)]
+    assert main(['report', *files]) == 0
+    out = capsys.readouterr().out
+    assert all(f'| {file} ' in out for file in files)  # of one stem: told apart by their paths
+    found['runs'][0]['environment']['cpu'] = 'another'
+    path.write_text(json.dumps(found))
+    assert errors(capsys, 'report', *files).endswith(
+        f"and '{files[1]}' with another: they cannot stand in one table. Report each by itself.\n"
+    )
+
+
+def test_plots_into_a_file(tmp_path, capsys):
+    path = fresh(tmp_path)
+    assert errors(capsys, 'report', str(path), '--plots', str(path)) == (
+        f"python -m benchmarks report: '{path}' is a file. Give a folder to --plots.\n"
+    )
+
+
 def test_cells_of_another_machine_do_not_mix(tmp_path, capsys):
     path = fresh(tmp_path)
     found = json.loads(path.read_text())
@@ -294,7 +370,7 @@ def test_plots_without_matplotlib(tmp_path, capsys, monkeypatch):
     error = errors(capsys, 'report', str(path), '--plots', str(tmp_path / 'plots'))
     assert (
         "Plots need matplotlib. Install the extra with pip install '.[plots]', or leave out "
-        in (error)
+        in error
     )
 
 
@@ -322,7 +398,7 @@ def synthetic(pair, batch=8, threads=2, size=224, subject=1.2, load=2.0, settled
 def file_of(*cells):
     environment = {
         'cpu': 'a CPU', 'gpu': None, 'cores': 2, 'cpu_capability': 'AVX512', 'torch': '2',
-        'timm': '1', 'python': '3', 'system': 'Linux',
+        'timm': '1', 'python': '3', 'system': 'Linux', 'commit': '0123456789abcdef',
     }  # fmt: skip
     return {'runs': [{'environment': environment}], 'cells': dict(cells)}
 
@@ -358,7 +434,9 @@ def test_report_of_curves_and_repeats(tmp_path):
     repeated = [row for row in rows if row[1:2] in (['one'], ['two'])]
     assert [row[-1] for row in repeated] == ['no', 'no']
     assert 'Controls: 9, medians from 1.000 to 1.000; 9 of their intervals hold 1.' in text
-    assert text.startswith('Measured on a CPU, 2 cores, AVX512; torch 2, timm 1, Python 3, Linux.')
+    assert text.startswith(
+        'Measured on a CPU, 2 cores, AVX512; torch 2, timm 1, Python 3, Linux, commit 0123456789ab.'
+    )
     drawn = plots.plot({'one': one}, tmp_path)
     assert [path.name for path in drawn] == ['main.png', 'pairs.png', 'scale.png']
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(p.name for p in drawn)
@@ -376,12 +454,12 @@ def test_the_committed_run_is_complete_and_usable(committed):
     found = committed['cpu']
     threads = found['runs'][0]['environment']['threads']
     asked = load_suite('cpu', {'threads': [threads]})
-    assert not [cell for cell in asked if not cli.finished(found['cells'].get(cell.key))]
-    assert all(cli.finished(record) for record in found['cells'].values())
+    assert not [c for c in asked if not cli.finished(found['cells'].get(c.key), c, budget=0)]
+    for record in found['cells'].values():
+        assert cli.finished(record, Cell(**record['cell']), budget=0)
     curves = [r['cell'] for r in found['cells'].values() if r['cell']['threads'] == 1]
     assert {c['batch'] for c in curves if c['size'] == 224} == {1, 4, 8, 16, 64}
     assert {c['size'] for c in curves if c['batch'] == 8} == {128, 192, 224, 288, 384}
-    assert set(AXES) < set(curves[0])
 
 
 def test_controls_are_within_two_percent(committed):
@@ -409,5 +487,5 @@ def test_readmes_have_what_the_report_says(committed):
     main_cell = next(iter(committed['main-1']['cells'].values()))
     readme = (ROOT / 'README.md').read_text()
     record = committed['cpu']['cells'][Cell(**main_cell['cell']).key]
-    assert report.verdict(report._ratio(record)).replace('\n', ' ') in ' '.join(readme.split())
+    assert report.verdict(report._ratio(record)) in ' '.join(readme.split())
     assert set(load_pairs()) == {r['cell']['pair'] for r in report.select(committed, 'time')}

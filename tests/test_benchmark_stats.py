@@ -50,9 +50,13 @@ def test_coverage_with_the_stopping_rule():
 
         samples = {}
         stopped += interleave(
-            {'baseline': lambda: step(1.0), 'subject': lambda: step(TRUE)},
+            {
+                'baseline': lambda: step(1.0),
+                'subject': lambda: step(TRUE),
+                'control': lambda: step(1.0),
+            },
             samples,
-            budget=220,  # 100 rounds
+            budget=320,  # 100 rounds
             clock=lambda now=now: now[0],
             rng=random.Random(run),
         )

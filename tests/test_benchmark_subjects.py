@@ -1,5 +1,6 @@
 """Pairs, suites, models and what a machine can do."""
 
+import math
 import os
 import shutil
 
@@ -122,6 +123,8 @@ def test_given_values_stand_in_for_the_suites():
             "mode='fast' must be one of eager, compiled.",
         ),
         (('cpu', {'batch': [0]}), 'batch=0 must be at least 1.'),
+        (('cpu', {}, ['time'], 0), 'budget=0 must be a number of seconds above 0.'),
+        (('cpu', {}, ['time'], math.inf), 'budget=inf must be a number of seconds above 0.'),
         (
             ('cpu', {'task': ['train']}, ['attribution']),
             "Nothing of suite 'cpu' is left. Attribution is for inference in eager mode; name "
@@ -138,7 +141,7 @@ def test_errors_of_a_suite(arguments, text):
 def test_what_a_machine_cannot_do(monkeypatch):
     check(cell())
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
+    monkeypatch.setattr(subjects, 'cpu_has_bf16', lambda: False)
     monkeypatch.setattr(shutil, 'which', lambda name: None)
     monkeypatch.setattr(os, 'cpu_count', lambda: 4)
     for changes, text in (

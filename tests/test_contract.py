@@ -84,7 +84,7 @@ def test_out_indices(feature_cls, asked, levels):
     assert [2 << level for level in levels] == body.feature_info.reduction()
 
 
-@pytest.mark.parametrize('asked', [0, 6, (5,), (-6,), (), (1, 1), (4, -1)])
+@pytest.mark.parametrize('asked', [0, 6, (5,), (-6,), (), (1, 1), (4, -1), '1', (0.5,), 1.5])
 def test_out_indices_out_of_range(asked):
     with pytest.raises(ValueError) as error:
         timm.create_model('test_res2net_se', features_only=True, out_indices=asked)

@@ -89,12 +89,12 @@ def _describe(model_name: str) -> dict[str, Any]:
     of_name = [row for row in everything if row['model'].partition('.')[0] == name]
     rows = [row for row in of_name if model_name in (name, row['model'])]
     if not rows:
-        tags = ', '.join(row['model'].partition('.')[2] for row in of_name)
+        if of_name:
+            tags = ', '.join(row['model'].partition('.')[2] for row in of_name)
+            raise ValueError(f"Model '{name}' has no tag '{tag}'. Use one of {tags}, or none.")
         known = {n for row in everything for n in (row['model'], row['model'].partition('.')[0])}
         close = difflib.get_close_matches(model_name.lower(), known, n=3, cutoff=0.4)
         remedy = f' Did you mean {", ".join(close)}?' if close else ''
-        if of_name:
-            raise ValueError(f"Model '{name}' has no tag '{tag}'. Use one of {tags}, or none.")
         if timm.is_model(name):
             remedy = " It is timm's own: `timm.create_model` makes it."
         raise ValueError(
@@ -221,6 +221,13 @@ def _check_out(path: Path) -> None:
         raise OSError(f"Cannot write {path}: there is no folder '{path.parent}'. Make it first.")
     if path.is_dir():
         raise OSError(f'Cannot write {path}: it is a folder. Give the name of a file.')
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'Cannot write {path} ({error.strerror}). Give a file in a folder of yours.'
+        ) from error
 
 
 def _write(path: Path, write: Callable[[Any], None]) -> None:

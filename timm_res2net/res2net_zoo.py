@@ -14,7 +14,8 @@ and `res2net` is timm's own.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -125,7 +126,7 @@ class Res2Net(ResNet):
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
         for name, value in (('layers', layers), ('channels', channels)):
             entries = value if isinstance(value, Sequence) else ()
-            if len(entries) != 4 or any(not isinstance(n, int) or n < 1 for n in entries):
+            if len(entries) != 4 or not all(isinstance(n, Integral) and n >= 1 for n in entries):
                 raise ValueError(
                     f'{name} must have a whole number of at least 1 for each of the four stages, '
                     f'got {value!r}.'
@@ -310,9 +311,9 @@ def _sorted_indices(out_indices: int | Sequence[int], levels: int = 5) -> tuple[
     timm's list, dict, fx and getter classes return features in the network's order while
     `feature_info` keeps the order that was asked for; sorted, all of them agree.
     """
-    asked = list(range(-out_indices, 0)) if isinstance(out_indices, int) else list(out_indices)
-    whole = all(isinstance(index, int) for index in asked)
-    indices = sorted(index % levels for index in asked) if whole else []
+    asked: Any = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
+    whole = isinstance(asked, Iterable) and all(isinstance(index, Integral) for index in asked)
+    indices = sorted(int(index) % levels for index in asked) if whole else []
     in_range = whole and all(-levels <= index < levels for index in asked)
     if not indices or not in_range or len(set(indices)) < len(indices):
         raise ValueError(
