@@ -244,11 +244,9 @@ class Bottle2neck(nn.Module):
         if getattr(self.bn3, 'weight', None) is not None:
             nn.init.zeros_(self.bn3.weight)  # type: ignore[arg-type]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the block on x of shape (B, inplanes, H, W)."""
-        shortcut = x
-
-        x = self.relu(self.bn1(self.conv1(x)))
+    def _convolve_splits(self, x: torch.Tensor) -> torch.Tensor:
+        """The cascade over x of shape (B, scale * width, H, W). A method of its own, so that in
+        inference the splits are gone when conv3 runs."""
         splits = torch.split(x, self.width, 1)  # scale x [B, width, H, W]
         outs = []
         y = splits[0]  # torch.jit.script wants it defined before the loop
@@ -260,9 +258,20 @@ class Bottle2neck(nn.Module):
             outs.append(y)
         if self.scale > 1:
             outs.append(splits[-1] if self.pool is None else self.pool(splits[-1]))
-        x = self.drop_block(torch.cat(outs, 1))  # [B, scale * width, H', W']
+        return torch.cat(outs, 1)  # [B, scale * width, H', W']
 
-        x = self.bn3(self.conv3(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block on x of shape (B, inplanes, H, W)."""
+        shortcut = x
+
+        # a statement a layer: nested calls would hold a layer's input until the next is done
+        x = self.conv1(x)
+        x = self.bn1(x)
+        x = self.relu(x)
+        x = self._convolve_splits(x)
+        x = self.drop_block(x)
+        x = self.conv3(x)
+        x = self.bn3(x)
         if self.se is not None:
             x = self.se(x)
         if self.drop_path is not None:
