@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import datetime
+import gc
 import os
 import random
 import shlex
@@ -16,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from . import attribution, memory, plots, report, results
-from .measure import TARGET, WARMUP, Samples, interleave, synchronize
+from .measure import TARGET, WARMUP, Samples, interleave, interleave_blocks, synchronize
 from .subjects import (
     AXES,
     KINDS,
@@ -71,18 +72,19 @@ def measure_cell(
     rng = random.Random(cell.key)
     x = make_input(cell)
     if cell.kind == 'time':
-        steps = {role: prepare(spec, cell, x).step for role, spec in roles(pair)}
-        samples: Samples = record.setdefault('samples', {})
-        record.update(target=TARGET, warmup=WARMUP)
-        record['settled'] = interleave(
-            steps,
-            samples,
-            budget=budget,
-            sync=synchronize(cell.device),
-            rng=rng,
-            on_round=on_round,
-            **options,
-        )
+        samples: Samples = {}
+        blocks: list[int] = []
+        record.update(target=TARGET, warmup=WARMUP, samples=samples, blocks=blocks)
+        options = dict(sync=synchronize(cell.device), rng=rng, on_round=on_round, **options)
+
+        def build() -> dict[str, Callable[[], object]]:
+            gc.collect()
+            return {role: prepare(spec, cell, x).step for role, spec in roles(pair)}
+
+        if cell.mode == 'eager':
+            record['settled'] = interleave_blocks(build, samples, blocks, budget=budget, **options)
+        else:  # compiled once: another build would compile for minutes
+            record['settled'] = interleave(build(), samples, budget=budget, **options)
     elif cell.kind == 'attribution':
         works = {role: prepare(spec, cell, x) for role, spec in pair.items()}
         record['attribution'] = attribution.attribute(pair, works, cell, budget, rng)
@@ -167,7 +169,7 @@ def _run(args: argparse.Namespace) -> int:
         bar.set_description(f'{cell} (about {left} left)')
 
         def show(samples: Samples, bar: Any = bar) -> None:
-            bar.set_postfix(round=len(samples['baseline']), refresh=False)
+            bar.set_postfix(round=len(samples['baseline']), refresh=False)  # of this build
             if time.time() - bar.last_print_t > 1:
                 bar.refresh()
                 bar.last_print_t = time.time()

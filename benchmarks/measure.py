@@ -6,19 +6,25 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from .stats import ratio
 
-__all__ = ['interleave', 'settled', 'synchronize', 'timed']
+__all__ = ['BLOCKS', 'interleave', 'interleave_blocks', 'settled', 'synchronize', 'timed']
 
 Step = Callable[[], object]
 Samples = dict[str, list[float]]
 
 TARGET = 0.02
 WARMUP = 3
+BLOCKS = 6
+"""Builds of the models before the first look at whether a ratio is settled."""
+BLOCK_SECONDS = 10.0
+"""Rounds of one build, in seconds, at most."""
 
 
 def synchronize(device: str) -> Callable[[], None]:
@@ -35,15 +41,17 @@ def timed(step: Step, clock: Callable[[], float], sync: Callable[[], None]) -> f
     return clock() - start
 
 
-def settled(samples: Samples, target: float, min_rounds: int) -> bool:
+def settled(
+    samples: Samples, target: float, min_rounds: int = 10, blocks: Sequence[int] = ()
+) -> bool:
     """Whether the subject's ratio has an interval within the target, and the control's, where there
     is one, a median within it of 1."""
     if len(samples['baseline']) < min_rounds:
         return False
     control = samples.get('control')
-    if control and abs(ratio(control, samples['baseline']).median - 1) > target:
+    if control and abs(float(np.median(np.divide(control, samples['baseline']))) - 1) > target:
         return False
-    return ratio(samples['subject'], samples['baseline']).half_width <= target
+    return ratio(samples['subject'], samples['baseline'], blocks).half_width <= target
 
 
 def interleave(
@@ -110,4 +118,52 @@ def interleave(
         whole = min(map(len, samples.values()))
         for seconds_of in samples.values():
             del seconds_of[whole:]  # an interrupt can fall between two of the appends
+    return False
+
+
+def interleave_blocks(
+    build: Callable[[], Mapping[str, Step]],
+    samples: Samples,
+    blocks: list[int],
+    *,
+    budget: float,
+    target: float = TARGET,
+    on_round: Callable[[Samples], None] = lambda samples: None,
+    **options: Any,
+) -> bool:
+    """Interleave in blocks, with newly built steps in each, until the ratio settles over the blocks
+    or the budget ends.
+
+    Where a model's memory happens to lie moves its time by some percent for as long as it lives: on
+    one build the rounds agree with each other on a ratio that the next build does not repeat.
+
+    Args:
+        build: Makes the steps by role, 'baseline' and 'subject' among them.
+        samples: Filled with the seconds of every finished round, by role, also when the call ends
+            by an exception.
+        blocks: Filled with the rounds of every block.
+        budget: Seconds of rounds, builds and warm-ups apart.
+        target: As in `interleave`; looked at after every block from the sixth (`BLOCKS`).
+        on_round: Called after every round with the block's own samples.
+        options: For `interleave`.
+
+    Returns:
+        Whether the target was reached.
+    """
+    spent = 0.0
+    while spent < budget:
+        part: Samples = {}
+        try:
+            interleave(
+                build(), part, budget=min(BLOCK_SECONDS, budget / BLOCKS), target=None,
+                least_rounds=2, warmup=1 if blocks else WARMUP, on_round=on_round, **options,
+            )  # fmt: skip
+        finally:
+            if part.get('baseline'):
+                for role, seconds in part.items():
+                    samples.setdefault(role, []).extend(seconds)
+                blocks.append(len(part['baseline']))
+        spent += sum(map(sum, part.values()))
+        if len(blocks) >= BLOCKS and settled(samples, target, blocks=blocks):
+            return True
     return False

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import report, results
 from .attribution import KINDS
-from .stats import BAND, CLAIM, ratio
+from .stats import BAND, CLAIM
 
 __all__ = ['plot']
 
@@ -25,7 +25,7 @@ def _forest(figure: Any, records: Sequence[report.Record], names: Sequence[str])
     )  # fmt: skip
     axes.axvline(1, color='k', lw=0.8)
     for role, colour, shift in (('control', '0.6', 0.22), ('subject', 'k', 0.0)):
-        times = [ratio(r['samples'][role], r['samples']['baseline']) for r in records]
+        times = [report.ratio_of(r, role) for r in records]
         middle = [time.median for time in times]
         below = [time.median - time.low for time in times]
         above = [time.high - time.median for time in times]

@@ -1,5 +1,6 @@
 """Tables, verdicts and plots from result files alone."""
 
+import functools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,8 +28,16 @@ Record = Mapping[str, Any]
 Files = Mapping[str, Mapping[str, Any]]
 
 
-def _ratio(record: Record, role: str = 'subject') -> Ratio:
-    return ratio(record['samples'][role], record['samples']['baseline'])
+@functools.cache
+def _cached(ratios: tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]) -> Ratio:
+    return ratio(*ratios)
+
+
+def ratio_of(record: Record, role: str = 'subject') -> Ratio:
+    """The ratio of a role's times to the baseline's."""
+    samples = record['samples']
+    key = tuple(samples[role]), tuple(samples['baseline']), tuple(record.get('blocks', ()))
+    return _cached(key)
 
 
 def _measured(record: Record) -> bool:
@@ -37,7 +46,7 @@ def _measured(record: Record) -> bool:
 
 def usable(record: Record) -> bool:
     """Whether the record's control came out within `CONTROL` of 1."""
-    return _measured(record) and abs(_ratio(record, 'control').median - 1) <= CONTROL
+    return _measured(record) and abs(ratio_of(record, 'control').median - 1) <= CONTROL
 
 
 def notes(record: Record, threads: int = 0) -> list[str]:
@@ -54,7 +63,7 @@ def notes(record: Record, threads: int = 0) -> list[str]:
     if record.get('interrupted'):
         found.append('interrupted')
     if not record.get('settled'):
-        found.append(f'not settled, ± {100 * _ratio(record).half_width:.1f} %')
+        found.append(f'not settled, ± {100 * ratio_of(record).half_width:.1f} %')
     noise = max(spread(record['samples'][role]) for role in ('baseline', 'subject'))
     if noise > SPREAD:
         found.append(f'noisy, IQR {100 * noise:.0f} %')
@@ -81,7 +90,7 @@ def sentence(record: Record, threads: int = 0) -> str:
         return 'nothing measured'
     against = '; '.join(notes(record, threads))
     return (
-        f'{verdict(_ratio(record))}; control {_ratio(record, "control")}, '
+        f'{verdict(ratio_of(record))}; control {ratio_of(record, "control")}, '
         f'{len(record["samples"]["baseline"])} rounds' + (f' ({against})' if against else '')
     )
 
@@ -197,15 +206,15 @@ def _time_section(files: Files) -> Iterator[str]:
                 (
                     config(record['cell']),
                     _milliseconds(record, 'baseline'),
-                    verdict(_ratio(record)),
-                    str(_ratio(record, 'control')),
+                    verdict(ratio_of(record)),
+                    str(ratio_of(record, 'control')),
                     str(len(record['samples']['baseline'])),
                     '; '.join(notes(record, threads)),
                 )
                 for record in group
             ],
         )
-    controls = [_ratio(record, 'control') for record in records]
+    controls = [ratio_of(record, 'control') for record in records]
     medians = [control.median for control in controls]
     yield (
         f'Controls: {len(controls)}, medians from {min(medians):.3f} to {max(medians):.3f}; '
@@ -232,7 +241,7 @@ def series(files: Files) -> list[Series]:
             cell = record['cell']
             groups.setdefault((cell['pair'], config(cell, [axis])), []).append(record)
         for (pair, rest), group in groups.items():
-            points = sorted(((r['cell'][axis], _ratio(r), r) for r in group), key=lambda p: p[0])
+            points = sorted(((r['cell'][axis], ratio_of(r), r) for r in group), key=lambda p: p[0])
             if len(points) >= 3:
                 found.append(Series(axis, pair, rest, points))
     return found
@@ -347,13 +356,13 @@ def _repeat_section(files: Files) -> Iterator[str]:
     yield '## The same cell in several runs'
     rows = []
     for runs in repeated.values():
-        ratios = [_ratio(record) for _, record in runs]
+        ratios = [ratio_of(record) for _, record in runs]
         together = all(overlap(a, b) for i, a in enumerate(ratios) for b in ratios[:i])
         cell = runs[0][1]['cell']
         for (name, record), time in zip(runs, ratios, strict=True):
             rows.append((
                 f'{cell["pair"]}, {config(cell)}', name, f'{time.median:.3f} '
-                f'[{time.low:.3f}, {time.high:.3f}]', f'{_ratio(record, "control").median:.3f}',
+                f'[{time.low:.3f}, {time.high:.3f}]', f'{ratio_of(record, "control").median:.3f}',
                 str(len(record['samples']['baseline'])),
                 f'{sum(map(sum, record["samples"].values())):.0f}',
                 'yes' if together else 'no',

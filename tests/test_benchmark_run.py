@@ -465,7 +465,7 @@ def test_the_committed_run_is_complete_and_usable(committed):
 def test_controls_are_within_two_percent(committed):
     for file in committed.values():
         for record in report.select({'a': file}, 'time'):
-            assert abs(report._ratio(record, 'control').median - 1) <= 0.02
+            assert abs(report.ratio_of(record, 'control').median - 1) <= 0.02
 
 
 def test_two_runs_of_the_main_pair_agree_and_settle_within_five_minutes(committed):
@@ -476,9 +476,9 @@ def test_two_runs_of_the_main_pair_agree_and_settle_within_five_minutes(committe
             'main', 'infer', 'eager', 'fp32', 'channels_last', 8,
         ]  # fmt: skip
         assert record['settled']
-        assert report._ratio(record).half_width <= 0.02
+        assert report.ratio_of(record).half_width <= 0.02
         assert record['seconds'] < 300
-    assert overlap(*map(report._ratio, runs))
+    assert overlap(*map(report.ratio_of, runs))
 
 
 def test_readmes_have_what_the_report_says(committed):
@@ -487,5 +487,5 @@ def test_readmes_have_what_the_report_says(committed):
     main_cell = next(iter(committed['main-1']['cells'].values()))
     readme = (ROOT / 'README.md').read_text()
     record = committed['cpu']['cells'][Cell(**main_cell['cell']).key]
-    assert report.verdict(report._ratio(record)) in ' '.join(readme.split())
+    assert report.verdict(report.ratio_of(record)) in ' '.join(readme.split())
     assert set(load_pairs()) == {r['cell']['pair'] for r in report.select(committed, 'time')}
