@@ -76,6 +76,7 @@ def fake(monkeypatch):
                 samples={'baseline': [1.0] * rounds, 'subject': [1.2] * rounds},
             )
             record['samples']['control'] = [behave(cell)] * rounds
+            on_round(record['samples'])
             record.update(settled=settled, seconds=1.0)
 
         monkeypatch.setattr(cli, 'measure_cell', measure_cell)
