@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.measure import interleave, settled, synchronize, timed
+from benchmarks.measure import interleave, interleave_blocks, settled, synchronize, timed
 from benchmarks.subjects import infer_step, train_step
 
 
@@ -74,6 +74,45 @@ def test_it_stops_when_settled_or_at_the_budget():
     assert len(samples['baseline']) == 5  # the round that began within the budget is finished
     assert not bench.interleave(samples, budget=0, least_rounds=4)
     assert len(samples['baseline']) == 4
+
+
+def test_blocks_build_anew_and_add_up():
+    bench, samples, blocks, built = Bench(baseline=1.0, subject=1.25), {}, [], [0]
+
+    def build():
+        built[0] += 1
+        return bench.steps()
+
+    def measure(budget):
+        return interleave_blocks(
+            build, samples, blocks, budget=budget, clock=bench.clock, sync=bench.sync
+        )
+
+    assert measure(1000)
+    assert built == [6]  # settled at the first look
+    # a block of 10 s: the rounds of 2.25 s that begin within it
+    assert blocks == [5] * 6
+    assert samples == {'baseline': [1.0] * 30, 'subject': [1.25] * 30}
+    assert len([entry for entry in bench.log if entry == 'subject']) == 30 + 3 + 5  # warm-ups
+
+    samples, blocks = {}, []
+    assert not measure(6)  # of 1 s each, at least two rounds
+    assert blocks == [2, 2]
+
+
+def test_an_interrupt_keeps_the_rounds_of_all_blocks():
+    bench, samples, blocks = Bench(baseline=1.0, subject=1.25), {}, []
+
+    def stop(part):
+        if len(blocks) == 1 and len(part['baseline']) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interleave_blocks(
+            bench.steps, samples, blocks, budget=1000, on_round=stop, clock=bench.clock
+        )
+    assert blocks == [5, 3]
+    assert len(samples['baseline']) == len(samples['subject']) == 8
 
 
 def test_settled():

@@ -182,6 +182,7 @@ def test_ctrl_c_in_the_middle_of_a_cell_keeps_its_rounds(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cli.measure_cell(cell, 100, record, stop)
     assert [len(seconds) for seconds in record['samples'].values()] == [2, 2, 2]
+    assert record['blocks'] == [2]
     results.save(tmp_path / 'a.json', {'runs': [], 'cells': {cell.key: record}})
     assert json.loads((tmp_path / 'a.json').read_text())['cells'][cell.key]['budget'] == 100
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure import TARGET, interleave
-from benchmarks.stats import Ratio, interval, overlap, ratio, rounded, spread, verdict
+from benchmarks.stats import Ratio, _t, interval, overlap, ratio, rounded, spread, verdict
 
 TRUE = 1.21
 
@@ -36,6 +36,23 @@ def test_the_interval_covers_the_truth_19_times_in_20(rounds):
         held += low <= TRUE <= high
     # the standard error of a share of 0.95 over 1500 runs is 0.006
     assert 0.93 <= held / runs <= 0.98
+
+
+@pytest.mark.parametrize(('blocks', 'rounds'), [(6, 8), (12, 6)])
+def test_coverage_where_every_build_has_a_ratio_of_its_own(blocks, rounds):
+    """Builds that differ by 2 %: the interval over rounds alone is sure of one of them."""
+    rng = np.random.default_rng(5)
+    runs, held, held_by_rounds = 400, 0, 0
+    for _ in range(runs):
+        builds = np.repeat(np.exp(rng.normal(0, 0.02, blocks)), rounds)
+        ratios = TRUE * builds * noisy(rng, blocks * rounds, outliers=0)
+        low, high = interval(ratios, [rounds] * blocks, draws=800)
+        held += low <= TRUE <= high
+        one_build = TRUE * np.exp(rng.normal(0, 0.02)) * noisy(rng, 40, outliers=0)
+        low, high = interval(one_build, draws=800)
+        held_by_rounds += low <= TRUE <= high
+    assert 0.88 <= held / runs <= 0.99  # a handful of blocks cannot promise more
+    assert held_by_rounds / runs < 0.6
 
 
 def test_coverage_with_the_stopping_rule():
@@ -97,8 +114,16 @@ def test_interval_is_the_same_for_the_same_samples():
 def test_errors():
     with pytest.raises(ValueError, match=r'^interval needs at least one value, got none\.$'):
         interval([])
+    with pytest.raises(ValueError, match=r'^blocks=\[2, 2\] must add up to the 3 values\.$'):
+        interval([1.0, 1.0, 1.0], [2, 2])
     with pytest.raises(ValueError, match=r'one sample of each in every round, got 2 and 1\.$'):
         ratio([1.0, 1.0], [1.0])
+
+
+def test_students_t():
+    # Abramowitz and Stegun 1964, table 26.10
+    for freedom, t in ((5, 2.571), (10, 2.228), (30, 2.042)):
+        assert _t(0.95, freedom) == pytest.approx(t, abs=0.004)
 
 
 def test_small_functions():
