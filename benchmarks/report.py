@@ -180,6 +180,10 @@ def by_pair(records: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
+def _builds(record: Record) -> str:
+    return str(len(record.get('blocks', ())) or 1)
+
+
 def _milliseconds(record: Record, role: str) -> str:
     return f'{1000 * statistics.median(record["samples"][role]):.1f}'
 
@@ -194,14 +198,15 @@ def _time_section(files: Files) -> Iterator[str]:
         f'× {1 + BAND[0]:.2f} to {1 + BAND[1]:.2f}), or as much less throughput (time × '
         f'{1 / (1 - BAND[0]):.2f} to {1 / (1 - BAND[1]):.2f}). "Consistent" means that the whole '
         '95 % interval lies within the band. The control is a second copy of the baseline, timed '
-        f'in the same rounds; farther than {CONTROL:.2f} from 1.00 it makes the row unusable.'
+        f'in the same rounds; farther than {CONTROL:.2f} from 1.00 it makes the row unusable. With '
+        'one build the interval is over rounds, and does not know what another build would give.'
     )
     threads = max(record['cell']['threads'] for record in records)
     for pair, group in by_pair(records).items():
         models = group[0]['models']
         yield f'### {pair}: {models["baseline"]} → {models["subject"]}'
         yield _table(
-            ('configuration', 'baseline, ms', 'verdict', 'control', 'rounds', 'notes'),
+            ('configuration', 'baseline, ms', 'verdict', 'control', 'rounds', 'builds', 'notes'),
             [
                 (
                     config(record['cell']),
@@ -209,6 +214,7 @@ def _time_section(files: Files) -> Iterator[str]:
                     verdict(ratio_of(record)),
                     str(ratio_of(record, 'control')),
                     str(len(record['samples']['baseline'])),
+                    _builds(record),
                     '; '.join(notes(record, threads)),
                 )
                 for record in group
@@ -363,12 +369,13 @@ def _repeat_section(files: Files) -> Iterator[str]:
             rows.append((
                 f'{cell["pair"]}, {config(cell)}', name, f'{time.median:.3f} '
                 f'[{time.low:.3f}, {time.high:.3f}]', f'{ratio_of(record, "control").median:.3f}',
-                str(len(record['samples']['baseline'])),
+                str(len(record['samples']['baseline'])), _builds(record),
                 f'{sum(map(sum, record["samples"].values())):.0f}',
                 'yes' if together else 'no',
             ))  # fmt: skip
     yield _table(
-        ('cell', 'run', 'time ×', 'control', 'rounds', 'seconds', 'intervals overlap'), rows
+        ('cell', 'run', 'time ×', 'control', 'rounds', 'builds', 'seconds', 'intervals overlap'),
+        rows,
     )
 
 
