@@ -73,9 +73,11 @@ def fake(monkeypatch):
                 models={role: label(spec) for role, spec in find_pair(cell.pair).items()},
                 budget=budget,
                 load=[0.1, 0.1],
-                samples={'baseline': [1.0] * rounds, 'subject': [1.2] * rounds},
+                samples={},
             )
-            record['samples']['control'] = [behave(cell)] * rounds
+            record['samples'].update(
+                control=[behave(cell)] * rounds, baseline=[1.0] * rounds, subject=[1.2] * rounds
+            )
             on_round(record['samples'])
             record.update(settled=settled, seconds=1.0)
 
@@ -410,7 +412,7 @@ def test_notes():
     loud = synthetic('main', load=5.0, settled=False)[1]
     loud['samples']['baseline'] = [1.0, 1.5] * 4
     loud['samples']['control'] = [1.0, 1.5] * 4
-    assert report.notes(loud) == ['not settled, ± 25.0 %', 'noisy, IQR 40 %', 'load 5.0']
+    assert report.notes(loud) == ['not settled, ± 20.0 %', 'noisy, IQR 40 %', 'load 5.0']
     loud['samples']['control'] = [2.0] * 8
     assert report.notes(loud)[0] == 'unusable'
 

@@ -52,7 +52,8 @@ def own_imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
             module = (node.module or '').split('.')[0]
-            found |= {module} if module else {alias.name for alias in node.names}
+            names = {module} if module else {alias.name for alias in node.names}
+            found |= names - {'__version__'}
         elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('timm_res2net.'):
             found.add(node.module.split('.')[1])
         elif isinstance(node, ast.ImportFrom) and node.module == 'timm_res2net' and not node.level:
