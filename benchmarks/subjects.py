@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import timm
@@ -18,7 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import timm_res2net  # noqa: F401  registers the models
+import timm_res2net
+from timm_res2net.kernels import fuse, fuse_sequential
 
 from . import article
 from .results import cpu_has_bf16
@@ -34,7 +36,7 @@ KINDS = ('time', 'attribution', 'memory')
 # every axis with its values, if they are few, and its default
 AXES: dict[str, tuple[tuple[str, ...], Any]] = {
     'task': (('infer', 'train'), 'infer'),
-    'mode': (('eager', 'compiled'), 'eager'),
+    'mode': (('eager', 'compiled', 'deploy', 'deploy+compiled'), 'eager'),
     'precision': (('fp32', 'bf16', 'fp16'), 'fp32'),
     'layout': (('channels_last', 'contiguous'), 'channels_last'),
     'batch': ((), 8),
@@ -52,7 +54,9 @@ class Cell:
         kind: 'time', 'attribution' or 'memory'.
         pair: Name of the pair.
         task: 'infer' (forward, in inference mode) or 'train' (forward, loss, backward, SGD step).
-        mode: 'eager' or 'compiled' (torch.compile with its defaults).
+        mode: 'eager', 'compiled' (torch.compile with its defaults), 'deploy' (BatchNorms folded,
+            Res2Net blocks in their deploy form), or 'deploy+compiled'; a pair's model may have one
+            of its own.
         precision: 'fp32', or 'bf16' or 'fp16' by autocast over fp32 weights.
         layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
         batch: Images.
@@ -84,19 +88,26 @@ class Cell:
         )
 
 
-Spec = tuple[str, dict[str, Any]]
+class Spec(NamedTuple):
+    """A model: its name, its arguments, and the mode it runs in, the cell's when ''."""
+
+    name: str
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    mode: str = ''
+
+
 Pair = dict[str, Spec]
 
 
 def _spec(value: Any) -> Spec:
-    return (value, {}) if isinstance(value, str) else (value[0], dict(value[1]))
+    return Spec(value) if isinstance(value, str) else Spec(*value)
 
 
 def label(spec: Spec) -> str:
-    """A model as text: `resnet50`, or with its arguments `resnet50(base_width=41)`."""
-    name, arguments = spec
-    inner = ', '.join(f'{k}={v!r}' for k, v in arguments.items())
-    return f'{name}({inner})' if inner else name
+    """A model as text: `resnet50`, or `resnet50(base_width=41)`, or `resnet50 [deploy]`."""
+    inner = ', '.join(f'{k}={v!r}' for k, v in spec.arguments.items())
+    mode = f' [{spec.mode}]' if spec.mode else ''
+    return f'{spec.name}({inner}){mode}' if inner else f'{spec.name}{mode}'
 
 
 def load_pairs() -> dict[str, dict[str, Any]]:
@@ -121,7 +132,7 @@ def find_pair(name: str) -> Pair:
             f"Unknown pair '{name}'. Use one of {', '.join(pairs)}, or BASELINE:SUBJECT with two "
             'model names.'
         )
-    for model, _ in pair.values():
+    for model, *_ in pair.values():
         if model != 'article' and not timm.is_model(model):
             close = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4)
             raise ValueError(
@@ -221,7 +232,7 @@ def check(cell: Cell) -> None:
             )
     if cell.precision == 'fp16' and cell.device == 'cpu':
         raise ValueError("Precision 'fp16' is for GPUs. Use --precision bf16 or fp32 on a CPU.")
-    if cell.mode == 'compiled':
+    if 'compiled' in (cell.mode + str([spec.mode for spec in find_pair(cell.pair).values()])):
         if cell.device == 'cpu' and _compiler() is None:
             raise ValueError(
                 "Mode 'compiled' needs a C++ compiler, and none is on the path. Install g++, name "
@@ -239,7 +250,7 @@ def check(cell: Cell) -> None:
 
 def build(spec: Spec, device: str = 'cpu') -> nn.Module:
     """A model with random weights, in eval mode. Device may be 'meta'."""
-    name, arguments = spec
+    name, arguments, _ = spec
     torch.manual_seed(0)
     with torch.device(device):
         if name == 'article':
@@ -304,6 +315,36 @@ def train_step(
     return step
 
 
+class _FusedBottleneck(nn.Module):
+    """timm's ResNet bottleneck, treated as `reparameterize_model` treats a Res2Net block."""
+
+    def __init__(self, block: Any):
+        super().__init__()
+        self.conv1 = fuse(block.conv1, block.bn1, block.act1)
+        self.conv2 = fuse(block.conv2, block.bn2, block.act2)
+        self.conv3 = fuse(block.conv3, block.bn3, block.act3)
+        self.downsample = None if block.downsample is None else fuse_sequential(block.downsample)
+        self.overwrites = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.conv3(self.conv2(self.conv1(x)), shortcut, self.overwrites)
+
+
+def deploy(model: Any) -> nn.Module:
+    """The deploy form of a Res2Net, or of a ResNet-50 treated alike: every BatchNorm folded,
+    weights packed, activations and adds fused, and results written over their shortcuts."""
+    if any(hasattr(module, 'convs') for module in model.modules()):
+        return timm_res2net.reparameterize_model(model)
+    stem = nn.Sequential(model.conv1, model.bn1, model.act1)
+    model.conv1, model.bn1, model.act1 = fuse_sequential(stem)
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        for i, block in enumerate(stage):
+            stage[i] = _FusedBottleneck(block)
+            stage[i].overwrites = True  # a stage's first block has a shortcut of its own
+    return model.eval()
+
+
 class Work(NamedTuple):
     """A model ready to run: the model, a call that does one step, and the tensors that stay in
     memory between steps."""
@@ -316,7 +357,10 @@ class Work(NamedTuple):
 def prepare(spec: Spec, cell: Cell, x: torch.Tensor) -> Work:
     """A new model on the cell's device and a call that does one step of the cell's task with it."""
     model = build(spec, cell.device).to(memory_format=memory_format(cell))
-    run = torch.compile(model) if cell.mode == 'compiled' else model
+    mode = spec.mode or cell.mode
+    if mode.startswith('deploy'):
+        model = deploy(model).to(memory_format=memory_format(cell))
+    run = torch.compile(model) if mode.endswith('compiled') else model
     held = [x, *model.parameters(), *model.buffers()]
     if cell.task == 'infer':
         return Work(model, infer_step(run, x, _autocast(cell)), lambda: held)

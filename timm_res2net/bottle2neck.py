@@ -8,6 +8,7 @@ shapes and differ only in what the first block of a stage does; `SEMANTICS` says
 source.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +17,17 @@ import torch
 from timm.layers import SEModule, get_attn
 from torch import nn
 
-__all__ = ['ATTN_LAYERS', 'SEMANTICS', 'Bottle2neck', 'Semantics']
+from .fusion import merge_convs
+from .kernels import (
+    FusedConv2d,
+    fuse,
+    fuse_sequential,
+    merges,
+    overwrites,
+    writes_slices,
+)  # fmt: skip
+
+__all__ = ['ATTN_LAYERS', 'SEMANTICS', 'Bottle2neck', 'FusedBottle2neck', 'FusedStage', 'Semantics']
 
 
 class Semantics(NamedTuple):
@@ -280,3 +291,143 @@ class Bottle2neck(nn.Module):
             shortcut = self.downsample(shortcut)
         x += shortcut
         return self.relu(x)
+
+    def fuse(self) -> 'FusedBottle2neck':
+        """The deploy form, a new module; `timm.utils.reparameterize_model` calls this."""
+        return FusedBottle2neck(self)
+
+
+class FusedBottle2neck(nn.Module):
+    """Deploy form of a `Bottle2neck`, ours or timm's: the same function of inference, faster.
+
+    Every convolution includes its BatchNorm, with the running statistics whatever the mode, its
+    activation and, where no attention stands between, the residual add. The splits of a first block
+    that does not add are convolved side by side by one grouped convolution. DropBlock and DropPath,
+    identities in inference, are left out. `timm_res2net.kernels` says which form runs when.
+
+    Shape:
+        - Input: (B, inplanes, H, W)
+        - Output: (B, planes * 4, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(self, block: nn.Module):
+        """
+        Args:
+            block: `Bottle2neck` of this package, or of `timm.models.res2net`. It is not changed.
+        """
+        super().__init__()
+        source: Any = block
+        self.width, self.scale = source.width, source.scale
+        self.convolved = self.width * max(1, self.scale - 1)  # channels
+        # timm's block has `is_first` where ours knows more
+        self.adds = source.adds if isinstance(block, Bottle2neck) else not source.is_first
+        self.conv1 = fuse(source.conv1, source.bn1, source.relu)
+        pairs = zip(source.convs, source.bns, strict=True)
+        convs: list[Any] = [fuse(conv, norm, source.relu) for conv, norm in pairs]
+        self.merged = not self.adds and len(convs) > 1 and merges(convs)
+        if self.merged:
+            convs = [FusedConv2d.of(merge_convs(convs), convs[0].act)]
+        self.convs = nn.ModuleList(convs)
+        self.pool = copy.deepcopy(source.pool) if self.scale > 1 else None
+        self.conv3 = fuse(source.conv3, source.bn3, source.relu if source.se is None else None)
+        self.se = copy.deepcopy(source.se)
+        self.relu = copy.deepcopy(source.relu) if source.se is not None else nn.Identity()
+        down = source.downsample
+        self.downsample = (
+            fuse_sequential(down) if isinstance(down, nn.Sequential) else copy.deepcopy(down)
+        )
+        # what ends in a convolution is a new tensor
+        self.owns_shortcut = isinstance(self.downsample, nn.Sequential) and any(
+            isinstance(layer, FusedConv2d) for layer in self.downsample
+        )
+        self.train(block.training)
+
+    def fuse(self) -> 'FusedBottle2neck':
+        """Itself: it is deployed already."""
+        return self
+
+    @torch.jit.unused
+    def _writes_slices(self, x: torch.Tensor) -> bool:
+        return writes_slices(x)
+
+    @torch.jit.unused
+    def _write_slices(self, x: torch.Tensor) -> torch.Tensor:
+        """The cascade, its results written where conv3 reads them: over x, which nobody else holds,
+        or with a stride into a new tensor."""
+        step = self.convolved if self.merged else self.width
+        out = y = x
+        for i, conv in enumerate(self.convs):
+            split = x[:, i * step : (i + 1) * step]
+            y = conv(y + split if self.adds and i > 0 else split)
+            if i == 0 and y.shape[2:] != x.shape[2:]:
+                shape = (x.shape[0], x.shape[1], y.shape[2], y.shape[3])
+                out = torch.empty(shape, dtype=y.dtype, memory_format=torch.channels_last)
+            out[:, i * step : (i + 1) * step] = y
+        if self.pool is not None:
+            out[:, self.convolved :] = self.pool(x[:, self.convolved :])
+        return out
+
+    def _concatenate(self, x: torch.Tensor) -> torch.Tensor:
+        """The cascade over x of shape (B, scale * width, H, W)."""
+        step = self.convolved if self.merged else self.width
+        outs = []
+        y = x  # torch.jit.script wants it defined before the loop
+        for i, conv in enumerate(self.convs):
+            split = x[:, i * step : (i + 1) * step]
+            y = conv(y + split if self.adds and i > 0 else split)
+            outs.append(y)
+        if self.scale > 1:
+            last = x[:, self.convolved :]
+            outs.append(last if self.pool is None else self.pool(last))
+        return torch.cat(outs, 1)  # [B, scale * width, H', W']
+
+    def run(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
+        """The forward pass; with `overwrite` the output may come to lie where x does."""
+        shortcut = x
+        x = self.conv1(x)
+        if not torch.jit.is_scripting() and self._writes_slices(x):
+            x = self._write_slices(x)
+        else:
+            x = self._concatenate(x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+            overwrite = self.owns_shortcut
+        if self.se is None:
+            return self.conv3(x, shortcut, overwrite)
+        x = self.conv3(x)
+        x = self.se(x)
+        x += shortcut
+        return self.relu(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block on x of shape (B, inplanes, H, W)."""
+        return self.run(x, False)
+
+
+class FusedStage(nn.Sequential):
+    """Deploy form of a stage: in inference a block may write its output over its input, which is
+    what the block before it made. At large batches the memory that is not asked for anew saves more
+    time than the splitting costs.
+
+    Shape:
+        - Input: (B, C, H, W)
+        - Output: (B, C', H', W')
+    """
+
+    @torch.jit.unused
+    def _overwrites(self, x: torch.Tensor) -> bool:
+        return overwrites(list(self), x)
+
+    @torch.jit.unused
+    def _overwrite(self, x: torch.Tensor) -> torch.Tensor:
+        for i, block in enumerate(self):
+            x = block.run(x, i > 0)  # type: ignore[operator]
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the blocks on x of shape (B, C, H, W)."""
+        if not torch.jit.is_scripting() and self._overwrites(x):
+            return self._overwrite(x)
+        for block in self:
+            x = block(x)
+        return x

@@ -1,0 +1,198 @@
+"""The deploy form against the model it was made from."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.models import list_models
+from timm.utils import reparameterize_model as timms
+from torch import nn
+
+from tests.common import NAMES, image, randomise, relative_error
+from timm_res2net import Res2Net, reparameterize_model
+from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck, FusedBottle2neck
+
+TIMMS = tuple(list_models(module='res2net'))
+TINY = 'test_res2net_se'
+BNS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def create(name=TINY, **kwargs):
+    return randomise(timm.create_model(name, **kwargs)).eval()
+
+
+def folded(model):
+    return not [name for name, m in model.named_modules() if isinstance(m, BNS)]
+
+
+@pytest.mark.parametrize('name', TIMMS)
+def test_timms_own_models(name):
+    model = create(name).double()
+    x = image(1, 65).double()
+    with torch.inference_mode():
+        expected = model(x)
+        deployed = reparameterize_model(model)
+        assert relative_error(deployed(x), expected) < 1e-12
+        assert folded(deployed)
+        assert relative_error(deployed.float()(x.float()), expected) < 1e-5
+        assert relative_error(timms(model)(x), expected) < 1e-12
+        assert torch.equal(model(x), expected)  # as it was
+    assert type(deployed) is type(model)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_name(name):
+    model = create(name)
+    x = image(1, 65)
+    with torch.inference_mode():
+        expected = model(x)
+        deployed = reparameterize_model(model)
+        assert relative_error(deployed(x), expected) < 1e-5
+        assert relative_error(timms(model)(x), expected) < 1e-5
+    assert folded(deployed)
+    assert type(deployed) is Res2Net
+    assert all(a.shape == b.shape for a, b in zip(
+        deployed.fc.parameters(), model.fc.parameters(), strict=True
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize('semantics', SEMANTICS)
+@pytest.mark.parametrize('scale', [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {},
+        {'output_stride': 8},
+        {'cardinality': 2},
+        {'attn_layer': ''},
+        {'attn_layer': 'eca', 'act_layer': 'silu'},
+        {'stem_type': 'deep', 'stem_width': 8, 'avg_down': True, 'replace_stem_pool': True},
+        {'norm_layer': 'groupnorm1'},
+    ],
+    ids=lambda kwargs: '-'.join(map(str, kwargs.values())) or 'plain',
+)
+def test_every_argument(semantics, scale, kwargs):
+    model = create(semantics=semantics, scale=scale, base_width=9, **kwargs).double()
+    x = image(1, 63).double()
+    with torch.inference_mode():
+        assert relative_error(reparameterize_model(model)(x), model(x)) < 1e-12
+
+
+@pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
+@pytest.mark.parametrize('name', [TINY, 'res2net50_26w_4s', 'res2net50d_se'])
+def test_wrappers(name, feature_cls):
+    body = create(name, features_only=True, feature_cls=feature_cls, out_indices=(0, 2, 4)).double()
+    x = image(1, 65).double()
+    with torch.inference_mode():
+        expected, deployed = body(x), reparameterize_model(body)
+        got = deployed(x)
+    pairs = (
+        zip(got.values(), expected.values(), strict=True)
+        if isinstance(got, dict)
+        else zip(got, expected, strict=True)
+    )
+    assert all(relative_error(a, b) < 1e-12 for a, b in pairs)
+    assert folded(deployed)
+    assert deployed.feature_info.channels() == body.feature_info.channels()
+
+
+def test_an_fx_graph_is_refused():
+    body = create(features_only=True, feature_cls='fx')
+    with pytest.raises(ValueError) as error:
+        reparameterize_model(body)
+    assert str(error.value) == (
+        'Cannot reparameterize a FeatureGraphNet, whose blocks torch.fx has taken apart. Create it '
+        "with feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
+    )
+
+
+def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone():
+    deployed = reparameterize_model(create())
+    for model in (deployed, timms(create())):
+        with pytest.raises(ValueError) as error:
+            reparameterize_model(model)
+        assert str(error.value) == (
+            'This Res2Net is in its deploy form already. Give the model that it was made from.'
+        )
+    block = deployed.layer1[0]
+    assert block.fuse() is block
+    x = image()
+    with torch.inference_mode():
+        assert torch.equal(timms(deployed)(x), deployed(x))
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match=r'^This ResNet has no Res2Net block\. timm\.utils\.repar'):
+        reparameterize_model(timm.create_model('resnet18'))
+    with pytest.raises(ValueError, match=r'^Cannot reparameterize a OptimizedModule\. Reparam'):
+        reparameterize_model(torch.compile(create(), backend='eager'))
+    with pytest.raises(ValueError, match=r'then compile or script it\.$'):
+        reparameterize_model(torch.jit.script(create()))
+
+
+def test_either_mode():
+    """timm's scripts fuse before any eval()."""
+    model, x = create(), image()
+    with torch.inference_mode():
+        expected = model(x)
+        deployed = reparameterize_model(model.train())
+        assert not deployed.training
+        assert not [m for m in deployed.modules() if m.training]
+        assert relative_error(deployed(x), expected) < 1e-5
+        assert relative_error(timms(model).eval()(x), expected) < 1e-5
+        assert model.training
+        assert timms(model).layer1[0].training
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_type_and_device_stay(dtype):
+    model = create().to(dtype)
+    deployed = reparameterize_model(model)
+    assert {p.dtype for p in deployed.parameters()} == {dtype}
+    with torch.inference_mode():
+        x = image(dtype=dtype)
+        bound = 20 * torch.finfo(dtype).eps
+        assert relative_error(deployed(x).double(), model(x).double()) < bound
+    meta = reparameterize_model(timm.create_model(TINY, device='meta'))
+    assert {p.device.type for p in meta.parameters()} == {'meta'}
+
+
+def test_it_survives():
+    """A copy, a state dict, an export, a script, a trace and a compiler."""
+    deployed, x = reparameterize_model(create()), image(2, 65)
+    with torch.no_grad():
+        expected = deployed(x)
+        assert torch.equal(copy.deepcopy(deployed)(x), expected)
+        other = reparameterize_model(timm.create_model(TINY))
+        other.load_state_dict(deployed.state_dict())
+        assert torch.equal(other(x), expected)
+        exported = torch.export.export(
+            deployed, (x,), dynamic_shapes={'x': {0: torch.export.Dim('batch')}}
+        ).module()
+        assert relative_error(exported(x), expected) < 1e-5
+        assert relative_error(exported(image(3, 65)), deployed(image(3, 65))) < 1e-5
+        assert relative_error(torch.jit.script(deployed)(x), expected) < 1e-5
+        assert relative_error(torch.jit.trace(deployed, x)(x), expected) < 1e-5
+        compiled = torch.compile(deployed, backend='eager', fullgraph=True)
+        assert relative_error(compiled(x), expected) < 1e-5
+
+
+def test_gradients_flow():
+    """A deployed network can be trained a little: its form is a network like any other."""
+    model, x = create().double(), image().double()
+    deployed = reparameterize_model(model)
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    model(one).square().sum().backward()
+    deployed(two).square().sum().backward()
+    assert relative_error(two.grad, one.grad) < 1e-11
+    assert all(p.grad is not None for p in deployed.parameters())
+
+
+def test_a_block():
+    block = randomise(Bottle2neck(16, 8, scale=4, base_width=26)).double().eval()
+    x = image(2, 9, 32).double()
+    block = randomise(Bottle2neck(32, 8, base_width=26)).double().eval()
+    fused = block.fuse()
+    assert isinstance(fused, FusedBottle2neck)
+    assert relative_error(fused(x), block(x)) < 1e-13

@@ -1,0 +1,293 @@
+"""Which form of a layer is fastest where: rules that were measured, and one override.
+
+All forms compute the same. What is chosen when a model is deployed depends on layers alone; what is
+chosen at run time depends on the input and on how the model runs, and gives way to the plain form
+under autograd, torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such
+as a FLOP counter, a functorch transform), all of which know the plain operators only.
+
+The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results/kernels.json.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .fusion import fold_conv, folds
+
+__all__ = [
+    'FORMS',
+    'FusedConv2d',
+    'Unfused',
+    'fuse',
+    'fuse_sequential',
+    'merges',
+    'override',
+    'overwrites',
+    'writes_slices',
+]
+
+FORMS = ('merge', 'packed', 'slices')
+"""`merge`: the convolutions of a first block that does not add, side by side as one grouped
+convolution. `packed`: a convolution with weights that oneDNN has packed once, its activation and
+its residual add inside, in channels_last. `slices`: results written where conv3 reads them, instead
+of concatenated."""
+
+_forced: dict[str, bool] = {}
+
+
+@contextmanager
+def override(**forms: bool) -> Iterator[None]:
+    """Force forms on or off, whatever the rules say: `with override(packed=False, slices=True):`.
+
+    `merge` is chosen when a model is deployed, the others whenever it runs. A form that the machine
+    or the input cannot have stays off.
+
+    Raises:
+        ValueError: A form that is not in `FORMS`.
+    """
+    for name in forms:
+        if name not in FORMS:
+            raise ValueError(f"Unknown form '{name}'. Use one of {', '.join(FORMS)}.")
+    before = dict(_forced)
+    _forced.update(forms)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
+def _is_eager_inference(x: torch.Tensor) -> bool:
+    """Whether x runs in eager inference on a CPU, with nothing looking on."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and type(x) is torch.Tensor  # a stand-in of torch.fx or a subclass is not
+        and x.device.type == 'cpu'
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def merges(convs: Sequence[nn.Module]) -> bool:
+    """Whether convolutions of the same shape, side by side, are better done as one grouped one."""
+    if not all(type(conv) is FusedConv2d for conv in convs):
+        return False
+    return _forced.get('merge', True)
+
+
+def overwrites(blocks: Sequence[nn.Module], x: torch.Tensor) -> bool:
+    """Whether blocks in a row may write over what the block before them made: in eager inference on
+    x, with no hook to whom that was shown."""
+    hooks = torch.nn.modules.module
+    return (
+        _is_eager_inference(x)
+        and not hooks._global_forward_hooks
+        and not hooks._global_forward_pre_hooks
+        and not any(
+            module._forward_hooks or module._forward_pre_hooks
+            for block in blocks
+            for module in block.modules()
+        )
+    )
+
+
+def writes_slices(x: torch.Tensor) -> bool:
+    """Whether to write results into slices of x, (B, C, H, W), instead of concatenating them."""
+    return _is_eager_inference(x) and _forced.get('slices', True)
+
+
+def _supported(dtype: torch.dtype | None) -> bool:
+    """Whether oneDNN convolves this type on this machine."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if dtype == torch.float32:
+        return True
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+class _Pack(NamedTuple):
+    """What was packed, and what for. The originals are held so that nothing else can come to lie
+    where they do."""
+
+    key: Any
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    packed_weight: torch.Tensor
+    packed_bias: torch.Tensor | None
+
+    def is_of(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+        same = self.weight.data_ptr() == weight.data_ptr()
+        if self.bias is None or bias is None:
+            return same and self.bias is bias
+        return same and self.bias.data_ptr() == bias.data_ptr()
+
+
+class FusedConv2d(nn.Conv2d):
+    """A convolution with what follows it: a residual add, if one is given, and an activation.
+
+    Idea: in eager inference on a CPU it runs on oneDNN's own operator, the one torch.compile uses.
+
+    Reason: a plain convolution packs its weights anew at every call, and leaves the activation and
+    the add to be passes over memory of their own.
+
+    Consequence: weights are held twice, the packed copy outside of the state dict. It is made when
+    inputs of a shape have come twice in a row, and again when the weight is another tensor or was
+    written to. A write through `weight.data` goes unnoticed: write under `torch.no_grad()` instead.
+
+    Shape:
+        - Input: (B, in_channels, H, W)
+        - Residual: of the output's shape
+        - Output: (B, out_channels, H', W'), in channels_last where it runs packed
+    """
+
+    act: nn.Module
+    _packed: _Pack | None
+    _last: Any
+
+    @classmethod
+    def of(cls, conv: Any, act: nn.Module | None = None) -> 'FusedConv2d':
+        """The same for a plain convolution, whose parameters it shares."""
+        same = cls(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, bias=False, device='meta',
+        )  # fmt: skip
+        same.weight, same.bias = conv.weight, conv.bias
+        same.act = nn.Identity() if act is None else act
+        same._packed = same._last = None
+        return same.train(conv.training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_packed': None, '_last': None}  # copies and files pack their own
+
+    def _dtype(self, x: torch.Tensor) -> torch.dtype | None:
+        """The type that a plain convolution computes in, None where it refuses."""
+        if torch.is_autocast_enabled('cpu') and torch.float64 not in (x.dtype, self.weight.dtype):
+            return torch.get_autocast_dtype('cpu')
+        return x.dtype if x.dtype == self.weight.dtype else None
+
+    @torch.jit.unused
+    def _packs(self, x: torch.Tensor) -> bool:
+        return (
+            _is_eager_inference(x)
+            and _forced.get('packed', True)
+            and type(self.weight) is nn.Parameter
+            and self.weight.device.type == 'cpu'
+            and not self.weight.is_inference()  # has no version, so a write would go unnoticed
+            and x.numel() > 0
+            and _supported(self._dtype(x))
+        )
+
+    def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias for x, packed once inputs of its shape have come twice in a row.
+
+        A pack serves one shape: for another it can be forty times slower than no pack at all
+        (2048 -> 832 channels, packed for 10 x 8 and run on 7 x 7 pixels). So inputs that change
+        their size all the time, as a detector's do, run unpacked.
+        """
+        weight, bias = self.weight, self.bias
+        key = (x.dtype, x.shape, weight._version, None if bias is None else bias._version)
+        held = self._packed
+        if held is not None and held.key == key and held.is_of(weight, bias):
+            self._last = key
+            return held.packed_weight, held.packed_bias
+        whole, cast = (
+            weight.detach().to(x.dtype),
+            None if bias is None else bias.detach().to(x.dtype),
+        )
+        if self._last != key:
+            self._last = key
+            return whole, cast
+        packed = torch.ops.mkldnn._reorder_convolution_weight(
+            whole, self.padding, self.stride, self.dilation, self.groups, list(x.shape)
+        )
+        self._packed = _Pack(
+            key, weight.detach(), None if bias is None else bias.detach(), packed, cast
+        )
+        return packed, cast
+
+    @torch.jit.unused
+    def _forward_packed(
+        self, x: torch.Tensor, residual: torch.Tensor | None, overwrite: bool
+    ) -> torch.Tensor:
+        dtype: Any = self._dtype(x)
+        x = x.to(dtype, memory_format=torch.channels_last)
+        weight, bias = self._weights(x)
+        relu = type(self.act) is nn.ReLU
+        where = (self.padding, self.stride, self.dilation, self.groups)
+        if residual is None:
+            attr = 'relu' if relu else 'none'
+            x = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, attr, [], '')
+        else:
+            other = residual.to(dtype, memory_format=torch.channels_last)
+            after: Any = ('add', 1.0, 'relu' if relu else None, [], '')
+            if overwrite or other is not residual:
+                op = torch.ops.mkldnn._convolution_pointwise_.binary
+                x = op(other, x, weight, bias, *where, *after)
+            else:
+                op = torch.ops.mkldnn._convolution_pointwise.binary
+                x = op(x, other, weight, bias, *where, *after)
+        return x if relu else self.act(x)
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, overwrite: bool = False
+    ) -> torch.Tensor:
+        """Convolve x, add the residual, activate. With `overwrite` the result may come to lie where
+        the residual did, which must then be nobody else's."""
+        if not torch.jit.is_scripting() and self._packs(x):
+            return self._forward_packed(x, residual, overwrite)
+        x = self._conv_forward(x, self.weight, self.bias)
+        if residual is not None:
+            x += residual
+        return self.act(x)
+
+
+class Unfused(nn.Sequential):
+    """A convolution, a norm and an activation that stay apart, called as `FusedConv2d` is."""
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, overwrite: bool = False
+    ) -> torch.Tensor:
+        """Convolve x, normalize, add the residual, activate."""
+        for i, layer in enumerate(self):
+            if i == 2 and residual is not None:
+                x = x + residual
+            x = layer(x)
+        return x
+
+
+def fuse(conv: nn.Module, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
+    """A new layer for a convolution, the norm and the activation after it, which are not changed.
+
+    Returns:
+        A `FusedConv2d`; an `Unfused` where the norm has no running statistics or the convolution is
+        not plainly torch's.
+    """
+    act = nn.Identity() if act is None else copy.deepcopy(act)
+    if not isinstance(norm, nn.Identity) and not folds(norm):
+        return Unfused(copy.deepcopy(conv), copy.deepcopy(norm), act)
+    if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
+        return Unfused(copy.deepcopy(conv), copy.deepcopy(norm), act)
+    whole = copy.deepcopy(conv) if isinstance(norm, nn.Identity) else fold_conv(conv, norm)
+    return FusedConv2d.of(whole, act)
+
+
+def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
+    """A copy in which every convolution has taken in the BatchNorm and the ReLU after it, and
+    identities stand in their places, so that names stay."""
+    fused = copy.deepcopy(layers)
+    for i in range(len(fused) - 1):
+        acts = i + 2 < len(fused) and type(fused[i + 2]) is nn.ReLU
+        layer = fuse(fused[i], fused[i + 1], fused[i + 2] if acts else None)
+        if isinstance(layer, FusedConv2d):
+            fused[i], fused[i + 1] = layer, nn.Identity()
+            if acts:
+                fused[i + 2] = nn.Identity()
+    return fused

@@ -1,0 +1,86 @@
+"""The deploy form of whole models: ours, timm's own Res2Nets, and `features_only` wrappers."""
+
+import copy
+from collections import OrderedDict
+from typing import Any, TypeVar
+
+import torch
+from timm.models.res2net import Bottle2neck as TimmBottle2neck
+from torch import nn
+
+from .bottle2neck import Bottle2neck, FusedBottle2neck, FusedStage
+from .kernels import fuse_sequential
+
+__all__ = ['reparameterize_model']
+
+Model = TypeVar('Model', bound=nn.Module)
+
+
+def reparameterize_model(model: Model) -> Model:
+    """A copy of a model in its deploy form: the same outputs in inference, faster.
+
+    Every BatchNorm is folded into the convolution before it, the stem's and the shortcuts' too, and
+    every Res2Net block becomes a `FusedBottle2neck`. `timm.utils.reparameterize_model` does the
+    same but for the stem, which it never reaches.
+
+    Args:
+        model: Model with Res2Net blocks of this package or of timm, or a `features_only` wrapper of
+            one ('list', 'dict', 'hook', 'getter'). It is not changed.
+
+    Returns:
+        A model of the same class in eval mode, with the same type, device and output.
+
+    Raises:
+        ValueError: A model that is deployed already, that is compiled or traced, or that has no
+            Res2Net block.
+    """
+    if hasattr(model, '_orig_mod') or isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f'Cannot reparameterize a {type(model).__name__}. Reparameterize the model first, then '
+            'compile or script it.'
+        )
+    modules = list(model.modules())
+    if any(isinstance(module, torch.fx.GraphModule) for module in modules):
+        raise ValueError(
+            f'Cannot reparameterize a {type(model).__name__}, whose blocks torch.fx has taken '
+            "apart. Create it with feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
+        )
+    if any(isinstance(module, FusedBottle2neck) for module in modules):
+        raise ValueError(
+            f'This {type(model).__name__} is in its deploy form already. Give the model that it '
+            'was made from.'
+        )
+    if not any(isinstance(module, Bottle2neck | TimmBottle2neck) for module in modules):
+        raise ValueError(
+            f'This {type(model).__name__} has no Res2Net block. timm.utils.reparameterize_model '
+            'is for other models.'
+        )
+    deployed = copy.deepcopy(model).eval()
+    _replace(deployed)
+    return deployed
+
+
+def _is_stage(module: nn.Module) -> bool:
+    return type(module) is nn.Sequential and all(
+        isinstance(block, Bottle2neck | TimmBottle2neck) for block in module
+    )
+
+
+def _replace(module: Any) -> None:
+    """Fold what a module holds, in place, blocks as a whole."""
+    stem, norm, act = (getattr(module, name, None) for name in ('conv1', 'bn1', 'act1'))
+    if stem is not None and norm is not None and act is not None:
+        # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
+        layers = list(stem) if isinstance(stem, nn.Sequential) else [stem]
+        *layers, module.bn1, module.act1 = fuse_sequential(nn.Sequential(*layers, norm, act))
+        module.conv1 = nn.Sequential(*layers) if isinstance(stem, nn.Sequential) else layers[0]
+    for name, child in module.named_children():
+        if isinstance(child, Bottle2neck | TimmBottle2neck):
+            setattr(module, name, FusedBottle2neck(child))
+        elif _is_stage(child):
+            fused = [(key, FusedBottle2neck(block)) for key, block in child.named_children()]
+            setattr(module, name, FusedStage(OrderedDict(fused)))
+        elif isinstance(child, nn.Sequential) and name == 'maxpool':
+            setattr(module, name, fuse_sequential(child))
+        elif name not in ('conv1', 'bn1', 'act1'):
+            _replace(child)
