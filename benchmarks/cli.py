@@ -24,6 +24,7 @@ from .subjects import (
     SUITES,
     Cell,
     check,
+    compiles,
     find_pair,
     label,
     load_suite,
@@ -81,10 +82,10 @@ def measure_cell(
             gc.collect()
             return {role: prepare(spec, cell, x).step for role, spec in roles(pair)}
 
-        if cell.mode == 'eager':
-            record['settled'] = interleave_blocks(build, samples, blocks, budget=budget, **options)
-        else:  # compiled once: another build would compile for minutes
+        if compiles(cell):  # once: another build would compile for minutes
             record['settled'] = interleave(build(), samples, budget=budget, **options)
+        else:
+            record['settled'] = interleave_blocks(build, samples, blocks, budget=budget, **options)
     elif cell.kind == 'attribution':
         works = {role: prepare(spec, cell, x) for role, spec in pair.items()}
         record['attribution'] = attribution.attribute(pair, works, cell, budget, rng)

@@ -21,6 +21,8 @@ Samples = dict[str, list[float]]
 
 TARGET = 0.02
 WARMUP = 3
+REBUILT = 2
+"""Warm-up of a build after the first. A deploy form packs its weights in the second call."""
 BLOCKS = 6
 """Builds of the models before the first look at whether a ratio is settled."""
 BLOCK_SECONDS = 10.0
@@ -156,7 +158,7 @@ def interleave_blocks(
         try:
             interleave(
                 build(), part, budget=min(BLOCK_SECONDS, budget / BLOCKS), target=None,
-                least_rounds=2, warmup=1 if blocks else WARMUP, on_round=on_round, **options,
+                least_rounds=2, warmup=REBUILT if blocks else WARMUP, on_round=on_round, **options,
             )  # fmt: skip
         finally:
             if part.get('baseline'):

@@ -44,6 +44,11 @@ def _measured(record: Record) -> bool:
     return 'error' not in record and bool(record.get('samples', {}).get('baseline'))
 
 
+def _has_own_modes(record: Record) -> bool:
+    """Whether the models of a record's pair ran in modes of the pair's own."""
+    return '->' in record['cell']['mode']
+
+
 def usable(record: Record) -> bool:
     """Whether the record's control came out within `CONTROL` of 1."""
     return _measured(record) and abs(ratio_of(record, 'control').median - 1) <= CONTROL
@@ -89,8 +94,10 @@ def sentence(record: Record, threads: int = 0) -> str:
     if not _measured(record):
         return 'nothing measured'
     against = '; '.join(notes(record, threads))
+    # the claim is about a mode of both
+    found = f'time × {ratio_of(record)}' if _has_own_modes(record) else verdict(ratio_of(record))
     return (
-        f'{verdict(ratio_of(record))}; control {ratio_of(record, "control")}, '
+        f'{found}; control {ratio_of(record, "control")}, '
         f'{len(record["samples"]["baseline"])} rounds' + (f' ({against})' if against else '')
     )
 
@@ -189,7 +196,7 @@ def _milliseconds(record: Record, role: str) -> str:
 
 
 def _time_section(files: Files) -> Iterator[str]:
-    records = select(files, 'time')
+    records = [record for record in select(files, 'time') if not _has_own_modes(record)]
     if not records:
         return
     yield '## How much slower'
@@ -226,6 +233,53 @@ def _time_section(files: Files) -> Iterator[str]:
         f'Controls: {len(controls)}, medians from {min(medians):.3f} to {max(medians):.3f}; '
         f'{sum(c.low <= 1 <= c.high for c in controls)} of their intervals hold 1.'
     )
+
+
+def _deploy_section(files: Files) -> Iterator[str]:
+    records = [record for record in select(files, 'time') if _has_own_modes(record)]
+    if not records:
+        return
+    axes = ('device', 'task', 'precision', 'layout', 'batch', 'size', 'threads')
+    same = [axis for axis in axes if len({r['cell'][axis] for r in records}) == 1]
+    changing = [axis for axis in axes if axis not in same]
+    columns = list({config(r['cell'], ['mode', *same]): 0 for r in records})
+    yield '## Deploy form'
+    yield (
+        "Time of the subject over the baseline's, below 1 where the subject is faster, of pairs "
+        'with a mode for each model, in brackets after it. All: '
+        f'{config(records[0]["cell"], ["mode", *changing])}.'
+    )
+    groups = by_pair(records)
+    rows = []
+    for pair, group in groups.items():
+        models = group[0]['models']
+        at = {config(r['cell'], ['mode', *same]): r for r in group}
+        row = [f'{pair}: {models["baseline"]} → {models["subject"]}']
+        for column in columns:
+            found = at.get(column)
+            bad = '' if found is None or usable(found) else ' (unusable)'
+            row.append('' if found is None else f'× {ratio_of(found)}{bad}')
+        rows.append(row)
+    yield _table(('pair', *(column or 'time' for column in columns)), rows)
+    threads = max(record['cell']['threads'] for record in records)
+    yield _table(
+        ('pair', 'configuration', 'baseline, ms', 'subject, ms', 'control', 'rounds', 'builds',
+         'notes'),
+        [
+            (
+                pair,
+                config(record['cell'], ['mode', *same]),
+                _milliseconds(record, 'baseline'),
+                _milliseconds(record, 'subject'),
+                str(ratio_of(record, 'control')),
+                str(len(record['samples']['baseline'])),
+                _builds(record),
+                '; '.join(notes(record, threads)),
+            )
+            for pair, group in groups.items()
+            for record in group
+        ],
+    )  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -397,7 +451,7 @@ def _machine_section(files: Files) -> Iterator[str]:
 def markdown(files: Files) -> str:
     """All tables and verdicts of result files, by name."""
     sections = (
-        _machine_section, _time_section, _scale_section, _attribution_section, _memory_section,
-        _repeat_section,
+        _machine_section, _time_section, _deploy_section, _scale_section, _attribution_section,
+        _memory_section, _repeat_section,
     )  # fmt: skip
     return '\n\n'.join(part for section in sections for part in section(files))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import itertools
 import json
@@ -16,18 +17,22 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.models.res2net import Bottle2neck as TimmBottle2neck
+from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 from torch.nn import functional as F
 
 import timm_res2net
+from timm_res2net.bottle2neck import Bottle2neck
 from timm_res2net.kernels import fuse, fuse_sequential
 
-from . import article
+from . import article, runtimes
 from .results import cpu_has_bf16
+from .runtimes import COMPILED, EXPORTED, MODES, Mode
 
 __all__ = [
-    'AXES', 'Cell', 'Work', 'build', 'check', 'find_pair', 'infer_step', 'load_pairs', 'load_suite',
-    'prepare', 'train_step',
+    'AXES', 'Cell', 'Work', 'build', 'check', 'deploy', 'find_pair', 'infer_step', 'load_pairs',
+    'load_suite', 'plain_pairs', 'prepare', 'train_step',
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -36,14 +41,14 @@ KINDS = ('time', 'attribution', 'memory')
 # every axis with its values, if they are few, and its default
 AXES: dict[str, tuple[tuple[str, ...], Any]] = {
     'task': (('infer', 'train'), 'infer'),
-    'mode': (('eager', 'compiled', 'deploy', 'deploy+compiled'), 'eager'),
-    'precision': (('fp32', 'bf16', 'fp16'), 'fp32'),
+    'mode': (MODES, 'eager'),
+    'precision': (('fp32', 'bf16', 'bf16-weights', 'fp16'), 'fp32'),
     'layout': (('channels_last', 'contiguous'), 'channels_last'),
     'batch': ((), 8),
     'size': ((), 224),
     'threads': ((), None),
 }
-DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+DTYPES = {'bf16': torch.bfloat16, 'bf16-weights': torch.bfloat16, 'fp16': torch.float16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +59,12 @@ class Cell:
         kind: 'time', 'attribution' or 'memory'.
         pair: Name of the pair.
         task: 'infer' (forward, in inference mode) or 'train' (forward, loss, backward, SGD step).
-        mode: 'eager', 'compiled' (torch.compile with its defaults), 'deploy' (BatchNorms folded,
-            Res2Net blocks in their deploy form), or 'deploy+compiled'; a pair's model may have one
-            of its own.
-        precision: 'fp32', or 'bf16' or 'fp16' by autocast over fp32 weights.
+        mode: `[deploy+]RUNTIME`, both models' mode: 'eager', 'compiled' (torch.compile with its
+            defaults), 'frozen' (with weights as constants), 'onnxruntime' or 'openvino' (exported
+            to it), each with 'deploy+' in the deploy form, which is 'deploy' in eager mode; or
+            'BASELINE->SUBJECT' where the pair has modes of its own.
+        precision: 'fp32'; 'bf16' or 'fp16' by autocast over fp32 weights; 'bf16-weights' with
+            weights and input in bfloat16.
         layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
         batch: Images.
         size: Height and width of an image in pixels, the same for both models.
@@ -89,7 +96,8 @@ class Cell:
 
 
 class Spec(NamedTuple):
-    """A model: its name, its arguments, and the mode it runs in, the cell's when ''."""
+    """A model: its name, its arguments, and the mode it runs in, the cell's when ''. A pair has
+    modes of its own for both models or for none."""
 
     name: str
     arguments: Mapping[str, Any] = MappingProxyType({})
@@ -115,11 +123,32 @@ def load_pairs() -> dict[str, dict[str, Any]]:
     return json.loads((HERE / 'pairs.json').read_text())
 
 
+def plain_pairs() -> list[str]:
+    """Names of the pairs that run in a cell's mode, which '*' stands for."""
+    return [name for name, pair in load_pairs().items() if not _spec(pair['baseline']).mode]
+
+
+def own_mode(pair: Pair) -> str:
+    """The modes of a pair that has its own, as 'BASELINE->SUBJECT', else ''."""
+    modes = [spec.mode for spec in pair.values()]
+    return '->'.join(modes) if all(modes) else ''
+
+
+def modes_of(cell: Cell) -> list[Mode]:
+    """The modes of a cell's models, baseline first."""
+    return [Mode.of(mode) for mode in cell.mode.split('->')]
+
+
+def compiles(cell: Cell) -> bool:
+    """Whether torch.compile is at work in a cell, so that a new build takes long."""
+    return any(mode.runtime in COMPILED for mode in modes_of(cell))
+
+
 def find_pair(name: str) -> Pair:
     """Baseline and subject of a pair, by its name or written as BASELINE:SUBJECT.
 
     Raises:
-        ValueError: There is no such pair, or no such model.
+        ValueError: There is no such pair, model or mode.
     """
     pairs = load_pairs()
     if name in pairs:
@@ -132,7 +161,9 @@ def find_pair(name: str) -> Pair:
             f"Unknown pair '{name}'. Use one of {', '.join(pairs)}, or BASELINE:SUBJECT with two "
             'model names.'
         )
-    for model, *_ in pair.values():
+    for model, _, mode in pair.values():
+        if mode:
+            Mode.of(mode)
         if model != 'article' and not timm.is_model(model):
             close = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4)
             raise ValueError(
@@ -178,22 +209,22 @@ def load_suite(
     cells: dict[Cell, float] = {}
     for part in suite['parts']:
         part = {**part, **given}
-        pairs = [n for p in part['pairs'] for n in (load_pairs() if p == '*' else [p])]
+        pairs = [n for p in part['pairs'] for n in (plain_pairs() if p == '*' else [p])]
         if part['kind'] not in only:
             continue
-        for pair in pairs:
-            find_pair(pair)
+        own = {pair: own_mode(find_pair(pair)) for pair in pairs}
         values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
         for pair, *row in itertools.product(pairs, *values):
             axes = dict(zip(AXES, row, strict=True))
+            axes['mode'] = own[pair] or axes['mode']
             if part['kind'] == 'attribution' and axes['task'] != 'infer':
                 continue
             if part['kind'] == 'attribution' and axes['mode'] != 'eager':
                 continue
             axes['threads'] = axes['threads'] or threads
             cell = Cell(part['kind'], pair, device=device or suite['device'], **axes)
-            own = part.get('budget', suite['budget'])
-            cells.setdefault(cell, own if budget is None else budget)
+            seconds = part.get('budget', suite['budget']) if budget is None else budget
+            cells.setdefault(cell, seconds)
     if not cells:
         raise ValueError(
             f"Nothing of suite '{name}' is left. Attribution is for inference in eager mode; "
@@ -208,17 +239,18 @@ def _compiler() -> str | None:
 
 
 def check(cell: Cell) -> None:
-    """Check that this machine can run the cell.
+    """Check that this machine can run the cell, and that the cell makes sense.
 
     Raises:
-        ValueError: It has no GPU, no bfloat16 of its own, no compiler, or not so many cores.
+        ValueError: It has no GPU, no bfloat16 of its own, no compiler, no package of a runtime, or
+            not so many cores; a mode or a precision does not go with another axis.
     """
     if cell.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError(
             "Device 'cuda' needs a GPU and a torch built for it; torch sees none here. Run "
             '--suite cpu, or install the CUDA build of torch.'
         )
-    if cell.precision == 'bf16':
+    if cell.precision.startswith('bf16'):
         has = (
             torch.cuda.is_bf16_supported(including_emulation=False)
             if cell.device == 'cuda'
@@ -226,26 +258,53 @@ def check(cell: Cell) -> None:
         )
         if not has:
             raise ValueError(
-                "Precision 'bf16' would be emulated on this "
+                f"Precision '{cell.precision}' would be emulated on this "
                 f'{"GPU" if cell.device == "cuda" else "CPU"}: its time says nothing. Use '
                 '--precision fp32.'
             )
+    if cell.precision == 'bf16-weights' and cell.task == 'train':
+        raise ValueError(
+            "Precision 'bf16-weights' is for inference. Use --task infer, or --precision bf16."
+        )
     if cell.precision == 'fp16' and cell.device == 'cpu':
         raise ValueError("Precision 'fp16' is for GPUs. Use --precision bf16 or fp32 on a CPU.")
-    if 'compiled' in (cell.mode + str([spec.mode for spec in find_pair(cell.pair).values()])):
-        if cell.device == 'cpu' and _compiler() is None:
-            raise ValueError(
-                "Mode 'compiled' needs a C++ compiler, and none is on the path. Install g++, name "
-                'one in CXX, or use --mode eager.'
-            )
-        if cell.device == 'cuda' and importlib.util.find_spec('triton') is None:
-            raise ValueError("Mode 'compiled' needs triton. Install it, or use --mode eager.")
+    for text in cell.mode.split('->'):
+        _check_mode(text, cell)
     cores = os.cpu_count() or 1
     if cell.threads > cores:
         raise ValueError(
             f'threads={cell.threads} is more than the {cores} cores of this machine. Use '
             f'--threads {cores} or fewer.'
         )
+
+
+def _check_mode(text: str, cell: Cell) -> None:
+    runtime = Mode.of(text).runtime
+    if text not in ('eager', 'compiled'):
+        if cell.task == 'train':
+            raise ValueError(f"Mode '{text}' is for inference. Use --task infer.")
+        if cell.kind != 'time':
+            raise ValueError(
+                f"Kind '{cell.kind}' does not see the weights that mode '{text}' packs for itself. "
+                'Use --only time, or mode eager or compiled.'
+            )
+    if runtime in COMPILED:
+        if cell.device == 'cpu' and _compiler() is None:
+            raise ValueError(
+                f"Mode '{text}' needs a C++ compiler, and none is on the path. Install g++, name "
+                'one in CXX, or use --mode eager.'
+            )
+        if cell.device == 'cuda' and importlib.util.find_spec('triton') is None:
+            raise ValueError(f"Mode '{text}' needs triton. Install it, or use --mode eager.")
+    if runtime in EXPORTED:
+        if cell.device != 'cpu':
+            raise ValueError(f"Mode '{text}' runs on a CPU here. Use --device cpu.")
+        if runtime == 'onnxruntime' and cell.precision != 'fp32':
+            raise ValueError(
+                f"Mode '{text}' does not run in bfloat16 on a CPU. Use --precision fp32, or "
+                'openvino.'
+            )
+        runtimes.require(runtime)
 
 
 def build(spec: Spec, device: str = 'cpu') -> nn.Module:
@@ -269,14 +328,19 @@ def memory_format(cell: Cell) -> torch.memory_format:
 
 
 def make_input(cell: Cell) -> torch.Tensor:
-    """A batch of noise in the cell's layout."""
+    """A batch of noise in the cell's layout, and in its type where weights have it too."""
     torch.manual_seed(1)
     x = torch.randn(cell.batch, 3, cell.size, cell.size, device=cell.device)
-    return x.contiguous(memory_format=memory_format(cell))
+    return x.to(weight_type(cell)).contiguous(memory_format=memory_format(cell))
+
+
+def weight_type(cell: Cell) -> torch.dtype:
+    """The type of a cell's weights and input; autocast leaves them in fp32."""
+    return torch.bfloat16 if cell.precision == 'bf16-weights' else torch.float32
 
 
 def _autocast(cell: Cell) -> Any:
-    if cell.precision == 'fp32':
+    if cell.precision in ('fp32', 'bf16-weights'):
         return nullcontext()
     return torch.autocast(cell.device, dtype=DTYPES[cell.precision])
 
@@ -324,58 +388,101 @@ class _FusedBottleneck(nn.Module):
         self.conv2 = fuse(block.conv2, block.bn2, block.act2)
         self.conv3 = fuse(block.conv3, block.bn3, block.act3)
         self.downsample = None if block.downsample is None else fuse_sequential(block.downsample)
-        self.overwrites = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.conv3(self.conv2(self.conv1(x)), shortcut, self.overwrites)
+        # in a network x is this block's alone, so that the result may lie in its place
+        return self.conv3(self.conv2(self.conv1(x)), shortcut, True)
 
 
-def deploy(model: Any) -> nn.Module:
-    """The deploy form of a Res2Net, or of a ResNet-50 treated alike: every BatchNorm folded,
-    weights packed, activations and adds fused, and results written over their shortcuts."""
-    if any(hasattr(module, 'convs') for module in model.modules()):
+def _is_plain_resnet(model: nn.Module) -> bool:
+    """Whether every layer of a model is one that `_FusedBottleneck` and `deploy` know."""
+    if type(model) is not ResNet or type(model.conv1) is not nn.Conv2d:
+        return False
+    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+    return all(
+        type(block) is Bottleneck and block.se is None and isinstance(block.aa, nn.Identity)
+        for stage in stages
+        for block in stage
+    )
+
+
+def deploy(model: nn.Module, name: str) -> nn.Module:
+    """The deploy form of a Res2Net, or of a ResNet treated alike: every BatchNorm folded, weights
+    packed, activations and adds fused, and results written over their shortcuts.
+
+    Args:
+        model: A Res2Net of timm or this package, or a ResNet with a plain stem and plain
+            bottlenecks, which is changed.
+        name: What to call it in an error.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if any(isinstance(module, Bottle2neck | TimmBottle2neck) for module in model.modules()):
         return timm_res2net.reparameterize_model(model)
-    stem = nn.Sequential(model.conv1, model.bn1, model.act1)
-    model.conv1, model.bn1, model.act1 = fuse_sequential(stem)
-    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+    if not _is_plain_resnet(model):
+        raise ValueError(
+            f"Model '{name}' has no deploy form. Use a Res2Net of timm or of this package, or a "
+            "ResNet of timm's plain bottlenecks such as resnet50."
+        )
+    resnet: Any = model
+    stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.act1)
+    resnet.conv1, resnet.bn1, resnet.act1 = fuse_sequential(stem)
+    for stage in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
         for i, block in enumerate(stage):
             stage[i] = _FusedBottleneck(block)
-            stage[i].overwrites = True  # a stage's first block has a shortcut of its own
-    return model.eval()
+    return resnet.eval()
+
+
+@functools.lru_cache(maxsize=2)  # a pair's models are built anew many times, and exported once
+def _exported(name: str, arguments: str, deploys: bool, batch: int, size: int) -> bytes:
+    model = build(Spec(name, json.loads(arguments)))
+    if deploys:
+        model = deploy(model, name)
+    return runtimes.export(model, torch.zeros(batch, 3, size, size))
 
 
 class Work(NamedTuple):
-    """A model ready to run: the model, a call that does one step, and the tensors that stay in
-    memory between steps."""
+    """A model ready to run: the model in torch, a call that does one step, and the tensors that
+    stay in memory between steps."""
 
     model: nn.Module
-    step: Callable[[], torch.Tensor]
+    step: Callable[[], object]
     held: Callable[[], list[torch.Tensor]]
 
 
 def prepare(spec: Spec, cell: Cell, x: torch.Tensor) -> Work:
     """A new model on the cell's device and a call that does one step of the cell's task with it."""
-    model = build(spec, cell.device).to(memory_format=memory_format(cell))
-    mode = spec.mode or cell.mode
-    if mode.startswith('deploy'):
-        model = deploy(model).to(memory_format=memory_format(cell))
-    run = torch.compile(model) if mode.endswith('compiled') else model
+    deploys, runtime = Mode.of(spec.mode or cell.mode)
+    if runtime in EXPORTED:
+        key = spec.name, json.dumps(dict(spec.arguments)), deploys, cell.batch, cell.size
+        bf16 = cell.precision != 'fp32'
+        step = runtimes.load(runtime, _exported(*key), x, cell.threads, bf16)
+        return Work(nn.Identity(), step, lambda: [x])
+    model = build(spec, cell.device)
+    if deploys:
+        model = deploy(model, spec.name)
+    model = model.to(weight_type(cell)).to(memory_format=memory_format(cell))
     held = [x, *model.parameters(), *model.buffers()]
+    run = torch.compile(model) if runtime == 'compiled' else model
     if cell.task == 'infer':
-        return Work(model, infer_step(run, x, _autocast(cell)), lambda: held)
+        step = infer_step(run, x, _autocast(cell))
+        if runtime == 'frozen':
+            runtimes.freeze(model, step)
+        return Work(model, step, lambda: held)
     model.train()
     labels = torch.arange(cell.batch, device=cell.device) % 1000
     # a step so small that hours of them on one batch keep every number finite
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
     scaler = torch.amp.GradScaler(cell.device, enabled=cell.precision == 'fp16')
-    step = train_step(run, x, labels, optimizer, _autocast(cell), scaler)
+    train = train_step(run, x, labels, optimizer, _autocast(cell), scaler)
 
     def all_held() -> list[torch.Tensor]:
         states = [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
         return held + states
 
-    return Work(model, step, all_held)
+    return Work(model, train, all_held)
 
 
 def roles(pair: Pair) -> Iterator[tuple[str, Spec]]:

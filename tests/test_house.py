@@ -21,8 +21,8 @@ TOP_LEVEL = {
 
 # From the ground up: a file imports only what stands above it here.
 FLOORS = (
-    'fusion', 'kernels', 'convert', 'bottle2neck', 'res2net_zoo', 'hrnet_res2net', 'reparam', 'hub',
-    'detection', 'export', 'show', 'cli', '__main__',
+    'fusion', 'align', 'kernels', 'convert', 'bottle2neck', 'res2net_zoo', 'hrnet_res2net',
+    'reparam', 'hub', 'detection', 'export', 'show', 'cli', '__main__',
 )  # fmt: skip
 
 # timm's own names, which must not be registered again

@@ -1,16 +1,18 @@
 """Pure functions on layers and weights that change their form and not what they compute."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-__all__ = ['fold_bn', 'fold_conv', 'folds', 'merge_convs']
+__all__ = ['fold_bn', 'fold_conv', 'folds', 'merge_convs', 'pad_splits']
 
 
 def fold_bn(
-    weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
+    weight: torch.Tensor, bias: torch.Tensor | None, norm: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a convolution that includes the BatchNorm after it.
 
@@ -26,14 +28,14 @@ def fold_bn(
         Weight and bias in the weight's type, on its device and in its memory format.
     """
     wide = torch.float32 if weight.device.type == 'mps' else torch.float64  # MPS has no float64
-    mean, var = norm.running_mean.to(wide), norm.running_var.to(wide)  # type: ignore[union-attr]
-    scale = (var + norm.eps).rsqrt()  # type: ignore[operator]
+    mean, var = norm.running_mean.to(wide), norm.running_var.to(wide)
+    scale = (var + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.to(wide)  # type: ignore[operator]
+        scale = scale * norm.weight.to(wide)
     shift = -mean if bias is None else bias.to(wide) - mean
     shift = shift * scale
     if norm.bias is not None:
-        shift = shift + norm.bias.to(wide)  # type: ignore[operator]
+        shift = shift + norm.bias.to(wide)
     folded = weight.to(wide) * scale[:, None, None, None]
     return folded.to(weight.dtype), shift.to(weight.dtype)
 
@@ -81,3 +83,25 @@ def merge_convs(convs: list[nn.Conv2d]) -> nn.Conv2d:
             bias = torch.cat([conv.bias for conv in convs])  # type: ignore[misc]
             merged.bias = nn.Parameter(bias, requires_grad=first.bias.requires_grad)
     return merged
+
+
+def pad_splits(
+    values: torch.Tensor, dim: int, splits: tuple[int, int, int], value: float = 0.0
+) -> torch.Tensor:
+    """Pad each split along a dimension.
+
+    Args:
+        values: Tensor of any shape.
+        dim: Dimension that holds the splits one after the other.
+        splits: Number of splits, entries of each, and entries of each when padded.
+        value: What to pad with.
+
+    Returns:
+        The tensor with `dim` of size number * padded; itself where nothing is to pad.
+    """
+    number, width, padded = splits
+    if padded == width:
+        return values
+    apart = values.unflatten(dim, (number, width))  # [..., number, width, ...]
+    after = 2 * (values.dim() - dim - 1)  # F.pad counts from the last dimension, two numbers each
+    return F.pad(apart, [0] * after + [0, padded - width], value=value).flatten(dim, dim + 1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fusion import fold_conv, folds
 
 __all__ = [
@@ -148,20 +149,26 @@ class FusedConv2d(nn.Conv2d):
         - Output: (B, out_channels, H', W'), in channels_last where it runs packed
     """
 
-    act: nn.Module
-    _packed: _Pack | None
-    _last: Any
+    def __init__(self, *args: Any, act: nn.Module | None = None, **kwargs: Any):
+        """
+        Args:
+            *args: As for `nn.Conv2d`.
+            act: Activation, none when None. A ReLU runs inside the convolution.
+            **kwargs: As for `nn.Conv2d`.
+        """
+        super().__init__(*args, **kwargs)
+        self.act: nn.Module = nn.Identity() if act is None else act
+        self._packed: _Pack | None = None
+        self._last: Any = None  # what the last input was like
 
     @classmethod
     def of(cls, conv: Any, act: nn.Module | None = None) -> 'FusedConv2d':
         """The same for a plain convolution, whose parameters it shares."""
         same = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, bias=False, device='meta',
+            conv.dilation, conv.groups, bias=False, act=act, device='meta',
         )  # fmt: skip
         same.weight, same.bias = conv.weight, conv.bias
-        same.act = nn.Identity() if act is None else act
-        same._packed = same._last = None
         return same.train(conv.training)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -263,7 +270,7 @@ class Unfused(nn.Sequential):
         return x
 
 
-def fuse(conv: nn.Module, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
+def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
     """A new layer for a convolution, the norm and the activation after it, which are not changed.
 
     Returns:
@@ -271,12 +278,14 @@ def fuse(conv: nn.Module, norm: nn.Module, act: nn.Module | None = None) -> nn.M
         not plainly torch's.
     """
     act = nn.Identity() if act is None else copy.deepcopy(act)
-    if not isinstance(norm, nn.Identity) and not folds(norm):
-        return Unfused(copy.deepcopy(conv), copy.deepcopy(norm), act)
-    if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
-        return Unfused(copy.deepcopy(conv), copy.deepcopy(norm), act)
-    whole = copy.deepcopy(conv) if isinstance(norm, nn.Identity) else fold_conv(conv, norm)
-    return FusedConv2d.of(whole, act)
+    conv = conv.bake() if isinstance(conv, AlignedConv2d) else copy.deepcopy(conv)
+    norm = norm.bake() if isinstance(norm, AlignedBatchNorm2d) else copy.deepcopy(norm)
+    plain = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros' and conv.padding != 'same'
+    if plain and folds(norm):
+        return FusedConv2d.of(fold_conv(conv, norm), act)
+    if plain and isinstance(norm, nn.Identity):
+        return FusedConv2d.of(conv, act)
+    return Unfused(conv, norm, act)
 
 
 def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:

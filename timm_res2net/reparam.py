@@ -8,12 +8,36 @@ import torch
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
+from .align import align_blocks
 from .bottle2neck import Bottle2neck, FusedBottle2neck, FusedStage
 from .kernels import fuse_sequential
 
-__all__ = ['reparameterize_model']
+__all__ = ['align_widths', 'reparameterize_model']
 
 Model = TypeVar('Model', bound=nn.Module)
+
+
+def _check(model: nn.Module, verb: str) -> None:
+    """Raise a ValueError for a model whose blocks cannot be replaced."""
+    name = type(model).__name__
+    if hasattr(model, '_orig_mod') or isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f'Cannot {verb} {name}, which is compiled. Do it first, then compile.')
+    modules = list(model.modules())
+    if any(isinstance(module, torch.fx.GraphModule) for module in modules):
+        raise ValueError(
+            f'Cannot {verb} {name}, whose blocks torch.fx has taken apart. Create it with '
+            "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
+        )
+    if any(isinstance(module, FusedBottle2neck) for module in modules):
+        raise ValueError(
+            f'Cannot {verb} {name}: it is in its deploy form already. Give the model that it was '
+            'made from.'
+        )
+    if not any(isinstance(module, Bottle2neck | TimmBottle2neck) for module in modules):
+        raise ValueError(
+            f'Cannot {verb} {name}: it has no Res2Net block. Give a Res2Net of this package or of '
+            'timm.'
+        )
 
 
 def reparameterize_model(model: Model) -> Model:
@@ -34,36 +58,39 @@ def reparameterize_model(model: Model) -> Model:
         ValueError: A model that is deployed already, that is compiled or traced, or that has no
             Res2Net block.
     """
-    if hasattr(model, '_orig_mod') or isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(
-            f'Cannot reparameterize a {type(model).__name__}. Reparameterize the model first, then '
-            'compile or script it.'
-        )
-    modules = list(model.modules())
-    if any(isinstance(module, torch.fx.GraphModule) for module in modules):
-        raise ValueError(
-            f'Cannot reparameterize a {type(model).__name__}, whose blocks torch.fx has taken '
-            "apart. Create it with feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
-        )
-    if any(isinstance(module, FusedBottle2neck) for module in modules):
-        raise ValueError(
-            f'This {type(model).__name__} is in its deploy form already. Give the model that it '
-            'was made from.'
-        )
-    if not any(isinstance(module, Bottle2neck | TimmBottle2neck) for module in modules):
-        raise ValueError(
-            f'This {type(model).__name__} has no Res2Net block. timm.utils.reparameterize_model '
-            'is for other models.'
-        )
+    _check(model, 'reparameterize')
     deployed = copy.deepcopy(model).eval()
     _replace(deployed)
     return deployed
 
 
+def align_widths(model: Model, multiple: int) -> Model:
+    """Pad the splits of every Res2Net block with zero channels to a multiple, in place: the same
+    function, weights and training, on widths that the hardware likes (8 for tensor cores).
+
+    Parameters and buffers keep their shapes, names and places, so that optimizers, EMA copies and
+    state dicts go on as they are. `create_model(..., width_multiple=8)` does the same.
+
+    Args:
+        model: Model with Res2Net blocks of this package or of timm.
+        multiple: Channels of a split become a multiple of this.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: A model without Res2Net blocks, one that is aligned, deployed, compiled or
+            traced already, another norm layer than BatchNorm2d, DropBlock, a `multiple` that is no
+            whole number of at least 1. The model is unchanged then.
+    """
+    _check(model, 'align the widths of')
+    align_blocks(model, multiple)
+    return model
+
+
 def _is_stage(module: nn.Module) -> bool:
-    return type(module) is nn.Sequential and all(
-        isinstance(block, Bottle2neck | TimmBottle2neck) for block in module
-    )
+    is_block = [isinstance(child, Bottle2neck | TimmBottle2neck) for child in module.children()]
+    return type(module) is nn.Sequential and bool(is_block) and all(is_block)
 
 
 def _replace(module: Any) -> None:

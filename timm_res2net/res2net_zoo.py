@@ -27,6 +27,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, load_pretra
 from timm.models.resnet import ResNet
 from torch import nn
 
+from .align import align_blocks
 from .bottle2neck import AttnLayer, Bottle2neck
 from .convert import apply_rules, paddle_rules, read_pdparams, require_keys
 from .convert.engine import list_some
@@ -81,6 +82,7 @@ class Res2Net(ResNet):
         drop_path_rate: float = 0.0,
         drop_block_rate: float = 0.0,
         zero_init_last: bool = True,
+        width_multiple: int = 1,
         device: Any = None,
         dtype: Any = None,
     ):
@@ -114,13 +116,16 @@ class Res2Net(ResNet):
                 less.
             drop_block_rate: DropBlock in the last two stages.
             zero_init_last: Start every block as its shortcut.
+            width_multiple: Pad the splits with zero channels to a multiple, for the hardware's
+                sake (8 for tensor cores). Function, weights and training stay the same.
             device: Device of the parameters, 'meta' included.
             dtype: Data type of the parameters.
 
         Raises:
             ValueError: A value that cannot be built: what `Bottle2neck` refuses, another number of
                 stages than four, an `output_stride` other than 8, 16 or 32, an unknown `aa_layer`,
-                an odd channels[0] other than 64 with a plain stem.
+                an odd channels[0] other than 64 with a plain stem, a `width_multiple` above 1 with
+                another norm than BatchNorm2d or with DropBlock.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
@@ -177,6 +182,7 @@ class Res2Net(ResNet):
             conv1 = nn.Conv2d(in_chans, plain_width, 7, stride=2, padding=3, bias=False, **dd)
             nn.init.kaiming_normal_(conv1.weight, mode='fan_out', nonlinearity='relu')
             self.conv1 = conv1  # type: ignore[assignment]  # a deep stem until here
+        align_blocks(self, width_multiple)
         self.in_chans = in_chans  # timm before 1.0.31 does not keep it
         self._recorded_args = recorded
 
