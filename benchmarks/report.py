@@ -268,7 +268,7 @@ def _deploy_section(files: Files) -> Iterator[str]:
         [
             (
                 pair,
-                config(record['cell'], ['mode', *same]),
+                config(record['cell'], ['mode']),
                 _milliseconds(record, 'baseline'),
                 _milliseconds(record, 'subject'),
                 str(ratio_of(record, 'control')),

@@ -114,6 +114,7 @@ def _openvino(library: Any, model: bytes, x: np.ndarray, threads: int, bf16: boo
             'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32',
             'INFERENCE_NUM_THREADS': threads,
             'PERFORMANCE_HINT': 'LATENCY',
+            'ENABLE_CPU_PINNING': False,  # as torch has it
         },
     )
     request = compiled.create_infer_request()

@@ -18,7 +18,9 @@ def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
+    def uniform(tensor: torch.Tensor | None, low: float, high: float) -> None:
+        if tensor is None:  # a norm without affine or statistics
+            return
         values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             tensor.copy_(values * (high - low) + low)

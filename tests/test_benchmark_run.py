@@ -13,7 +13,7 @@ import torch
 from benchmarks import cli, plots, report, results
 from benchmarks.cli import main, time_left
 from benchmarks.stats import overlap
-from benchmarks.subjects import Cell, find_pair, label, load_pairs, load_suite
+from benchmarks.subjects import Cell, find_pair, label, load_pairs, load_suite, plain_pairs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -386,9 +386,12 @@ def test_help_has_examples(verb, capsys):
     assert f'examples:\n  python -m benchmarks {verb}' in capsys.readouterr().out
 
 
-def synthetic(pair, batch=8, threads=2, size=224, subject=1.2, load=2.0, settled=True):
+def synthetic(
+    pair, batch=8, threads=2, size=224, subject=1.2, load=2.0, settled=True, mode='eager',
+    precision='fp32',
+):  # fmt: skip
     cell = Cell(
-        'time', pair, 'infer', 'eager', 'fp32', 'channels_last', batch, size, threads, 'cpu'
+        'time', pair, 'infer', mode, precision, 'channels_last', batch, size, threads, 'cpu'
     )
     return cell.key, {
         'cell': dataclasses.asdict(cell),
@@ -446,6 +449,44 @@ def test_report_of_curves_and_repeats(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(p.name for p in drawn)
 
 
+def test_report_of_pairs_with_modes_of_their_own():
+    own = dict(mode='eager->deploy')
+    unusable = synthetic('swap', subject=0.8, batch=1, **own)
+    unusable[1]['samples']['control'] = [1.03] * 8
+    file = file_of(
+        synthetic('deploy', subject=0.5, **own),
+        synthetic('deploy', subject=0.6, precision='bf16-weights', **own),
+        unusable,
+        synthetic('main'),
+    )
+    text = report.markdown({'one': file})
+    plain, deployed = text.split('## Deploy form')
+    assert '### main' in plain
+    assert '### deploy' not in text
+    assert '### swap' not in text
+    rows = [
+        [part.strip() for part in line.strip('|').split('|')]
+        for line in deployed.splitlines()
+        if line.startswith('|')
+    ]
+    assert rows[0] == ['pair', 'fp32, batch 8', 'bf16-weights, batch 8', 'fp32, batch 1']
+    assert rows[2] == [
+        'deploy: resnet50 → res2net', '× 0.50 [0.50, 0.50]', '× 0.60 [0.60, 0.60]', '',
+    ]  # fmt: skip
+    assert rows[3] == ['swap: resnet50 → res2net', '', '', '× 0.80 [0.80, 0.80] (unusable)']
+    assert 'All: infer, channels_last, 224 px, 2 threads.' in deployed
+    assert rows[6] == [
+        'deploy', 'infer, fp32, channels_last, batch 8, 224 px, 2 threads', '1000.0', '500.0',
+        '1.00 [1.00, 1.00]', '8', '1', '',
+    ]  # fmt: skip
+    assert rows[-1][-1] == 'unusable'
+    assert 'eager' not in deployed
+    assert '## Deploy form' not in report.markdown({'one': file_of(synthetic('main'))})
+    assert report.sentence(synthetic('deploy', subject=0.5, **own)[1]) == (
+        'time × 0.50 [0.50, 0.50]; control 1.00 [1.00, 1.00], 8 rounds'
+    )
+
+
 # What is committed
 
 
@@ -493,4 +534,4 @@ def test_readmes_have_what_the_report_says(committed):
     readme = (ROOT / 'README.md').read_text()
     record = committed['cpu']['cells'][Cell(**main_cell['cell']).key]
     assert report.verdict(report.ratio_of(record)) in ' '.join(readme.split())
-    assert set(load_pairs()) == {r['cell']['pair'] for r in report.select(committed, 'time')}
+    assert set(plain_pairs()) == {r['cell']['pair'] for r in report.select(committed, 'time')}

@@ -9,18 +9,22 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks import article, subjects
+from benchmarks import article, runtimes, subjects
 from benchmarks.attribution import counts
+from benchmarks.runtimes import MODES, Mode
 from benchmarks.subjects import (
     SUITES,
     Cell,
+    Spec,
     build,
     check,
+    deploy,
     find_pair,
     label,
     load_pairs,
     load_suite,
     make_input,
+    plain_pairs,
     prepare,
 )  # fmt: skip
 from tests.common import image, randomise, relative_error
@@ -37,7 +41,7 @@ def cell(**changes):
 
 def test_the_pairs_asked_for():
     models = {
-        tuple(label(spec) for spec in find_pair(name).values()) for name in load_pairs()
+        tuple(label(spec) for spec in find_pair(name).values()) for name in plain_pairs()
     }  # fmt: skip
     assert models == {
         ('resnet50', 'res2net50_26w_4s'),
@@ -54,6 +58,70 @@ def test_the_pairs_asked_for():
         ('resnet50(base_width=40)', 'article'),
         ('res2net50_26w_4s', "res2net50_se(attn_layer='')"),
     }
+
+
+def test_the_pairs_with_modes_of_their_own():
+    ours, resnet = 'res2net50_26w_4s', 'resnet50'
+    assert {
+        name: ' → '.join(label(spec) for spec in find_pair(name).values())
+        for name in load_pairs()
+        if name not in plain_pairs()
+    } == {
+        'deploy': f'{ours} [eager] → {ours} [deploy]',
+        'swap': f'{resnet} [eager] → {ours} [deploy]',
+        'resnet_deploy': f'{resnet} [eager] → {resnet} [deploy]',
+        'swap_deploy': f'{resnet} [deploy] → {ours} [deploy]',
+        'deploy_compiled': f'{ours} [compiled] → {ours} [deploy+compiled]',
+        'main_frozen': f'{resnet} [frozen] → {ours} [frozen]',
+        'deploy_frozen': f'{ours} [frozen] → {ours} [deploy+frozen]',
+        'deploy_onnxruntime': f'{ours} [deploy] → {ours} [deploy+onnxruntime]',
+        'deploy_openvino': f'{ours} [deploy] → {ours} [deploy+openvino]',
+        'export_onnxruntime': f'{ours} [onnxruntime] → {ours} [deploy+onnxruntime]',
+        'export_openvino': f'{ours} [openvino] → {ours} [deploy+openvino]',
+    }
+    for name in load_pairs():
+        modes = [spec.mode for spec in find_pair(name).values()]
+        assert all(mode in MODES for mode in modes) or modes == ['', '']
+
+
+def test_a_pair_with_modes_of_its_own_ignores_the_cells():
+    modes = {'pairs': ['deploy', 'main'], 'mode': ['eager', 'compiled'], 'batch': [1]}
+    cells = load_suite('cpu', {**modes, 'size': [224], 'threads': [1], 'task': ['infer']}, ['time'])
+    assert {(c.pair, c.mode) for c in cells} == {
+        ('deploy', 'eager->deploy'), ('main', 'eager'), ('main', 'compiled'),
+    }  # fmt: skip
+    text = {str(c) for c in cells if c.pair == 'deploy' and c.precision == 'fp32'}
+    assert 'deploy infer eager->deploy fp32 channels_last b1 224px t1' in text
+    both = load_suite('smoke', {'pairs': ['deploy', 'main']}, ['attribution'])
+    assert [c.pair for c in both] == ['main']
+
+
+def test_the_deploy_suite_can_run():
+    cells = load_suite('deploy')
+    own = {c.pair for c in cells} - {'ours'}
+    assert own == set(load_pairs()) - set(plain_pairs()) - {'deploy_compiled'}
+    for c in cells:
+        assert c.task == 'infer' or c.pair == 'ours'
+        assert not c.mode.count('onnxruntime') or c.precision == 'fp32'
+    assert len(cells) == len({c.key for c in cells}) == 64
+
+
+@pytest.mark.parametrize('text', MODES)
+def test_modes(text):
+    deploys, runtime = Mode.of(text)
+    assert deploys == text.startswith('deploy')
+    assert runtime == (text.removeprefix('deploy').removeprefix('+') or 'eager')
+
+
+def test_all_modes():
+    others = ('compiled', 'frozen', 'onnxruntime', 'openvino')
+    expected = ('eager', *others, 'deploy', *(f'deploy+{name}' for name in others))
+    assert expected == MODES
+    assert subjects.AXES['mode'][0] == MODES
+    for text in ('deploy+', 'deploy+eager', 'frozen+deploy', ''):
+        with pytest.raises(ValueError) as error:
+            Mode.of(text)
+        assert str(error.value) == f"Unknown mode '{text}'. Use one of {', '.join(MODES)}."
 
 
 def test_the_cpu_suite_has_the_grid_the_pairs_and_the_curves():
@@ -73,9 +141,10 @@ def test_the_cpu_suite_has_the_grid_the_pairs_and_the_curves():
                             in times
                         )  # fmt: skip
     usual = {c.pair for c in times if (c.batch, c.size, c.threads) == (8, 224, threads)}
-    assert usual == set(load_pairs())
-    assert {c.pair for c in cells if c.kind == 'attribution'} == set(load_pairs())
-    assert {c.pair for c in cells if c.kind == 'memory' and c.task == 'train'} == set(load_pairs())
+    plain = set(plain_pairs())
+    assert usual == plain
+    assert {c.pair for c in cells if c.kind == 'attribution'} == plain
+    assert {c.pair for c in cells if c.kind == 'memory' and c.task == 'train'} == plain
     curves = [c for c in times if c.pair == 'main' and c.threads == 1]
     assert {c.batch for c in curves if c.size == 224} == {1, 4, 8, 16, 64}
     assert {c.size for c in curves if c.batch == 8} == {128, 192, 224, 288, 384}
@@ -101,7 +170,7 @@ def test_given_values_stand_in_for_the_suites():
     }
     assert set(cells.values()) == {7}
     assert {c.device for c in load_suite('smoke', device='cuda')} == {'cuda'}
-    assert len(load_suite('smoke', {'pairs': ['*']}, ['memory'])) == 2 * len(load_pairs())
+    assert len(load_suite('smoke', {'pairs': ['*']}, ['memory'])) == 2 * len(plain_pairs())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +189,7 @@ def test_given_values_stand_in_for_the_suites():
         ),
         (
             ('cpu', {'mode': ['fast']}),
-            "mode='fast' must be one of eager, compiled.",
+            f"mode='fast' must be one of {', '.join(MODES)}.",
         ),
         (('cpu', {'batch': [0]}), 'batch=0 must be at least 1.'),
         (('cpu', {}, ['time'], 0), 'budget=0 must be a number of seconds above 0.'),
@@ -165,6 +234,16 @@ def test_what_a_machine_cannot_do(monkeypatch):
             'in CXX, or use --mode eager.',
         ),
         (
+            {'pair': 'deploy_frozen', 'mode': 'frozen->deploy+frozen'},
+            "Mode 'frozen' needs a C++ compiler, and none is on the path. Install g++, name one in "
+            'CXX, or use --mode eager.',
+        ),
+        (
+            {'precision': 'bf16-weights'},
+            "Precision 'bf16-weights' would be emulated on this CPU: its time says nothing. Use "
+            '--precision fp32.',
+        ),
+        (
             {'threads': 5},
             'threads=5 is more than the 4 cores of this machine. Use --threads 4 or fewer.',
         ),
@@ -181,16 +260,168 @@ def test_what_a_machine_cannot_do(monkeypatch):
         check(cell(device='cuda', mode='compiled'))
 
 
+@pytest.mark.parametrize(
+    ('changes', 'text'),
+    [
+        *(
+            ({'mode': mode, 'task': 'train'}, f"Mode '{mode}' is for inference. Use --task infer.")
+            for mode in ('deploy', 'frozen', 'deploy+compiled', 'openvino')
+        ),
+        (
+            {'pair': 'deploy', 'mode': 'eager->deploy', 'task': 'train'},
+            "Mode 'deploy' is for inference. Use --task infer.",
+        ),
+        (
+            {'mode': 'deploy', 'kind': 'memory'},
+            "Kind 'memory' does not see the weights that mode 'deploy' packs for itself. Use "
+            '--only time, or mode eager or compiled.',
+        ),
+        (
+            {'precision': 'bf16-weights', 'task': 'train'},
+            "Precision 'bf16-weights' is for inference. Use --task infer, or --precision bf16.",
+        ),
+        (
+            {'mode': 'deploy+openvino', 'device': 'cuda'},
+            "Mode 'deploy+openvino' runs on a CPU here. Use --device cpu.",
+        ),
+        *(
+            (
+                {'mode': 'onnxruntime', 'precision': precision},
+                "Mode 'onnxruntime' does not run in bfloat16 on a CPU. Use --precision fp32, or "
+                'openvino.',
+            )
+            for precision in ('bf16', 'bf16-weights')
+        ),
+    ],
+)
+def test_what_does_not_go_together(changes, text, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(subjects, 'cpu_has_bf16', lambda: True)
+    monkeypatch.setattr(subjects, '_compiler', lambda: 'g++')
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    with pytest.raises(ValueError) as error:
+        check(cell(**changes))
+    assert str(error.value) == text
+
+
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+def test_a_missing_runtime(runtime, monkeypatch):
+    for missing in runtimes.EXPORTED[runtime]:
+        monkeypatch.setattr('importlib.util.find_spec', lambda name, m=missing: name != m or None)
+        for mode in (runtime, f'deploy+{runtime}'):
+            with pytest.raises(ValueError) as error:
+                check(cell(mode=mode))
+            assert str(error.value) == (
+                f"Mode '{runtime}' needs {missing}. Install it: "
+                "pip install 'timm-res2net[runtimes]'."
+            )
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    check(cell(mode=runtime))
+
+
+@pytest.mark.parametrize('name', ['resnet50', 'resnext50_32x4d', 'res2net50_26w_4s'])
+def test_the_deploy_form_computes_the_same(name):
+    model = randomise(timm.create_model(name, layers=[1, 2, 1, 1])).double().eval()
+    x = image(2, 64).double()
+    with torch.inference_mode():
+        expected = model(x)
+        deployed = deploy(model, name)
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
+        assert relative_error(deployed(x), expected) < 1e-12  # in double, some 50 layers
+
+
+def test_the_deploy_form_of_a_resnet_runs_packed_and_over_its_shortcuts():
+    model = randomise(timm.create_model('resnet50', layers=[1, 2, 1, 1])).eval()
+    model = model.to(memory_format=torch.channels_last)
+    x = image(2, 64).contiguous(memory_format=torch.channels_last)
+    kept = x.clone()
+    with torch.inference_mode():
+        expected = model(x)
+    deployed = deploy(model, 'resnet50')
+    with torch.inference_mode():
+        for _ in range(3):  # unpacked, packing, packed
+            assert relative_error(deployed(x), expected) < 1e-5
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50d', 'seresnet50', 'dla60_res2net'])
+def test_models_without_a_deploy_form(name):
+    with pytest.raises(ValueError) as error:
+        deploy(build(Spec(name), 'meta'), name)
+    assert str(error.value) == (
+        f"Model '{name}' has no deploy form. Use a Res2Net of timm or of this package, or a "
+        "ResNet of timm's plain bottlenecks such as resnet50."
+    )
+
+
+TINY = 'test_res2net_se'
+
+
+@pytest.mark.parametrize('mode', ['eager', 'deploy'])
+def test_weights_and_input_in_bf16(mode):
+    here = cell(precision='bf16-weights', mode=mode)
+    x = make_input(here)
+    assert x.dtype == torch.bfloat16
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    work = prepare(Spec(TINY), here, x)
+    assert {t.dtype for t in work.model.parameters()} == {torch.bfloat16}
+    expected = prepare(Spec(TINY), cell(), make_input(cell())).step()
+    for _ in range(3):
+        out = work.step()
+    assert out.dtype == torch.bfloat16
+    assert relative_error(out.float(), expected) < 0.05  # eps of bfloat16 is 0.008
+
+
+@pytest.mark.parametrize('deploys', [False, True])
+@pytest.mark.parametrize(
+    ('runtime', 'precision', 'error'),
+    [('onnxruntime', 'fp32', 1e-4), ('openvino', 'fp32', 1e-4), ('openvino', 'bf16', 0.05)],
+)
+def test_exported_models_compute_the_same(runtime, precision, error, deploys, monkeypatch):
+    for package in runtimes.EXPORTED[runtime]:
+        pytest.importorskip(package)
+    plain = subjects.build
+    monkeypatch.setattr(subjects, 'build', lambda *args: randomise(plain(*args)))
+    subjects._exported.cache_clear()
+    here = cell(mode=f'deploy+{runtime}' if deploys else runtime, precision=precision)
+    x = make_input(here)
+    expected = prepare(Spec(TINY), cell(), x).step().clone()
+    work = prepare(Spec(TINY), here, x)
+    for _ in range(2):
+        out = torch.from_numpy(work.step().copy())
+        assert relative_error(out, expected) < error
+    subjects._exported.cache_clear()
+
+
+@pytest.mark.skipif(subjects._compiler() is None, reason='needs a C++ compiler')
+def test_frozen_weights_are_constants():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    x = image(1, 8)
+
+    def run():
+        with torch.inference_mode():
+            return model(x)
+
+    expected = run().clone()
+    assert runtimes.freeze(model, run) is model
+    assert not torch._inductor.config.freezing
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[1].running_mean.add_(1)
+    assert relative_error(run(), expected) < 1e-5
+    torch.compiler.reset()
+
+
 def test_equal_macs_are_the_closest_that_a_base_width_gives():
-    macs = counts(('article', {}), 224)['macs']
+    macs = counts(Spec('article'), 224)['macs']
     others = {
-        width: abs(counts(('resnet50', {'base_width': width}), 224)['macs'] / macs - 1)
+        width: abs(counts(Spec('resnet50', {'base_width': width}), 224)['macs'] / macs - 1)
         for width in range(32, 65)
     }
     assert min(others, key=others.__getitem__) == 41
     assert others[41] == pytest.approx(0.0036, abs=5e-5)
     assert others[40] == pytest.approx(0.0235, abs=5e-5)
-    full = counts(('resnet50', {}), 224)
+    full = counts(Spec('resnet50'), 224)
     assert macs / full['macs'] == pytest.approx(0.577, abs=5e-4)
     # arXiv:2003.13678, table of ResNet-50: 25.6 M parameters, 4.1 GFLOPs, 11.1 M activations
     assert full['params'] == 25_557_032
@@ -255,8 +486,8 @@ def test_the_articles_network_has_the_parameters_known_of_it():
 
 def test_models_do_work():
     """No BatchNorm is left at 0, whose products a GPU computes with less power."""
-    for spec in (('resnet50', {}), ('res2net50_26w_4s', {}), ('article', {})):
-        norms = [m for m in build(spec).modules() if isinstance(m, nn.BatchNorm2d)]
+    for name in ('resnet50', 'res2net50_26w_4s', 'article'):
+        norms = [m for m in build(Spec(name)).modules() if isinstance(m, nn.BatchNorm2d)]
         assert norms
         assert all(bool(norm.weight.any()) for norm in norms)
 
@@ -269,7 +500,7 @@ def test_a_step_of_every_kind(task, precision, layout):
     form = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
     x = make_input(here)
     assert x.is_contiguous(memory_format=form)
-    model, step, held = prepare(('test_res2net_se', {}), here, x)
+    model, step, held = prepare(Spec('test_res2net_se'), here, x)
     assert model.layer1[0].convs[0].weight.is_contiguous(memory_format=form)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     out = step()
@@ -287,6 +518,9 @@ def test_a_step_of_every_kind(task, precision, layout):
 
 
 def test_label():
-    assert label(('resnet50', {})) == 'resnet50'
-    assert label(('resnet50', {'base_width': 41})) == 'resnet50(base_width=41)'
+    assert label(Spec('resnet50')) == 'resnet50'
+    assert label(Spec('resnet50', {'base_width': 41})) == 'resnet50(base_width=41)'
+    assert label(Spec('resnet50', {}, 'deploy')) == 'resnet50 [deploy]'
+    spec = Spec('resnet50', {'base_width': 41}, 'deploy+frozen')
+    assert label(spec) == 'resnet50(base_width=41) [deploy+frozen]'
     assert subjects.AXES['size'] == ((), 224)

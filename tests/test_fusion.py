@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from tests.common import image, randomise, relative_error
-from timm_res2net.fusion import fold_bn, fold_conv, fold_sequential, merge_convs
+from timm_res2net.fusion import fold_bn, fold_conv, folds, merge_convs
 
 
 def pair(norm, conv=None, **kwargs):
@@ -77,29 +77,9 @@ def test_it_is_rounded_once():
     'norm', [nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False), BatchNormAct2d(8)],
     ids=['group', 'no statistics', 'with an activation'],
 )  # fmt: skip
-def test_what_does_not_fold_is_kept(norm):
-    layers = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), norm).eval()
-    kept = fold_conv(*layers)
-    x = image(2, 9, 6)
-    assert torch.equal(kept(x), layers(x))
-    assert kept[0] is not layers[0]
-    assert torch.equal(fold_sequential(layers)(x), layers(x))
-
-
-def test_a_sequence_keeps_its_names():
-    layers = nn.Sequential(
-        nn.AvgPool2d(2), nn.Conv2d(6, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
-    )  # fmt: skip
-    layers = randomise(layers).double().eval()
-    folded = fold_sequential(layers)
-    x = image(2, 12, 6).double()
-    assert relative_error(folded(x), layers(x)) < 1e-13
-    assert [type(layer) for layer in folded] == [
-        nn.AvgPool2d, nn.Conv2d, nn.Identity, nn.ReLU, nn.Conv2d, nn.Identity,
-    ]  # fmt: skip
-    assert not folded.training
-    assert set(folded.state_dict()) == {'1.weight', '1.bias', '4.weight', '4.bias'}
+def test_what_does_not_fold(norm):
+    assert not folds(norm)
+    assert folds(nn.BatchNorm2d(8))
 
 
 @pytest.mark.parametrize('bias', [False, True])

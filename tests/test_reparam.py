@@ -5,13 +5,17 @@ import copy
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timm.models import list_models
 from timm.utils import reparameterize_model as timms
 from torch import nn
 
 from tests.common import NAMES, image, randomise, relative_error
-from timm_res2net import Res2Net, reparameterize_model
-from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck, FusedBottle2neck
+from timm_res2net import Res2Net, align_widths, reparameterize_model
+from timm_res2net.align import align_block
+from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck, FusedStage
+from timm_res2net.kernels import FORMS, override
 
 TIMMS = tuple(list_models(module='res2net'))
 TINY = 'test_res2net_se'
@@ -92,43 +96,67 @@ def test_wrappers(name, feature_cls):
         if isinstance(got, dict)
         else zip(got, expected, strict=True)
     )
+    pairs = list(pairs)
+    assert len(pairs) == 3
     assert all(relative_error(a, b) < 1e-12 for a, b in pairs)
     assert folded(deployed)
+    assert sum(isinstance(module, FusedStage) for module in deployed.modules()) == 4
+    again = copy.deepcopy(deployed)
+    with torch.inference_mode():
+        outs = again(x)
+    outs = list(outs.values()) if isinstance(outs, dict) else outs
+    assert all(relative_error(a, b) < 1e-12 for a, (_, b) in zip(outs, pairs, strict=True))
     assert deployed.feature_info.channels() == body.feature_info.channels()
 
 
-def test_an_fx_graph_is_refused():
+VERBS = {
+    'reparameterize': reparameterize_model,
+    'align the widths of': lambda model: align_widths(model, 8),
+}
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_an_fx_graph_is_refused(verb):
     body = create(features_only=True, feature_cls='fx')
     with pytest.raises(ValueError) as error:
-        reparameterize_model(body)
+        VERBS[verb](body)
     assert str(error.value) == (
-        'Cannot reparameterize a FeatureGraphNet, whose blocks torch.fx has taken apart. Create it '
-        "with feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
+        f'Cannot {verb} FeatureGraphNet, whose blocks torch.fx has taken apart. Create it with '
+        "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
     )
 
 
-def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone():
+@pytest.mark.parametrize('verb', VERBS)
+def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
     deployed = reparameterize_model(create())
     for model in (deployed, timms(create())):
         with pytest.raises(ValueError) as error:
-            reparameterize_model(model)
+            VERBS[verb](model)
         assert str(error.value) == (
-            'This Res2Net is in its deploy form already. Give the model that it was made from.'
+            f'Cannot {verb} Res2Net: it is in its deploy form already. Give the model that it was '
+            'made from.'
         )
     block = deployed.layer1[0]
     assert block.fuse() is block
     x = image()
     with torch.inference_mode():
-        assert torch.equal(timms(deployed)(x), deployed(x))
+        assert relative_error(timms(deployed)(x), deployed(x)) < 1e-6
 
 
-def test_other_models_are_refused():
-    with pytest.raises(ValueError, match=r'^This ResNet has no Res2Net block\. timm\.utils\.repar'):
-        reparameterize_model(timm.create_model('resnet18'))
-    with pytest.raises(ValueError, match=r'^Cannot reparameterize a OptimizedModule\. Reparam'):
-        reparameterize_model(torch.compile(create(), backend='eager'))
-    with pytest.raises(ValueError, match=r'then compile or script it\.$'):
-        reparameterize_model(torch.jit.script(create()))
+@pytest.mark.parametrize('verb', VERBS)
+def test_other_models_are_refused(verb):
+    with pytest.raises(ValueError) as error:
+        VERBS[verb](timm.create_model('resnet18'))
+    assert str(error.value) == (
+        f'Cannot {verb} ResNet: it has no Res2Net block. Give a Res2Net of this package or of timm.'
+    )
+    with pytest.raises(ValueError) as error:
+        VERBS[verb](torch.compile(create(), backend='eager'))
+    assert str(error.value) == (
+        f'Cannot {verb} OptimizedModule, which is compiled. Do it first, then compile.'
+    )
+    with pytest.raises(ValueError, match=r'which is compiled\. Do it first, then compile\.$'):
+        VERBS[verb](torch.jit.script(create()))
 
 
 def test_either_mode():
@@ -189,10 +217,58 @@ def test_gradients_flow():
     assert all(p.grad is not None for p in deployed.parameters())
 
 
-def test_a_block():
-    block = randomise(Bottle2neck(16, 8, scale=4, base_width=26)).double().eval()
-    x = image(2, 9, 32).double()
-    block = randomise(Bottle2neck(32, 8, base_width=26)).double().eval()
-    fused = block.fuse()
-    assert isinstance(fused, FusedBottle2neck)
-    assert relative_error(fused(x), block(x)) < 1e-13
+def arguments():
+    """Arguments of a block, its input's size and the layout."""
+    return st.fixed_dictionaries(
+        {
+            'planes': st.integers(4, 12),
+            'stride': st.sampled_from([1, 2]),
+            'first': st.booleans(),
+            'cardinality': st.integers(1, 3),
+            'base_width': st.integers(16, 60),
+            'scale': st.sampled_from([1, 2, 3, 4, 8]),
+            'dilation': st.sampled_from([1, 2]),
+            'semantics': st.sampled_from(sorted(SEMANTICS)),
+            'attn_layer': st.sampled_from(['', 'se', 'eca']),
+            'act_layer': st.sampled_from([nn.ReLU, nn.SiLU, nn.LeakyReLU]),
+            'multiple': st.sampled_from([1, 8]),
+            'merge': st.booleans(),
+            'packed': st.booleans(),
+            'slices': st.booleans(),
+            'size': st.tuples(st.integers(1, 3), st.integers(3, 12), st.integers(3, 12)),
+            'channels_last': st.booleans(),
+            'seed': st.integers(0, 100),
+        }
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_any_block(case):
+    """Every form of any block, in float64 and float32."""
+    layout = torch.channels_last if case.pop('channels_last') else torch.contiguous_format
+    batch, height, width = case.pop('size')
+    multiple, seed = case.pop('multiple'), case.pop('seed')
+    forms = {form: case.pop(form) for form in FORMS}
+    inplanes, downsample = case['planes'] * 4, None
+    if case.pop('first') or case['stride'] > 1:
+        downsample = nn.Sequential(
+            nn.Conv2d(inplanes, inplanes, 1, case['stride'], bias=False), nn.BatchNorm2d(inplanes)
+        )
+    block = randomise(Bottle2neck(inplanes, downsample=downsample, **case), seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, inplanes, height, width, generator=generator).contiguous(
+        memory_format=layout
+    )
+    with override(**forms):
+        for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            block, x = block.to(dtype), x.to(dtype)
+            aligned = copy.deepcopy(block)
+            if multiple > 1:
+                align_block(aligned, multiple)
+            fused, kept = aligned.fuse(), x.clone()
+            with torch.inference_mode():
+                expected = block(x)
+                for _ in range(3):  # unpacked, packed, from the pack
+                    assert relative_error(fused(x), expected) < bound
+            assert torch.equal(x, kept)

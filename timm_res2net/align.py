@@ -135,12 +135,11 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
             for name, value in self.named_parameters():
                 padded_value = pad_splits(value, 0, self.splits)
                 setattr(baked, name, nn.Parameter(padded_value, value.requires_grad))
-            for name, value in self.named_buffers():
-                pad = 1.0 if name == 'running_var' else 0.0
-                buffer: Any = value.clone()
-                if value.ndim:
-                    buffer = pad_splits(value, 0, self.splits, pad)
-                setattr(baked, name, buffer)
+            for name, statistic in self.named_buffers():
+                if statistic.ndim:
+                    pad = 1.0 if name == 'running_var' else 0.0
+                    statistic = pad_splits(statistic, 0, self.splits, pad)
+                setattr(baked, name, statistic.clone())
         return baked.train(self.training)
 
     def extra_repr(self) -> str:

@@ -348,7 +348,7 @@ class FusedBottle2neck(nn.Module):
 
     @torch.jit.unused
     def _writes_slices(self, x: torch.Tensor) -> bool:
-        return writes_slices(x)
+        return writes_slices(self.conv1, x)
 
     @torch.jit.unused
     def _write_slices(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -82,25 +82,23 @@ def merges(convs: Sequence[nn.Module]) -> bool:
     return _forced.get('merge', True)
 
 
-def overwrites(blocks: Sequence[nn.Module], x: torch.Tensor) -> bool:
-    """Whether blocks in a row may write over what the block before them made: in eager inference on
-    x, with no hook to whom that was shown."""
+def _is_watched(modules: Iterable[nn.Module]) -> bool:
+    """Whether a hook sees what goes into these modules or comes out of them."""
     hooks = torch.nn.modules.module
-    return (
-        _is_eager_inference(x)
-        and not hooks._global_forward_hooks
-        and not hooks._global_forward_pre_hooks
-        and not any(
-            module._forward_hooks or module._forward_pre_hooks
-            for block in blocks
-            for module in block.modules()
-        )
+    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
     )
 
 
-def writes_slices(x: torch.Tensor) -> bool:
-    """Whether to write results into slices of x, (B, C, H, W), instead of concatenating them."""
-    return _is_eager_inference(x) and _forced.get('slices', True)
+def overwrites(blocks: Sequence[nn.Module], x: torch.Tensor) -> bool:
+    """Whether blocks in a row, run on x, may write over what the block before them made."""
+    return _is_eager_inference(x) and not any(_is_watched(block.modules()) for block in blocks)
+
+
+def writes_slices(maker: nn.Module, x: torch.Tensor) -> bool:
+    """Whether to write results into slices of x, (B, C, H, W), that `maker` made, instead of
+    concatenating them."""
+    return _is_eager_inference(x) and _forced.get('slices', True) and not _is_watched([maker])
 
 
 def _supported(dtype: torch.dtype | None) -> bool:

@@ -59,9 +59,9 @@ def reparameterize_model(model: Model) -> Model:
             Res2Net block.
     """
     _check(model, 'reparameterize')
-    deployed = copy.deepcopy(model).eval()
+    deployed = copy.deepcopy(model)
     _replace(deployed)
-    return deployed
+    return deployed.eval()
 
 
 def align_widths(model: Model, multiple: int) -> Model:
@@ -93,20 +93,39 @@ def _is_stage(module: nn.Module) -> bool:
     return type(module) is nn.Sequential and bool(is_block) and all(is_block)
 
 
+def _take_hooks(module: nn.Module) -> dict[str, Any]:
+    """Take a module's hooks off it (feature_cls='hook' has some), for `_put` to give to another."""
+    hooks = {key: value for key, value in vars(module).items() if 'hooks' in key}
+    for key, value in hooks.items():
+        setattr(module, key, type(value)())
+    return hooks
+
+
+def _put(parent: nn.Module, name: str, new: nn.Module, hooks: dict[str, Any]) -> None:
+    vars(new).update(hooks)
+    setattr(parent, name, new)
+
+
 def _replace(module: Any) -> None:
     """Fold what a module holds, in place, blocks as a whole."""
     stem, norm, act = (getattr(module, name, None) for name in ('conv1', 'bn1', 'act1'))
     if stem is not None and norm is not None and act is not None:
+        hooks = [_take_hooks(layer) for layer in (stem, norm, act)]
         # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
-        layers = list(stem) if isinstance(stem, nn.Sequential) else [stem]
-        *layers, module.bn1, module.act1 = fuse_sequential(nn.Sequential(*layers, norm, act))
-        module.conv1 = nn.Sequential(*layers) if isinstance(stem, nn.Sequential) else layers[0]
+        is_deep = isinstance(stem, nn.Sequential)
+        layers = nn.Sequential(*(stem if is_deep else [stem]), norm, act)
+        *convs, norm, act = fuse_sequential(layers)
+        _put(module, 'conv1', nn.Sequential(*convs) if is_deep else convs[0], hooks[0])
+        _put(module, 'bn1', norm, hooks[1])
+        _put(module, 'act1', act, hooks[2])
     for name, child in module.named_children():
         if isinstance(child, Bottle2neck | TimmBottle2neck):
-            setattr(module, name, FusedBottle2neck(child))
+            block_hooks = _take_hooks(child)
+            _put(module, name, FusedBottle2neck(child), block_hooks)
         elif _is_stage(child):
-            fused = [(key, FusedBottle2neck(block)) for key, block in child.named_children()]
-            setattr(module, name, FusedStage(OrderedDict(fused)))
+            _replace(child)
+            stage = FusedStage(OrderedDict(child.named_children()))
+            _put(module, name, stage, _take_hooks(child))
         elif isinstance(child, nn.Sequential) and name == 'maxpool':
             setattr(module, name, fuse_sequential(child))
         elif name not in ('conv1', 'bn1', 'act1'):
