@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels
 
-Every form is timed against the plain one in interleaved rounds, on the layers of
-res2net50_26w_4s at 224 px, on channels_last inputs. The rules in `timm_res2net/kernels.py` were
-read off benchmarks/results/kernels.json.
+Every form is timed with and without in interleaved rounds, on the layers (packed) and whole blocks
+(merge, slices) of res2net50_26w_4s at 224 px, on channels_last inputs. The rules in
+`timm_res2net/kernels.py` were read off benchmarks/results/kernels.json.
 """
 
 import argparse
@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from timm_res2net.bottle2neck import FusedBottle2neck
-from timm_res2net.fusion import fold_conv, merge_convs
-from timm_res2net.kernels import Pointwise, override
+from timm_res2net.kernels import override
 
 from . import results
 from .measure import interleave
@@ -43,47 +42,27 @@ def _call(module: nn.Module, x: torch.Tensor, **forms: bool) -> Callable[[], tor
 
 
 def sites(batch: int, dtype: torch.dtype) -> Iterator[tuple[str, str, Any, Any]]:
-    """Form, place, plain call and the form's call, for every layer where there is a choice."""
+    """Form, place, a call without the form and one with it, for every layer with a choice."""
     model: Any = timm.create_model('res2net50_26w_4s').eval().to(dtype)
     model = model.to(memory_format=torch.channels_last)
-    for stage, size in enumerate(SIZES):
-        blocks = model.get_submodule(f'layer{stage + 1}')
-        before = size * (1 if stage == 0 else 2)
-        for name in ('conv1', 'conv3'):
-            conv: Any = Pointwise.of(getattr(blocks[1], name))
+    for stage, size in enumerate(SIZES, 1):
+        first, second, *_ = model.get_submodule(f'layer{stage}')
+        before = size * (1 if stage == 1 else 2)  # pixels that the first block gets
+        fused = FusedBottle2neck(second)
+        for name in ('conv1', 'convs.0', 'conv3'):
+            conv: Any = fused.get_submodule(name)
             x = _image(conv.in_channels, size, batch, dtype)
-            yield (
-                'linear',
-                f'layer{stage + 1}.1.{name}',
-                _call(conv, x, linear=False),
-                _call(conv, x, linear=True),
-            )
-        first = blocks[0]
-        convs = [fold_conv(c, b) for c, b in zip(first.convs, first.bns, strict=True)]
-        whole = _image(first.width * first.scale, before, batch, dtype)
-        merged = merge_convs(convs)  # type: ignore[arg-type]
-
-        def apart(whole: torch.Tensor = whole, convs: Any = convs) -> torch.Tensor:
-            with torch.inference_mode():
-                splits = whole.chunk(4, 1)
-                return torch.cat([c(s) for c, s in zip(convs, splits[:3], strict=True)], 1)
-
-        def together(whole: torch.Tensor = whole, merged: Any = merged) -> torch.Tensor:
-            with torch.inference_mode():
-                return merged(whole[:, : 3 * whole.shape[1] // 4])
-
-        yield 'merge', f'layer{stage + 1}.0', apart, together
-        for index in (0, 1):
-            block = FusedBottle2neck(blocks[index])
-            x = _image(
-                blocks[index].conv1.in_channels, before if index == 0 else size, batch, dtype
-            )
-            yield (
-                'slices',
-                f'layer{stage + 1}.{index}',
-                _call(block, x, slices=False),
-                _call(block, x, slices=True),
-            )
+            plain, other = (_call(conv, x, packed=packed) for packed in (False, True))
+            yield 'packed', f'layer{stage}.1.{name}', plain, other
+        with override(merge=False):
+            apart = FusedBottle2neck(first)
+        x = _image(first.conv1.in_channels, before if stage > 1 else size, batch, dtype)
+        together = FusedBottle2neck(first)
+        yield 'merge', f'layer{stage}.0', _call(apart, x), _call(together, x)
+        inner = _image(second.conv1.in_channels, size, batch, dtype)
+        for index, block, data in ((0, together, x), (1, fused, inner)):
+            plain, other = (_call(block, data, slices=slices) for slices in (False, True))
+            yield 'slices', f'layer{stage}.{index}', plain, other
 
 
 def main(argv: list[str] | None = None) -> None:
