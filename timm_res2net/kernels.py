@@ -76,7 +76,8 @@ def _is_eager_inference(x: torch.Tensor) -> bool:
 
 
 def merges(convs: Sequence[nn.Module]) -> bool:
-    """Whether convolutions of the same shape, side by side, are better done as one grouped one."""
+    """Whether convolutions of the same shape, side by side, are better done as one grouped one:
+    at batch 1 for x 0.89 to 0.96 of a block's time, at batch 8 for x 0.97 to 1.00."""
     if not all(type(conv) is FusedConv2d for conv in convs):
         return False
     return _forced.get('merge', True)
@@ -97,8 +98,13 @@ def overwrites(blocks: Sequence[nn.Module], x: torch.Tensor) -> bool:
 
 def writes_slices(maker: nn.Module, x: torch.Tensor) -> bool:
     """Whether to write results into slices of x, (B, C, H, W), that `maker` made, instead of
-    concatenating them."""
-    return _is_eager_inference(x) and _forced.get('slices', True) and not _is_watched([maker])
+    concatenating them. It gains where a new tensor costs more than the copies: with two million
+    values or more x 0.96 of a block's time, below that nothing."""
+    return (
+        _is_eager_inference(x)
+        and _forced.get('slices', x.numel() >= 2_000_000)
+        and not _is_watched([maker])
+    )
 
 
 def _supported(dtype: torch.dtype | None) -> bool:
