@@ -186,6 +186,7 @@ def test_whoever_looks_on_sees_plain_operators(spy, monkeypatch):
         meta = copy.deepcopy(fused).to('meta')
         assert meta(x.to('meta')).shape == expected.shape
         assert fused(x[:0]).shape == (0, 8, 9, 9)
+        assert relative_error(fused(x[0]), expected[0]) < 1e-6  # no batch
         with monkeypatch.context() as patch:
             patch.setattr(torch.backends.mkldnn, "enabled", False)
             assert relative_error(fused(x), expected) < 1e-6
@@ -193,6 +194,8 @@ def test_whoever_looks_on_sees_plain_operators(spy, monkeypatch):
         assert relative_error(graph(x), expected) < 1e-6
     with torch.inference_mode():
         born = copy.deepcopy(fused)  # its weights have no version
+        assert relative_error(born(x), expected) < 1e-6
+        born.weight = fused.weight
         assert relative_error(born(x), expected) < 1e-6
     assert spy.runs == runs
 
@@ -212,6 +215,25 @@ def test_override():
     assert str(error.value) == "Unknown form 'linear'. Use one of merge, packed, slices."
 
 
+def test_what_was_not_measured_stays_plain(spy, monkeypatch):
+    fused, x = fuse(*layers()), image(2, 9, 6)
+    monkeypatch.setattr(kernels, '_MEASURED', False)
+    with torch.inference_mode():
+        fused(x)
+        assert spy.runs == 0
+        with override(packed=True):
+            fused(x)
+        assert spy.runs == 1
+
+
+def test_slices_are_written_where_the_tensor_is_large():
+    maker = nn.Identity()
+    with torch.inference_mode():
+        assert not kernels.writes_slices(maker, torch.empty(1, 104, 138, 138))
+        assert kernels.writes_slices(maker, torch.empty(1, 104, 139, 139))
+    assert not kernels.writes_slices(maker, torch.empty(1, 104, 139, 139))  # gradients are on
+
+
 @pytest.mark.parametrize(
     ('conv', 'norm'),
     [
@@ -220,9 +242,10 @@ def test_override():
         (nn.Conv2d(6, 8, 3, padding=1), BatchNormAct2d(8)),
         (nn.Conv2d(6, 8, 3, padding=1, padding_mode='reflect'), nn.BatchNorm2d(8)),
         (nn.Conv2d(6, 8, 3, padding='same'), nn.BatchNorm2d(8)),
+        (nn.Conv2d(6, 8, 3, padding='valid'), nn.BatchNorm2d(8)),
         (nn.Sequential(nn.Conv2d(6, 8, 3, padding=1)), nn.BatchNorm2d(8)),
     ],
-    ids=['group', 'no statistics', 'with an activation', 'reflect', 'same', 'no convolution'],
+    ids=['group', 'no statistics', 'with an activation', 'reflect', 'same', 'valid', 'no convolution'],
 )
 def test_what_does_not_fuse_is_kept(conv, norm):
     whole = randomise(nn.Sequential(conv, norm)).eval()

@@ -361,7 +361,9 @@ class FusedBottle2neck(nn.Module):
             y = conv(y + split if self.adds and i > 0 else split)
             if i == 0 and y.shape[2:] != x.shape[2:]:
                 shape = (x.shape[0], x.shape[1], y.shape[2], y.shape[3])
-                out = torch.empty(shape, dtype=y.dtype, memory_format=torch.channels_last)
+                out = torch.empty(
+                    shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last
+                )
             out[:, i * step : (i + 1) * step] = y
         if self.pool is not None:
             out[:, self.convolved :] = self.pool(x[:, self.convolved :])

@@ -9,6 +9,7 @@ The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results
 """
 
 import copy
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -36,6 +37,9 @@ FORMS = ('merge', 'packed', 'slices')
 convolution. `packed`: a convolution with weights that oneDNN has packed once, its activation and
 its residual add inside, in channels_last. `slices`: results written where conv3 reads them, instead
 of concatenated."""
+
+# Processors with figures; on others the packed form waits for an override.
+_MEASURED = platform.machine().lower() in ('x86_64', 'amd64')
 
 _forced: dict[str, bool] = {}
 
@@ -77,10 +81,12 @@ def _is_eager_inference(x: torch.Tensor) -> bool:
 
 def merges(convs: Sequence[nn.Module]) -> bool:
     """Whether convolutions of the same shape, side by side, are better done as one grouped one:
-    at batch 1 for x 0.89 to 0.96 of a block's time, at batch 8 for x 0.97 to 1.00."""
+    on a CPU for x 0.89 to 0.96 of a block's time at batch 1, x 0.97 to 1.00 at batch 8. No GPU was
+    measured."""
     if not all(type(conv) is FusedConv2d for conv in convs):
         return False
-    return _forced.get('merge', True)
+    on_gpu = any(conv.weight.is_cuda for conv in convs)
+    return _forced.get('merge', not on_gpu)
 
 
 def _is_watched(modules: Iterable[nn.Module]) -> bool:
@@ -188,10 +194,13 @@ class FusedConv2d(nn.Conv2d):
     def _packs(self, x: torch.Tensor) -> bool:
         return (
             _is_eager_inference(x)
-            and _forced.get('packed', True)
+            and _forced.get('packed', _MEASURED)
             and type(self.weight) is nn.Parameter
             and self.weight.device.type == 'cpu'
-            and not self.weight.is_inference()  # has no version, so a write would go unnoticed
+            # an inference tensor has no version, so that a write would go unnoticed
+            and not self.weight.is_inference()
+            and (self.bias is None or not self.bias.is_inference())
+            and x.dim() == 4
             and x.numel() > 0
             and _supported(self._dtype(x))
         )
@@ -203,25 +212,22 @@ class FusedConv2d(nn.Conv2d):
         (2048 -> 832 channels, packed for 10 x 8 and run on 7 x 7 pixels). So inputs that change
         their size all the time, as a detector's do, run unpacked.
         """
-        weight, bias = self.weight, self.bias
+        weight: torch.Tensor = self.weight
+        bias: torch.Tensor | None = self.bias
         key = (x.dtype, x.shape, weight._version, None if bias is None else bias._version)
         held = self._packed
         if held is not None and held.key == key and held.is_of(weight, bias):
             self._last = key
             return held.packed_weight, held.packed_bias
-        whole, cast = (
-            weight.detach().to(x.dtype),
-            None if bias is None else bias.detach().to(x.dtype),
-        )
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+        whole, cast = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         if self._last != key:
             self._last = key
             return whole, cast
         packed = torch.ops.mkldnn._reorder_convolution_weight(
             whole, self.padding, self.stride, self.dilation, self.groups, list(x.shape)
         )
-        self._packed = _Pack(
-            key, weight.detach(), None if bias is None else bias.detach(), packed, cast
-        )
+        self._packed = _Pack(key, weight, bias, packed, cast)
         return packed, cast
 
     @torch.jit.unused
@@ -284,7 +290,11 @@ def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
     act = nn.Identity() if act is None else copy.deepcopy(act)
     conv = conv.bake() if isinstance(conv, AlignedConv2d) else copy.deepcopy(conv)
     norm = norm.bake() if isinstance(norm, AlignedBatchNorm2d) else copy.deepcopy(norm)
-    plain = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros' and conv.padding != 'same'
+    plain = (
+        type(conv) is nn.Conv2d
+        and conv.padding_mode == 'zeros'
+        and not isinstance(conv.padding, str)
+    )
     if plain and folds(norm):
         return FusedConv2d.of(fold_conv(conv, norm), act)
     if plain and isinstance(norm, nn.Identity):

@@ -108,8 +108,8 @@ def _put(parent: nn.Module, name: str, new: nn.Module, hooks: dict[str, Any]) ->
 
 def _replace(module: Any) -> None:
     """Fold what a module holds, in place, blocks as a whole."""
-    stem, norm, act = (getattr(module, name, None) for name in ('conv1', 'bn1', 'act1'))
-    if stem is not None and norm is not None and act is not None:
+    if all(hasattr(module, name) for name in ('conv1', 'bn1', 'act1', 'maxpool')):
+        stem, norm, act = module.conv1, module.bn1, module.act1
         hooks = [_take_hooks(layer) for layer in (stem, norm, act)]
         # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
         is_deep = isinstance(stem, nn.Sequential)
