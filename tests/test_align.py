@@ -117,6 +117,7 @@ def train(model, name, steps=20):
 @pytest.mark.parametrize('name', ['sgd', 'adamw', 'lamb'])
 def test_training(name):
     plain, aligned = two()
+    before = aligned.layer1[0].bn1.running_var.clone()
     ours = train(aligned, name)
     theirs = train(plain, name)
     assert theirs[0][-1] < theirs[0][0]
@@ -131,8 +132,8 @@ def test_training(name):
             if isinstance(value, torch.Tensor):
                 assert a[key].shape == value.shape, key
                 assert (a[key] - value).abs().max() <= 1e-10 * max(float(value.abs().max()), 1)
-    # the EMA copy moved, and is aligned itself
-    assert not torch.equal(ours[2].layer1[0].bn1.running_var, aligned.layer1[0].bn1.running_var)
+    # the EMA copy followed, and is aligned itself
+    assert not torch.equal(ours[2].layer1[0].bn1.running_var, before)
     assert isinstance(ours[2].layer1[0].bn1, AlignedBatchNorm2d)
 
 
@@ -311,30 +312,52 @@ def test_twice():
     )
 
 
-@pytest.mark.parametrize(
-    'convert', [nn.SyncBatchNorm.convert_sync_batchnorm, timm.layers.convert_sync_batchnorm],
-    ids=['torch', 'timm'],
-)  # fmt: skip
-def test_conversion_to_syncbatchnorm(convert):
+CONVERTERS = {
+    'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
+    'timm': timm.layers.convert_sync_batchnorm,
+    'freeze': timm.layers.freeze_batch_norm_2d,
+    'split': timm.layers.convert_splitbn_model,
+}
+
+
+@pytest.mark.parametrize('name', CONVERTERS)
+def test_conversion_to_another_norm(name):
     with pytest.raises(RuntimeError) as error:
-        convert(timm.create_model(TINY, width_multiple=8))
+        CONVERTERS[name](timm.create_model(TINY, width_multiple=8))
     assert str(error.value) == (
         'A BatchNorm with aligned widths cannot be converted into another layer, such as '
-        'SyncBatchNorm. Convert a model of width_multiple=1.'
+        'SyncBatchNorm or FrozenBatchNorm2d. Convert a model of width_multiple=1.'
     )
-    synced = convert(timm.create_model(TINY))
-    with pytest.raises(ValueError, match=r'the norm layer is SyncBatchNorm\. Leave width_mul'):
-        align_widths(synced, 8)
+    converted = CONVERTERS[name](timm.create_model(TINY))
+    with pytest.raises(ValueError, match=r'the norm layer is \w+\. Leave width_multiple at 1\.$'):
+        align_widths(converted, 8)
+
+
+def test_all_blocks_or_none():
+    model = timm.create_model(TINY)
+    model.layer4[0].convs[0].padding_mode = 'reflect'
+    with pytest.raises(ValueError) as error:
+        align_widths(model, 8)
+    assert str(error.value) == (
+        'Aligned widths need plain Conv2d layers with zero padding, got '
+        f'{model.layer4[0].convs[0]}. Leave width_multiple at 1.'
+    )
+    assert not [m for m in model.modules() if isinstance(m, AlignedConv2d)]
 
 
 @pytest.mark.parametrize(
-    'arguments', [{'momentum': None}, {'track_running_stats': False}, {'affine': False}], ids=str
+    'arguments',
+    [{'momentum': None}, {'track_running_stats': False}, {'affine': False}, {}],
+    ids=['average', 'no statistics', 'no affine', 'statistics no longer tracked'],
 )
 def test_any_batchnorm(arguments):
     """What a BatchNorm2d may be: a cumulative average, no statistics, no affine."""
     plain = Bottle2neck(
         32, 8, base_width=26, norm_layer=lambda n, **dd: nn.BatchNorm2d(n, **arguments)
     ).double()
+    if not arguments:
+        for norm in (plain.bn1, *plain.bns):
+            norm.track_running_stats = False
     aligned = copy.deepcopy(plain)
     align_block(aligned, 8)
     assert isinstance(aligned.bn1, AlignedBatchNorm2d)

@@ -188,7 +188,7 @@ def test_whoever_looks_on_sees_plain_operators(spy, monkeypatch):
         assert fused(x[:0]).shape == (0, 8, 9, 9)
         assert relative_error(fused(x[0]), expected[0]) < 1e-6  # no batch
         with monkeypatch.context() as patch:
-            patch.setattr(torch.backends.mkldnn, "enabled", False)
+            patch.setattr(torch.backends.mkldnn, 'enabled', False)
             assert relative_error(fused(x), expected) < 1e-6
         graph = torch.fx.symbolic_trace(nn.Sequential(fused))
         assert relative_error(graph(x), expected) < 1e-6
@@ -217,7 +217,7 @@ def test_override():
 
 def test_what_was_not_measured_stays_plain(spy, monkeypatch):
     fused, x = fuse(*layers()), image(2, 9, 6)
-    monkeypatch.setattr(kernels, '_MEASURED', False)
+    monkeypatch.setattr(kernels, '_PACKS', False)
     with torch.inference_mode():
         fused(x)
         assert spy.runs == 0
@@ -245,7 +245,15 @@ def test_slices_are_written_where_the_tensor_is_large():
         (nn.Conv2d(6, 8, 3, padding='valid'), nn.BatchNorm2d(8)),
         (nn.Sequential(nn.Conv2d(6, 8, 3, padding=1)), nn.BatchNorm2d(8)),
     ],
-    ids=['group', 'no statistics', 'with an activation', 'reflect', 'same', 'valid', 'no convolution'],
+    ids=[
+        'group',
+        'no statistics',
+        'with an activation',
+        'reflect',
+        'same',
+        'valid',
+        'no convolution',
+    ],
 )
 def test_what_does_not_fuse_is_kept(conv, norm):
     whole = randomise(nn.Sequential(conv, norm)).eval()
@@ -254,7 +262,7 @@ def test_what_does_not_fuse_is_kept(conv, norm):
     x = image(2, 9, 6)
     assert torch.equal(kept(x), whole(x).relu())
     assert torch.equal(kept(x, kept(x)), (whole(x) + whole(x).relu()).relu())
-    assert kept[0] is not conv
+    assert kept.conv is not conv
     assert torch.equal(fuse_sequential(whole)(x), whole(x))
 
 
@@ -283,57 +291,78 @@ def test_a_sequence_keeps_its_names():
     assert set(fused.state_dict()) == {'1.weight', '1.bias', '4.weight', '4.bias'}
 
 
-def stage(**kwargs):
-    blocks = [Bottle2neck(32, 8, base_width=26, **kwargs).eval() for _ in range(3)]
+def stage():
+    """Three blocks, the first of them with a shortcut of its own, and their deploy form."""
+    shortcut = nn.Sequential(nn.Conv2d(32, 32, 1, bias=False), nn.BatchNorm2d(32))
+    blocks = [
+        Bottle2neck(32, 8, base_width=26, downsample=d).eval() for d in (shortcut, None, None)
+    ]
     whole = randomise(nn.Sequential(*blocks)).eval()
     return whole, FusedStage(*(block.fuse() for block in whole))
 
 
-def test_a_stage_writes_over_its_own_tensors_only():
+@pytest.mark.parametrize('slices', [False, True])
+def test_a_stage_writes_over_its_own_tensors_only(slices):
     whole, fused = stage()
     x = image(2, 9, 32).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
+    with torch.inference_mode(), override(slices=slices):
         expected = whole(x)
         for _ in range(3):
             kept = x.clone()
             assert relative_error(fused(x), expected) < 1e-5
             assert torch.equal(x, kept)
-            assert relative_error(fused[0](x), whole[0](x)) < 1e-5
-            assert torch.equal(x, kept)
+            for one, other in zip(fused, whole, strict=True):
+                assert relative_error(one(x), other(x)) < 1e-5
+                assert torch.equal(x, kept)
 
 
-@pytest.mark.parametrize('where', ['0', '1', '0.conv1', '0.conv3', 'everywhere'])
-@pytest.mark.parametrize('before', [False, True])
-def test_what_a_hook_was_shown_stays(where, before):
+def test_a_stage_does_write_over_them():
+    _, fused = stage()
+    x = image(2, 9, 32).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        made = fused[0](x)
+        place = made.data_ptr()
+        assert fused[1].run(made, True).data_ptr() == place
+        assert fused[1].run(made, False).data_ptr() != place
+
+
+@pytest.mark.parametrize(
+    'where',
+    ['0', '1', '0.conv1', '1.conv1', '1.convs.0', '1.convs.1', '0.conv3', '0.downsample',
+     '0.downsample.0', 'everywhere'],
+)  # fmt: skip
+@pytest.mark.parametrize('kind', ['before', 'after'])
+def test_what_a_hook_was_shown_stays(where, kind):
     whole, fused = stage()
     seen = []
     x = image(2, 9, 32)
 
-    def after(module, args, out):
-        seen.append((args[0], args[0].clone()))
-        seen.append((out, out.clone()))
+    def hook(module, *shown):
+        for tensor in (*shown[0], *shown[1:]):
+            if isinstance(tensor, torch.Tensor):
+                seen.append((tensor, tensor.clone()))
 
-    def ahead(module, args):
-        seen.append((args[0], args[0].clone()))
-
-    if where == 'everywhere':
-        register = (
-            nn.modules.module.register_module_forward_pre_hook
-            if before
-            else nn.modules.module.register_module_forward_hook
-        )
-        handle = register(ahead if before else after)
+    if where == 'everywhere' and kind == 'before':
+        handle = nn.modules.module.register_module_forward_pre_hook(hook)
+    elif where == 'everywhere':
+        handle = nn.modules.module.register_module_forward_hook(hook)
+    elif kind == 'before':
+        handle = fused.get_submodule(where).register_forward_pre_hook(hook)
     else:
-        module = fused.get_submodule(where)
-        handle = (
-            module.register_forward_pre_hook(ahead)
-            if before
-            else module.register_forward_hook(after)
-        )
-    with torch.inference_mode():
+        handle = fused.get_submodule(where).register_forward_hook(hook)
+    with torch.inference_mode(), override(slices=True):
         for _ in range(3):
             got = fused(x)
         handle.remove()
         assert relative_error(got, whole(x)) < 1e-5
     assert seen
     assert all(torch.equal(tensor, copied) for tensor, copied in seen)
+
+
+def test_a_stage_runs_whatever_stands_in_it():
+    whole, fused = stage()
+    fused[2] = nn.Identity()
+    fused[1].forward = lambda x: x * 2
+    with torch.inference_mode():
+        x = image(2, 9, 32)
+        assert relative_error(fused(x), whole[0](x) * 2) < 1e-5

@@ -6,7 +6,8 @@ channel, which meets zero columns in the next convolution, and gradients of all 
 before they reach a parameter.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from timm.models import register_notrace_module
@@ -95,6 +96,8 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
         - Output: the same; padded channels are zero
     """
 
+    __constants__: ClassVar = ['eps', 'momentum', 'affine', 'track_running_stats']  # type: ignore[misc]
+
     splits: tuple[int, int, int]
 
     @classmethod
@@ -111,16 +114,18 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
         )  # fmt: skip
         for name, value in (*norm.named_parameters(), *norm.named_buffers()):
             setattr(same, name, value)
+        del same.num_features
         same.splits = splits
         return same.train(norm.training)
 
     def __getattr__(self, name: str) -> Any:
-        # What converts a BatchNorm into another layer (nn.SyncBatchNorm.convert_sync_batchnorm,
-        # timm's, torch.ao.quantization) asks for this attribute, and would go on without the pads.
-        if name == 'qconfig':
+        # What converts a BatchNorm into another layer asks for this attribute first, and would go
+        # on without the padding: SyncBatchNorm's converters, timm's freeze_batch_norm_2d and
+        # convert_splitbn_model.
+        if name == 'num_features':
             raise RuntimeError(
                 'A BatchNorm with aligned widths cannot be converted into another layer, such as '
-                'SyncBatchNorm. Convert a model of width_multiple=1.'
+                'SyncBatchNorm or FrozenBatchNorm2d. Convert a model of width_multiple=1.'
             )
         return super().__getattr__(name)
 
@@ -143,7 +148,7 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
         return baked.train(self.training)
 
     def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, splits={self.splits}'
+        return f'splits={self.splits}, eps={self.eps}, momentum={self.momentum}'
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize x; in training with the batch's statistics, which go into the running ones."""
@@ -157,7 +162,7 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
         if weight is not None and bias is not None:
             weight, bias = pad_splits(weight, 0, self.splits), pad_splits(bias, 0, self.splits)
         mean, var = self.running_mean, self.running_var
-        if mean is None or var is None:
+        if mean is None or var is None or (self.training and not self.track_running_stats):
             return F.batch_norm(x, None, None, weight, bias, True, factor, self.eps)
         padded_mean = pad_splits(mean, 0, self.splits)
         padded_var = pad_splits(var, 0, self.splits, 1.0)
@@ -176,13 +181,20 @@ def _check(block: Any) -> None:
             'The widths of this model are aligned already. Create it anew with another '
             'width_multiple.'
         )
+    for conv in (block.conv1, *block.convs, block.conv3):
+        if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros':
+            raise ValueError(
+                f'Aligned widths need plain Conv2d layers with zero padding, got {conv}. Leave '
+                'width_multiple at 1.'
+            )
     for norm in (block.bn1, *block.bns):
         if type(norm) is not nn.BatchNorm2d:
             raise ValueError(
                 f'Aligned widths need BatchNorm2d, and the norm layer is {type(norm).__name__}. '
                 'Leave width_multiple at 1.'
             )
-    if not isinstance(block.drop_block, nn.Identity):
+    # timm's block has had one since 1.0.31
+    if not isinstance(getattr(block, 'drop_block', None), nn.Identity | None):
         raise ValueError(
             'Aligned widths and DropBlock do not go together: it would count the padding. Leave '
             'width_multiple at 1 or drop_block_rate at 0.'
@@ -213,16 +225,14 @@ def align_block(block: Any, multiple: int) -> None:
     block.width = padded
 
 
-def align_blocks(model: nn.Module, multiple: int) -> None:
-    """Pad the splits of every Res2Net block in a model, ours or timm's, in place; of all or none.
+def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
+    """Pad the splits of Res2Net blocks, ours or timm's, in place; of all or none.
 
     Raises:
         ValueError: What `align_block` refuses, a `multiple` that is no whole number of at least 1.
     """
     if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f'width_multiple must be a whole number of at least 1, got {multiple!r}.')
-    # both have these and nothing else does
-    blocks = [m for m in model.modules() if hasattr(m, 'convs') and hasattr(m, 'zero_init_last')]
     if multiple > 1:
         for block in blocks:
             _check(block)

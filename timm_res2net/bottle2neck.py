@@ -22,6 +22,7 @@ from .kernels import (
     FusedConv2d,
     fuse,
     fuse_sequential,
+    is_watched,
     merges,
     overwrites,
     writes_slices,
@@ -294,7 +295,8 @@ class Bottle2neck(nn.Module):
 
     def fuse(self) -> 'FusedBottle2neck':
         """The deploy form, a new module; `timm.utils.reparameterize_model` calls this."""
-        return FusedBottle2neck(self)
+        with torch.inference_mode(False):  # weights born in inference mode could not be packed
+            return FusedBottle2neck(self)
 
 
 class FusedBottle2neck(nn.Module):
@@ -336,8 +338,8 @@ class FusedBottle2neck(nn.Module):
         self.downsample = (
             fuse_sequential(down) if isinstance(down, nn.Sequential) else copy.deepcopy(down)
         )
-        # what ends in a convolution is a new tensor
-        self.owns_shortcut = isinstance(self.downsample, nn.Sequential) and any(
+        # a convolution's result is a new tensor; pooling may come before it, identities after
+        self.makes_shortcut = isinstance(self.downsample, nn.Sequential) and any(
             isinstance(layer, FusedConv2d) for layer in self.downsample
         )
         self.train(block.training)
@@ -348,26 +350,18 @@ class FusedBottle2neck(nn.Module):
 
     @torch.jit.unused
     def _writes_slices(self, x: torch.Tensor) -> bool:
-        return writes_slices(self.conv1, x)
+        return self.adds and writes_slices(self, x)
 
     @torch.jit.unused
     def _write_slices(self, x: torch.Tensor) -> torch.Tensor:
-        """The cascade, its results written where conv3 reads them: over x, which nobody else holds,
-        or with a stride into a new tensor."""
-        step = self.convolved if self.merged else self.width
-        out = y = x
+        """The cascade with its results written over x, where conv3 reads them. A block that adds
+        keeps its resolution and passes its last split."""
+        y = x
         for i, conv in enumerate(self.convs):
-            split = x[:, i * step : (i + 1) * step]
-            y = conv(y + split if self.adds and i > 0 else split)
-            if i == 0 and y.shape[2:] != x.shape[2:]:
-                shape = (x.shape[0], x.shape[1], y.shape[2], y.shape[3])
-                out = torch.empty(
-                    shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last
-                )
-            out[:, i * step : (i + 1) * step] = y
-        if self.pool is not None:
-            out[:, self.convolved :] = self.pool(x[:, self.convolved :])
-        return out
+            split = x[:, i * self.width : (i + 1) * self.width]
+            y = conv(y + split if i > 0 else split)
+            split.copy_(y)
+        return x
 
     def _concatenate(self, x: torch.Tensor) -> torch.Tensor:
         """The cascade over x of shape (B, scale * width, H, W)."""
@@ -383,8 +377,18 @@ class FusedBottle2neck(nn.Module):
             outs.append(last if self.pool is None else self.pool(last))
         return torch.cat(outs, 1)  # [B, scale * width, H', W']
 
+    @torch.jit.unused
+    def _owns_shortcut(self) -> bool:
+        """Whether nobody else holds what the shortcut's layers made and conv3 gets."""
+        return self.makes_shortcut and not is_watched((*self.downsample.modules(), self.conv3))
+
     def run(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
-        """The forward pass; with `overwrite` the output may come to lie where x does."""
+        """The forward pass.
+
+        Args:
+            x: Input of shape (B, inplanes, H, W).
+            overwrite: The output may come to lie where x does, which must be nobody else's.
+        """
         shortcut = x
         x = self.conv1(x)
         if not torch.jit.is_scripting() and self._writes_slices(x):
@@ -393,7 +397,7 @@ class FusedBottle2neck(nn.Module):
             x = self._concatenate(x)
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
-            overwrite = self.owns_shortcut
+            overwrite = not torch.jit.is_scripting() and self._owns_shortcut()
         if self.se is None:
             return self.conv3(x, shortcut, overwrite)
         x = self.conv3(x)
@@ -418,7 +422,12 @@ class FusedStage(nn.Sequential):
 
     @torch.jit.unused
     def _overwrites(self, x: torch.Tensor) -> bool:
-        return overwrites(list(self), x)
+        return overwrites(self, x) and all(
+            type(block) is FusedBottle2neck
+            and 'forward' not in vars(block)
+            and block._compiled_call_impl is None
+            for block in self
+        )
 
     @torch.jit.unused
     def _overwrite(self, x: torch.Tensor) -> torch.Tensor:

@@ -92,7 +92,7 @@ def pad_splits(
 
     Args:
         values: Tensor of any shape.
-        dim: Dimension that holds the splits one after the other.
+        dim: Dimension that holds the splits one after the other, counted from 0.
         splits: Number of splits, entries of each, and entries of each when padded.
         value: What to pad with.
 
@@ -102,6 +102,9 @@ def pad_splits(
     number, width, padded = splits
     if padded == width:
         return values
+    # F.pad counts from the last dimension, two numbers each
+    pads = [0] * (2 * (values.dim() - dim - 1)) + [0, padded - width]
+    if number == 1:
+        return F.pad(values, pads, value=value)  # in its memory format
     apart = values.unflatten(dim, (number, width))  # [..., number, width, ...]
-    after = 2 * (values.dim() - dim - 1)  # F.pad counts from the last dimension, two numbers each
-    return F.pad(apart, [0] * after + [0, padded - width], value=value).flatten(dim, dim + 1)
+    return F.pad(apart, pads, value=value).flatten(dim, dim + 1)

@@ -26,6 +26,7 @@ __all__ = [
     'Unfused',
     'fuse',
     'fuse_sequential',
+    'is_watched',
     'merges',
     'override',
     'overwrites',
@@ -38,8 +39,8 @@ convolution. `packed`: a convolution with weights that oneDNN has packed once, i
 its residual add inside, in channels_last. `slices`: results written where conv3 reads them, instead
 of concatenated."""
 
-# Processors with figures; on others the packed form waits for an override.
-_MEASURED = platform.machine().lower() in ('x86_64', 'amd64')
+# The packed form was measured on x86-64 only; elsewhere it waits for an override.
+_PACKS = platform.machine().lower() in ('x86_64', 'amd64')
 
 _forced: dict[str, bool] = {}
 
@@ -49,7 +50,7 @@ def override(**forms: bool) -> Iterator[None]:
     """Force forms on or off, whatever the rules say: `with override(packed=False, slices=True):`.
 
     `merge` is chosen when a model is deployed, the others whenever it runs. A form that the machine
-    or the input cannot have stays off.
+    or the input cannot have stays off. Meant for measuring: it holds for all threads.
 
     Raises:
         ValueError: A form that is not in `FORMS`.
@@ -81,15 +82,15 @@ def _is_eager_inference(x: torch.Tensor) -> bool:
 
 def merges(convs: Sequence[nn.Module]) -> bool:
     """Whether convolutions of the same shape, side by side, are better done as one grouped one:
-    on a CPU for x 0.89 to 0.96 of a block's time at batch 1, x 0.97 to 1.00 at batch 8. No GPU was
-    measured."""
+    on a CPU for x 0.89 to 0.96 of a block's time at batch 1, x 0.97 to 1.00 at batch 8. Where the
+    weights lie when the model is deployed decides; no GPU was measured."""
     if not all(type(conv) is FusedConv2d for conv in convs):
         return False
-    on_gpu = any(conv.weight.is_cuda for conv in convs)
-    return _forced.get('merge', not on_gpu)
+    on_cpu = all(conv.weight.device.type in ('cpu', 'meta') for conv in convs)
+    return _forced.get('merge', on_cpu)
 
 
-def _is_watched(modules: Iterable[nn.Module]) -> bool:
+def is_watched(modules: Iterable[nn.Module]) -> bool:
     """Whether a hook sees what goes into these modules or comes out of them."""
     hooks = torch.nn.modules.module
     return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or any(
@@ -97,19 +98,20 @@ def _is_watched(modules: Iterable[nn.Module]) -> bool:
     )
 
 
-def overwrites(blocks: Sequence[nn.Module], x: torch.Tensor) -> bool:
-    """Whether blocks in a row, run on x, may write over what the block before them made."""
-    return _is_eager_inference(x) and not any(_is_watched(block.modules()) for block in blocks)
+def overwrites(stage: nn.Module, x: torch.Tensor) -> bool:
+    """Whether the blocks of a stage, run on x, may write over what the block before them made."""
+    children = (module for module in stage.modules() if module is not stage)
+    return _is_eager_inference(x) and not is_watched(children)
 
 
-def writes_slices(maker: nn.Module, x: torch.Tensor) -> bool:
-    """Whether to write results into slices of x, (B, C, H, W), that `maker` made, instead of
-    concatenating them. It gains where a new tensor costs more than the copies: with two million
-    values or more x 0.96 of a block's time, below that nothing."""
+def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a block is to write its splits' results over x, (B, C, H, W), its conv1's output,
+    instead of concatenating them. It gains where a new tensor costs more than the copies: with two
+    million values x 0.96 of a block's time, with half of that nothing."""
     return (
         _is_eager_inference(x)
         and _forced.get('slices', x.numel() >= 2_000_000)
-        and not _is_watched([maker])
+        and not is_watched(block.modules())
     )
 
 
@@ -135,6 +137,7 @@ class _Pack(NamedTuple):
     packed_bias: torch.Tensor | None
 
     def is_of(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+        """Whether it was packed from these tensors."""
         same = self.weight.data_ptr() == weight.data_ptr()
         if self.bias is None or bias is None:
             return same and self.bias is bias
@@ -182,7 +185,8 @@ class FusedConv2d(nn.Conv2d):
         return same.train(conv.training)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_packed': None, '_last': None}  # copies and files pack their own
+        # copies and files pack their own
+        return {**super().__getstate__(), '_packed': None, '_last': None}
 
     def _dtype(self, x: torch.Tensor) -> torch.dtype | None:
         """The type that a plain convolution computes in, None where it refuses."""
@@ -194,7 +198,7 @@ class FusedConv2d(nn.Conv2d):
     def _packs(self, x: torch.Tensor) -> bool:
         return (
             _is_eager_inference(x)
-            and _forced.get('packed', _MEASURED)
+            and _forced.get('packed', _PACKS)
             and type(self.weight) is nn.Parameter
             and self.weight.device.type == 'cpu'
             # an inference tensor has no version, so that a write would go unnoticed
@@ -205,6 +209,7 @@ class FusedConv2d(nn.Conv2d):
             and _supported(self._dtype(x))
         )
 
+    @torch.jit.unused
     def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias for x, packed once inputs of its shape have come twice in a row.
 
@@ -266,18 +271,23 @@ class FusedConv2d(nn.Conv2d):
         return self.act(x)
 
 
-class Unfused(nn.Sequential):
+class Unfused(nn.Module):
     """A convolution, a norm and an activation that stay apart, called as `FusedConv2d` is."""
+
+    def __init__(self, conv: nn.Module, norm: nn.Module, act: nn.Module):
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.act = act
 
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None = None, overwrite: bool = False
     ) -> torch.Tensor:
-        """Convolve x, normalize, add the residual, activate."""
-        for i, layer in enumerate(self):
-            if i == 2 and residual is not None:
-                x = x + residual
-            x = layer(x)
-        return x
+        """Convolve x, normalize, add the residual, activate. `overwrite` has no effect."""
+        x = self.norm(self.conv(x))
+        if residual is not None:
+            x = x + residual
+        return self.act(x)
 
 
 def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:

@@ -20,9 +20,9 @@ Model = TypeVar('Model', bound=nn.Module)
 def _check(model: nn.Module, verb: str) -> None:
     """Raise a ValueError for a model whose blocks cannot be replaced."""
     name = type(model).__name__
-    if hasattr(model, '_orig_mod') or isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f'Cannot {verb} {name}, which is compiled. Do it first, then compile.')
     modules = list(model.modules())
+    if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, '_orig_mod') for m in modules):
+        raise ValueError(f'Cannot {verb} {name}, which is compiled. Do it first, then compile.')
     if any(isinstance(module, torch.fx.GraphModule) for module in modules):
         raise ValueError(
             f'Cannot {verb} {name}, whose blocks torch.fx has taken apart. Create it with '
@@ -33,7 +33,7 @@ def _check(model: nn.Module, verb: str) -> None:
             f'Cannot {verb} {name}: it is in its deploy form already. Give the model that it was '
             'made from.'
         )
-    if not any(isinstance(module, Bottle2neck | TimmBottle2neck) for module in modules):
+    if not any(_is_block(module) for module in modules):
         raise ValueError(
             f'Cannot {verb} {name}: it has no Res2Net block. Give a Res2Net of this package or of '
             'timm.'
@@ -52,15 +52,17 @@ def reparameterize_model(model: Model) -> Model:
             one ('list', 'dict', 'hook', 'getter'). It is not changed.
 
     Returns:
-        A model of the same class in eval mode, with the same type, device and output.
+        A model of the same class in eval mode, with the same type, device and output. Hooks on
+        blocks, stages and the stem go with it; those on layers that are folded do not.
 
     Raises:
         ValueError: A model that is deployed already, that is compiled or traced, or that has no
             Res2Net block.
     """
     _check(model, 'reparameterize')
-    deployed = copy.deepcopy(model)
-    _replace(deployed)
+    with torch.inference_mode(False):  # weights born in inference mode could not be packed
+        deployed = copy.deepcopy(model)
+        _replace(deployed)
     return deployed.eval()
 
 
@@ -84,18 +86,22 @@ def align_widths(model: Model, multiple: int) -> Model:
             whole number of at least 1. The model is unchanged then.
     """
     _check(model, 'align the widths of')
-    align_blocks(model, multiple)
+    align_blocks([module for module in model.modules() if _is_block(module)], multiple)
     return model
 
 
+def _is_block(module: nn.Module) -> bool:
+    return isinstance(module, Bottle2neck | TimmBottle2neck)
+
+
 def _is_stage(module: nn.Module) -> bool:
-    is_block = [isinstance(child, Bottle2neck | TimmBottle2neck) for child in module.children()]
+    is_block = [_is_block(child) for child in module.children()]
     return type(module) is nn.Sequential and bool(is_block) and all(is_block)
 
 
 def _take_hooks(module: nn.Module) -> dict[str, Any]:
     """Take a module's hooks off it (feature_cls='hook' has some), for `_put` to give to another."""
-    hooks = {key: value for key, value in vars(module).items() if 'hooks' in key}
+    hooks = {key: value for key, value in vars(module).items() if 'hook' in key}
     for key, value in hooks.items():
         setattr(module, key, type(value)())
     return hooks
@@ -119,7 +125,7 @@ def _replace(module: Any) -> None:
         _put(module, 'bn1', norm, hooks[1])
         _put(module, 'act1', act, hooks[2])
     for name, child in module.named_children():
-        if isinstance(child, Bottle2neck | TimmBottle2neck):
+        if _is_block(child):
             block_hooks = _take_hooks(child)
             _put(module, name, FusedBottle2neck(child), block_hooks)
         elif _is_stage(child):
@@ -128,5 +134,5 @@ def _replace(module: Any) -> None:
             _put(module, name, stage, _take_hooks(child))
         elif isinstance(child, nn.Sequential) and name == 'maxpool':
             setattr(module, name, fuse_sequential(child))
-        elif name not in ('conv1', 'bn1', 'act1'):
+        else:
             _replace(child)

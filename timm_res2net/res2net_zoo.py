@@ -182,7 +182,7 @@ class Res2Net(ResNet):
             conv1 = nn.Conv2d(in_chans, plain_width, 7, stride=2, padding=3, bias=False, **dd)
             nn.init.kaiming_normal_(conv1.weight, mode='fan_out', nonlinearity='relu')
             self.conv1 = conv1  # type: ignore[assignment]  # a deep stem until here
-        align_blocks(self, width_multiple)
+        align_blocks([m for m in self.modules() if isinstance(m, Bottle2neck)], width_multiple)
         self.in_chans = in_chans  # timm before 1.0.31 does not keep it
         self._recorded_args = recorded
 
