@@ -3,11 +3,13 @@
     python -m benchmarks.kernels
 
 Every form is timed with and without in interleaved rounds, on the layers (packed) and whole blocks
-(merge, slices) of res2net50_26w_4s at 224 px, on channels_last inputs. The rules in
-`timm_res2net/kernels.py` were read off benchmarks/results/kernels.json.
+(merge, slices) of a deployed res2net50_26w_4s at 224 px, on channels_last inputs; and against the
+packed form what else a layer could be, a linear layer or a convolution of a contiguous image. The
+rules in `timm_res2net/kernels.py` were read off benchmarks/results/kernels.json.
 """
 
 import argparse
+import copy
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +18,9 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from timm_res2net.bottle2neck import FusedBottle2neck
+from timm_res2net import reparameterize_model
 from timm_res2net.kernels import override
 
 from . import results
@@ -26,6 +29,7 @@ from .stats import ratio
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 SIZES = (56, 28, 14, 7)
+"""Pixels of a side after each stage."""
 
 
 def _image(channels: int, size: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
@@ -41,28 +45,54 @@ def _call(module: nn.Module, x: torch.Tensor, **forms: bool) -> Callable[[], tor
     return step
 
 
-def sites(batch: int, dtype: torch.dtype) -> Iterator[tuple[str, str, Any, Any]]:
-    """Form, place, a call without the form and one with it, for every layer with a choice."""
-    model: Any = timm.create_model('res2net50_26w_4s').eval().to(dtype)
-    model = model.to(memory_format=torch.channels_last)
+def _linear(conv: Any, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A 1x1 convolution as a linear layer over the pixels."""
+    weight, relu = conv.weight.flatten(1), type(conv.act) is nn.ReLU
+
+    def step() -> torch.Tensor:
+        with torch.inference_mode():
+            y = F.linear(x.permute(0, 2, 3, 1), weight, conv.bias).permute(0, 3, 1, 2)
+            return y.relu_() if relu else y
+
+    return step
+
+
+def layers(model: Any, batch: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, torch.Tensor]]:
+    """Place, convolution and input of the layers of a deployed model, one of each kind a stage."""
+    yield 'conv1', model.conv1, _image(3, 224, batch, dtype)
     for stage, size in enumerate(SIZES, 1):
         first, second, *_ = model.get_submodule(f'layer{stage}')
         before = size * (1 if stage == 1 else 2)  # pixels that the first block gets
-        fused = FusedBottle2neck(second)
         for name in ('conv1', 'convs.0', 'conv3'):
-            conv: Any = fused.get_submodule(name)
-            x = _image(conv.in_channels, size, batch, dtype)
-            plain, other = (_call(conv, x, packed=packed) for packed in (False, True))
-            yield 'packed', f'layer{stage}.1.{name}', plain, other
-        with override(merge=False):
-            apart = FusedBottle2neck(first)
-        x = _image(first.conv1.in_channels, before if stage > 1 else size, batch, dtype)
-        together = FusedBottle2neck(first)
-        yield 'merge', f'layer{stage}.0', _call(apart, x), _call(together, x)
-        inner = _image(second.conv1.in_channels, size, batch, dtype)
-        for index, block, data in ((0, together, x), (1, fused, inner)):
-            plain, other = (_call(block, data, slices=slices) for slices in (False, True))
-            yield 'slices', f'layer{stage}.{index}', plain, other
+            conv = second.get_submodule(name)
+            yield f'layer{stage}.1.{name}', conv, _image(conv.in_channels, size, batch, dtype)
+        for name, conv in (('convs.0', first.convs[0]), ('downsample.0', first.downsample[0])):
+            yield f'layer{stage}.0.{name}', conv, _image(conv.in_channels, before, batch, dtype)
+
+
+def sites(batch: int, dtype: torch.dtype) -> Iterator[tuple[str, str, Any, Any]]:
+    """Form, place, a call without the form and one with it, for every layer with a choice."""
+    plain: Any = timm.create_model('res2net50_26w_4s').eval()
+    model: Any = reparameterize_model(plain).to(dtype, memory_format=torch.channels_last)
+    with override(merge=False):
+        unmerged: Any = reparameterize_model(plain).to(dtype, memory_format=torch.channels_last)
+    for place, conv, x in layers(model, batch, dtype):
+        packed = _call(conv, x, packed=True)
+        yield 'packed', place, _call(conv, x, packed=False), packed
+        # what stands against it: both are slower, so neither is a form
+        apart = copy.deepcopy(conv).to(memory_format=torch.contiguous_format)
+        yield 'contiguous', place, packed, _call(apart, x.contiguous(), packed=False)
+        if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
+            yield 'linear', place, packed, _linear(conv, x)
+    for stage, size in enumerate(SIZES, 1):
+        first, second, *_ = model.get_submodule(f'layer{stage}')
+        before = size * (1 if stage == 1 else 2)
+        x = _image(first.conv1.in_channels, before, batch, dtype)
+        apart = unmerged.get_submodule(f'layer{stage}.0')
+        yield 'merge', f'layer{stage}.0', _call(apart, x), _call(first, x)
+        x = _image(second.conv1.in_channels, size, batch, dtype)
+        without, written = (_call(second, x, slices=slices) for slices in (False, True))
+        yield 'slices', f'layer{stage}.1', without, written
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -79,6 +79,7 @@ class AlignedConv2d(nn.Conv2d):
         return baked.train(self.training)
 
     def extra_repr(self) -> str:
+        """What `print` shows of the layer."""
         return f'{super().extra_repr()}, in_splits={self.in_splits}, out_splits={self.out_splits}'
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,6 +149,7 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
         return baked.train(self.training)
 
     def extra_repr(self) -> str:
+        """What `print` shows of the layer."""
         return f'splits={self.splits}, eps={self.eps}, momentum={self.momentum}'
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

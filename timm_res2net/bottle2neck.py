@@ -358,7 +358,7 @@ class FusedBottle2neck(nn.Module):
         keeps its resolution and passes its last split."""
         y = x
         for i, conv in enumerate(self.convs):
-            split = x[:, i * self.width : (i + 1) * self.width]
+            split = x.narrow(1, i * self.width, self.width)
             y = conv(y + split if i > 0 else split)
             split.copy_(y)
         return x
@@ -369,11 +369,11 @@ class FusedBottle2neck(nn.Module):
         outs = []
         y = x  # torch.jit.script wants it defined before the loop
         for i, conv in enumerate(self.convs):
-            split = x[:, i * step : (i + 1) * step]
+            split = x.narrow(1, i * step, step)
             y = conv(y + split if self.adds and i > 0 else split)
             outs.append(y)
         if self.scale > 1:
-            last = x[:, self.convolved :]
+            last = x.narrow(1, self.convolved, self.width)
             outs.append(last if self.pool is None else self.pool(last))
         return torch.cat(outs, 1)  # [B, scale * width, H', W']
 

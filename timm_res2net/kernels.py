@@ -5,7 +5,9 @@ chosen at run time depends on the input and on how the model runs, and gives way
 under autograd, torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such
 as a FLOP counter, a functorch transform), all of which know the plain operators only.
 
-The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results/kernels.json.
+The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results/kernels.json. Two
+forms that a convolution could have besides are not here, since there the packed one is faster than
+either: a 1x1 convolution as a linear layer, and a contiguous memory format.
 """
 
 import copy
