@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from timm_res2net.align import AlignedConv2d
+
 from .measure import interleave, synchronize
 from .subjects import DTYPES, Cell, Spec, Work, build, memory_format
 
@@ -147,6 +149,8 @@ def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[
     found: Counter[tuple[Any, ...]] = Counter()
 
     def note(module: Any, args: Any) -> None:
+        if isinstance(module, AlignedConv2d):
+            module = module.bake()  # what runs has the padding
         found[
             tuple(args[0].shape), tuple(module.weight.shape), module.bias is not None,
             module.stride, module.padding, module.dilation, module.groups,

@@ -109,6 +109,13 @@ def record(**subject):
     }
 
 
+def test_convolutions_of_aligned_widths_have_their_padding():
+    model = timm.create_model('test_res2net_se', width_multiple=8).eval()
+    found = convolutions(model, lambda: model(torch.zeros(1, 3, 64, 64)))
+    assert ((1, 8, 16, 16), (8, 8, 3, 3), False, (1, 1), (1, 1), (1, 1), 1) in found
+    assert not [shape for _, shape, *_ in found if 6 in shape]
+
+
 def test_explain():
     found = explain(record(time=13.0, alone=9.6, macs=110, inside=10.0, add=1.7, pool=0.6))
     assert found['extra'] == pytest.approx(0.3)

@@ -13,7 +13,7 @@ import torch
 from benchmarks import cli, plots, report, results
 from benchmarks.cli import main, time_left
 from benchmarks.stats import overlap
-from benchmarks.subjects import Cell, find_pair, label, load_pairs, load_suite, plain_pairs
+from benchmarks.subjects import Cell, find_pair, label, load_pairs, load_suite
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -492,7 +492,8 @@ def test_report_of_pairs_with_modes_of_their_own():
 
 @pytest.fixture(scope='module')
 def committed():
-    return {name: results.load(RESULTS / f'{name}.json') for name in ('cpu', 'main-1', 'main-2')}
+    names = ('cpu', 'main-1', 'main-2', 'deploy')
+    return {name: results.load(RESULTS / f'{name}.json') for name in names}
 
 
 def test_the_committed_run_is_complete_and_usable(committed):
@@ -534,4 +535,43 @@ def test_readmes_have_what_the_report_says(committed):
     readme = (ROOT / 'README.md').read_text()
     record = committed['cpu']['cells'][Cell(**main_cell['cell']).key]
     assert report.verdict(report.ratio_of(record)) in ' '.join(readme.split())
-    assert set(plain_pairs()) == {r['cell']['pair'] for r in report.select(committed, 'time')}
+    assert set(load_pairs()) == {r['cell']['pair'] for r in report.select(committed, 'time')}
+
+
+DEPLOY_ROWS = {
+    'deploy': 'deploy form, of the plain form',
+    'swap': 'deploy form, of plain resnet50',
+    'swap_deploy': 'deploy form, of resnet50 treated alike',
+}
+
+
+def deploy_table(found):
+    """The README's table of the deploy form."""
+    lines = [
+        '| time of res2net50_26w_4s                | input         | fp32 b1 | fp32 b8 | bf16 b1 '
+        '| bf16 b8 |',
+        '| --------------------------------------- | ------------- | ------- | ------- | ------- '
+        '| ------- |',
+    ]
+    for pair, text in DEPLOY_ROWS.items():
+        modes = '->'.join(spec.mode for spec in find_pair(pair).values())
+        for layout in ('channels_last', 'contiguous'):
+            ratios = [
+                report.ratio_of(
+                    found['cells'][
+                        f'time/{pair}/infer/{modes}/{precision}/{layout}/{batch}/224/2/cpu'
+                    ]
+                )
+                for precision in ('fp32', 'bf16-weights')
+                for batch in (1, 8)
+            ]
+            cells = ' | '.join(f'× {r.median:.2f} ' for r in ratios)
+            lines.append(f'| {text:<39} | {layout:<13} | {cells} |')
+    return '\n'.join(lines)
+
+
+def test_the_deploy_suite_is_complete(committed):
+    found = committed['deploy']
+    asked = load_suite('deploy', {})
+    assert not [c for c in asked if not cli.finished(found['cells'].get(c.key), c, budget=0)]
+    assert deploy_table(found) in (ROOT / 'README.md').read_text()
