@@ -161,6 +161,8 @@ def test_weights_go_either_way(tmp_path):
     reference = timm.create_model(TINY, pretrained=True).eval()
     assert relative_error(pretrained(image()), reference(image())) < 1e-5
     assert pretrained.model_args['width_multiple'] == 8
+    assert aligned.model_args['width_multiple'] == 8
+    assert plain.model_args['width_multiple'] == 1
 
 
 def test_optimizer_and_parameters_stay():

@@ -162,8 +162,8 @@ def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
         with pytest.raises(ValueError) as error:
             VERBS[verb](model)
         assert str(error.value) == (
-            f'Cannot {verb} Res2Net: it is in its deploy form already. Give the model that it was '
-            'made from.'
+            f'Cannot {verb} Res2Net: it is in its deploy form already, or its blocks are, by '
+            'timm.utils.reparameterize_model. Give the model that it was made from.'
         )
     block = deployed.layer1[0]
     assert block.fuse() is block

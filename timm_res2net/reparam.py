@@ -11,6 +11,7 @@ from torch import nn
 from .align import align_blocks
 from .bottle2neck import Bottle2neck, FusedBottle2neck, FusedStage
 from .kernels import fuse_sequential
+from .res2net_zoo import Res2Net
 
 __all__ = ['align_widths', 'reparameterize_model']
 
@@ -30,8 +31,8 @@ def _check(model: nn.Module, verb: str) -> None:
         )
     if any(isinstance(module, FusedBottle2neck) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}: it is in its deploy form already. Give the model that it was '
-            'made from.'
+            f'Cannot {verb} {name}: it is in its deploy form already, or its blocks are, by '
+            'timm.utils.reparameterize_model. Give the model that it was made from.'
         )
     if not any(_is_block(module) for module in modules):
         raise ValueError(
@@ -71,7 +72,8 @@ def align_widths(model: Model, multiple: int) -> Model:
     function, weights and training, on widths that the hardware likes (8 for tensor cores).
 
     Parameters and buffers keep their shapes, names and places, so that optimizers, EMA copies and
-    state dicts go on as they are. `create_model(..., width_multiple=8)` does the same.
+    state dicts go on as they are. `create_model(..., width_multiple=8)` does the same for models of
+    this package, and their `model_args` record either.
 
     Args:
         model: Model with Res2Net blocks of this package or of timm.
@@ -87,6 +89,10 @@ def align_widths(model: Model, multiple: int) -> Model:
     """
     _check(model, 'align the widths of')
     align_blocks([module for module in model.modules() if _is_block(module)], multiple)
+    if multiple > 1:
+        for module in model.modules():
+            if isinstance(module, Res2Net):
+                module.record_args(width_multiple=multiple)
     return model
 
 

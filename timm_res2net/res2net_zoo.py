@@ -196,6 +196,11 @@ class Res2Net(ResNet):
         return dict(self._recorded_args, global_pool=self.global_pool.pool_type)
 
     @torch.jit.ignore
+    def record_args(self, **changed: Any) -> None:
+        """Note arguments that were changed after construction, for `model_args`."""
+        self._recorded_args.update(changed)
+
+    @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
         """Load PaddleClas weights (.pdparams); timm calls it for cfgs with `custom_load`.
 
