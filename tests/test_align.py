@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tests.common import image, randomise, relative_error
 from timm_res2net import align_widths, reparameterize_model
-from timm_res2net.align import AlignedBatchNorm2d, AlignedConv2d, align_block, aligned_width
+from timm_res2net.align import AlignedBatchNorm2d, AlignedConv2d, align_blocks, aligned_width
 from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck
 from timm_res2net.fusion import pad_splits
 
@@ -361,7 +361,7 @@ def test_any_batchnorm(arguments):
         for norm in (plain.bn1, *plain.bns):
             norm.track_running_stats = False
     aligned = copy.deepcopy(plain)
-    align_block(aligned, 8)
+    align_blocks([aligned], 8)
     assert isinstance(aligned.bn1, AlignedBatchNorm2d)
     for mode in (True, True, False):
         x = image(2, 9, 32).double()

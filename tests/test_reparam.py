@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.common import NAMES, image, randomise, relative_error
 from timm_res2net import Res2Net, align_widths, kernels, reparameterize_model
-from timm_res2net.align import align_block
+from timm_res2net.align import align_blocks
 from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck, FusedStage
 from timm_res2net.kernels import FORMS, override
 
@@ -295,8 +295,7 @@ def test_any_block(case):
         for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             block, x = block.to(dtype), x.to(dtype)
             aligned = copy.deepcopy(block)
-            if multiple > 1:
-                align_block(aligned, multiple)
+            align_blocks([aligned], multiple)
             fused, kept = aligned.fuse(), x.clone()
             with torch.inference_mode():
                 expected = block(x)

@@ -14,9 +14,9 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
-from .fusion import pad_splits
+from .fusion import pad_splits, recast
 
-__all__ = ['AlignedBatchNorm2d', 'AlignedConv2d', 'align_block', 'align_blocks', 'aligned_width']
+__all__ = ['AlignedBatchNorm2d', 'AlignedConv2d', 'align_blocks', 'aligned_width']
 
 
 def aligned_width(width: int, groups: int, multiple: int) -> int:
@@ -52,13 +52,9 @@ class AlignedConv2d(nn.Conv2d):
                 group of the convolution.
             out_splits: The same of its output channels.
         """
-        same = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, bias=False, device='meta',
-        )  # fmt: skip
-        same.weight, same.bias = conv.weight, conv.bias
+        same = recast(conv, cls)
         same.in_splits, same.out_splits = in_splits, out_splits
-        return same.train(conv.training)
+        return same
 
     def _padded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight = pad_splits(pad_splits(self.weight, 0, self.out_splits), 1, self.in_splits)
@@ -203,14 +199,8 @@ def _check(block: Any) -> None:
         )
 
 
-def align_block(block: Any, multiple: int) -> None:
-    """Pad the splits of a block, ours or timm's, to a multiple of channels, in place. Its
-    parameters and buffers stay the same objects.
-
-    Raises:
-        ValueError: Another norm layer than BatchNorm2d, DropBlock, a block aligned before.
-    """
-    _check(block)
+def _align(block: Any, multiple: int) -> None:
+    """Pad the splits of a block that `_check` has passed, in place."""
     groups = block.convs[0].groups
     width, padded = block.width, aligned_width(block.width, groups, multiple)
     if padded == width:
@@ -228,10 +218,12 @@ def align_block(block: Any, multiple: int) -> None:
 
 
 def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
-    """Pad the splits of Res2Net blocks, ours or timm's, in place; of all or none.
+    """Pad the splits of Res2Net blocks, ours or timm's, to a multiple of channels, in place; of all
+    or none. Parameters and buffers stay the same objects.
 
     Raises:
-        ValueError: What `align_block` refuses, a `multiple` that is no whole number of at least 1.
+        ValueError: Another norm layer than BatchNorm2d, another convolution than a plain Conv2d,
+            DropBlock, a block aligned before, a `multiple` that is no whole number of at least 1.
     """
     if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f'width_multiple must be a whole number of at least 1, got {multiple!r}.')
@@ -239,4 +231,4 @@ def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
         for block in blocks:
             _check(block)
         for block in blocks:
-            align_block(block, multiple)
+            _align(block, multiple)

@@ -26,7 +26,7 @@ from .kernels import (
     merges,
     overwrites,
     writes_slices,
-)  # fmt: skip
+)
 
 __all__ = ['ATTN_LAYERS', 'SEMANTICS', 'Bottle2neck', 'FusedBottle2neck', 'FusedStage', 'Semantics']
 
@@ -328,7 +328,7 @@ class FusedBottle2neck(nn.Module):
         convs: list[Any] = [fuse(conv, norm, source.relu) for conv, norm in pairs]
         self.merged = not self.adds and len(convs) > 1 and merges(convs)
         if self.merged:
-            convs = [FusedConv2d.of(merge_convs(convs), convs[0].act)]
+            convs = [merge_convs(convs)]
         self.convs = nn.ModuleList(convs)
         self.pool = copy.deepcopy(source.pool) if self.scale > 1 else None
         self.conv3 = fuse(source.conv3, source.bn3, source.relu if source.se is None else None)

@@ -1,14 +1,16 @@
 """Pure functions on layers and weights that change their form and not what they compute."""
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-__all__ = ['fold_bn', 'fold_conv', 'folds', 'merge_convs', 'pad_splits']
+__all__ = ['fold_bn', 'fold_conv', 'folds', 'merge_convs', 'pad_splits', 'recast']
+
+Conv = TypeVar('Conv', bound=nn.Conv2d)
 
 
 def fold_bn(
@@ -108,3 +110,19 @@ def pad_splits(
         return F.pad(values, pads, value=value)  # in its memory format
     apart = values.unflatten(dim, (number, width))  # [..., number, width, ...]
     return F.pad(apart, pads, value=value).flatten(dim, dim + 1)
+
+
+def recast(conv: Any, cls: type[Conv], **kwargs: Any) -> Conv:
+    """A convolution of another class with the same arguments, parameters and mode.
+
+    Args:
+        conv: `nn.Conv2d`; the new one shares its parameters.
+        cls: Class that takes `nn.Conv2d`'s arguments.
+        **kwargs: What the class takes besides.
+    """
+    same = cls(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+        conv.dilation, conv.groups, bias=False, device='meta', **kwargs,
+    )  # fmt: skip
+    same.weight, same.bias = conv.weight, conv.bias
+    return same.train(conv.training)

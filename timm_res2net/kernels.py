@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .align import AlignedBatchNorm2d, AlignedConv2d
-from .fusion import fold_conv, folds
+from .fusion import fold_conv, folds, recast
 
 __all__ = [
     'FORMS',
@@ -178,16 +178,6 @@ class FusedConv2d(nn.Conv2d):
         self._packed: _Pack | None = None
         self._last: Any = None  # what the last input was like
 
-    @classmethod
-    def of(cls, conv: Any, act: nn.Module | None = None) -> 'FusedConv2d':
-        """The same for a plain convolution, whose parameters it shares."""
-        same = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, bias=False, act=act, device='meta',
-        )  # fmt: skip
-        same.weight, same.bias = conv.weight, conv.bias
-        return same.train(conv.training)
-
     def __getstate__(self) -> dict[str, Any]:
         # copies and files pack their own
         return {**super().__getstate__(), '_packed': None, '_last': None}
@@ -217,9 +207,8 @@ class FusedConv2d(nn.Conv2d):
     def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias for x, packed once inputs of its shape have come twice in a row.
 
-        A pack serves one shape: for another it can be forty times slower than no pack at all
-        (2048 -> 832 channels, packed for 10 x 8 and run on 7 x 7 pixels). So inputs that change
-        their size all the time, as a detector's do, run unpacked.
+        A pack serves one shape: for another it can be far slower than no pack at all. So inputs
+        that change their size all the time, as a detector's do, run unpacked.
         """
         weight: torch.Tensor = self.weight
         bias: torch.Tensor | None = self.bias
@@ -301,19 +290,20 @@ def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
         A `FusedConv2d`; an `Unfused` where the norm has no running statistics or the convolution is
         not plainly torch's.
     """
-    act = nn.Identity() if act is None else copy.deepcopy(act)
-    conv = conv.bake() if isinstance(conv, AlignedConv2d) else copy.deepcopy(conv)
-    norm = norm.bake() if isinstance(norm, AlignedBatchNorm2d) else copy.deepcopy(norm)
+    act = copy.deepcopy(act)
+    conv = conv.bake() if isinstance(conv, AlignedConv2d) else conv
+    norm = norm.bake() if isinstance(norm, AlignedBatchNorm2d) else norm
     plain = (
         type(conv) is nn.Conv2d
         and conv.padding_mode == 'zeros'
         and not isinstance(conv.padding, str)
     )
     if plain and folds(norm):
-        return FusedConv2d.of(fold_conv(conv, norm), act)
+        return recast(fold_conv(conv, norm), FusedConv2d, act=act)
+    conv, norm = copy.deepcopy(conv), copy.deepcopy(norm)
     if plain and isinstance(norm, nn.Identity):
-        return FusedConv2d.of(conv, act)
-    return Unfused(conv, norm, act)
+        return recast(conv, FusedConv2d, act=act)
+    return Unfused(conv, norm, nn.Identity() if act is None else act)
 
 
 def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:

@@ -45,8 +45,8 @@ def reparameterize_model(model: Model) -> Model:
     """A copy of a model in its deploy form: the same outputs in inference, faster.
 
     Every BatchNorm is folded into the convolution before it, the stem's and the shortcuts' too, and
-    every Res2Net block becomes a `FusedBottle2neck`. `timm.utils.reparameterize_model` does the
-    same but for the stem, which it never reaches.
+    every Res2Net block becomes a `FusedBottle2neck`. `timm.utils.reparameterize_model` does that to
+    the blocks of this package alone, and leaves out the stem and `FusedStage`.
 
     Args:
         model: Model with Res2Net blocks of this package or of timm, or a `features_only` wrapper of
