@@ -5,6 +5,7 @@
 """
 
 from .bottle2neck import Bottle2neck as Bottle2neck
+from .checkpoints import convert_checkpoint as convert_checkpoint
 from .reparam import align_widths as align_widths
 from .reparam import reparameterize_model as reparameterize_model
 from .res2net_zoo import Res2Net as Res2Net

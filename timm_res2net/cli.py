@@ -14,6 +14,9 @@ from . import __version__
 
 __all__ = ['main']
 
+# the names of `convert.SOURCES`, which is not imported for --help
+_SOURCES = ('official', 'mmpretrain', 'mmdet', 'detectron2', 'paddle', 'blog', 'timm')
+
 
 def _rows(pattern: str = '*') -> list[dict[str, Any]]:
     """A row for every model and tag of this package whose name, with or without tag, matches."""
@@ -43,15 +46,6 @@ def _rows(pattern: str = '*') -> list[dict[str, Any]]:
     return rows
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
-
-    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
-
-
 def _list(args: argparse.Namespace) -> int:
     rows = _rows(args.filter)
     if not rows:
@@ -61,6 +55,8 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
+    from .checkpoints import markdown
+
     cells = [
         (
             row['model'],
@@ -73,7 +69,7 @@ def _list(args: argparse.Namespace) -> int:
         )
         for row in rows
     ]
-    print(_markdown(('model', 'M', 'GMACs', 'top-1', 'published by', 'licence', 'weights'), cells))
+    print(markdown(('model', 'M', 'GMACs', 'top-1', 'published by', 'licence', 'weights'), cells))
     return 0
 
 
@@ -198,6 +194,8 @@ def _draw_demo(
     """Draw the predictions above the first image's feature maps, each the mean over channels."""
     from matplotlib.figure import Figure
 
+    from .checkpoints import write_new
+
     figure = Figure(figsize=(12, 5), layout='constrained')
     subfigures: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
     above, below = subfigures
@@ -213,7 +211,7 @@ def _draw_demo(
         cell.imshow(feature.numpy())
         cell.set_title(f'stride {2 << i}: {height} x {width}', fontsize=9)
         cell.axis('off')
-    _write(out, lambda file: figure.savefig(file, format='png', dpi=110))
+    write_new(out, lambda file: figure.savefig(file, format='png', dpi=110))
 
 
 def _check_out(path: Path) -> None:
@@ -230,19 +228,6 @@ def _check_out(path: Path) -> None:
         ) from error
 
 
-def _write(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file under a temporary name beside it, then rename."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            write(file)
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
 def _run(args: argparse.Namespace) -> int:
     import runpy
 
@@ -254,6 +239,40 @@ def _run(args: argparse.Namespace) -> int:
     sys.argv = [args.script, *args.arguments]
     sys.path[0] = str(Path(args.script).resolve().parent)
     runpy.run_path(args.script, run_name='__main__')
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .checkpoints import MOVED, convert_checkpoint, markdown
+
+    if args.out is None and not args.dry_run:
+        raise ValueError('Name what to write with --out, or look only with --dry-run.')
+    found = convert_checkpoint(
+        args.source,
+        None if args.dry_run else args.out,
+        source=args.layout,
+        to=args.to,
+        model=args.model,
+        entry=args.entry,
+    )
+    known = {**found.summary(), 'out': None if args.dry_run else str(args.out)}
+    if args.json:
+        print(json.dumps(known, indent=2))
+        return 0
+    entry = f", entry '{known['file']['entry']}'" if known['file']['entry'] else ''
+    print(f'{args.source}: {known["file"]["format"]}{entry}, layout {found.source}')
+    print(
+        f'{found.architecture}, block semantics {found.semantics}, {known["params"]:,} parameters, '
+        f'{known["num_classes"] or "no"} classes'
+    )
+    print(markdown(MOVED, found.rows()))
+    print(f'{len(found.moves)} tensors, none left over, no parameter without one.')
+    if args.dry_run:
+        print('Nothing was written.')
+    elif args.to == 'timm':
+        print(f"Written: timm.create_model('local-dir:{args.out}', pretrained=True)")
+    else:
+        print(f'Written to {args.out}')
     return 0
 
 
@@ -297,6 +316,25 @@ def _parser() -> argparse.ArgumentParser:
         default=Path('timm_res2net_demo.png'),
         help='picture to write, if matplotlib is installed (default: %(default)s)',
     )
+
+    sub = verb(
+        'convert',
+        _convert,
+        'make a checkpoint of another project a folder that timm loads, or the other way',
+        'timm-res2net convert res2net50_26w_4s-06e79181.pth --out my_res2net\n'
+        '  timm-res2net convert theirs.pth --dry-run --json\n'
+        '  timm-res2net convert my_res2net --to mmpretrain --out my_res2net.pth',
+    )
+    sub.add_argument('source', metavar='SOURCE', help='checkpoint file, or folder of timm')
+    sub.add_argument('--out', type=Path, metavar='DIR', help='folder to make (with --to, a file)')
+    sub.add_argument('--model', metavar='NAME', help='its name, where shapes do not tell it')
+    sub.add_argument(
+        '--from', dest='layout', choices=('auto', *_SOURCES), default='auto', help='whose layout'
+    )
+    sub.add_argument('--to', choices=_SOURCES, default='timm', help='layout to write')
+    sub.add_argument('--entry', metavar='KEY', help='entry of the file that holds the weights')
+    sub.add_argument('--dry-run', action='store_true', help='look and check, write nothing')
+    sub.add_argument('--json', action='store_true', help='print JSON')
 
     sub = verb(
         'run',

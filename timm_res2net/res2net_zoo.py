@@ -29,8 +29,7 @@ from torch import nn
 
 from .align import align_blocks
 from .bottle2neck import AttnLayer, Bottle2neck
-from .convert import apply_rules, paddle_rules, read_pdparams, require_keys
-from .convert.engine import list_some
+from .convert import apply_rules, list_some, paddle_rules, read_pdparams, require_keys
 
 __all__ = ['FIGURES', 'Figures', 'Res2Net']  # register_model adds every entrypoint to this
 
@@ -230,7 +229,7 @@ class Res2Net(ResNet):
                 f'{error} The download is kept as {broken}; run again to download afresh.'
             ) from error
         try:
-            state_dict = apply_rules(tensors, paddle_rules(tensors), 'paddle')
+            state_dict = apply_rules(tensors, paddle_rules(tensors), 'paddle').tensors
             own = self.state_dict()
             inner = [key for key in own if not key.startswith('fc.') and '.se.' not in key]
             require_keys(state_dict, inner, 'paddle')

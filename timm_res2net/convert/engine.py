@@ -1,4 +1,4 @@
-"""One engine for every table of key rules."""
+"""One engine for every table of key rules, in both directions."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ['Rule', 'apply_rules', 'conv_bn', 'require_keys']
+__all__ = ['Converted', 'Move', 'Rule', 'apply_rules', 'conv_bn', 'require_keys', 'undo_rules']
 
-_FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}')
+_FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
 
 
 class Rule(NamedTuple):
@@ -16,14 +16,54 @@ class Rule(NamedTuple):
 
     Attributes:
         source: Key of the source. `{name}` stands for a number, `{name+1}` for one that is larger
-            by 1 than what `name` means elsewhere in the rule, `*` for any text without a dot.
-        target: The key under timm's names, with the same fields; '' drops the entry, knowingly.
+            by 1 than what `name` means elsewhere in the rule, `*` for any text without a dot, `**`
+            for any text.
+        target: The key under timm's names, with the same fields (a star for each of the source's,
+            in order, or none); '' drops the entry, knowingly.
         transpose: The matrix is stored the other way round, as (in, out).
+        rotate: (dimension, splits) where the source has the split that passes at the front, which
+            belongs at the end.
+        into_mean: A bias in front of a BatchNorm: it is subtracted from the running mean that
+            another rule brings to the target.
     """
 
     source: str
     target: str
     transpose: bool = False
+    rotate: tuple[int, int] | None = None
+    into_mean: bool = False
+
+    @property
+    def how(self) -> str:
+        """What happens to the tensor besides its name, in words."""
+        if not self.target:
+            return 'dropped'
+        if self.into_mean:
+            return 'subtracted from the running mean'
+        if self.transpose:
+            return 'transposed'
+        return 'first split moved to the end' if self.rotate else ''
+
+
+class Move(NamedTuple):
+    """Where a key went.
+
+    Attributes:
+        source: The key that was found.
+        target: The key that it became; '' if it was dropped.
+        rule: The rule that took it.
+    """
+
+    source: str
+    target: str
+    rule: Rule
+
+
+class Converted(NamedTuple):
+    """Tensors by their new names, and what went where."""
+
+    tensors: dict[str, torch.Tensor]
+    moves: tuple[Move, ...]
 
 
 def conv_bn(
@@ -48,19 +88,42 @@ def conv_bn(
     )
 
 
-def _compile(pattern: str) -> tuple[re.Pattern[str], dict[str, int]]:
-    shifts: dict[str, int] = {}
-    regex, end = '', 0
-    for field in _FIELD.finditer(pattern):
-        regex += re.escape(pattern[end : field.start()]) + rf'(?P<{field[1]}>\d+)'
-        shifts[field[1]] = int(field[2] or 0)
-        end = field.end()
-    regex += re.escape(pattern[end:])
-    return re.compile(regex.replace(r'\*', r'[^.]*')), shifts
+class _Pattern:
+    """A pattern of keys, for reading and for writing them."""
 
+    def __init__(self, pattern: str):
+        self.fields = [(f[1], int(f[2] or 0), f[3]) for f in _FIELD.finditer(pattern)]
+        self.texts = _FIELD.split(pattern)[:: _FIELD.groups + 1]
+        regex = re.escape(self.texts[0])
+        seen: set[str] = set()
+        for (name, _, star), text in zip(self.fields, self.texts[1:], strict=True):
+            # a number that occurs twice must be the same: fill() of the match tells
+            part = {'*': '[^.]*', '**': '.*'}.get(star or '', r'\d+')
+            group = f'(?P<{name}>{part})' if name and name not in seen else f'({part})'
+            seen.add(name)
+            regex += group + re.escape(text)
+        self.regex = re.compile(regex)
 
-def _fill(pattern: str, values: Mapping[str, int]) -> str:
-    return _FIELD.sub(lambda field: str(values[field[1]] + int(field[2] or 0)), pattern)
+    def match(self, key: str) -> tuple[dict[str, int], list[str]] | None:
+        """The numbers by name and the texts of the stars, or None."""
+        found = self.regex.fullmatch(key)
+        if found is None:
+            return None
+        numbers: dict[str, int] = {}
+        stars: list[str] = []
+        for (name, shift, _), text in zip(self.fields, found.groups(), strict=True):
+            if name is None:
+                stars.append(text)
+            elif numbers.setdefault(name, int(text) - shift) != int(text) - shift:
+                return None
+        return numbers, stars
+
+    def fill(self, numbers: Mapping[str, int], stars: Iterable[str]) -> str:
+        texts = iter(stars)
+        key = self.texts[0]
+        for (name, shift, _), text in zip(self.fields, self.texts[1:], strict=True):
+            key += (next(texts) if name is None else str(numbers[name] + shift)) + text
+        return key
 
 
 def list_some(keys: Collection[str], limit: int = 10) -> str:
@@ -69,46 +132,112 @@ def list_some(keys: Collection[str], limit: int = 10) -> str:
     return f'{len(keys)}: {some}' + (', ...' if len(keys) > limit else '')
 
 
-def apply_rules(
-    state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
-) -> dict[str, torch.Tensor]:
-    """Rename a state dict's keys by the first rule that takes each.
-
-    Args:
-        state_dict: Tensors by the source's names.
-        rules: The source's table, in order.
-        source: Name of the source, for errors.
-
-    Returns:
-        Tensors by timm's names.
-
-    Raises:
-        ValueError: A key that no rule takes, or two keys that arrive at one name.
-    """
-    compiled = [(*_compile(rule.source), rule) for rule in rules]
-    out: dict[str, torch.Tensor] = {}
-    unknown, twice = [], []
-    for key, value in state_dict.items():
-        for regex, shifts, rule in compiled:
-            match = regex.fullmatch(key)
-            if match is None:
-                continue
-            if rule.target:
-                name = _fill(
-                    rule.target, {n: int(v) - shifts[n] for n, v in match.groupdict().items()}
-                )
-                if name in out:
-                    twice.append(f'{key} (also {name})')
-                out[name] = value.t().contiguous() if rule.transpose else value
-            break
+def _rename(
+    keys: Iterable[str], pairs: Iterable[tuple[str, str, Rule]], source: str
+) -> list[tuple[str, str, Rule]]:
+    """For every key the name that the first fitting (from, to, rule) gives it."""
+    compiled = [(_Pattern(old), _Pattern(new), rule) for old, new, rule in pairs]
+    renamed, unknown = [], []
+    for key in keys:
+        for old, new, rule in compiled:
+            match = old.match(key)
+            if match is not None:
+                renamed.append((key, new.fill(*match), rule))
+                break
         else:
             unknown.append(key)
     if unknown:
         raise ValueError(f'Keys that the {source} table has no rule for, {list_some(unknown)}')
+    taken: dict[str, str] = {}
+    twice = []
+    for key, name, rule in renamed:
+        if name and not rule.into_mean and taken.setdefault(name, key) != key:
+            twice.append(f'{key} (also {name})')
     if twice:
         raise ValueError(
             f'Keys of the {source} checkpoint whose name is taken already, {list_some(twice)}'
         )
+    return renamed
+
+
+def _roll(value: torch.Tensor, rotate: tuple[int, int], back: bool = False) -> torch.Tensor:
+    dim, splits = rotate
+    width, rest = divmod(value.shape[dim], splits)
+    if rest:
+        raise ValueError(f'{value.shape[dim]} channels cannot be cut into {splits} splits')
+    return value.roll(width if back else -width, dim)
+
+
+def apply_rules(
+    state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
+) -> Converted:
+    """Convert a state dict: every key by the first rule that takes it.
+
+    Args:
+        state_dict: Tensors by the source's names; not modified.
+        rules: The source's table, in order.
+        source: Name of the source, for errors.
+
+    Returns:
+        Tensors by timm's names, and the moves.
+
+    Raises:
+        ValueError: A key that no rule takes, two keys that arrive at one name, a bias without a
+            running mean to go into, or channels that cannot be cut into their splits.
+    """
+    moves = tuple(
+        Move(*renamed)
+        for renamed in _rename(state_dict, ((r.source, r.target, r) for r in rules), source)
+    )
+    out: dict[str, torch.Tensor] = {}
+    biases: dict[str, torch.Tensor] = {}
+    for key, name, rule in moves:
+        if not name:
+            continue
+        value = state_dict[key]
+        if rule.transpose:
+            value = value.t().contiguous()
+        if rule.rotate:
+            value = _roll(value, rule.rotate)
+        (biases if rule.into_mean else out)[name] = value
+    alone = biases.keys() - out.keys()
+    if alone:
+        raise ValueError(f'Running means that biases of {source} need, {list_some(alone)}')
+    for name, bias in biases.items():
+        out[name] = (out[name].double() - bias.double()).to(out[name].dtype)
+    return Converted(out, moves)
+
+
+def undo_rules(
+    state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
+) -> dict[str, torch.Tensor]:
+    """The other way: from timm's names to the source's.
+
+    Biases that went into a running mean come back as zeros, which computes the same.
+
+    Args:
+        state_dict: Tensors by timm's names; not modified.
+        rules: The source's table, in order.
+        source: Name of the source, for errors.
+
+    Raises:
+        ValueError: A tensor that the source has no place for, named.
+    """
+    rules = [rule for rule in rules if rule.target]
+    pairs = [(r.target, r.source, r) for r in rules if not r.into_mean]
+    out: dict[str, torch.Tensor] = {}
+    for key, name, rule in _rename(state_dict, pairs, source):
+        value = state_dict[key]
+        if rule.rotate:
+            value = _roll(value, rule.rotate, back=True)
+        out[name] = value.t().contiguous() if rule.transpose else value
+    for rule in rules:
+        if rule.into_mean:
+            mean, bias = _Pattern(rule.target), _Pattern(rule.source)
+            for key, value in state_dict.items():
+                match = mean.match(key)
+                if match is not None:
+                    out[bias.fill(*match)] = torch.zeros_like(value)
     return out
 
 

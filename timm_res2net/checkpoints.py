@@ -1,0 +1,493 @@
+"""From a checkpoint file, whoever wrote it, to a folder that timm loads; and back."""
+
+import functools
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from .convert import (
+    SOURCES,
+    Move,
+    Rule,
+    apply_rules,
+    infer_arguments,
+    list_some,
+    read_checkpoint,
+    recognise,
+    undo_rules,
+)
+from .res2net_zoo import FIGURES, Res2Net
+
+__all__ = ['Conversion', 'convert_checkpoint']
+
+WEIGHTS = 'model.safetensors'
+# A model of each semantics, to carry the arguments of a network that has no name of its own
+_BASE = {
+    'official': 'res2net50_18w_4s',
+    'mmdet': 'res2net50_v1d_26w_4s',
+    'paddle': 'res2net50_vd_26w_4s',
+    'caffe': 'res2net50_16w_4s_se',
+}
+
+
+class Conversion(NamedTuple):
+    """A converted checkpoint, checked against the model that it makes.
+
+    Attributes:
+        source: The layout that was read, one of `SOURCES`.
+        architecture: Name for `timm.create_model`, of this package or timm's own.
+        arguments: What it has to be given besides, all JSON values.
+        semantics: Block semantics.
+        model: The model, with the checkpoint's tensors as its parameters and buffers.
+        moves: What went where, a move for every key of the file.
+        file: Name, size in bytes, sha256, format and entry of what was read, and how many tensors
+            were widened to float32.
+    """
+
+    source: str
+    architecture: str
+    arguments: dict[str, Any]
+    semantics: str
+    model: nn.Module
+    moves: tuple[Move, ...]
+    file: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """All but the tensors, as JSON values."""
+        model: Any = self.model
+        return {
+            'source': self.source,
+            'architecture': self.architecture,
+            'arguments': self.arguments,
+            'semantics': self.semantics,
+            'num_classes': model.num_classes,
+            'params': sum(p.numel() for p in model.parameters()),
+            'file': self.file,
+            'moves': [
+                {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
+                for move in self.moves
+            ],
+        }
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """What went where, a row a rule: their keys, timm's, the number of tensors, and how."""
+        counts: Counter[Rule] = Counter(move.rule for move in self.moves)
+        return [
+            (f'`{rule.source}`', f'`{rule.target}`' if rule.target else '', str(n), rule.how)
+            for rule, n in counts.items()
+        ]
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith('.') else f'{text}.'
+
+
+@functools.cache
+def _named_arguments(name: str) -> dict[str, Any]:
+    """Arguments that a registered name stands for, the class count and input channels apart."""
+    model: Any = timm.create_model(name, device='meta')
+    arguments = infer_arguments(model.state_dict())
+    semantics = model.model_args['semantics'] if isinstance(model, Res2Net) else 'official'
+    return {**_architecture(arguments), 'semantics': semantics}
+
+
+def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in arguments.items() if k not in ('num_classes', 'in_chans')}
+
+
+def _timms() -> list[str]:
+    """timm's own Res2Nets, whose folders load without this package."""
+    return timm.list_models(module='res2net')
+
+
+def _find_name(arguments: Mapping[str, Any]) -> str | None:
+    """The registered name with these arguments, timm's own first; None if there is none."""
+    depth = str(3 * sum(arguments['layers']) + 2)
+    for name in (*_timms(), *FIGURES):
+        found = re.match(r'res2ne\D*(\d+)', name)
+        if (found is None or found[1] == depth) and _named_arguments(name) == arguments:
+            return name
+    return None
+
+
+def _build(
+    found: dict[str, Any], semantics: str, name: str | None
+) -> tuple[str, dict[str, Any], nn.Module]:
+    """The model on the meta device, its name and the arguments beside it."""
+    wanted = {**_architecture(found), 'semantics': semantics}
+    if name is not None:
+        named = _named_arguments(name)
+        wrong = [
+            f'{key}={wanted[key]!r} where {name} has {named[key]!r}'
+            for key in wanted
+            if wanted[key] != named.get(key)
+        ]
+        if wrong:
+            fits = _find_name(wanted)
+            remedy = f'Use {fits}' if fits else 'Leave the model out'
+            raise ValueError(f'it has {", ".join(wrong)}. {remedy}')
+    name = name or _find_name(wanted)
+    extra: dict[str, Any] = {}
+    if name is None:
+        name, extra = _BASE[semantics], wanted
+    model: Any = timm.create_model(
+        name,
+        device='meta',
+        num_classes=found['num_classes'],
+        in_chans=found['in_chans'],
+        **extra,
+    )
+    if isinstance(model, Res2Net):
+        arguments = model.model_args
+    else:
+        arguments = {'in_chans': found['in_chans']} if found['in_chans'] != 3 else {}
+    return name, arguments, model
+
+
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Make a state dict's tensors the model's own."""
+    own = model.state_dict()
+    for key, value in own.items():
+        if key.endswith('num_batches_tracked') and key not in tensors:
+            tensors[key] = torch.zeros((), dtype=value.dtype)  # Paddle and detectron2 do not count
+    missing = own.keys() - tensors.keys()
+    if missing:
+        raise ValueError(f'parameters are left without a value, {list_some(missing)}')
+    surplus = tensors.keys() - own.keys()
+    if surplus:
+        raise ValueError(f'weights have no place in the model, {list_some(surplus)}')
+    wrong = [
+        f'{key} {tuple(tensors[key].shape)} for {tuple(value.shape)}'
+        for key, value in own.items()
+        if tensors[key].shape != value.shape
+    ]
+    if wrong:
+        raise ValueError(f'shapes do not fit, {list_some(wrong)}')
+    model.load_state_dict(tensors, strict=True, assign=True)
+
+
+def _describe(model: Any, file: str, source: str, stem_type: str) -> None:
+    """Make the model's cfg that of these weights, not of the name's published ones."""
+    model.pretrained_cfg = dict(
+        model.pretrained_cfg,
+        url='', file=None, hf_hub_id=None, custom_load=False, tag='converted', license=None,
+        origin_url=None, notes=None, label_names=None,
+        description=f'Converted from {file} ({source}).',
+        first_conv='conv1.0' if stem_type else 'conv1',
+    )  # fmt: skip
+
+
+def _sha256(path: Path) -> str:
+    with open(path, 'rb') as file:
+        if hasattr(hashlib, 'file_digest'):  # Python 3.11
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+        digest = hashlib.sha256()
+        while part := file.read(1 << 20):
+            digest.update(part)
+        return digest.hexdigest()
+
+
+def _open_folder(path: Path) -> tuple[Path, Any]:
+    """The weights of a folder that timm loads, and its model on the meta device."""
+    weights = next((p for p in (path / WEIGHTS, path / 'pytorch_model.bin') if p.is_file()), None)
+    if weights is None or not (path / 'config.json').is_file():
+        raise ValueError(
+            f'{path} is a folder without a config.json and a {WEIGHTS}. Give a checkpoint file, or '
+            'a folder that `convert` or timm wrote.'
+        )
+    try:
+        return weights, timm.create_model(f'local-dir:{path}', device='meta')
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f'{path / "config.json"} makes no model: {error}') from error
+
+
+def read(
+    path: Path, source: str = 'auto', model: str | None = None, entry: str | None = None
+) -> Conversion:
+    """Read a checkpoint into the model that it belongs to. Arguments as `convert_checkpoint`."""
+    if source not in ('auto', *SOURCES):
+        raise ValueError(f'Unknown source {source!r}. Use auto, {", ".join(SOURCES)}.')
+    if model is not None and model not in (*FIGURES, *_timms()):
+        raise ValueError(
+            f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows them.'
+        )
+    built: Any = None
+    weights = path
+    if path.is_dir():
+        weights, built = _open_folder(path)
+    elif not path.is_file():
+        raise FileNotFoundError(f'There is no file {path}.')
+    checkpoint = read_checkpoint(weights, entry)
+    try:
+        if source == 'auto':
+            source = recognise(checkpoint.tensors)
+        known = SOURCES[source]
+        tensors, moves = apply_rules(
+            checkpoint.tensors, known.rules(checkpoint.tensors.keys()), source
+        )
+        arguments = infer_arguments(tensors)
+        if built is not None:
+            name = built.pretrained_cfg['architecture']
+            semantics = built.model_args['semantics'] if isinstance(built, Res2Net) else 'official'
+            extra = built.model_args if isinstance(built, Res2Net) else {}
+        else:
+            # only a classifier's training says so: a bare backbone means what its project runs
+            whole = 'fc.weight' in tensors and 'official' in known.semantics
+            semantics = 'official' if whole else known.semantics[0]
+            if model is not None:
+                semantics = str(_named_arguments(model)['semantics'])
+            if semantics not in known.semantics:
+                raise ValueError(
+                    f'{source} checkpoints have block semantics {" or ".join(known.semantics)}, '
+                    f'and {model} computes {semantics}. Leave the model out'
+                )
+            name, extra, built = _build(arguments, semantics, model)
+        _fill(built, tensors)
+    except ValueError as error:
+        raise ValueError(_sentence(f'{path} does not convert: {error}')) from error
+    if weights is path:
+        _describe(built, path.name, source, arguments['stem_type'])
+    return Conversion(
+        source,
+        name,
+        extra,
+        semantics,
+        built.eval(),
+        moves,
+        {
+            'name': path.name,
+            'bytes': weights.stat().st_size,
+            'sha256': _sha256(weights),
+            'format': checkpoint.format,
+            'entry': checkpoint.entry,
+            'widened': checkpoint.widened,
+        },
+    )
+
+
+def convert_checkpoint(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    source: str = 'auto',
+    to: str = 'timm',
+    model: str | None = None,
+    entry: str | None = None,
+) -> Conversion:
+    """Convert a Res2Net checkpoint of another project, or one of timm into another project's.
+
+    The file is untrusted: nothing in it is run. Either all that it holds has found its place, or
+    nothing is written.
+
+    Args:
+        path: A file (.pth, .pdparams, .pkl, .safetensors; the content decides) or a folder that
+            this function or timm wrote.
+        out: What to write; nothing if None. For `to='timm'` a new or empty folder, which gets
+            `config.json`, `model.safetensors` and `README.md` and loads by
+            `timm.create_model('local-dir:OUT', pretrained=True)`; else a new file.
+        source: Whose layout the file has, one of `timm_res2net.convert.SOURCES`; 'auto' tells it by
+            the keys.
+        to: Whose layout to write.
+        model: Name of the model, of this package or timm's own; by default the one whose
+            arguments are those of the shapes. Only needed where keys and shapes do not tell the
+            block semantics: in a state dict under timm's names with other semantics than
+            `official`.
+        entry: Entry of the file that holds the weights; by default see
+            `timm_res2net.convert.read_checkpoint`.
+
+    Returns:
+        What was read, with the model in eval mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        FileExistsError: `out` is there already.
+        ValueError: The file cannot be read safely, is of no known source, or does not fit; a key
+            without a rule, a parameter without a value or a shape that does not fit are listed. Or
+            the layout asked for cannot express the network.
+    """
+    if to not in SOURCES:
+        raise ValueError(f'Unknown layout {to!r} to write. Use one of {", ".join(SOURCES)}.')
+    target = None if out is None else Path(out)
+    if target is not None:
+        _check_new(target, folder=to == 'timm')
+    found = read(Path(path), source, model, entry)
+    if to != 'timm':
+        foreign = _undo(found, to)
+        if target is not None:
+            write_new(target, lambda file: _SAVE[to](foreign, file))
+    elif target is not None:
+        _save_folder(found, target)
+    return found
+
+
+def _check_new(path: Path, folder: bool) -> None:
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {path}: there is no folder '{path.parent}'.")
+    if path.exists() and not (folder and path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f'{path} is there already. Give another name, or remove it first.')
+
+
+def write_new(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file under a temporary name beside it, then rename."""
+    with tempfile.NamedTemporaryFile(dir=path.absolute().parent, delete=False) as file:
+        try:
+            write(file)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _save_folder(found: Conversion, out: Path) -> None:
+    """Write config, weights and README into a temporary folder beside it, then rename."""
+    made = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f'.{out.name}-'))
+    try:
+        save_for_hf(found.model, str(made), model_args=found.arguments, safe_serialization=True)
+        # timm finds the class count beside the arguments; transformers would get it twice
+        config = json.loads((made / 'config.json').read_text(encoding='utf-8'))
+        config.get('model_args', {}).pop('num_classes', None)
+        (made / 'config.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
+        (made / 'README.md').write_text(_readme(found, out), encoding='utf-8')
+        made.chmod(0o755)
+        os.replace(made, out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns line up as text, too."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
+
+    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
+
+
+MOVED = ('their keys', "timm's", 'tensors', 'how')
+
+
+def _readme(found: Conversion, out: Path) -> str:
+    from huggingface_hub import ModelCardData
+
+    from . import __version__
+
+    data = ModelCardData(
+        library_name='timm', tags=['image-classification', 'timm', 'res2net'], license=None
+    )
+    facts = found.file
+    entry = f", entry '{facts['entry']}'" if facts['entry'] else ''
+    widened = f', {facts["widened"]} tensors widened to float32' if facts['widened'] else ''
+    own = '' if found.architecture in _timms() else ', timm_res2net'
+    rows = [
+        ('file', f'`{facts["name"]}`'),
+        ('sha256', f'`{facts["sha256"]}`'),
+        ('size', f'{facts["bytes"]:,} bytes'),
+        ('read as', f'{facts["format"]}{entry}{widened}'),
+        ('layout', found.source),
+        ('block semantics', found.semantics),
+        ('architecture', f'`{found.architecture}`'),
+        ('parameters', f'{found.summary()["params"]:,}'),
+    ]
+    return f"""---
+{data.to_yaml()}
+---
+# {out.name}
+
+A Res2Net converted from `{facts['name']}` by timm_res2net {__version__}.
+
+```python
+import timm{own}
+
+model = timm.create_model('local-dir:{out.name}', pretrained=True)
+```
+
+{markdown(('made from', ''), rows)}
+
+Every tensor of the file went where this table says, and no parameter was left without one.
+
+{markdown(MOVED, found.rows())}
+
+## Licence
+
+The converter cannot tell who published the file. {SOURCES[found.source].licence}
+"""
+
+
+# --- the other way ------------------------------------------------------------------------------
+
+
+def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
+    """The model's tensors in another project's layout.
+
+    Raises:
+        ValueError: The project's code computes another network than this one.
+    """
+    tensors = found.model.state_dict()
+    arguments = infer_arguments(tensors)
+    computes = SOURCES[to].semantics[0]
+    what = f'{found.file["name"]} cannot be written as {to}:'
+    if found.semantics != computes:
+        raise ValueError(
+            f'{what} its block semantics are {found.semantics}, and {to} computes {computes}.'
+        )
+    if arguments['attn_layer'] and to != 'blog':
+        raise ValueError(f'{what} it has SE modules, which the blocks of {to} have not.')
+    if to == 'blog':
+        planes = arguments['channels'][0] * arguments['cardinality']
+        inside = tensors['layer1.0.conv1.weight'].shape[0]
+        if arguments['scale'] < 2 or inside != planes:
+            raise ValueError(
+                f'{what} its first blocks have {inside} channels in {arguments["scale"]} splits, '
+                f"and the article's {planes} in at least 2."
+            )
+    if to in _UNCOUNTED:
+        tensors = {k: v for k, v in tensors.items() if not k.endswith('num_batches_tracked')}
+    rules = SOURCES[to].rules(tensors.keys())
+    try:
+        return undo_rules(tensors, rules, to)
+    except ValueError as error:
+        raise ValueError(_sentence(f'{what} {error}')) from error
+
+
+_UNCOUNTED = ('paddle', 'detectron2')  # no num_batches_tracked there
+
+
+def _save_mmlab(tensors: dict[str, torch.Tensor], file: Any) -> None:
+    torch.save({'meta': {}, 'state_dict': tensors}, file)
+
+
+def _save_paddle(tensors: dict[str, torch.Tensor], file: Any) -> None:
+    pickle.dump({key: value.numpy() for key, value in tensors.items()}, file, protocol=2)
+
+
+def _save_detectron2(tensors: dict[str, torch.Tensor], file: Any) -> None:
+    arrays = {key: value.numpy() for key, value in tensors.items()}
+    # with an author, detectron2 takes the names as its own
+    pickle.dump({'model': arrays, '__author__': 'timm_res2net'}, file, protocol=2)
+
+
+_SAVE: dict[str, Callable[[dict[str, torch.Tensor], Any], None]] = {
+    'official': torch.save,
+    'blog': torch.save,
+    'mmpretrain': _save_mmlab,
+    'mmdet': _save_mmlab,
+    'detectron2': _save_detectron2,
+    'paddle': _save_paddle,
+}
