@@ -1,5 +1,6 @@
 """Helpers of the tests: randomised models, and a plain reference of the network."""
 
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -7,6 +8,7 @@ from torch.nn import functional as F
 from timm_res2net.res2net_zoo import FIGURES
 
 NAMES = tuple(FIGURES)
+TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
 SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
 
 
@@ -132,7 +134,8 @@ class Reference:
             x = self.conv_bn(x, f'{name}.downsample.0', f'{name}.downsample.1', stride)
         return (x + y).relu()
 
-    def __call__(self, x, output_stride=32):
+    def features(self, x, output_stride=32):
+        """What the last stage answers."""
         x = self.stem(x)
         net_stride, dilation = 4, 1
         for stage, blocks in enumerate(self.layers):
@@ -151,4 +154,8 @@ class Reference:
                     stride if i == 0 else 1,
                     before if i == 0 else dilation,
                 )
+        return x
+
+    def __call__(self, x, output_stride=32):
+        x = self.features(x, output_stride)
         return F.linear(x.mean((2, 3)), self.get('fc.weight'), self.get('fc.bias'))

@@ -20,14 +20,20 @@ def test_rules_rename_shift_drop_and_transpose():
         Rule('seen', ''),
     ]
     given = {'bb_2_10.res4a_b_3.w': ONE, 'out.weight': ONE, 'seen': ONE}
-    out = apply_rules(given, rules, 'test')
+    out, moves = apply_rules(given, rules, 'test')
     assert list(out) == ['layer3.10.convs.2.weight', 'fc.weight']
     assert out['fc.weight'].shape == (3, 2)
     assert out['fc.weight'].is_contiguous()
+    assert [(m.source, m.target, m.rule.how) for m in moves] == [
+        ('bb_2_10.res4a_b_3.w', 'layer3.10.convs.2.weight', ''),
+        ('out.weight', 'fc.weight', 'transposed'),
+        ('seen', '', 'dropped'),
+    ]
 
 
 def test_the_first_rule_that_fits_wins():
-    assert list(apply_rules({'a.1': ONE}, [Rule('a.1', 'b'), Rule('a.{i}', 'c')], 'test')) == ['b']
+    rules = [Rule('a.1', 'b'), Rule('a.{i}', 'c')]
+    assert list(apply_rules({'a.1': ONE}, rules, 'test').tensors) == ['b']
 
 
 def test_a_star_does_not_cross_a_dot():
@@ -70,7 +76,7 @@ def test_parameters_without_a_value_are_listed():
 )
 def test_paddle_keys(key, name):
     keys = {'conv1_1._conv.weight', key}
-    assert name in apply_rules(dict.fromkeys(keys, ONE), paddle_rules(keys), 'paddle')
+    assert name in apply_rules(dict.fromkeys(keys, ONE), paddle_rules(keys), 'paddle').tensors
 
 
 ARRAYS = {'a': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.zeros((), np.float64)}

@@ -131,9 +131,9 @@ def _build(
     if name is not None:
         named = _named_arguments(name)
         wrong = [
-            f'{key}={wanted[key]!r} where {name} has {named[key]!r}'
-            for key in wanted
-            if wanted[key] != named.get(key)
+            f'{key}={value!r} where {name} has {named.get(key, "none")!r}'
+            for key, value in wanted.items()
+            if value != named.get(key)
         ]
         if wrong:
             fits = _find_name(wanted)

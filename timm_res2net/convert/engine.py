@@ -119,6 +119,7 @@ class _Pattern:
         return numbers, stars
 
     def fill(self, numbers: Mapping[str, int], stars: Iterable[str]) -> str:
+        """The key with these in its fields."""
         texts = iter(stars)
         key = self.texts[0]
         for (name, shift, _), text in zip(self.fields, self.texts[1:], strict=True):
