@@ -39,15 +39,16 @@ class Block(nn.Module):
         super().__init__()
         if planes % scales:
             raise ValueError(f'planes={planes} must be a multiple of scales={scales}.')
-        width = planes // scales
+        inside = groups * planes
+        width = inside // scales
         self.scales = scales
-        self.conv1 = nn.Conv2d(inplanes, planes, 1, stride)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv1 = nn.Conv2d(inplanes, inside, 1, stride)
+        self.bn1 = nn.BatchNorm2d(inside)
         self.conv2 = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1, groups=groups) for _ in range(scales - 1)
         )
         self.bn2 = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(scales - 1))
-        self.conv3 = nn.Conv2d(planes, planes * 4, 1)
+        self.conv3 = nn.Conv2d(inside, planes * 4, 1)
         self.bn3 = nn.BatchNorm2d(planes * 4)
         nn.init.zeros_(self.bn3.weight)
         self.relu = nn.ReLU(inplace=True)

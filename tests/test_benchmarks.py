@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors import safe_open
 
-from benchmarks import import_time, train_digits
+from benchmarks import convert_memory, import_time, train_digits
 
 RESULTS = Path(train_digits.__file__).parent / 'results'
 
@@ -70,3 +70,23 @@ def test_bootstrap_interval_of_the_median():
 def test_importing_adds_less_than_five_percent():
     report = json.loads((RESULTS / 'import_time.json').read_text())
     assert report['interval_95_in_one_process'][1] < 1.05
+
+
+def test_memory_of_a_conversion_is_measured(tmp_path):
+    small = tmp_path / 'small.pth'
+    torch.save(timm.create_model('test_res2net_se').state_dict(), small)
+    large = tmp_path / 'large.pth'
+    torch.save(timm.create_model('res2net50_18w_4s').state_dict(), large)
+    (tmp_path / 'made').mkdir()
+    peak = convert_memory.measure(large, small, tmp_path / 'made')
+    # at least some of what was read must have been in memory
+    assert peak > 0.2 * large.stat().st_size
+    assert sorted(p.name for p in (tmp_path / 'made').iterdir()) == ['o', 's']
+
+
+def test_converting_needs_little_memory():
+    report = json.loads((RESULTS / 'convert_memory.json').read_text())
+    assert report['cells'].keys() == convert_memory.FILES.keys()
+    for cell in report['cells'].values():
+        assert 280e6 < cell['file_bytes'] < 460e6
+        assert cell['peak_bytes'] < 2.5 * cell['file_bytes']  # what was asked

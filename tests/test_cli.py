@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,8 @@ from timm.models import get_pretrained_cfg
 
 from tests.common import NAMES
 from timm_res2net import __version__
-from timm_res2net.cli import main
+from timm_res2net.cli import _SOURCES, main
+from timm_res2net.convert import SOURCES
 from timm_res2net.res2net_zoo import FIGURES, default_cfgs
 
 
@@ -145,6 +147,61 @@ def test_demo_into_a_folder(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+PADDLE = Path(__file__).parent / 'fixtures' / 'paddle.pdparams'
+
+
+def test_convert(tmp_path, capsys):
+    out = tmp_path / 'net'
+    assert main(['convert', str(PADDLE), '--out', str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f'{PADDLE}: pickled arrays, layout paddle'
+    assert lines[1].startswith('res2net50_vd_26w_4s, block semantics paddle, ')
+    assert lines[1].endswith(' parameters, 10 classes')
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[4:-2]]
+    assert ['`out.weight`', '`fc.weight`', '1', 'transposed'] in rows
+    assert len({len(line) for line in lines[2:-2]}) == 1
+    assert lines[-2] == f'{sum(int(row[2]) for row in rows)} tensors, none left over, no ' + (
+        'parameter without one.'
+    )
+    assert lines[-1] == f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
+    assert sorted(p.name for p in out.iterdir()) == [
+        'README.md',
+        'config.json',
+        'model.safetensors',
+    ]
+
+    back = tmp_path / 'back.pdparams'
+    assert main(['convert', str(out), '--to', 'paddle', '--out', str(back)]) == 0
+    assert capsys.readouterr().out.endswith(f'Written to {back}\n')
+    assert back.is_file()
+
+
+def test_convert_looks_only(tmp_path, capsys):
+    assert main(['convert', str(PADDLE), '--dry-run', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['source'] == 'paddle'
+    assert found['out'] is None
+    assert found['file']['sha256'] == hashlib.sha256(PADDLE.read_bytes()).hexdigest()
+    assert {'from': 'out.weight', 'to': 'fc.weight', 'how': 'transposed'} in found['moves']
+    assert main(['convert', str(PADDLE), '--dry-run', '--out', str(tmp_path / 'net')]) == 0
+    assert capsys.readouterr().out.endswith('Nothing was written.\n')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_without_a_place_to_write(capsys):
+    assert main(['convert', str(PADDLE)]) == 1
+    assert capsys.readouterr().err == (
+        'timm-res2net convert: Name what to write with --out, or look only with --dry-run.\n'
+    )
+
+
+def test_convert_knows_every_source(capsys):
+    assert set(_SOURCES) == set(SOURCES)
+    with pytest.raises(SystemExit):
+        main(['convert', str(PADDLE), '--from', 'keras'])
+    assert 'invalid choice' in capsys.readouterr().err
+
+
 SCRIPT = """
 import argparse, json, sys
 import helper
@@ -217,7 +274,7 @@ def test_run_under_torchrun(script, tmp_path):
     }
 
 
-@pytest.mark.parametrize('verb', ['list', 'info', 'demo', 'run'])
+@pytest.mark.parametrize('verb', ['list', 'info', 'demo', 'convert', 'run'])
 def test_help_has_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, '--help'])

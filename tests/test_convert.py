@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from timm_res2net.convert import Rule, apply_rules, paddle_rules, read_pdparams, require_keys
+from timm_res2net.convert import (
+    Rule,
+    apply_rules,
+    paddle_rules,
+    read_pdparams,
+    require_keys,
+    undo_rules,
+)
 
 ONE = torch.ones(2, 3)
 
@@ -39,6 +46,61 @@ def test_the_first_rule_that_fits_wins():
 def test_a_star_does_not_cross_a_dot():
     with pytest.raises(ValueError, match=r'no rule for, 1: a\.b\.w'):
         apply_rules({'a.b.w': ONE}, [Rule('*.w', 'w')], 'test')
+
+
+def test_two_stars_drop_all_below():
+    rules = [Rule('neck.**', ''), Rule('bb.{i}.*', 'layer.{i}.*')]
+    found = apply_rules({'neck.a.b.c': ONE, 'bb.3.weight': ONE}, rules, 'test')
+    assert list(found.tensors) == ['layer.3.weight']
+    assert [m.rule.how for m in found.moves] == ['dropped', '']
+
+
+def test_a_number_that_occurs_twice_is_the_same():
+    rules = [Rule('bb_{i}.res{i+2}', 'layer{i+1}')]
+    assert list(apply_rules({'bb_1.res3': ONE}, rules, 'test').tensors) == ['layer2']
+    with pytest.raises(ValueError, match=r'no rule for, 1: bb_1\.res4'):
+        apply_rules({'bb_1.res4': ONE}, rules, 'test')
+
+
+BIAS = [
+    Rule('c.weight', 'c.weight', rotate=(0, 3)),
+    Rule('c.bias', 'n.running_mean', rotate=(0, 3), into_mean=True),
+    Rule('n.*', 'n.*', rotate=(0, 3)),
+    Rule('fc', 'fc', transpose=True),
+]
+
+
+def test_biases_go_into_means_and_splits_rotate():
+    mean, bias = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.25, 0.5, 0.0])
+    given = {'c.weight': torch.arange(6.0).view(6, 1), 'c.bias': bias, 'n.running_mean': mean}
+    out, moves = apply_rules(given, BIAS, 'test')
+    assert out['c.weight'].flatten().tolist() == [2, 3, 4, 5, 0, 1]  # splits of two
+    assert out['n.running_mean'].tolist() == [1.5, 3.0, 0.75]
+    assert [m.rule.how for m in moves] == [
+        'first split moved to the end', 'subtracted from the running mean',
+        'first split moved to the end',
+    ]  # fmt: skip
+    assert given['n.running_mean'] is mean and mean.tolist() == [1, 2, 3]  # not modified
+
+
+def test_the_way_back():
+    given = {'c.weight': torch.arange(6.0).view(6, 1), 'n.running_mean': torch.ones(3), 'fc': ONE}
+    back = undo_rules(apply_rules(given, BIAS, 'test').tensors, BIAS, 'test')
+    assert back.keys() == given.keys() | {'c.bias'}
+    assert not back['c.bias'].any()
+    assert all(torch.equal(back[key], given[key]) for key in given)
+    with pytest.raises(ValueError, match='the test table has no rule for, 1: x'):
+        undo_rules({'x': ONE}, BIAS, 'test')
+
+
+def test_a_bias_without_a_mean_is_an_error():
+    with pytest.raises(ValueError, match=r'that biases of test need, 1: n\.running_mean'):
+        apply_rules({'c.bias': torch.ones(3)}, BIAS, 'test')
+
+
+def test_channels_that_are_no_splits_are_an_error():
+    with pytest.raises(ValueError, match='4 channels cannot be cut into 3 splits'):
+        apply_rules({'c.weight': torch.ones(4, 1)}, BIAS, 'test')
 
 
 def test_keys_without_a_rule_are_listed():

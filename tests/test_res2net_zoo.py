@@ -18,10 +18,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import NAMES, SE_NAMES, Reference, image, randomise, relative_error
+from tests.fixtures import values
 from tests.hub_server import serve
 from timm_res2net import Res2Net
 from timm_res2net.res2net_zoo import FIGURES, checkpoint_filter_fn, default_cfgs
 
+FIXTURES = Path(__file__).parent / 'fixtures'
 DEEP = {'stem_type': 'deep', 'stem_width': 32, 'avg_down': True}
 # timm's names, with the arguments that make ours of them and the parameters, in millions, that the
 # authors give for v1 (timm's results table has the same)
@@ -492,8 +494,8 @@ def torch_home(tmp_path, monkeypatch):
     return tmp_path / 'torch' / 'hub' / 'checkpoints'
 
 
-def from_url(name: str, url: str, **kwargs) -> nn.Module:
-    overlay = {'url': url, 'custom_load': True}
+def from_url(name: str, url: str, cfg: dict | None = None, **kwargs) -> nn.Module:
+    overlay = {'url': url, 'custom_load': True, **(cfg or {})}
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
@@ -510,6 +512,25 @@ def test_paddle_weights_by_url(tmp_path, torch_home):
         expected = paddle_reference(name, tensors)(image())
         assert relative_error(model(image()), expected) < 2e-4
     assert (torch_home / file).exists()
+
+
+def test_a_file_that_paddle_wrote_by_url(torch_home):
+    """By paddle.save, and what Paddle 3.3.1 answered: tests/fixtures/record_paddle.py."""
+    recorded = json.loads((FIXTURES / 'paddle.json').read_text())
+    with serve({'/paddle.pdparams': FIXTURES / 'paddle.pdparams'}) as (base, _):
+        kwargs = {'url': f'{base}/paddle.pdparams', 'cfg': {'num_classes': 10}}
+        kwargs.update(recorded['arguments'])
+        model = from_url('res2net50_vd_26w_4s', **kwargs).eval()
+    x = torch.from_numpy(values.image())
+    with torch.no_grad():
+        assert relative_error(model(x), torch.tensor(recorded['logits'])) < 1e-5  # float32
+    # the server is gone: from the cache, with other heads, channels and features
+    neck = from_url('res2net50_vd_26w_4s', features_only=True, out_indices=(-1,), **kwargs).eval()
+    with torch.no_grad():
+        assert torch.equal(neck(x)[0], model.forward_features(x))
+    kwargs['num_classes'] = 3
+    few = from_url('res2net50_vd_26w_4s', in_chans=1, **kwargs).eval()
+    assert few(x[:, :1]).shape == (2, 3)
 
 
 @pytest.mark.parametrize('damage', ['cut short', 'another file'])

@@ -87,17 +87,18 @@ def recognise(keys: Collection[str]) -> str:
     Raises:
         ValueError: It is none of them.
     """
-    for name, source in SOURCES.items():
-        mark = re.compile(source.mark)
-        if any(mark.fullmatch(key) for key in keys):
-            return name
     if 'layer1.0.conv2.weight' in keys:
         raise ValueError("It is a ResNet's: its blocks have one 3x3 convolution")
-    if 'layer1.0.conv1.weight' in keys and not any('.conv2.' in key for key in keys):
+    convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
+    if 'layer1.0.conv1.weight' in keys and not convolved:
         raise ValueError(
             "Its blocks have no 3x3 convolution at all (the article's network at scales=1), and "
             'here a block has at least one'
         )
+    for name, source in SOURCES.items():
+        mark = re.compile(source.mark)
+        if any(mark.fullmatch(key) for key in keys):
+            return name
     raise ValueError(
         f"None of its keys is a Res2Net's of {', '.join(SOURCES)} ({list_some(keys)}). If it is "
         'one inside a larger model, save the state dict of that part alone.'

@@ -1,0 +1,125 @@
+"""Measure the memory that converting a checkpoint of about 300 MB needs.
+
+    python -m benchmarks.convert_memory
+
+Each file holds random weights of a res2net200_vd_26w_4s (the article's: of its network, widened)
+and is converted to a folder in a process of its own. The figure is that process's peak resident
+memory over what it held before, with everything imported; pages mapped from the file count.
+"""
+
+import argparse
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+
+import timm_res2net
+
+from . import results
+
+__all__ = ['FILES', 'main', 'measure']
+
+MODEL = 'res2net200_vd_26w_4s'  # 76 million parameters
+CHILD = """
+import sys
+import timm_res2net
+from timm_res2net.cli import main
+import huggingface_hub, torch
+huggingface_hub.ModelCardData
+
+def status(field):
+    with open('/proc/self/status') as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+timm_res2net.convert_checkpoint(sys.argv[1], sys.argv[2])  # a small one: imports, first uses
+with open('/proc/self/clear_refs', 'w') as file:
+    file.write('5')  # the peak starts anew
+before = status('VmRSS')
+timm_res2net.convert_checkpoint(sys.argv[3], sys.argv[4])
+print(status('VmHWM') - before)
+"""
+
+
+def _paddle(state_dict: dict[str, torch.Tensor], path: Path, protocol: int) -> None:
+    plain = path.with_suffix('.plain')
+    torch.save(state_dict, plain)
+    made = path.with_suffix('.made')
+    timm_res2net.convert_checkpoint(plain, made, to='paddle', model=MODEL)
+    with open(made, 'rb') as file:
+        arrays = pickle.load(file)
+    with open(path, 'wb') as file:
+        pickle.dump(arrays, file, protocol)
+    for leftover in (plain, made):
+        leftover.unlink()
+
+
+def _blog(state_dict: dict[str, torch.Tensor], path: Path) -> None:
+    model: Any = timm.create_model('res2net50_16w_4s_se', channels=(128, 256, 512, 1024))
+    plain = path.with_suffix('.made')
+    save_for_hf(model, str(plain), model_args=model.model_args, safe_serialization=True)
+    timm_res2net.convert_checkpoint(plain, path, to='blog')
+
+
+FILES: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
+    '.pth of torch.save': torch.save,
+    '.pth of torch.save before 1.6': lambda weights, path: torch.save(
+        weights, path, _use_new_zipfile_serialization=False
+    ),
+    '.safetensors': save_file,
+    '.pdparams, protocol 4': lambda weights, path: _paddle(weights, path, 4),
+    '.pdparams, protocol 2': lambda weights, path: _paddle(weights, path, 2),
+    "the article's .pth, rotated and with biases": _blog,
+}
+"""How each kind of file is written."""
+
+
+def measure(path: Path, small: Path, folder: Path) -> int:
+    """Peak memory of converting a file, in bytes over the process's own."""
+    done = subprocess.run(
+        [sys.executable, '-c', CHILD, str(small), str(folder / 's'), str(path), str(folder / 'o')],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--out', type=Path, default=Path(__file__).parent / 'results' / 'convert_memory.json'
+    )
+    args = parser.parse_args(argv)
+    results.check_writable(args.out)
+    cells = {}
+    weights = timm.create_model(MODEL).state_dict()
+    with tempfile.TemporaryDirectory() as scratch:
+        small = Path(scratch) / 'small.pth'
+        torch.save(timm.create_model('test_res2net_se').state_dict(), small)
+        for i, (kind, write) in enumerate(FILES.items()):
+            folder = Path(scratch) / str(i)
+            folder.mkdir()
+            path = folder / 'weights'
+            write(weights, path)
+            size, peak = path.stat().st_size, measure(path, small, folder)
+            cells[kind] = {'file_bytes': size, 'peak_bytes': peak, 'ratio': round(peak / size, 3)}
+            print(f'{kind:<45} {size / 1e6:5.0f} MB, peak × {peak / size:.2f}')
+    given = sys.argv[1:] if argv is None else argv
+    command = f'python -m benchmarks.convert_memory {shlex.join(given)}'.rstrip()
+    runs = [{'command': command, 'environment': results.environment()}]
+    results.save(args.out, {'kind': 'convert_memory', 'runs': runs, 'cells': cells})
+
+
+if __name__ == '__main__':
+    main()
