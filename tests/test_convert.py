@@ -3,6 +3,8 @@
 import collections
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -182,7 +184,7 @@ class Calls:
 @pytest.mark.parametrize(
     'function', [os.system, open, eval, getattr, __import__, np.fromfile, np.load, np.savetxt]
 )
-@pytest.mark.parametrize('protocol', [0, 2, 4])
+@pytest.mark.parametrize('protocol', [2, 4])
 def test_a_pickle_that_wants_more_is_refused(function, protocol, tmp_path):
     trap, path = tmp_path / 'trap', tmp_path / 'w.pdparams'
     argument = f'touch {trap}' if function is os.system else str(trap)
@@ -213,7 +215,7 @@ def test_another_codec_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'text'),
     [
-        (b'', 'Ran out of input'),
+        (b'', 'it ends too early.'),
         (b'<html></html>', 'pdparams file: '),
         (pickle.dumps(ARRAYS, 2)[:-9], 'pdparams file: '),
         (pickle.dumps([1]), 'it holds list, not a dict.'),
@@ -241,6 +243,78 @@ def test_files_of_another_kind(content, text, tmp_path):
         read_pdparams(path)
     assert str(error.value).startswith(f'Cannot read {path} as a Paddle .pdparams file: ')
     assert text in str(error.value)
+
+
+def test_protocols_that_no_framework_writes_are_refused(tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(pickle.dumps({'a': Calls(os.system, f'touch {tmp_path}/trap')}, 0))
+    with pytest.raises(ValueError, match='it is no pickled dictionary of arrays, or a damaged one'):
+        read_pdparams(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def released(address: int) -> bytes:
+    """A pickle whose array, made of plain bytes, is said to hold objects before it is freed: plain
+    numpy would release the object at that address."""
+    plain, objects = (
+        pickle.dumps(flags, 2)[2:-1]  # without PROTO and STOP
+        for flags in (
+            (3, '|', None, ('f',), {'f': (np.dtype('O'), 0)}, 8, 1, flag) for flag in (0, 1)
+        )
+    )
+    raw = pickle.dumps(address.to_bytes(8, 'little').decode('latin-1'), 2)[2:-1]
+    dtype = b'cnumpy\ndtype\n(X\x02\x00\x00\x00V8K\x00K\x01tRq\x63' + plain + b'b'
+    array = (
+        b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tX\x01\x00\x00\x00btR'
+        b'(K\x01(K\x01th\x63\x89c_codecs\nencode\n(' + raw + b'X\x06\x00\x00\x00latin1tRtb'
+    )
+    return (
+        b'\x80\x02}X\x01\x00\x00\x00a' + dtype + b'0' + array + b's' + (b'h\x63' + objects + b'b0.')
+    )
+
+
+@pytest.mark.parametrize(
+    ('content', 'text'),
+    [
+        (released(0x4847464544434241), "the entry 'a' is V8, not floating-point numbers."),
+        # 8 bytes that ask for a table of 32 GB
+        (b'\x80\x02}r\xff\xff\xff\x7f.', 'it holds no arrays.'),
+        (b'\x80\x04}\x8c\x01a\x96' + 8 * b'\xfe' + b's.', 'it holds what a dictionary of arrays'),
+        (b'\x80\x04}\x8c\x01aB\xff\xff\xff\x7fs.', 'it ends too early.'),
+        # a key of a million nested tuples, and one of 2 ** 40 parts
+        (b'\x80\x02})' + b'\x85' * 1_000_000 + b'K\x01s.', 'it holds what a dictionary of arrays'),
+        (b'\x80\x02})' + b'q\x01h\x01\x86' * 40 + b'K\x01s.', 'it holds what a dictionary of'),
+        # an array of a shape that its bytes do not fill
+        (
+            pickle.dumps({'a': Calls(np.ndarray, (1 << 40,))}, 2),
+            'it holds what a dictionary of arrays does not.',
+        ),
+        # calling what was made, and states for what has none
+        (b'\x80\x02}(X\x01\x00\x00\x00a}}Ru.', 'it holds what a dictionary of arrays does not.'),
+        (b'\x80\x02}}b.', 'it holds what a dictionary of arrays does not.'),
+        (b'\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.', 'it holds what a dictionary'),
+    ],
+)  # fmt: skip
+def test_a_pickle_that_would_harm_as_it_is_read(content, text, tmp_path):
+    """In a process of its own, which must come to its end by itself."""
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(content)
+    code = (
+        'import resource, sys\n'
+        'from timm_res2net.convert import read_pdparams\n'
+        'resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n'
+        'before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n'
+        'try:\n    read_pdparams(sys.argv[1])\n'
+        'except ValueError as error:\n    print(error)\n'
+        'grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n'
+        'print(grown < 300_000)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert text in done.stdout
+    assert done.stdout.endswith('True\n')  # kilobytes: a million tuples take a part of it
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 import tempfile
@@ -18,11 +17,14 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from .align import AlignedBatchNorm2d
+from .bottle2neck import SEMANTICS
 from .convert import (
     SOURCES,
     Move,
     Rule,
     apply_rules,
+    dump_arrays,
     infer_arguments,
     list_some,
     read_checkpoint,
@@ -123,11 +125,33 @@ def _find_name(arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _choose(
+    tensors: Mapping[str, torch.Tensor], source: str, model: str | None, semantics: str | None
+) -> str:
+    """The semantics that a checkpoint means."""
+    known = SOURCES[source].semantics
+    if model is not None:
+        computes = str(_named_arguments(model)['semantics'])
+        if semantics not in (None, computes):
+            raise ValueError(f'{model} computes {computes}, not {semantics}. Name one of the two')
+        semantics = computes
+    if semantics is None:
+        # only a classifier's training says so: a bare backbone means what its project runs
+        return 'official' if 'fc.weight' in tensors and 'official' in known else known[0]
+    if semantics not in known:
+        raise ValueError(
+            f'{source} checkpoints have block semantics {" or ".join(known)}, not {semantics}'
+            + (f', which {model} computes. Leave the model out' if model else '')
+        )
+    return semantics
+
+
 def _build(
     found: dict[str, Any], semantics: str, name: str | None
 ) -> tuple[str, dict[str, Any], nn.Module]:
     """The model on the meta device, its name and the arguments beside it."""
     wanted = {**_architecture(found), 'semantics': semantics}
+    fits = _find_name(wanted)
     if name is not None:
         named = _named_arguments(name)
         wrong = [
@@ -136,10 +160,9 @@ def _build(
             if value != named.get(key)
         ]
         if wrong:
-            fits = _find_name(wanted)
-            remedy = f'Use {fits}' if fits else 'Leave the model out'
+            remedy = f'Use {fits}' if fits else f'In its place say semantics={semantics!r}'
             raise ValueError(f'it has {", ".join(wrong)}. {remedy}')
-    name = name or _find_name(wanted)
+    name = name or fits
     extra: dict[str, Any] = {}
     if name is None:
         name, extra = _BASE[semantics], wanted
@@ -191,13 +214,11 @@ def _describe(model: Any, file: str, source: str, stem_type: str) -> None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        if hasattr(hashlib, 'file_digest'):  # Python 3.11
-            return hashlib.file_digest(file, 'sha256').hexdigest()
-        digest = hashlib.sha256()
         while part := file.read(1 << 20):
             digest.update(part)
-        return digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _open_folder(path: Path) -> tuple[Path, Any]:
@@ -208,25 +229,42 @@ def _open_folder(path: Path) -> tuple[Path, Any]:
             f'{path} is a folder without a config.json and a {WEIGHTS}. Give a checkpoint file, or '
             'a folder that `convert` or timm wrote.'
         )
+    config = path / 'config.json'
     try:
+        name = json.loads(config.read_text(encoding='utf-8'))['architecture']
+        if name not in (*FIGURES, *_timms()):
+            raise ValueError(f'{name!r} is no Res2Net of timm_res2net or timm')
         return weights, timm.create_model(f'local-dir:{path}', device='meta')
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f'{path / "config.json"} makes no model: {error}') from error
+    except Exception as error:  # what others wrote fails anywhere inside timm
+        raise ValueError(
+            _sentence(f'{config} makes no model: {type(error).__name__}: {error}')
+        ) from error
 
 
 def read(
-    path: Path, source: str = 'auto', model: str | None = None, entry: str | None = None
+    path: Path,
+    source: str = 'auto',
+    model: str | None = None,
+    semantics: str | None = None,
+    entry: str | None = None,
 ) -> Conversion:
     """Read a checkpoint into the model that it belongs to. Arguments as `convert_checkpoint`."""
     if source not in ('auto', *SOURCES):
         raise ValueError(f'Unknown source {source!r}. Use auto, {", ".join(SOURCES)}.')
+    if semantics not in (None, *SEMANTICS):
+        raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
     if model is not None and model not in (*FIGURES, *_timms()):
         raise ValueError(
-            f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows them.'
+            f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows the first.'
         )
     built: Any = None
     weights = path
     if path.is_dir():
+        if model or semantics:
+            raise ValueError(
+                f'{path} is a folder, whose config.json names the model. Leave model and semantics '
+                'out.'
+            )
         weights, built = _open_folder(path)
     elif not path.is_file():
         raise FileNotFoundError(f'There is no file {path}.')
@@ -234,41 +272,29 @@ def read(
     try:
         if source == 'auto':
             source = recognise(checkpoint.tensors)
-        known = SOURCES[source]
-        tensors, moves = apply_rules(
-            checkpoint.tensors, known.rules(checkpoint.tensors.keys()), source
-        )
-        arguments = infer_arguments(tensors)
-        if built is not None:
-            name = built.pretrained_cfg['architecture']
-            semantics = built.model_args['semantics'] if isinstance(built, Res2Net) else 'official'
-            extra = built.model_args if isinstance(built, Res2Net) else {}
+        rules = SOURCES[source].rules(checkpoint.tensors.keys())
+        tensors, moves = apply_rules(checkpoint.tensors, rules, source)
+        if built is None:
+            semantics = _choose(tensors, source, model, semantics)
+            found = infer_arguments(tensors)
+            name, arguments, built = _build(found, semantics, model)
+            _describe(built, path.name, source, found['stem_type'])
         else:
-            # only a classifier's training says so: a bare backbone means what its project runs
-            whole = 'fc.weight' in tensors and 'official' in known.semantics
-            semantics = 'official' if whole else known.semantics[0]
-            if model is not None:
-                semantics = str(_named_arguments(model)['semantics'])
-            if semantics not in known.semantics:
-                raise ValueError(
-                    f'{source} checkpoints have block semantics {" or ".join(known.semantics)}, '
-                    f'and {model} computes {semantics}. Leave the model out'
-                )
-            name, extra, built = _build(arguments, semantics, model)
+            name = built.pretrained_cfg['architecture']
+            arguments = built.model_args if isinstance(built, Res2Net) else {}
+            semantics = str(arguments.get('semantics', 'official'))
         _fill(built, tensors)
     except ValueError as error:
         raise ValueError(_sentence(f'{path} does not convert: {error}')) from error
-    if weights is path:
-        _describe(built, path.name, source, arguments['stem_type'])
     return Conversion(
         source,
         name,
-        extra,
+        arguments,
         semantics,
         built.eval(),
         moves,
         {
-            'name': path.name,
+            'name': path.resolve().name,
             'bytes': weights.stat().st_size,
             'sha256': _sha256(weights),
             'format': checkpoint.format,
@@ -285,7 +311,9 @@ def convert_checkpoint(
     source: str = 'auto',
     to: str = 'timm',
     model: str | None = None,
+    semantics: str | None = None,
     entry: str | None = None,
+    dry_run: bool = False,
 ) -> Conversion:
     """Convert a Res2Net checkpoint of another project, or one of timm into another project's.
 
@@ -302,11 +330,12 @@ def convert_checkpoint(
             the keys.
         to: Whose layout to write.
         model: Name of the model, of this package or timm's own; by default the one whose
-            arguments are those of the shapes. Only needed where keys and shapes do not tell the
-            block semantics: in a state dict under timm's names with other semantics than
-            `official`.
+            arguments are those of the shapes.
+        semantics: Block semantics. Only needed, this or a model that has it, where the keys do not
+            tell: in a state dict under timm's names with other semantics than `official`.
         entry: Entry of the file that holds the weights; by default see
             `timm_res2net.convert.read_checkpoint`.
+        dry_run: Check all, `out` included, and write nothing.
 
     Returns:
         What was read, with the model in eval mode.
@@ -320,24 +349,36 @@ def convert_checkpoint(
     """
     if to not in SOURCES:
         raise ValueError(f'Unknown layout {to!r} to write. Use one of {", ".join(SOURCES)}.')
-    target = None if out is None else Path(out)
-    if target is not None:
-        _check_new(target, folder=to == 'timm')
-    found = read(Path(path), source, model, entry)
-    if to != 'timm':
-        foreign = _undo(found, to)
-        if target is not None:
-            write_new(target, lambda file: _SAVE[to](foreign, file))
-    elif target is not None:
+    target = None if out is None else _check_new(Path(out), folder=to == 'timm')
+    found = read(Path(path), source, model, semantics, entry)
+    foreign = {} if to == 'timm' else _undo(found, to)
+    if target is None or dry_run:
+        return found
+    if to == 'timm':
         _save_folder(found, target)
+    else:
+        write_new(target, lambda file: _SAVE[to](foreign, file))
     return found
 
 
-def _check_new(path: Path, folder: bool) -> None:
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"Cannot write {path}: there is no folder '{path.parent}'.")
-    if path.exists() and not (folder and path.is_dir() and not any(path.iterdir())):
+def _check_new(path: Path, folder: bool) -> Path:
+    """The path without links, if something new can be written there."""
+    resolved = path.resolve()
+    if not resolved.parent.is_dir():
+        raise FileNotFoundError(
+            f"Cannot write {path}: there is no folder '{resolved.parent}'. Make it first."
+        )
+    empty = folder and resolved.is_dir() and not any(resolved.iterdir())
+    if resolved == Path.cwd() or (resolved.exists() and not empty):
         raise FileExistsError(f'{path} is there already. Give another name, or remove it first.')
+    try:
+        with tempfile.TemporaryFile(dir=resolved.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'Cannot write {path} ({error.strerror}). Give a place in a folder of yours.'
+        ) from error
+    return resolved
 
 
 def write_new(path: Path, write: Callable[[Any], None]) -> None:
@@ -440,13 +481,16 @@ def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
         ValueError: The project's code computes another network than this one.
     """
     tensors = found.model.state_dict()
-    arguments = infer_arguments(tensors)
     computes = SOURCES[to].semantics[0]
     what = f'{found.file["name"]} cannot be written as {to}:'
     if found.semantics != computes:
         raise ValueError(
             f'{what} its block semantics are {found.semantics}, and {to} computes {computes}.'
         )
+    other = [name for name, plain in _differences(found.model).items() if not plain]
+    if other:
+        raise ValueError(f'{what} it has another {", ".join(other)} than {to} knows.')
+    arguments = infer_arguments(tensors)
     if arguments['attn_layer'] and to != 'blog':
         raise ValueError(f'{what} it has SE modules, which the blocks of {to} have not.')
     if to == 'blog':
@@ -466,6 +510,19 @@ def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
         raise ValueError(_sentence(f'{what} {error}')) from error
 
 
+def _differences(model: Any) -> dict[str, bool]:
+    """Whether what keys and shapes do not tell is as everywhere else, by argument."""
+    modules = list(model.modules())
+    norms = [m for m in modules if 'norm' in type(m).__name__.lower()]
+    return {
+        'act_layer': type(model.act1) is nn.ReLU,
+        'norm_layer': all(type(norm) in (nn.BatchNorm2d, AlignedBatchNorm2d) for norm in norms),
+        'aa_layer or replace_stem_pool': type(model.maxpool) is nn.MaxPool2d,
+        'global_pool': model.global_pool.pool_type == 'avg',
+        'output_stride': model.feature_info[-1]['reduction'] == 32,
+    }
+
+
 _UNCOUNTED = ('paddle', 'detectron2')  # no num_batches_tracked there
 
 
@@ -473,14 +530,9 @@ def _save_mmlab(tensors: dict[str, torch.Tensor], file: Any) -> None:
     torch.save({'meta': {}, 'state_dict': tensors}, file)
 
 
-def _save_paddle(tensors: dict[str, torch.Tensor], file: Any) -> None:
-    pickle.dump({key: value.numpy() for key, value in tensors.items()}, file, protocol=2)
-
-
 def _save_detectron2(tensors: dict[str, torch.Tensor], file: Any) -> None:
-    arrays = {key: value.numpy() for key, value in tensors.items()}
     # with an author, detectron2 takes the names as its own
-    pickle.dump({'model': arrays, '__author__': 'timm_res2net'}, file, protocol=2)
+    torch.save({'model': tensors, '__author__': 'timm_res2net'}, file)
 
 
 _SAVE: dict[str, Callable[[dict[str, torch.Tensor], Any], None]] = {
@@ -489,5 +541,5 @@ _SAVE: dict[str, Callable[[dict[str, torch.Tensor], Any], None]] = {
     'mmpretrain': _save_mmlab,
     'mmdet': _save_mmlab,
     'detectron2': _save_detectron2,
-    'paddle': _save_paddle,
+    'paddle': dump_arrays,
 }

@@ -249,11 +249,13 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError('Name what to write with --out, or look only with --dry-run.')
     found = convert_checkpoint(
         args.source,
-        None if args.dry_run else args.out,
+        args.out,
         source=args.layout,
         to=args.to,
         model=args.model,
+        semantics=args.semantics,
         entry=args.entry,
+        dry_run=args.dry_run,
     )
     known = {**found.summary(), 'out': None if args.dry_run else str(args.out)}
     if args.json:
@@ -328,6 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('source', metavar='SOURCE', help='checkpoint file, or folder of timm')
     sub.add_argument('--out', type=Path, metavar='DIR', help='folder to make (with --to, a file)')
     sub.add_argument('--model', metavar='NAME', help='its name, where shapes do not tell it')
+    sub.add_argument('--semantics', metavar='NAME', help='its block semantics, likewise')
     sub.add_argument(
         '--from', dest='layout', choices=('auto', *_SOURCES), default='auto', help='whose layout'
     )

@@ -6,6 +6,7 @@ State dict in, state dict out: nothing here knows a model. A source is a table o
 shapes.
 """
 
+from .arrays import dump_arrays as dump_arrays
 from .engine import Converted as Converted
 from .engine import Move as Move
 from .engine import Rule as Rule

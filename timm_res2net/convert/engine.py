@@ -98,7 +98,7 @@ class _Pattern:
         seen: set[str] = set()
         for (name, _, star), text in zip(self.fields, self.texts[1:], strict=True):
             # a number that occurs twice must be the same: fill() of the match tells
-            part = {'*': '[^.]*', '**': '.*'}.get(star or '', r'\d+')
+            part = {'*': '[^.]*', '**': '.*'}.get(star or '', '0|[1-9][0-9]*')
             group = f'(?P<{name}>{part})' if name and name not in seen else f'({part})'
             seen.add(name)
             regex += group + re.escape(text)
@@ -149,10 +149,10 @@ def _rename(
             unknown.append(key)
     if unknown:
         raise ValueError(f'Keys that the {source} table has no rule for, {list_some(unknown)}')
-    taken: dict[str, str] = {}
+    taken: dict[tuple[str, bool], str] = {}
     twice = []
     for key, name, rule in renamed:
-        if name and not rule.into_mean and taken.setdefault(name, key) != key:
+        if name and taken.setdefault((name, rule.into_mean), key) != key:
             twice.append(f'{key} (also {name})')
     if twice:
         raise ValueError(

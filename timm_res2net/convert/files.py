@@ -1,17 +1,17 @@
 """Reading checkpoint files without running anything in them."""
 
 import argparse
-import collections
-import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors
 import torch
+
+from .arrays import Array, unpickle_arrays
 
 __all__ = ['Checkpoint', 'read_checkpoint', 'read_pdparams']
 
@@ -19,9 +19,11 @@ __all__ = ['Checkpoint', 'read_checkpoint', 'read_pdparams']
 _PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
 # Where checkpoints keep their weights, the averaged ones first, as timm prefers them
 _ENTRIES = (
-    'state_dict_ema', 'model_ema', 'ema_state_dict', 'state_dict', 'model', 'model_state_dict',
-    'net', 'network', 'params',
+    'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
+    'params',
 )  # fmt: skip
+# The counter of torch's AveragedModel, beside the weights
+_COUNTER = 'n_averaged'
 # What DistributedDataParallel and torch.compile put in front of every key
 _WRAPPERS = ('module.', '_orig_mod.')
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch.save before 1.6 begins so
@@ -44,90 +46,34 @@ class Checkpoint(NamedTuple):
     widened: int = 0
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    # A protocol-2 pickle holds bytes as latin-1 text; no other codec has a place in a checkpoint.
-    if encoding not in ('latin1', 'latin-1'):
-        raise pickle.UnpicklingError(f'it wants to encode as {encoding!r}')
-    return text.encode('latin-1')
-
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_FROMBUFFER = np.empty(0).__reduce_ex__(5)[0]
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that rebuilds numpy arrays and nothing else."""
-
-    allowed: ClassVar[dict[tuple[str, str], Any]] = {
-        ('numpy', 'ndarray'): np.ndarray,
-        ('numpy', 'dtype'): np.dtype,
-        # numpy 2 renamed numpy.core to numpy._core; files carry the name of the numpy that wrote
-        # them
-        ('numpy.core.multiarray', '_reconstruct'): _RECONSTRUCT,
-        ('numpy._core.multiarray', '_reconstruct'): _RECONSTRUCT,
-        ('numpy.core.numeric', '_frombuffer'): _FROMBUFFER,
-        ('numpy._core.numeric', '_frombuffer'): _FROMBUFFER,
-        ('_codecs', 'encode'): _encode,
-        ('collections', 'OrderedDict'): collections.OrderedDict,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it wants to load '{module}.{name}', which is no part of a dictionary of arrays"
-            ) from None
-
-
-def _unpickle(path: str | Path, what: str) -> dict[Any, Any]:
-    try:
-        with open(path, 'rb') as file:
-            content = _ArraysOnly(file).load()
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle fails anywhere inside pickle and numpy
-        raise ValueError(f'{what}: {error}.') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{what}: it holds {type(content).__name__}, not a dict.')
-    return content
-
-
-def _as_tensors(arrays: Mapping[Any, Any], what: str, size: int) -> dict[str, torch.Tensor]:
-    """Arrays as tensors over the same memory.
-
-    Args:
-        arrays: What is left of the pickle.
-        what: Beginning of an error.
-        size: Bytes of the file, which arrays cannot exceed but by a trick.
-    """
+def _as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]:
+    """Arrays as tensors."""
     if not arrays:
         raise ValueError(f'{what}: it holds no arrays. Download it again.')
-    total = 0
-    for key, value in arrays.items():
-        integer = isinstance(value, np.ndarray) and str(key).endswith('num_batches_tracked')
-        # Paddle writes bfloat16 as uint16, so integers are no weights to be had as they are
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in ('fi' if integer else 'f'):
-            kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-            raise ValueError(
-                f'{what}: the entry {key!r} is {kind}, not floating-point numbers. '
-                'Save bfloat16 as float32 in Paddle first.'
-            )
-        total += value.nbytes
-    if total > size:
-        raise ValueError(f'{what}: its arrays claim {total:,} bytes and it has {size:,}.')
     tensors = {}
     for key, value in arrays.items():
-        native = value.astype(value.dtype.newbyteorder('='), copy=False)
-        # arrays that unpickling laid over the file's bytes are read-only, which torch warns of
-        tensors[str(key)] = torch.from_numpy(native if native.flags.writeable else native.copy())
+        tensor = value.tensor() if isinstance(value, Array) else None
+        # Paddle writes bfloat16 as uint16, so integers are no weights to be had as they are
+        if tensor is None or not (
+            tensor.is_floating_point() or key.endswith('num_batches_tracked')
+        ):
+            kind = value.kind() if isinstance(value, Array) else type(value).__name__
+            if isinstance(value, Array) and kind.startswith('float'):
+                raise ValueError(f'{what}: the entry {key!r} has other bytes than its shape says.')
+            raise ValueError(
+                f'{what}: the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 '
+                'as float32 in Paddle first.'
+            )
+        tensors[key] = tensor
+        if isinstance(value, Array):
+            value.raw = b''  # copied: the whole need not be in memory twice
     return tensors
 
 
 def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a Paddle .pdparams file: a pickled dictionary of numpy arrays.
 
-    The file is untrusted: only numpy's own array rebuilding is admitted, so no code in it can run.
+    The file is untrusted: nothing in it is run, and no object but arrays of numbers is made of it.
 
     Returns:
         Tensors by Paddle's structured names, without Paddle's own table of parameter names.
@@ -136,14 +82,14 @@ def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
         ValueError: The file is no pickle, is cut short, wants anything but arrays, or holds none.
     """
     what = f'Cannot read {path} as a Paddle .pdparams file'
-    content = _unpickle(path, what)
+    content = unpickle_arrays(path, what)
     content.pop(_PADDLE_NAME_TABLE, None)
-    return _as_tensors(content, what, Path(path).stat().st_size)
+    return _as_tensors(content, what)
 
 
 def _is_weights(content: Any) -> bool:
     return isinstance(content, Mapping) and any(
-        isinstance(value, torch.Tensor | np.ndarray) for value in content.values()
+        isinstance(value, torch.Tensor | Array) for value in content.values()
     )
 
 
@@ -162,22 +108,28 @@ def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[
                 + (f'Use one of {", ".join(found)}.' if found else 'Name none.')
             )
         return content[wanted], wanted
-    if _is_weights(content):
-        return content, ''
     for entry in _ENTRIES:
         if _is_weights(content.get(entry)):
             return content[entry], entry
+    if _is_weights(content):
+        return content, ''
+    entries = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
     raise ValueError(
-        f'{what}: none of its entries ({", ".join(map(str, list(content)[:10])) or "it is empty"}) '
-        f'holds weights. Looked for {", ".join(_ENTRIES)}; name another as the entry.'
+        f'{what}: none of its entries ({entries or "it has none"}) holds weights. Looked for '
+        f'{", ".join(_ENTRIES)}; name another as the entry.'
     )
 
 
 def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Check and widen the tensors, and take wrappers' prefixes off their keys.
 
-    A prefix goes only if all keys have it, and only from a key's start.
+    A prefix goes only if all keys have it, and only from a key's start. The counter of torch's
+    AveragedModel, which is no part of the network, goes as well.
     """
+    odd = [key for key in tensors if not isinstance(key, str)]
+    if odd:
+        raise ValueError(f'{what}: it has keys of {type(odd[0]).__name__}, not of names.')
+    tensors = {key: value for key, value in tensors.items() if key != _COUNTER}
     prefix = ''
     while wrapper := next(
         (w for w in _WRAPPERS if tensors and all(key.startswith(prefix + w) for key in tensors)), ''
@@ -208,12 +160,37 @@ def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.T
         yield name, value.contiguous()
 
 
+def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether all readers find the same entries: the directory stands where the end records say,
+    right before them, with nothing behind."""
+    with open(path, 'rb') as file:
+        file.seek(archive.start_dir)
+        tail = file.read()
+    end, locator, record = tail[-22:], tail[-42:-22], tail[-98:-42]
+    size, offset, comment = struct.unpack('<2LH', end[12:])
+    start = archive.start_dir
+    if locator[:4] != b'PK\x06\x07':
+        return (size, offset, comment) == (len(tail) - 22, start, 0)
+    large = (len(tail) - 98, start)
+    return (
+        comment == 0
+        and record[:4] == b'PK\x06\x06'
+        and struct.unpack('<2Q', record[40:]) == large
+        and struct.unpack('<Q', locator[8:16]) == (start + large[0],)
+        and all(
+            given in (real, 0xFFFFFFFF) for given, real in zip((size, offset), large, strict=True)
+        )
+    )
+
+
 def _check_zip(path: Path, what: str) -> None:
     """Refuse an archive that unpacks to more than it is; torch stores its entries as they are."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+            if not _has_one_directory(archive, path):
+                raise ValueError(f'{what}: its end is not as torch writes it. Download it again.')
+    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
         raise ValueError(f'{what}: {error}. Download it again.') from error
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
@@ -234,11 +211,11 @@ def _read_torch(path: Path, what: str, legacy: bool) -> Any:
         raise
     except Exception as error:  # a damaged file fails anywhere inside torch
         wanted = re.search(r'GLOBAL (\S+)', str(error))
-        if wanted:
+        if wanted or 'weights_only' in str(error):
+            asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
             raise ValueError(
-                f"{what}: it wants to load '{wanted[1]}', which no weights need. Nothing in it was "
-                'run. If you trust where it comes from, save its weights alone, with '
-                "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pth')."
+                f'{what}: {asked}, which no weights need. Nothing in it was run. If you trust '
+                'where it comes from, load it there and save its state dict alone.'
             ) from error
         first = (str(error) or type(error).__name__).splitlines()[0].rstrip('.')
         raise ValueError(f'{what}: {first}. Download it again.') from error
@@ -248,15 +225,16 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     """Read the weights of a checkpoint: safetensors, a file of torch.save (.pth, .pt, .bin, .tar),
     or a pickled dictionary of arrays (.pdparams, detectron2's .pkl).
 
-    The content decides, not the name. The file is untrusted: no code in it can run, and what it
-    claims to hold cannot exceed its size. Files of torch.save (1.6 or newer) and safetensors are
+    The content decides, not the name. The file is untrusted: no code in it can run, and its tensors
+    cannot exceed its size. (One of torch.save can be made to keep torch's own reader busy, or crash
+    it.) Files of torch.save (1.6 or newer) and safetensors are
     mapped into memory, not read.
 
     Args:
         path: The file.
         entry: Which entry of the file holds the weights. By default the file itself, or the first
-            there is of 'state_dict_ema', 'model_ema', 'ema_state_dict', 'state_dict', 'model',
-            'model_state_dict', 'net', 'network' and 'params'.
+            there is of 'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict',
+            'net', 'network' and 'params'.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -282,7 +260,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         content = _read_torch(path, what, legacy)
         kind = 'torch (legacy)' if legacy else 'torch'
     elif start[:1] == b'\x80':
-        content = _unpickle(path, what)
+        content = unpickle_arrays(path, what)
         content.pop(_PADDLE_NAME_TABLE, None)
         kind = 'pickled arrays'
     else:
@@ -292,7 +270,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         )
     found_in, where = _find_weights(content, entry, what)
     if kind == 'pickled arrays':
-        found_in = _as_tensors(found_in, what, size)
+        found_in = _as_tensors(found_in, what)
     narrow = sum(
         isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
         for value in found_in.values()

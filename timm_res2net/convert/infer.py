@@ -48,10 +48,13 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             be built.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
+    def shape(key: str, dims: int = 4) -> tuple[int, ...]:
         if key not in state_dict:
             raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
-        return tuple(state_dict[key].shape)
+        found = tuple(state_dict[key].shape)
+        if len(found) != dims or not all(found):
+            raise ValueError(f"Its '{key}' has the shape {found}, not {dims} sizes of at least 1")
+        return found
 
     blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
     layers = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
@@ -59,13 +62,16 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     for stage in range(1, 5):
         first = f'layer{stage}.0'
         width, in_group, *_ = shape(f'{first}.convs.0.weight')
-        channels.append(shape(f'{first}.conv3.weight')[0] // 4)
+        outside = shape(f'{first}.conv3.weight')[0]
+        if outside % 4:
+            raise ValueError(f"Its '{first}.conv3.weight' has {outside} channels, no multiple of 4")
+        channels.append(outside // 4)
         widths.append((channels[-1], in_group))
     scale = shape('layer1.0.conv1.weight')[0] // shape('layer1.0.convs.0.weight')[0]
     width, in_group, *_ = shape('layer1.0.convs.0.weight')
     arguments: dict[str, Any] = {
         'layers': layers,
-        'num_classes': shape('fc.weight')[0] if 'fc.weight' in state_dict else 0,
+        'num_classes': shape('fc.weight', 2)[0] if 'fc.weight' in state_dict else 0,
         'cardinality': width // in_group,
         'base_width': _base_width(widths),
         'scale': scale,
@@ -88,6 +94,8 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         replace_stem_pool='maxpool.0.weight' in state_dict,
     )
     if any('.se.' in key for key in state_dict):
+        if 'layer1.0.se.fc1.weight' not in state_dict:
+            raise ValueError('Its attention is none of SE, and shapes do not tell which')
         reduced, whole, *_ = shape('layer1.0.se.fc1.weight')
         if reduced != max(whole // 16, 1):
             raise ValueError(

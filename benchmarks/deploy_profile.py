@@ -1,0 +1,132 @@
+"""Profile the deploy form: where its time goes, and how fast its convolutions are.
+
+    python -m benchmarks.deploy_profile
+
+Steps of a deployed Res2Net and of resnet50 treated alike are profiled in turn, in float32 and
+channels_last at 224 px; the figures are medians of the profiler's self times. A convolution's
+includes its activation and, if it has one, its residual add.
+"""
+
+import argparse
+import random
+import shlex
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from . import results
+from .subjects import deploy
+
+__all__ = ['KINDS', 'main', 'profile_step', 'table']
+
+NAMES = ('resnet50', 'res2net50_26w_4s')
+KINDS = ('convolution 1×1', 'convolution 3×3', 'convolution 7×7', 'add', 'copy/concat', 'other')
+_NAMED = {'aten::add': 'add', 'aten::add_': 'add', 'aten::copy_': 'copy/concat'}
+_NAMED['aten::cat'] = 'copy/concat'
+
+
+def kind_of(event: Any) -> str:
+    """One of `KINDS`, for an event of the profiler with its input shapes."""
+    if '_convolution_pointwise' in event.name:
+        # the weight: the second tensor with four dimensions and no batch of its own
+        height, width = next(s for s in event.input_shapes[1:] if s and s[2:] in _KERNELS)[2:]
+        return f'convolution {height}×{width}'
+    return _NAMED.get(event.name, 'other')
+
+
+_KERNELS = ([1, 1], [3, 3], [7, 7])
+
+
+def macs_of(model: nn.Module, batch: int) -> dict[str, int]:
+    """Multiply-accumulates of a model's convolutions by kernel size."""
+    found: Counter[str] = Counter()
+
+    def count(module: Any, args: Any, output: torch.Tensor) -> None:
+        height, width = module.kernel_size
+        found[f'convolution {height}×{width}'] += output.numel() * module.weight[0].numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        model(torch.zeros(batch, 3, 224, 224, device='meta'))
+    return dict(found)
+
+
+def profile_step(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    """Seconds of one step by kind."""
+    with (
+        torch.inference_mode(),
+        profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found,
+    ):
+        model(x)
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for event in found.events() or ():
+        seconds[kind_of(event)] += event.self_cpu_time_total / 1e6
+    return seconds
+
+
+def table(cells: Mapping[str, Any]) -> str:
+    """Time by kind and the convolutions' speed, for every batch, as Markdown."""
+    lines = ['| batch | | ' + ' | '.join(NAMES) + ' | ratio |', '| --- | --- | --- | --- | --- |']
+    for batch, found in cells.items():
+        for kind in KINDS:
+            row, times = [], []
+            for name in NAMES:
+                seconds = statistics.median(found[name]['seconds'][kind])
+                macs = found[name]['macs'].get(kind)
+                times.append(seconds)
+                speed = f', {2 * macs / seconds / 1e9:.0f} GFLOP/s' if macs else ''
+                row.append(f'{seconds * 1e3:.1f} ms{speed}')
+            ratio = f'{times[1] / times[0]:.2f}' if times[0] > 5e-5 else ''
+            lines.append(f'| {batch} | {kind} | {" | ".join(row)} | {ratio} |')
+    return '\n'.join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--steps', type=int, default=40, help='profiled steps of each model')
+    parser.add_argument('--batch', type=int, nargs='+', default=[1, 8])
+    parser.add_argument(
+        '--out', type=Path, default=Path(__file__).parent / 'results' / 'deploy_profile.json'
+    )
+    args = parser.parse_args(argv)
+    results.check_writable(args.out)
+    rng = random.Random(0)
+    cells: dict[str, Any] = {}
+    for batch in args.batch:
+        x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+        models = {
+            name: deploy(timm.create_model(name).eval(), name).to(memory_format=torch.channels_last)
+            for name in NAMES
+        }
+        seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in NAMES}
+        for step in range(args.steps + 3):
+            for name in rng.sample(NAMES, len(NAMES)):
+                for kind, value in profile_step(models[name], x).items():
+                    if step >= 3:  # the first pack weights
+                        seconds[name][kind].append(value)
+        cells[f'b{batch}'] = {
+            name: {
+                'macs': macs_of(timm.create_model(name, device='meta'), batch),
+                'seconds': seconds[name],
+            }
+            for name in NAMES
+        }
+    given = sys.argv[1:] if argv is None else argv
+    command = f'python -m benchmarks.deploy_profile {shlex.join(given)}'.rstrip()
+    runs = [{'command': command, 'environment': results.environment()}]
+    results.save(args.out, {'kind': 'deploy_profile', 'runs': runs, 'cells': cells})
+    print(table(cells))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,37 @@
+"""The profile of the deploy form."""
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+
+from benchmarks import deploy_profile
+from benchmarks.subjects import deploy
+
+RESULTS = Path(deploy_profile.__file__).parent / 'results'
+
+
+def test_a_step_is_profiled_by_kind():
+    name = 'res2net50_26w_4s'
+    model = deploy(timm.create_model(name).eval(), name).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    for _ in range(3):  # weights are packed when a shape has come twice
+        seconds = deploy_profile.profile_step(model, x)
+    assert seconds.keys() == set(deploy_profile.KINDS)
+    for kind in ('convolution 1×1', 'convolution 3×3', 'convolution 7×7', 'add', 'copy/concat'):
+        assert seconds[kind] > 0
+
+
+def test_macs_by_kernel_size():
+    model = timm.create_model('resnet50', device='meta')
+    found = deploy_profile.macs_of(model, 2)
+    # 4.09 GMACs in all, of which the stem has 7 * 7 * 3 * 64 * 112 * 112
+    assert found['convolution 7×7'] == 2 * 7 * 7 * 3 * 64 * 112 * 112
+    assert round(sum(found.values()) / 2e9, 2) == 4.09
+
+
+def test_the_readme_has_the_table():
+    report = json.loads((RESULTS / 'deploy_profile.json').read_text())
+    readme = (RESULTS.parent / 'README.md').read_text()
+    assert deploy_profile.table(report['cells']) in readme
