@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
 
@@ -127,6 +128,7 @@ def test_a_network_is_found_by_its_shapes(name, tmp_path):
 @pytest.mark.parametrize('semantics', ['official', 'mmdet', 'paddle', 'caffe'])
 def test_a_network_without_a_name(semantics, tmp_path):
     """All its arguments stand in the config."""
+    official = semantics == 'official'
     arguments = dict(
         layers=(1, 2, 1, 3), channels=(24, 48, 56, 60), base_width=40, scale=3, cardinality=2,
         semantics=semantics, stem_type='deep_tiered', stem_width=16, avg_down=True, num_classes=5,
@@ -134,18 +136,24 @@ def test_a_network_without_a_name(semantics, tmp_path):
     )  # fmt: skip
     model = randomise(timm.create_model('res2net50_se', **arguments)).eval()
     save_file(model.state_dict(), tmp_path / 'w.safetensors')
-    name = {'official': None, 'mmdet': 'res2net50_v1d_26w_4s'}.get(semantics)
-    if semantics == 'official':
-        found = convert_checkpoint(tmp_path / 'w.safetensors', tmp_path / 'out', model=name)
-        assert found.source == 'timm'
-        with torch.no_grad():
-            assert torch.equal(from_folder(tmp_path / 'out')(image()), model(image()))
-            neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
-            assert torch.equal(neck(image())[0], model.forward_features(image()))
-    else:
-        # the keys cannot tell, and no name has these shapes
-        with pytest.raises(ValueError, match=r'Leave the model out\.$'):
-            convert_checkpoint(tmp_path / 'w.safetensors', model='res2net50_pd_26w_4s')
+    found = convert_checkpoint(
+        tmp_path / 'w.safetensors', tmp_path / 'out', semantics=None if official else semantics
+    )
+    assert (found.source, found.semantics) == ('timm', semantics)
+    with torch.no_grad():
+        assert torch.equal(from_folder(tmp_path / 'out')(image()), model(image()))
+        neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
+        assert torch.equal(neck(image())[0], model.forward_features(image()))
+    if not official:
+        with pytest.raises(ValueError, match=f"In its place say semantics='{semantics}'"):
+            convert_checkpoint(tmp_path / 'w.safetensors', model=NAMED[semantics])
+
+
+NAMED = {
+    'mmdet': 'res2net50_v1d_26w_4s',
+    'paddle': 'res2net50_pd_26w_4s',
+    'caffe': 'res2net50_16w_4s_se',
+}
 
 
 def test_a_name_tells_the_semantics_that_keys_do_not(tmp_path):
@@ -559,19 +567,54 @@ def test_widths_that_the_article_has_not(tmp_path):
     model = randomise(timm.create_model('res2net50_16w_4s_se', base_width=26))
     found = convert_checkpoint(save(model.state_dict(), tmp_path / 'w.pth'))
     assert found.architecture == 'res2net50_se'  # the keys do not tell
-    from timm.models import save_for_hf
-
     save_for_hf(model, tmp_path / 'f', model_args=model.model_args, safe_serialization=True)
     with pytest.raises(ValueError, match="have 104 channels in 4 splits, and the article's 64 in"):
         convert_checkpoint(tmp_path / 'f', to='blog')
+
+
+@pytest.mark.parametrize(
+    'changed',
+    [
+        {'act_layer': 'silu'},
+        {'norm_layer': 'groupnorm1'},
+        {'global_pool': 'max'},
+        {'output_stride': 16},
+        {'aa_layer': 'avg'},
+        {'replace_stem_pool': True},
+    ],
+)
+def test_what_neither_keys_nor_shapes_tell(changed, tmp_path):
+    """Written as another project's, it would be another network there."""
+    model = timm.create_model('res2net50_18w_4s', **changed)
+    save_for_hf(model, tmp_path / 'f', model_args=model.model_args, safe_serialization=True)
+    with pytest.raises(ValueError) as error:
+        convert_checkpoint(tmp_path / 'f', to='official')
+    assert f'it has another {next(iter(changed))}'.removesuffix('replace_stem_pool') in str(
+        error.value
+    )
+
+
+def test_an_attention_that_shapes_do_not_tell(tmp_path):
+    weights = random_weights('test_res2net_se', attn_layer='eca')
+    with pytest.raises(
+        ValueError, match='Its attention is none of SE, and shapes do not tell which'
+    ):
+        convert_checkpoint(save(weights, tmp_path / 'w.pth'))
+
+
+def test_paddle_files_name_numpy_as_numpy_1_did(tmp_path):
+    convert_checkpoint(FIXTURES / 'paddle.pdparams', tmp_path / 'f')
+    convert_checkpoint(tmp_path / 'f', tmp_path / 'w.pdparams', to='paddle')
+    content = (tmp_path / 'w.pdparams').read_bytes()
+    assert b'numpy.core.multiarray' in content and b'numpy._core' not in content
+    arrays = pickle.loads(content)  # by numpy itself, whichever
+    assert arrays['out.weight'].shape == (256, 10)
 
 
 def test_a_stem_that_a_layout_has_not(tmp_path):
     weights = random_weights('res2net50_v1d_26w_4s', stem_type='')
     model = timm.create_model('res2net50_v1d_26w_4s', stem_type='')
     model.load_state_dict(weights)
-    from timm.models import save_for_hf
-
     save_for_hf(model, tmp_path / 'f', model_args=model.model_args, safe_serialization=True)
     with pytest.raises(
         ValueError, match=r'cannot be written as mmdet: .* no rule for, 1: conv1.weight\.$'
@@ -616,8 +659,20 @@ def with_(**tensors):
             'No base_width gives splits of 6 channels to 16 planes, 40 channels to 32 planes',
         ),
         (
-            with_(layer1__1__bn1__weight=torch.ones(24)),
-            'weights have no place in the model, ',
+            with_(layer1__0__downsample__5__weight=torch.ones(24)),
+            'weights have no place in the model, 1: layer1.0.downsample.5.weight.',
+        ),
+        (
+            with_(layer1__0__convs__0__weight=torch.ones(0, 6, 3, 3)),
+            "Its 'layer1.0.convs.0.weight' has the shape (0, 6, 3, 3), not 4 sizes of at least 1.",
+        ),
+        (
+            with_(fc__weight=torch.ones(())),
+            "Its 'fc.weight' has the shape (), not 2 sizes of at least 1.",
+        ),
+        (
+            with_(layer1__0__conv3__weight=torch.ones(7, 24, 1, 1)),
+            "Its 'layer1.0.conv3.weight' has 7 channels, no multiple of 4.",
         ),
     ],
 )  # fmt: skip
@@ -627,8 +682,6 @@ def test_a_checkpoint_that_does_not_fit(change, text, tmp_path):
     path = save(weights, tmp_path / 'w.pth')
     with pytest.raises(ValueError) as error:
         convert_checkpoint(path, tmp_path / 'out')
-    if 'no place' in text:  # one block more makes another network, most of which is missing
-        text = 'parameters are left without a value, '
     assert str(error.value).startswith(f'{path} does not convert: ')
     assert text in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ['w.pth']
@@ -666,8 +719,36 @@ def test_nothing_is_overwritten(tmp_path):
         convert_checkpoint(path, out)
     with pytest.raises(FileExistsError, match='is there already'):
         convert_checkpoint(out, path, to='official')
+    with pytest.raises(FileExistsError, match='is there already'):
+        convert_checkpoint(path, out, dry_run=True)
     with pytest.raises(FileNotFoundError, match=r"Cannot write .*: there is no folder '.*/no'"):
         convert_checkpoint(path, tmp_path / 'no' / 'out')
+
+
+def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
+    path = save(tiny(), tmp_path / 'w.pth')
+    real = tmp_path / 'real'
+    real.mkdir()
+    (tmp_path / 'link').symlink_to(real)
+    convert_checkpoint(path, tmp_path / 'link')
+    assert (real / 'config.json').is_file()
+    monkeypatch.chdir(tmp_path)
+    convert_checkpoint('w.pth', 'a name with spaces/')
+    assert (tmp_path / 'a name with spaces' / 'config.json').is_file()
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with pytest.raises(FileExistsError, match=r'\. is there already'):
+        convert_checkpoint(path, '.')
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr('tempfile.TemporaryFile', refuse)
+    with pytest.raises(
+        OSError, match=r'Cannot write .*/new \(Permission denied\). Give a place in'
+    ):
+        convert_checkpoint(path, tmp_path / 'new')
 
 
 @pytest.mark.parametrize(
@@ -682,6 +763,11 @@ def test_nothing_is_overwritten(tmp_path):
             '48) where res2net50_se has (64, 128, 256, 512). Use test_res2net_se.',
         ),
         ({'source': 'paddle'}, 'Keys that the paddle table has no rule for, '),
+        ({'semantics': 'caffee'}, "Unknown semantics 'caffee'. Use one of official, mmdet, paddle"),
+        (
+            {'model': 'test_res2net_se', 'semantics': 'paddle'},
+            'test_res2net_se computes official, not paddle. Name one of the two.',
+        ),
         ({'entry': 'ema'}, "it has no weights in an entry 'ema'. Name none."),
     ],
 )
@@ -696,8 +782,8 @@ def test_a_semantics_that_a_source_has_not(tmp_path):
     with pytest.raises(ValueError) as error:
         convert_checkpoint(path, model='res2net50_26w_4s')
     assert str(error.value) == (
-        f'{path} does not convert: paddle checkpoints have block semantics paddle, and '
-        'res2net50_26w_4s computes official. Leave the model out.'
+        f'{path} does not convert: paddle checkpoints have block semantics paddle, not official, '
+        'which res2net50_26w_4s computes. Leave the model out.'
     )
 
 
@@ -706,10 +792,34 @@ def test_files_and_folders_that_are_none(tmp_path):
         convert_checkpoint(tmp_path / 'w.pth')
     with pytest.raises(ValueError, match=r'is a folder without a config\.json and a model\.saf'):
         convert_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('config', 'text'),
+    [
+        ('{', 'JSONDecodeError'),
+        ('{}', "KeyError: 'architecture'"),
+        ('[]', 'TypeError'),
+        ('{"architecture": "vgg11"}', "'vgg11' is no Res2Net of timm_res2net or timm"),
+        (
+            '{"architecture": "res2net50_se", "model_args": {"scale": 0}, "pretrained_cfg": {}}',
+            'scale must be a whole',
+        ),
+        ('{"architecture": "res2net50_se", "model_args": [1], "pretrained_cfg": []}', 'Error'),
+    ],
+)
+def test_a_folder_with_another_config(config, text, tmp_path):
     save_file(tiny(), tmp_path / 'model.safetensors')
-    (tmp_path / 'config.json').write_text('{"architecture": "none_such", "pretrained_cfg": {}}')
-    with pytest.raises(ValueError, match=r'config\.json makes no model: '):
+    (tmp_path / 'config.json').write_text(config)
+    with pytest.raises(ValueError, match=r'config\.json makes no model: ') as error:
         convert_checkpoint(tmp_path)
+    assert text in str(error.value)
+
+
+def test_a_folder_names_its_model(tmp_path):
+    convert_checkpoint(save(tiny(), tmp_path / 'w.pth'), tmp_path / 'out')
+    with pytest.raises(ValueError, match=r'names the model. Leave model and semantics out\.'):
+        convert_checkpoint(tmp_path / 'out', model='test_res2net_se')
 
 
 @pytest.mark.parametrize(
@@ -765,7 +875,7 @@ def test_a_torch_file_that_wants_to_run_something(function, name, legacy, tmp_pa
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     text = refused(path)
     assert f"{name}', which no weights need." in text and "it wants to load '" in text
-    assert 'Nothing in it was run. If you trust where it comes from, save its weights' in text
+    assert 'Nothing in it was run. If you trust where it comes from, load it there' in text
 
 
 @pytest.mark.parametrize('function', [os.system, eval, getattr, np.load])
@@ -801,14 +911,76 @@ def test_zip_bombs(tmp_path):
     assert 'its entries claim ' in refused(path)
 
 
+def end_records(content: bytes) -> tuple[bytes, bytes]:
+    """A zip file before its end record, and that record."""
+    return content[:-22], content[-22:]
+
+
+def test_a_zip_file_with_two_directories(tmp_path):
+    """Python takes the one before the end record, torch the one that the record points to."""
+    path = save({'a': torch.zeros(10)}, tmp_path / 'w.pth')
+    rewrite(path, zipfile.ZIP_STORED)
+    harmless = path.read_bytes()
+    save({'a': torch.zeros(1_000_000)}, path)
+    rewrite(path, zipfile.ZIP_DEFLATED)
+    bomb = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start, count = archive.start_dir, len(archive.infolist())
+    body, end = end_records(harmless)
+    # ... and the harmless archive behind the bomb, with the bomb's directory in its record
+    record = bytearray(end)
+    record[8:10] = record[10:12] = count.to_bytes(2, 'little')
+    record[16:20] = start.to_bytes(4, 'little')
+    path.write_bytes(bomb[:-22] + body + bytes(record))
+    assert 'its end is not as torch writes it. Download it again.' in refused(path)
+    path.write_bytes(harmless)
+    with pytest.raises(ValueError, match='does not convert'):  # it reads
+        convert_checkpoint(path)
+    path.write_bytes(harmless + b'more')
+    assert 'Download it again.' in refused(path)
+
+
+@pytest.mark.parametrize('kind', ['optimizer', 'scalar'])
+def test_what_training_scripts_keep_beside_the_weights(kind, tmp_path):
+    if kind == 'optimizer':  # torchvision's and PyTorch's examples keep a tensor, too
+        content = {'epoch': 3, 'state_dict': tiny(), 'best_acc1': torch.tensor(0.5)}
+        assert convert_checkpoint(save(content, tmp_path / 'w.pth')).file['entry'] == 'state_dict'
+    else:
+        path = save({'state_dict': tiny(), 'best': np.float64(0.5)}, tmp_path / 'w.pth')
+        text = refused(path)
+        assert "scalar', which no weights need. Nothing in it was run." in text
+        assert 'weights_only' not in text
+
+
+def test_an_average_of_models(tmp_path):
+    average = torch.optim.swa_utils.AveragedModel(randomise(timm.create_model('test_res2net_se')))
+    path = save({'model_ema': average.state_dict(), 'model': zeros(tiny())}, tmp_path / 'w.pth')
+    found = convert_checkpoint(path)
+    assert found.file['entry'] == 'model_ema'
+    for key, value in average.module.state_dict().items():
+        assert torch.equal(value, found.model.state_dict()[key])
+
+
+def test_mmengines_ema_entry_is_not_the_average(tmp_path):
+    """MMEngine swaps the two as it saves: the averaged weights stand in state_dict."""
+    content = {'state_dict': tiny(), 'ema_state_dict': {'steps': torch.tensor(3), **zeros(tiny())}}
+    assert convert_checkpoint(save(content, tmp_path / 'w.pth')).file['entry'] == 'state_dict'
+
+
+def test_keys_that_are_no_names(tmp_path):
+    path = save({0: torch.ones(1)}, tmp_path / 'w.pth')
+    assert 'it has keys of int, not of names.' in refused(path)
+
+
+def test_an_array_of_numbers_that_torch_has_not(tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(pickle.dumps({'a': np.ones(3, np.longdouble)}, 2))
+    assert "the entry 'a' is f16, not floating-point numbers." in refused(path)
+
+
 def test_tensors_that_claim_more_than_there_is(tmp_path):
     path = save({'a': torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / 'w.pth')
     assert "the entry 'a' claims (1048576, 1048576) and has memory for less." in refused(path)
-    path.unlink()
-    path = tmp_path / 'w.pdparams'
-    arrays = {f'a{i}': Trap(np.ndarray, (1 << 20,)) for i in range(9)}
-    path.write_bytes(pickle.dumps(arrays))
-    assert 'its arrays claim 75,497,472 bytes and it has ' in refused(path)
 
 
 def test_a_damaged_file(tmp_path):

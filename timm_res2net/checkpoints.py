@@ -433,11 +433,12 @@ def _readme(found: Conversion, out: Path) -> str:
         library_name='timm', tags=['image-classification', 'timm', 'res2net'], license=None
     )
     facts = found.file
+    name = facts['name'].translate({ord('`'): "'", ord('|'): '/'})  # what a table cannot hold
     entry = f", entry '{facts['entry']}'" if facts['entry'] else ''
     widened = f', {facts["widened"]} tensors widened to float32' if facts['widened'] else ''
     own = '' if found.architecture in _timms() else ', timm_res2net'
     rows = [
-        ('file', f'`{facts["name"]}`'),
+        ('file', f'`{name}`'),
         ('sha256', f'`{facts["sha256"]}`'),
         ('size', f'{facts["bytes"]:,} bytes'),
         ('read as', f'{facts["format"]}{entry}{widened}'),
@@ -451,7 +452,7 @@ def _readme(found: Conversion, out: Path) -> str:
 ---
 # {out.name}
 
-A Res2Net converted from `{facts['name']}` by timm_res2net {__version__}.
+A Res2Net converted from `{name}` by timm_res2net {__version__}.
 
 ```python
 import timm{own}
