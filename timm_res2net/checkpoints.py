@@ -253,7 +253,8 @@ def read(
         raise ValueError(f'Unknown source {source!r}. Use auto, {", ".join(SOURCES)}.')
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
-    if model is not None and model not in (*FIGURES, *_timms()):
+    model = model and model.partition('.')[0]  # a tag, as `list` prints it, tells no network
+    if model and model not in (*FIGURES, *_timms()):
         raise ValueError(
             f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows the first.'
         )
@@ -404,6 +405,7 @@ def _save_folder(found: Conversion, out: Path) -> None:
         config.get('model_args', {}).pop('num_classes', None)
         (made / 'config.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
         (made / 'README.md').write_text(_readme(found, out), encoding='utf-8')
+        (made / WEIGHTS).chmod(0o644)  # safetensors makes it its owner's alone
         made.chmod(0o755)
         os.replace(made, out)
     except BaseException:
