@@ -403,6 +403,12 @@ def _save_folder(found: Conversion, out: Path) -> None:
         # timm finds the class count beside the arguments; transformers would get it twice
         config = json.loads((made / 'config.json').read_text(encoding='utf-8'))
         config.get('model_args', {}).pop('num_classes', None)
+        in_chans = infer_arguments(found.model.state_dict())['in_chans']
+        if in_chans != 3:
+            # timm 1.0.22 takes a first convolution that is named for one of 3 channels, and makes
+            # its weights anew
+            config['pretrained_cfg'].pop('first_conv', None)
+            config['pretrained_cfg']['input_size'][0] = in_chans
         (made / 'config.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
         (made / 'README.md').write_text(_readme(found, out), encoding='utf-8')
         (made / WEIGHTS).chmod(0o644)  # safetensors makes it its owner's alone
