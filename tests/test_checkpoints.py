@@ -1128,3 +1128,5 @@ def test_a_readme_says_what_it_was_made_from(tmp_path):
     assert '| `layer{stage}.{block}.se.*.*`' in text
     assert 'The converter cannot tell who published the file.' in text
     assert text.startswith('---\n')
+    convert_checkpoint(tmp_path / 'my_net', tmp_path / 'again')
+    assert 'made from a folder: see' in (tmp_path / 'again' / 'README.md').read_text()

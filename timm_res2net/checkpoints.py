@@ -55,8 +55,8 @@ class Conversion(NamedTuple):
         semantics: Block semantics.
         model: The model, with the checkpoint's tensors as its parameters and buffers.
         moves: What went where, a move for every key of the file.
-        file: Name, size in bytes, sha256, format and entry of what was read, and how many tensors
-            were widened to float32.
+        file: Name, whether it was a folder, size in bytes, sha256, format and entry of what was
+            read, and how many tensors were widened to float32.
     """
 
     source: str
@@ -296,6 +296,7 @@ def read(
         moves,
         {
             'name': path.resolve().name,
+            'folder': path.is_dir(),
             'bytes': weights.stat().st_size,
             'sha256': _sha256(weights),
             'format': checkpoint.format,
@@ -444,6 +445,9 @@ def _readme(found: Conversion, out: Path) -> str:
     name = facts['name'].translate({ord('`'): "'", ord('|'): '/'})  # what a table cannot hold
     entry = f", entry '{facts['entry']}'" if facts['entry'] else ''
     widened = f', {facts["widened"]} tensors widened to float32' if facts['widened'] else ''
+    licence = SOURCES[found.source].licence
+    if facts['folder']:
+        licence = 'It was made from a folder: see what that says.'
     own = '' if found.architecture in _timms() else ', timm_res2net'
     rows = [
         ('file', f'`{name}`'),
@@ -476,7 +480,7 @@ Every tensor of the file went where this table says, and no parameter was left w
 
 ## Licence
 
-The converter cannot tell who published the file. {SOURCES[found.source].licence}
+The converter cannot tell who published the file. {licence}
 """
 
 
