@@ -10,7 +10,6 @@ memory over what it held before, with everything imported; pages mapped from the
 import argparse
 import os
 import pickle
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -115,10 +114,7 @@ def main(argv: list[str] | None = None) -> None:
             size, peak = path.stat().st_size, measure(path, small, folder)
             cells[kind] = {'file_bytes': size, 'peak_bytes': peak, 'ratio': round(peak / size, 3)}
             print(f'{kind:<45} {size / 1e6:5.0f} MB, peak × {peak / size:.2f}')
-    given = sys.argv[1:] if argv is None else argv
-    command = f'python -m benchmarks.convert_memory {shlex.join(given)}'.rstrip()
-    runs = [{'command': command, 'environment': results.environment()}]
-    results.save(args.out, {'kind': 'convert_memory', 'runs': runs, 'cells': cells})
+    results.save_script(args.out, 'convert_memory', argv, cells)
 
 
 if __name__ == '__main__':

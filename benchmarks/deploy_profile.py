@@ -9,9 +9,7 @@ includes its activation and, if it has one, its residual add.
 
 import argparse
 import random
-import shlex
 import statistics
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,10 +119,7 @@ def main(argv: list[str] | None = None) -> None:
             }
             for name in NAMES
         }
-    given = sys.argv[1:] if argv is None else argv
-    command = f'python -m benchmarks.deploy_profile {shlex.join(given)}'.rstrip()
-    runs = [{'command': command, 'environment': results.environment()}]
-    results.save(args.out, {'kind': 'deploy_profile', 'runs': runs, 'cells': cells})
+    results.save_script(args.out, 'deploy_profile', argv, cells)
     print(table(cells))
 
 

@@ -11,8 +11,6 @@ rules in `timm_res2net/kernels.py` were read off benchmarks/results/kernels.json
 import argparse
 import copy
 import random
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,10 +119,7 @@ def main(argv: list[str] | None = None) -> None:
                 key = f'{form}/{place}/{precision}/b{batch}'
                 cells[key] = {'ratio': list(time), 'samples': samples}
                 print(f'{key:<36} time × {time}')
-    given = sys.argv[1:] if argv is None else argv
-    command = f'python -m benchmarks.kernels {shlex.join(given)}'.rstrip()
-    runs = [{'command': command, 'environment': results.environment()}]
-    results.save(args.out, {'kind': 'kernels', 'runs': runs, 'cells': cells})
+    results.save_script(args.out, 'kernels', argv, cells)
 
 
 if __name__ == '__main__':

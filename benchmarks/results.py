@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ import timm_res2net
 
 from .stats import rounded
 
-__all__ = ['VERSION', 'check_same', 'check_writable', 'environment', 'load', 'save', 'write']
+__all__ = [
+    'VERSION', 'check_same', 'check_writable', 'environment', 'load', 'save', 'save_script',
+    'write',
+]  # fmt: skip
 
 KIND = 'timm_res2net benchmark'
 VERSION = 1
@@ -176,6 +181,21 @@ def save(path: Path, found: dict[str, Any]) -> None:
     head = json.dumps({k: v for k, v in found.items() if k != 'cells'}, indent=1)
     text = f'{head[:-2]},\n "cells": {{\n{cells}\n }}\n}}\n'
     write(path, text.encode())
+
+
+def save_script(path: Path, name: str, argv: Sequence[str] | None, cells: dict[str, Any]) -> None:
+    """Write the file of a script of this folder.
+
+    Args:
+        path: The file.
+        name: The script's, which is the file's kind too.
+        argv: Arguments that it was called with; those of the process when None.
+        cells: Its results.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    command = f'python -m benchmarks.{name} {shlex.join(given)}'.rstrip()
+    runs = [{'command': command, 'environment': environment()}]
+    save(path, {'kind': name, 'runs': runs, 'cells': cells})
 
 
 def write(path: Path, content: bytes) -> None:

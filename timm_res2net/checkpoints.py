@@ -366,21 +366,34 @@ def convert_checkpoint(
 def _check_new(path: Path, folder: bool) -> Path:
     """The path without links, if something new can be written there."""
     resolved = path.resolve()
-    if not resolved.parent.is_dir():
-        raise FileNotFoundError(
-            f"Cannot write {path}: there is no folder '{resolved.parent}'. Make it first."
-        )
     empty = folder and resolved.is_dir() and not any(resolved.iterdir())
     if resolved == Path.cwd() or (resolved.exists() and not empty):
         raise FileExistsError(f'{path} is there already. Give another name, or remove it first.')
+    check_parent(resolved, 'a place')
+    return resolved
+
+
+def check_parent(path: Path, what: str) -> None:
+    """Check that something new can be made at a path.
+
+    Args:
+        path: Where.
+        what: What to give instead, for the error.
+
+    Raises:
+        OSError: Its folder is not there or cannot be written to.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"Cannot write {path}: there is no folder '{path.parent}'. Make it first."
+        )
     try:
-        with tempfile.TemporaryFile(dir=resolved.parent):
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise OSError(
-            f'Cannot write {path} ({error.strerror}). Give a place in a folder of yours.'
+            f'Cannot write {path} ({error.strerror}). Give {what} in a folder of yours.'
         ) from error
-    return resolved
 
 
 def write_new(path: Path, write: Callable[[Any], None]) -> None:

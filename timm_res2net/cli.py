@@ -5,7 +5,6 @@ import fnmatch
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -215,17 +214,11 @@ def _draw_demo(
 
 
 def _check_out(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise OSError(f"Cannot write {path}: there is no folder '{path.parent}'. Make it first.")
+    from .checkpoints import check_parent
+
     if path.is_dir():
         raise OSError(f'Cannot write {path}: it is a folder. Give the name of a file.')
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(
-            f'Cannot write {path} ({error.strerror}). Give a file in a folder of yours.'
-        ) from error
+    check_parent(path, 'a file')
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -97,7 +97,7 @@ class _Pattern:
         regex = re.escape(self.texts[0])
         seen: set[str] = set()
         for (name, _, star), text in zip(self.fields, self.texts[1:], strict=True):
-            # a number that occurs twice must be the same: fill() of the match tells
+            # a number that occurs twice must be the same, which match() checks
             part = {'*': '[^.]*', '**': '.*'}.get(star or '', '0|[1-9][0-9]*')
             group = f'(?P<{name}>{part})' if name and name not in seen else f'({part})'
             seen.add(name)

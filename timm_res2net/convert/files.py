@@ -227,8 +227,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     The content decides, not the name. The file is untrusted: no code in it can run, and its tensors
     cannot exceed its size. (One of torch.save can be made to keep torch's own reader busy, or crash
-    it.) Files of torch.save (1.6 or newer) and safetensors are
-    mapped into memory, not read.
+    it.) Files of torch.save (1.6 or newer) and safetensors are mapped into memory, not read.
 
     Args:
         path: The file.
