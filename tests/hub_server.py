@@ -1,64 +1,517 @@
-"""A loopback file server that speaks as much of the Hugging Face Hub as downloading needs."""
+"""A small Hugging Face Hub on the loopback interface: repositories with branches, git LFS uploads,
+downloads with redirects and ranges, access, and faults on request.
 
+It speaks what the real client (huggingface_hub) speaks when it creates a repository, pushes to it
+and loads from it. As on the real Hub, files of LFS come from another origin (here `localhost`
+instead of `127.0.0.1`) and only the redirect to it carries what the Hub knows of the file.
+"""
+
+import base64
+import contextlib
 import hashlib
+import json
+import re
+import socket
+import struct
 import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-COMMIT = 'c0ffee' + 34 * '0'
+TOKENS = {'hf_write': 'write', 'hf_read': 'read'}
+OWNER = 'me'
+LFS_SUFFIXES = ('.safetensors', '.bin', '.pth')
+# a few of the identifiers that the Hub's validation knows
+LICENSES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-nc-sa-4.0', 'cc-by-4.0', 'other', 'unknown')
+
+
+@dataclass
+class Fault:
+    """What goes wrong with requests.
+
+    Attributes:
+        match: Regular expression for `METHOD path`, searched.
+        times: How many requests it meets.
+        status: Answer with this status, no body.
+        code: `X-Error-Code` of that answer.
+        headers: Headers of that answer, or instead of the answer's own.
+        keep: Share of the body after which the connection is reset.
+        longer: How many bytes more than there are the Content-Length promises.
+        flip: A byte in the middle of the body is another one.
+        hold: Wait after `keep` of the body for as long as this is not set, in place of a reset.
+        after: Let so many matching requests pass first.
+    """
+
+    match: str
+    times: int = 10**9
+    status: int | None = None
+    code: str = ''
+    headers: dict[str, str] = field(default_factory=dict)
+    keep: float | None = None
+    longer: int = 0
+    flip: bool = False
+    hold: threading.Event | None = None
+    after: int = 0
+
+
+@dataclass
+class Repo:
+    """Branches and tags by name; a commit is a list of (commit, files by path)."""
+
+    private: bool = False
+    gated: bool = False
+    refs: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+
+    def commit(self, files: dict[str, bytes], branch: str, message: str) -> str:
+        text = f'{len(self.commits)} {branch} {message} {sorted(files)}'
+        oid = hashlib.sha1(text.encode()).hexdigest()
+        self.commits[oid] = dict(files)
+        self.refs[branch] = oid
+        self.messages.append(message)
+        return oid
+
+    def files(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        oid = self.refs.get(revision, revision)
+        return (oid, self.commits[oid]) if oid in self.commits else None
+
+
+class Hub(ThreadingHTTPServer):
+    """The server.
+
+    Attributes:
+        repos: By name.
+        plain: Further files by the path of their URL, outside of any repository.
+        lfs: Large files by their sha256.
+        faults: What goes wrong; the first that matches and has `times` left does.
+        requests: Method, path and Range header of all that came, in order.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(('127.0.0.1', 0), _Handler)
+        self.repos: dict[str, Repo] = {}
+        self.plain: dict[str, Path] = {}
+        self.lfs: dict[str, bytes] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.lock = threading.RLock()
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.server_port}'
+
+    @property
+    def cdn(self) -> str:
+        return f'http://localhost:{self.server_port}'
+
+    def add(self, name: str, files: dict[str, bytes], **kwargs: Any) -> Repo:
+        """Make a repository of these files."""
+        repo = self.repos[name] = Repo(**kwargs)
+        repo.commit(files, 'main', 'initial commit')
+        self.lfs.update((sha256(f), f) for path, f in files.items() if is_lfs(path))
+        return repo
+
+    def count(self, match: str) -> int:
+        """How many requests came whose `METHOD path` matches."""
+        return sum(bool(re.search(match, f'{method} {path}')) for method, path, _ in self.requests)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is what the tests are about."""
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+
+
+def is_lfs(path: str) -> bool:
+    return path.endswith(LFS_SUFFIXES)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        self.server.requests.append((self.command, self.path, self.headers.get('Range')))
+    protocol_version = 'HTTP/1.1'
+    server: Hub
 
-    def do_HEAD(self):
-        self._answer(body=False)
+    def log_message(self, *args: Any) -> None:
+        pass
 
-    def do_GET(self):
-        self._answer(body=True)
+    # --- faults ---------------------------------------------------------------------------------
 
-    def _answer(self, body: bool):
-        path = self.server.files.get(self.path)
-        if path is None:
-            self.send_response(404)
-            self.send_header('X-Error-Code', 'EntryNotFound')
-            self.send_header('X-Repo-Commit', COMMIT)
-            self.send_header('Content-Length', '0')
-            self.end_headers()
-            return
-        content = Path(path).read_bytes()
-        self.send_response(200)
-        self.send_header('X-Repo-Commit', COMMIT)
-        self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header('Content-Length', str(len(content)))
+    def _take_fault(self) -> Fault | None:
+        with self.server.lock:
+            for fault in self.server.faults:
+                if fault.times > 0 and re.search(fault.match, f'{self.command} {self.path}'):
+                    if fault.after > 0:
+                        fault.after -= 1
+                        continue
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def _reset(self) -> None:
+        """Close the connection the hard way (RST)."""
+        self.close_connection = True
+        linger = struct.pack('ii', 1, 0)
+        with contextlib.suppress(OSError):
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            # the duplicate of the descriptor in wfile and rfile keeps the socket open otherwise
+            self.connection.shutdown(socket.SHUT_RD)
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _send(self, status: int, body: bytes = b'', headers: dict[str, str] | None = None) -> None:
+        """Answer, with the fault that this request has met, if any."""
+        fault = self.fault
+        headers = {'Content-Length': str(len(body)), **(headers or {})}
+        if fault:
+            headers |= fault.headers
+            if fault.longer:
+                headers['Content-Length'] = str(int(headers['Content-Length']) + fault.longer)
+            if fault.flip and body:
+                middle = len(body) // 2
+                body = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :]
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
         self.end_headers()
-        if body:
-            cut = self.server.cut.pop(self.path, None)
-            self.wfile.write(content[:cut])
-            if cut is not None:
-                self.close_connection = True
+        if self.command == 'HEAD':
+            return
+        if fault and fault.keep is not None:
+            self.wfile.write(body[: int(fault.keep * len(body))])
+            self.wfile.flush()
+            if fault.hold is None:
+                time.sleep(0.05)  # what was written arrives, then the reset
+                self._reset()
+                return
+            fault.hold.wait(60)
+            body = body[int(fault.keep * len(body)) :]
+        self.wfile.write(body)
+        if fault and fault.longer:
+            self.close_connection = True
+
+    def _json(self, content: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(content).encode(), {'Content-Type': 'application/json'})
+
+    def _error(self, status: int, code: str = '', text: str = '', **headers: str) -> None:
+        headers |= {'X-Error-Code': code} if code else {}
+        headers |= {'X-Error-Message': text} if text else {}
+        self._send(status, json.dumps({'error': text or code}).encode(), headers)
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _handle(self) -> None:
+        self.fault = self._take_fault()
+        with self.server.lock:
+            self.server.requests.append((self.command, self.path, self.headers.get('Range')))
+        fault = self.fault
+        length = int(self.headers.get('Content-Length') or 0)
+        self.body = b''
+        if self.command == 'PUT' and fault and fault.keep is not None:
+            # an upload that does not arrive in full
+            self.rfile.read(int(fault.keep * length))
+            if fault.hold is None:
+                self._reset()
+                return
+            fault.hold.wait(60)
+            length -= int(fault.keep * length)
+        self.body = self.rfile.read(length)
+        if self.headers.get('Transfer-Encoding') == 'chunked':
+            while size := int(self.rfile.readline(), 16):
+                self.body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        if fault and fault.status is not None:
+            self._error(fault.status, fault.code, 'a fault of the test')
+            return
+        self.route = unquote(urlsplit(self.path).path)
+        if self.route in self.server.plain:
+            self._file(self.server.plain[self.route].read_bytes())
+            return
+        for method, pattern, handler in _ROUTES:
+            found = re.fullmatch(pattern, self.route)
+            if found and self.command in method:
+                handler(self, *found.groups())
+                return
+        self._error(404, '', 'no such route')
+
+    do_GET = do_HEAD = do_POST = do_PUT = _handle
+
+    def _role(self) -> str | None:
+        token = (self.headers.get('Authorization') or '').removeprefix('Bearer ')
+        return TOKENS.get(token)
+
+    def _repo(self, name: str, write: bool = False) -> Repo | None:
+        """The repository, or None after an error was sent."""
+        repo, role = self.server.repos.get(name), self._role()
+        if repo is None or (repo.private and role is None):
+            # the Hub does not tell a private repository from none
+            self._error(401 if role is None else 404, 'RepoNotFound', 'Repository not found')
+        elif repo.gated and role is None:
+            self._error(401, 'GatedRepo', 'Access to model is restricted')
+        elif write and role is None:
+            self._error(401, '', 'Invalid username or password.')
+        elif write and role != 'write':
+            self._error(403, '', 'this token has no write access')
+        else:
+            return repo
+        return None
+
+    def _create(self) -> None:
+        asked = json.loads(self.body)
+        name = f'{asked.get("organization") or OWNER}/{asked["name"]}'
+        if self._role() is None:
+            self._error(401, '', 'Invalid username or password.')
+        elif self._role() != 'write' or not name.startswith(f'{OWNER}/'):
+            self._error(403, '', f'You do not have the rights to create {name}')
+        elif name in self.server.repos:
+            self._json({'error': 'exists', 'url': f'{self.server.url}/{name}'}, 409)
+        else:
+            private = asked.get('visibility') == 'private' or asked.get('private') is True
+            self.server.add(
+                name, {'.gitattributes': b'*.safetensors filter=lfs\n'}, private=private
+            )
+            self._json({'url': f'{self.server.url}/{name}'})
+
+    def _validate_yaml(self) -> None:
+        content = json.loads(self.body)['content']
+        found = re.match(r'---\n(.*?\n)---\n', content, re.DOTALL)
+        licence = re.search(r'^license: *(\S+)$', found[1] if found else '', re.MULTILINE)
+        warnings = [] if found else [{'message': 'empty or missing yaml metadata in repo card'}]
+        if licence and licence[1] not in LICENSES:
+            error = {'message': f'"license" must be one of {", ".join(LICENSES)}'}
+            self._json({'errors': [error], 'warnings': warnings}, 400)
+        else:
+            self._json({'errors': [], 'warnings': warnings})
+
+    def _preupload(self, name: str, revision: str) -> None:
+        repo = self._repo(name, write=True)
+        if repo is None:
+            return
+        at = repo.files(revision)
+        if at is None:
+            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+            return
+        answer = []
+        for file in json.loads(self.body)['files']:
+            old = at[1].get(file['path'])
+            large = is_lfs(file['path'])
+            oid = None if old is None else (sha256 if large else git_sha1)(old)
+            mode = 'lfs' if large else 'regular'
+            answer.append(
+                {'path': file['path'], 'uploadMode': mode, 'shouldIgnore': False, 'oid': oid}
+            )
+        self._json({'files': answer})
+
+    def _batch(self, name: str) -> None:
+        if self._repo(name, write=True) is None:
+            return
+        objects = []
+        for item in json.loads(self.body)['objects']:
+            entry = {'oid': item['oid'], 'size': item['size']}
+            if item['oid'] not in self.server.lfs:
+                entry['actions'] = {
+                    'upload': {'href': f'{self.server.cdn}/lfs/{item["oid"]}'},
+                    'verify': {'href': f'{self.server.url}/{name}/verify'},
+                }
+            objects.append(entry)
+        self._json({'transfer': 'basic', 'objects': objects})
+
+    def _put(self, oid: str) -> None:
+        if sha256(self.body) != oid:
+            self._error(400, '', 'the content has another sha256')
+            return
+        self.server.lfs[oid] = self.body
+        self._send(200)
+
+    def _verify(self, name: str) -> None:
+        asked = json.loads(self.body)
+        there = self.server.lfs.get(asked['oid'])
+        good = there is not None and len(there) == asked['size']
+        self._json({}, 200 if good else 404)
+
+    def _commit(self, name: str, branch: str) -> None:
+        repo = self._repo(name, write=True)
+        if repo is None:
+            return
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        header = next(line['value'] for line in lines if line['key'] == 'header')
+        with self.server.lock:
+            if branch not in repo.refs:
+                self._error(404, 'RevisionNotFound', f'no branch {branch}')
+                return
+            if header.get('parentCommit') not in (None, repo.refs[branch]):
+                self._error(412, '', 'A commit has happened since. Please refresh and try again.')
+                return
+            files = dict(repo.commits[repo.refs[branch]])
+            for line in lines:
+                value = line['value']
+                if line['key'] == 'file':
+                    files[value['path']] = base64.b64decode(value['content'])
+                elif line['key'] == 'lfsFile':
+                    if value['oid'] not in self.server.lfs:
+                        self._error(400, '', 'this LFS object was not uploaded')
+                        return
+                    files[value['path']] = self.server.lfs[value['oid']]
+                elif line['key'] == 'deletedFile':
+                    files.pop(value['path'], None)
+            oid = repo.commit(files, branch, header['summary'])
+        self._json({'commitUrl': f'{self.server.url}/{name}/commit/{oid}', 'commitOid': oid})
+
+    def _ref(self, name: str, kind: str, ref: str) -> None:
+        repo = self._repo(name, write=True)
+        if repo is None:
+            return
+        asked = json.loads(self.body or b'{}')
+        new, start = (ref, 'main') if kind == 'branch' else (asked['tag'], ref)
+        if new in repo.refs:
+            self._error(409, '', 'Reference already exists')
+            return
+        repo.refs[new] = repo.refs[start]
+        self._json({})
+
+    def _refs(self, name: str) -> None:
+        repo = self._repo(name)
+        if repo is not None:
+            heads = [
+                {'name': n, 'ref': f'refs/heads/{n}', 'targetCommit': c}
+                for n, c in repo.refs.items()
+            ]
+            self._json({'branches': heads, 'tags': [], 'converts': []})
+
+    def _info(self, name: str, revision: str | None = None) -> None:
+        repo = self._repo(name)
+        if repo is None:
+            return
+        at = repo.files(revision or 'main')
+        if at is None:
+            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+            return
+        oid, files = at
+        blobs = 'blobs' in parse_qs(urlsplit(self.path).query)
+        siblings = []
+        for path, content in sorted(files.items()):
+            entry: dict[str, Any] = {'rfilename': path}
+            if blobs:
+                entry |= {'blobId': git_sha1(content), 'size': len(content)}
+            if blobs and is_lfs(path):
+                entry['lfs'] = {
+                    'sha256': sha256(content), 'size': len(content), 'pointerSize': 130,
+                }  # fmt: skip
+            siblings.append(entry)
+        facts = {'id': name, 'modelId': name, 'sha': oid, 'private': repo.private}
+        self._json({**facts, 'siblings': siblings, 'tags': [], 'downloads': 0, 'likes': 0})
+
+    def _tree(self, name: str, revision: str) -> None:
+        repo = self._repo(name)
+        at = repo and repo.files(revision)
+        if at:
+            self._json(
+                [
+                    {
+                        'type': 'file', 'path': path, 'size': len(c), 'oid': git_sha1(c),
+                        **({'lfs': {'oid': sha256(c), 'size': len(c), 'pointerSize': 130}}
+                           if is_lfs(path) else {}),
+                    }
+                    for path, c in at[1].items()
+                ]
+            )  # fmt: skip
+        elif repo is not None:
+            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+
+    def _resolve(self, name: str, revision: str, path: str) -> None:
+        repo = self._repo(name)
+        if repo is None:
+            return
+        at = repo.files(revision)
+        if at is None:
+            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+        elif path not in at[1]:
+            self._error(404, 'EntryNotFound', f'no file {path}', **{'X-Repo-Commit': at[0]})
+        else:
+            content, headers = at[1][path], {'X-Repo-Commit': at[0]}
+            if not is_lfs(path):
+                self._file(content, {**headers, 'ETag': f'"{git_sha1(content)}"'})
+                return
+            oid = sha256(content)
+            headers |= {
+                'Location': f'{self.server.cdn}/cdn/{oid}',
+                'X-Linked-ETag': f'"{oid}"',
+                'X-Linked-Size': str(len(content)),
+            }
+            self._send(302, b'', headers)
+
+    def _cdn(self, oid: str) -> None:
+        self._file(self.server.lfs[oid])
+
+    def _file(self, content: bytes, headers: dict[str, str] | None = None) -> None:
+        """A file, or the rest of it from where a Range starts."""
+        headers = {'ETag': f'"{sha256(content)}"', 'Accept-Ranges': 'bytes', **(headers or {})}
+        found = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range') or '')
+        if found is None:
+            self._send(200, content, headers)
+            return
+        start = int(found[1])
+        headers['Content-Range'] = f'bytes {start}-{len(content) - 1}/{len(content)}'
+        self._send(206, content[start:], headers)
+
+
+_NAME = r'((?:[\w.-]+/)?[\w.-]+)'
+_ROUTES = (
+    ('POST', r'/api/repos/create', _Handler._create),
+    ('POST', r'/api/validate-yaml', _Handler._validate_yaml),
+    ('POST', rf'/api/models/{_NAME}/preupload/(.+)', _Handler._preupload),
+    ('POST', rf'/api/models/{_NAME}/commit/(.+)', _Handler._commit),
+    ('POST', rf'/api/models/{_NAME}/(branch|tag)/(.+)', _Handler._ref),
+    ('GET', rf'/api/models/{_NAME}/refs', _Handler._refs),
+    ('GET', rf'/api/models/{_NAME}/revision/(.+)', _Handler._info),
+    ('GET', rf'/api/models/{_NAME}/tree/(.+)', _Handler._tree),
+    ('GET', rf'/api/models/{_NAME}', _Handler._info),
+    ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
+    ('POST', rf'/{_NAME}/verify', _Handler._verify),
+    ('PUT', r'/lfs/([0-9a-f]{64})', _Handler._put),
+    ('GET HEAD', r'/cdn/([0-9a-f]{64})', _Handler._cdn),
+    ('GET HEAD', rf'/{_NAME}/resolve/([^/]+)/(.+)', _Handler._resolve),
+)
 
 
 @contextmanager
-def serve(files: dict[str, Path], cut: dict[str, int] | None = None):
-    """Serve files by URL path on 127.0.0.1.
+def hub() -> Iterator[Hub]:
+    """A Hub for the length of a block."""
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        for fault in server.faults:
+            if fault.hold is not None:
+                fault.hold.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def serve(files: dict[str, Path]) -> Iterator[tuple[str, list[tuple[str, str, str | None]]]]:
+    """Serve files by URL path.
 
     Args:
         files: Local files by the path of their URL.
-        cut: Paths whose next body ends after so many bytes.
 
     Yields:
         The base URL and the list of requests, which grows as they come.
     """
-    server = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
-    server.files, server.cut, server.requests = files, dict(cut or {}), []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f'http://127.0.0.1:{server.server_port}', server.requests
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with hub() as server:
+        server.plain = files
+        yield server.url, server.requests

@@ -794,23 +794,46 @@ def test_files_and_folders_that_are_none(tmp_path):
         convert_checkpoint(tmp_path)
 
 
+def config(changed: str) -> str:
+    """A config.json with a field changed; JSON takes the last of two alike."""
+    return (
+        f'{{"architecture": "res2net50_se", "num_classes": 10, "pretrained_cfg": {{}}, {changed}}}'
+    )
+
+
 @pytest.mark.parametrize(
-    ('config', 'text'),
+    ('content', 'text'),
     [
         ('{', 'JSONDecodeError'),
-        ('{}', "KeyError: 'architecture'"),
-        ('[]', 'TypeError'),
-        ('{"architecture": "vgg11"}', "'vgg11' is no Res2Net of timm_res2net or timm"),
+        ('{}', 'it lacks architecture, num_classes, pretrained_cfg. Write it anew'),
+        ('{"architecture": "vgg11", "pretrained_cfg": {}}', 'it lacks num_classes. Write it anew'),
+        ('[]', 'it is list, not an object'),
+        (config('"architecture": "vgg11"'), "'vgg11' is no Res2Net of timm_res2net or timm"),
+        (config('"architecture": 5'), 'architecture is 5, not a string.'),
+        (config('"num_classes": "ten"'), "num_classes is 'ten', not a whole number."),
+        (config('"num_classes": true'), 'num_classes is True, not a whole number.'),
+        (config('"model_args": [1]'), 'model_args is [1], not an object.'),
+        (config('"pretrained_cfg": []'), 'pretrained_cfg is [], not an object.'),
+        (config('"label_names": ["a"]'), 'it has 1 label_names for 10 classes.'),
+        (config('"model_args": {"scale": 0}'), 'ValueError: scale must be a whole'),
+        (config('"model_args": {"scales": 4}'), "unexpected keyword argument 'scales'"),
         (
-            '{"architecture": "res2net50_se", "model_args": {"scale": 0}, "pretrained_cfg": {}}',
-            'scale must be a whole',
+            config('"pretrained_cfg": {"mean": "grey"}'),
+            "pretrained_cfg.mean is 'grey', not a list of numbers.",
         ),
-        ('{"architecture": "res2net50_se", "model_args": [1], "pretrained_cfg": []}', 'Error'),
+        (
+            config('"pretrained_cfg": {"input_size": [3, 224]}'),
+            'pretrained_cfg.input_size is [3, 224], not three whole numbers (channels, height, ',
+        ),
+        (
+            config('"pretrained_cfg": {"colour": 1}'),
+            'timm knows no colour in pretrained_cfg. Remove it.',
+        ),
     ],
 )
-def test_a_folder_with_another_config(config, text, tmp_path):
+def test_a_folder_with_another_config(content, text, tmp_path):
     save_file(tiny(), tmp_path / 'model.safetensors')
-    (tmp_path / 'config.json').write_text(config)
+    (tmp_path / 'config.json').write_text(content)
     with pytest.raises(ValueError, match=r'config\.json makes no model: ') as error:
         convert_checkpoint(tmp_path)
     assert text in str(error.value)

@@ -24,7 +24,8 @@ TOP_LEVEL = {
 # From the ground up: a file imports only what stands above it here.
 FLOORS = (
     'fusion', 'align', 'kernels', 'convert', 'bottle2neck', 'res2net_zoo', 'hrnet_res2net',
-    'reparam', 'checkpoints', 'hub', 'detection', 'export', 'show', 'cli', '__main__',
+    'reparam', 'folders', 'cards', 'checkpoints', 'hub', 'detection', 'export', 'show', 'cli',
+    '__main__',
 )  # fmt: skip
 
 # timm's own names, which must not be registered again
@@ -107,8 +108,8 @@ def code_lines(source: str) -> int:
 
 
 def test_size():
-    """The plan said about 2,500 lines; with the converter they are more, docstrings aside."""
-    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 2800
+    """The plan said about 2,500 lines; with the converter and the Hub they are more."""
+    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 4100
 
 
 def test_public_names_have_docstrings():

@@ -1,24 +1,22 @@
 """From a checkpoint file, whoever wrote it, to a folder that timm loads; and back."""
 
 import functools
-import hashlib
-import json
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.models import save_for_hf
+from timm.data import resolve_data_config
 from torch import nn
 
+from . import __version__
 from .align import AlignedBatchNorm2d
 from .bottle2neck import SEMANTICS
+from .cards import write_card
 from .convert import (
     SOURCES,
     Move,
@@ -31,11 +29,21 @@ from .convert import (
     recognise,
     undo_rules,
 )
+from .folders import (
+    CONFIG,
+    check_new,
+    markdown,
+    open_folder,
+    read_config,
+    save_folder,
+    sha256_of,
+    timms_names,
+    write_new,
+)
 from .res2net_zoo import FIGURES, Res2Net
 
-__all__ = ['Conversion', 'convert_checkpoint']
+__all__ = ['Conversion', 'convert_checkpoint', 'fill', 'made_from', 'read', 'set_data']
 
-WEIGHTS = 'model.safetensors'
 # A model of each semantics, to carry the arguments of a network that has no name of its own
 _BASE = {
     'official': 'res2net50_18w_4s',
@@ -110,15 +118,10 @@ def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if k not in ('num_classes', 'in_chans')}
 
 
-def _timms() -> list[str]:
-    """timm's own Res2Nets, whose folders load without this package."""
-    return timm.list_models(module='res2net')
-
-
 def _find_name(arguments: Mapping[str, Any]) -> str | None:
     """The registered name with these arguments, timm's own first; None if there is none."""
     depth = str(3 * sum(arguments['layers']) + 2)
-    for name in (*_timms(), *FIGURES):
+    for name in (*timms_names(), *FIGURES):
         found = re.match(r'res2ne\D*(\d+)', name)
         if (found is None or found[1] == depth) and _named_arguments(name) == arguments:
             return name
@@ -147,9 +150,16 @@ def _choose(
 
 
 def _build(
-    found: dict[str, Any], semantics: str, name: str | None
+    found: dict[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any], nn.Module]:
-    """The model on the meta device, its name and the arguments beside it."""
+    """The model on the meta device, its name and the arguments beside it.
+
+    Args:
+        found: Arguments that the shapes tell.
+        semantics: Its block semantics.
+        name: The name that is asked for.
+        silent: Arguments that shapes do not tell.
+    """
     wanted = {**_architecture(found), 'semantics': semantics}
     fits = _find_name(wanted)
     if name is not None:
@@ -171,17 +181,22 @@ def _build(
         device='meta',
         num_classes=found['num_classes'],
         in_chans=found['in_chans'],
-        **extra,
+        **{**extra, **silent},
     )
     if isinstance(model, Res2Net):
         arguments = model.model_args
     else:
         arguments = {'in_chans': found['in_chans']} if found['in_chans'] != 3 else {}
+        arguments.update(silent)
     return name, arguments, model
 
 
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Make a state dict's tensors the model's own."""
+def fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Make a state dict's tensors the model's own.
+
+    Raises:
+        ValueError: Some are missing, are too many, or have other shapes.
+    """
     own = model.state_dict()
     for key, value in own.items():
         if key.endswith('num_batches_tracked') and key not in tensors:
@@ -202,7 +217,31 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(tensors, strict=True, assign=True)
 
 
-def _describe(model: Any, file: str, source: str, stem_type: str) -> None:
+# Arguments of `timm.create_model` that change what is computed, and no shape
+_SILENT = (
+    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool',
+    'width_multiple',
+)  # fmt: skip
+_DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
+
+
+def _trained(training: Mapping[str, Any], source: str) -> tuple[str | None, dict[str, Any]]:
+    """Semantics and other arguments that no shape tells, from what timm's train.py noted."""
+    name = training.get('model')
+    name = name.partition('.')[0] if isinstance(name, str) else None
+    if source not in ('timm', 'official') or name not in (*FIGURES, *timms_names()):
+        return None, {}
+    given = training.get('model_kwargs')
+    given = given if isinstance(given, dict) else {}
+    silent = {key: given[key] for key in _SILENT if given.get(key) is not None}
+    if isinstance(training.get('gp'), str):
+        silent['global_pool'] = training['gp']
+    return str(given.get('semantics') or _named_arguments(name)['semantics']), silent
+
+
+def _describe(
+    model: Any, file: str, source: str, stem_type: str, training: Mapping[str, Any]
+) -> None:
     """Make the model's cfg that of these weights, not of the name's published ones."""
     model.pretrained_cfg = dict(
         model.pretrained_cfg,
@@ -211,34 +250,32 @@ def _describe(model: Any, file: str, source: str, stem_type: str) -> None:
         description=f'Converted from {file} ({source}).',
         first_conv='conv1.0' if stem_type else 'conv1',
     )  # fmt: skip
+    set_data(model, {key: training[key] for key in _DATA if training.get(key)})
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+def set_data(model: Any, given: Mapping[str, Any]) -> None:
+    """Note in a model's cfg how images are prepared.
 
+    Args:
+        model: Its `pretrained_cfg` is replaced.
+        given: Some of `input_size`, `img_size`, `mean`, `std`, `crop_pct` and `interpolation`, as
+            timm's train.py takes them.
 
-def _open_folder(path: Path) -> tuple[Path, Any]:
-    """The weights of a folder that timm loads, and its model on the meta device."""
-    weights = next((p for p in (path / WEIGHTS, path / 'pytorch_model.bin') if p.is_file()), None)
-    if weights is None or not (path / 'config.json').is_file():
-        raise ValueError(
-            f'{path} is a folder without a config.json and a {WEIGHTS}. Give a checkpoint file, or '
-            'a folder that `convert` or timm wrote.'
-        )
-    config = path / 'config.json'
+    Raises:
+        ValueError: Values that timm refuses.
+    """
+    if not given:
+        return
+    before = model.pretrained_cfg
     try:
-        name = json.loads(config.read_text(encoding='utf-8'))['architecture']
-        if name not in (*FIGURES, *_timms()):
-            raise ValueError(f'{name!r} is no Res2Net of timm_res2net or timm')
-        return weights, timm.create_model(f'local-dir:{path}', device='meta')
-    except Exception as error:  # what others wrote fails anywhere inside timm
-        raise ValueError(
-            _sentence(f'{config} makes no model: {type(error).__name__}: {error}')
-        ) from error
+        data = resolve_data_config(dict(given), pretrained_cfg=before)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f'images cannot be prepared with {dict(given)}: {error}') from error
+    if data['input_size'][1:] != tuple(before['input_size'][1:]):
+        data['pool_size'] = None
+    for key in ('mean', 'std', 'input_size'):
+        data[key] = list(data[key])
+    model.pretrained_cfg = dict(before, **data)
 
 
 def read(
@@ -254,7 +291,7 @@ def read(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
     model = model and model.partition('.')[0]  # a tag, as `list` prints it, tells no network
-    if model and model not in (*FIGURES, *_timms()):
+    if model and model not in (*FIGURES, *timms_names()):
         raise ValueError(
             f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows the first.'
         )
@@ -266,7 +303,7 @@ def read(
                 f'{path} is a folder, whose config.json names the model. Leave model and semantics '
                 'out.'
             )
-        weights, built = _open_folder(path)
+        weights, built = open_folder(path)
     elif not path.is_file():
         raise FileNotFoundError(f'There is no file {path}.')
     checkpoint = read_checkpoint(weights, entry)
@@ -276,15 +313,18 @@ def read(
         rules = SOURCES[source].rules(checkpoint.tensors.keys())
         tensors, moves = apply_rules(checkpoint.tensors, rules, source)
         if built is None:
-            semantics = _choose(tensors, source, model, semantics)
+            noted, silent = _trained(checkpoint.training, source)
+            semantics = _choose(tensors, source, model, semantics or (None if model else noted))
             found = infer_arguments(tensors)
-            name, arguments, built = _build(found, semantics, model)
-            _describe(built, path.name, source, found['stem_type'])
+            name, arguments, built = _build(found, semantics, model, silent)
+            _describe(built, path.name, source, found['stem_type'], checkpoint.training)
         else:
             name = built.pretrained_cfg['architecture']
-            arguments = built.model_args if isinstance(built, Res2Net) else {}
+            arguments = dict(read_config(path / CONFIG).get('model_args', {}))
+            if isinstance(built, Res2Net):
+                arguments = built.model_args
             semantics = str(arguments.get('semantics', 'official'))
-        _fill(built, tensors)
+        fill(built, tensors)
     except ValueError as error:
         raise ValueError(_sentence(f'{path} does not convert: {error}')) from error
     return Conversion(
@@ -298,7 +338,7 @@ def read(
             'name': path.resolve().name,
             'folder': path.is_dir(),
             'bytes': weights.stat().st_size,
-            'sha256': _sha256(weights),
+            'sha256': sha256_of(weights),
             'format': checkpoint.format,
             'entry': checkpoint.entry,
             'widened': checkpoint.widened,
@@ -351,150 +391,62 @@ def convert_checkpoint(
     """
     if to not in SOURCES:
         raise ValueError(f'Unknown layout {to!r} to write. Use one of {", ".join(SOURCES)}.')
-    target = None if out is None else _check_new(Path(out), folder=to == 'timm')
+    target = None if out is None else check_new(Path(out), folder=to == 'timm')
     found = read(Path(path), source, model, semantics, entry)
     foreign = {} if to == 'timm' else _undo(found, to)
     if target is None or dry_run:
         return found
     if to == 'timm':
-        _save_folder(found, target)
+        save_folder(
+            found.model, found.architecture, found.arguments, _readme(found, target), target
+        )
     else:
         write_new(target, lambda file: _SAVE[to](foreign, file))
     return found
 
 
-def _check_new(path: Path, folder: bool) -> Path:
-    """The path without links, if something new can be written there."""
-    resolved = path.resolve()
-    empty = folder and resolved.is_dir() and not any(resolved.iterdir())
-    if resolved == Path.cwd() or (resolved.exists() and not empty):
-        raise FileExistsError(f'{path} is there already. Give another name, or remove it first.')
-    check_parent(resolved, 'a place')
-    return resolved
-
-
-def check_parent(path: Path, what: str) -> None:
-    """Check that something new can be made at a path.
-
-    Args:
-        path: Where.
-        what: What to give instead, for the error.
-
-    Raises:
-        OSError: Its folder is not there or cannot be written to.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"Cannot write {path}: there is no folder '{path.parent}'. Make it first."
-        )
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(
-            f'Cannot write {path} ({error.strerror}). Give {what} in a folder of yours.'
-        ) from error
-
-
-def write_new(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file under a temporary name beside it, then rename."""
-    with tempfile.NamedTemporaryFile(dir=path.absolute().parent, delete=False) as file:
-        try:
-            write(file)
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def _save_folder(found: Conversion, out: Path) -> None:
-    """Write config, weights and README into a temporary folder beside it, then rename."""
-    made = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f'.{out.name}-'))
-    try:
-        save_for_hf(found.model, str(made), model_args=found.arguments, safe_serialization=True)
-        # timm finds the class count beside the arguments; transformers would get it twice
-        config = json.loads((made / 'config.json').read_text(encoding='utf-8'))
-        config.get('model_args', {}).pop('num_classes', None)
-        in_chans = infer_arguments(found.model.state_dict())['in_chans']
-        if in_chans != 3:
-            # timm 1.0.22 takes a first convolution that is named for one of 3 channels, and makes
-            # its weights anew
-            config['pretrained_cfg'].pop('first_conv', None)
-            config['pretrained_cfg']['input_size'][0] = in_chans
-        (made / 'config.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
-        (made / 'README.md').write_text(_readme(found, out), encoding='utf-8')
-        (made / WEIGHTS).chmod(0o644)  # safetensors makes it its owner's alone
-        made.chmod(0o755)
-        os.replace(made, out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns line up as text, too."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
-
-    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
-
-
 MOVED = ('their keys', "timm's", 'tensors', 'how')
 
 
-def _readme(found: Conversion, out: Path) -> str:
-    from huggingface_hub import ModelCardData
-
-    from . import __version__
-
-    data = ModelCardData(
-        library_name='timm', tags=['image-classification', 'timm', 'res2net'], license=None
-    )
+def made_from(found: Conversion) -> str:
+    """What a card says of the file that a model was made from."""
     facts = found.file
     name = facts['name'].translate({ord('`'): "'", ord('|'): '/'})  # what a table cannot hold
     entry = f", entry '{facts['entry']}'" if facts['entry'] else ''
     widened = f', {facts["widened"]} tensors widened to float32' if facts['widened'] else ''
-    licence = SOURCES[found.source].licence
-    if facts['folder']:
-        licence = 'It was made from a folder: see what that says.'
-    own = '' if found.architecture in _timms() else ', timm_res2net'
     rows = [
         ('file', f'`{name}`'),
         ('sha256', f'`{facts["sha256"]}`'),
         ('size', f'{facts["bytes"]:,} bytes'),
         ('read as', f'{facts["format"]}{entry}{widened}'),
         ('layout', found.source),
-        ('block semantics', found.semantics),
-        ('architecture', f'`{found.architecture}`'),
-        ('parameters', f'{found.summary()["params"]:,}'),
     ]
-    return f"""---
-{data.to_yaml()}
----
-# {out.name}
-
-A Res2Net converted from `{name}` by timm_res2net {__version__}.
-
-```python
-import timm{own}
-
-model = timm.create_model('local-dir:{out.name}', pretrained=True)
-```
+    return f"""## Made from
 
 {markdown(('made from', ''), rows)}
 
 Every tensor of the file went where this table says, and no parameter was left without one.
 
-{markdown(MOVED, found.rows())}
+{markdown(MOVED, found.rows())}"""
 
-## Licence
 
-The converter cannot tell who published the file. {licence}
-"""
+def _readme(found: Conversion, out: Path) -> str:
+    name = found.file['name'].translate({ord('`'): "'"})
+    licence = SOURCES[found.source].licence
+    if found.file['folder']:
+        licence = 'It was made from a folder: see what that says.'
+    return write_card(
+        out.name,
+        f'A Res2Net converted from `{name}` by timm_res2net {__version__}.',
+        f'local-dir:{out.name}',
+        found.model,
+        found.architecture,
+        found.arguments,
+        found.semantics,
+        licence=None,
+        licence_text=f'The converter cannot tell who published the file. {licence}',
+        rest=made_from(found),
+    )
 
 
 # --- the other way ------------------------------------------------------------------------------

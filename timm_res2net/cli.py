@@ -54,7 +54,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    from .checkpoints import markdown
+    from .folders import markdown
 
     cells = [
         (
@@ -193,7 +193,7 @@ def _draw_demo(
     """Draw the predictions above the first image's feature maps, each the mean over channels."""
     from matplotlib.figure import Figure
 
-    from .checkpoints import write_new
+    from .folders import write_new
 
     figure = Figure(figsize=(12, 5), layout='constrained')
     subfigures: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
@@ -214,7 +214,7 @@ def _draw_demo(
 
 
 def _check_out(path: Path) -> None:
-    from .checkpoints import check_parent
+    from .folders import check_parent
 
     if path.is_dir():
         raise OSError(f'Cannot write {path}: it is a folder. Give the name of a file.')
@@ -236,7 +236,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from .checkpoints import MOVED, convert_checkpoint, markdown
+    from .checkpoints import MOVED, convert_checkpoint
+    from .folders import markdown
 
     if args.out is None and not args.dry_run:
         raise ValueError('Name what to write with --out, or look only with --dry-run.')
@@ -268,6 +269,104 @@ def _convert(args: argparse.Namespace) -> int:
         print(f"Written: timm.create_model('local-dir:{args.out}', pretrained=True)")
     else:
         print(f'Written to {args.out}')
+    return 0
+
+
+def _pairs(words: Sequence[str]) -> dict[str, float]:
+    """`top1=78.3` and the like."""
+    found = {}
+    for word in words:
+        key, _, value = word.partition('=')
+        try:
+            found[key] = float(value)
+        except ValueError:
+            raise ValueError(f"'{word}' is no METRIC=NUMBER, such as top1=78.3.") from None
+    return found
+
+
+def _push(args: argparse.Namespace) -> int:
+    from .folders import markdown
+    from .hub import push_to_hub
+
+    labels = None
+    if args.label_names:
+        try:
+            labels = args.label_names.read_text(encoding='utf-8').splitlines()
+        except OSError as error:
+            raise ValueError(
+                f'Cannot read {args.label_names} ({error.strerror}). Give a text file with one '
+                'class a line.'
+            ) from error
+    data = {
+        key: getattr(args, key)
+        for key in ('img_size', 'mean', 'std', 'crop_pct', 'interpolation')
+        if getattr(args, key) is not None
+    }
+    done = push_to_hub(
+        args.source,
+        args.repo,
+        license=args.license,
+        results=_pairs(args.eval),
+        dataset=args.dataset,
+        label_names=labels,
+        data=data,
+        architecture=args.model,
+        semantics=args.semantics,
+        revision=args.revision,
+        private=args.private or None,
+        message=args.message,
+        verify=args.verify,
+        dry_run=args.dry_run,
+    )
+    rows = [
+        (name, f'{size:,}', sha256, 'yes' if name in done.changed else 'no')
+        for name, (size, sha256) in done.files.items()
+    ]
+    print(markdown(('file', 'bytes', 'sha256', 'changed'), rows))
+    if args.dry_run:
+        print(f'\n{done.card}\nNothing was sent.')
+        return 0
+    if done.changed:
+        print(f'Pushed to {done.url}, branch {done.revision}, commit {done.commit}')
+    else:
+        print(f'{done.url}, branch {done.revision}, has all of it already (commit {done.commit}).')
+    if done.verified:
+        print('Downloaded again: the same files.')
+    at = '' if args.revision is None else f'@{args.revision}'
+    print(f"timm.create_model('hf-hub:{done.repo}{at}', pretrained=True)")
+    return 0
+
+
+def _report(findings: Sequence[Any], as_json: bool) -> int:
+    from .hub import table
+
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        print(table(findings))
+    return int(any(finding.state == 'error' for finding in findings))
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from .hub import pull
+
+    code = _report(pull(args.repo, args.out, args.revision), args.json)
+    if not args.json:
+        print(f"Written: timm.create_model('local-dir:{args.out}', pretrained=True)")
+    return code
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .hub import check
+
+    return _report(check(args.target, args.revision), args.json)
+
+
+def _hub_configs(args: argparse.Namespace) -> int:
+    from .hub import write_hub_configs
+
+    for folder in write_hub_configs(args.out):
+        print(folder)
     return 0
 
 
@@ -331,6 +430,65 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('--entry', metavar='KEY', help='entry of the file that holds the weights')
     sub.add_argument('--dry-run', action='store_true', help='look and check, write nothing')
     sub.add_argument('--json', action='store_true', help='print JSON')
+
+    sub = verb(
+        'push',
+        _push,
+        'push a checkpoint or folder to the Hugging Face Hub, with config and card',
+        'timm-res2net push output/train/model_best.pth.tar me/my_res2net --license apache-2.0\n'
+        '  timm-res2net push my_res2net me/my_res2net --eval top1=78.3 --dataset imagenet-1k',
+    )
+    sub.add_argument('source', metavar='SOURCE', help='checkpoint file, or folder of timm')
+    sub.add_argument('repo', metavar='REPO', help='OWNER/NAME; made if there is none')
+    sub.add_argument('--model', metavar='NAME', help='its name, where shapes do not tell it')
+    sub.add_argument('--semantics', metavar='NAME', help='its block semantics, likewise')
+    sub.add_argument('--license', metavar='ID', help='such as apache-2.0 or cc-by-nc-sa-4.0')
+    sub.add_argument(
+        '--eval', metavar='METRIC=NUMBER', nargs='+', default=[], help='top1, top5 in percent, ...'
+    )
+    sub.add_argument('--dataset', metavar='NAME', help='what --eval was measured on')
+    sub.add_argument(
+        '--label-names', type=Path, metavar='FILE', help='names of the classes, one a line'
+    )
+    sub.add_argument('--img-size', type=int, metavar='PX', help='size of the image')
+    sub.add_argument('--mean', type=float, nargs='+', metavar='M', help='mean of the channels')
+    sub.add_argument('--std', type=float, nargs='+', metavar='S', help='their deviation')
+    sub.add_argument('--crop-pct', type=float, metavar='SHARE', help='share of the center crop')
+    sub.add_argument('--interpolation', metavar='KIND', help='bilinear, bicubic, ...')
+    sub.add_argument('--revision', metavar='BRANCH', help='branch; made if there is none')
+    sub.add_argument('--private', action='store_true', help='make the repository private')
+    sub.add_argument('--message', metavar='TEXT', help='message of the commit')
+    sub.add_argument('--verify', action='store_true', help='download it again and compare')
+    sub.add_argument('--dry-run', action='store_true', help='show what would be pushed')
+
+    sub = verb(
+        'pull',
+        _pull,
+        'fetch a model from the Hub into a folder, checked',
+        'timm-res2net pull me/my_res2net --out my_res2net',
+    )
+    sub.add_argument('repo', metavar='REPO', help='OWNER/NAME, @REVISION may follow')
+    sub.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to make')
+    sub.add_argument('--revision', metavar='NAME', help='branch, tag or commit')
+    sub.add_argument('--json', action='store_true', help='print JSON')
+
+    sub = verb(
+        'check',
+        _check,
+        'look whether a model is whole: loadable, complete, safetensors, with a licence',
+        'timm-res2net check me/my_res2net\n  timm-res2net check my_res2net --json',
+    )
+    sub.add_argument('target', metavar='REPO_OR_DIR', help='or a registered name')
+    sub.add_argument('--revision', metavar='NAME', help='branch, tag or commit')
+    sub.add_argument('--json', action='store_true', help='print JSON')
+
+    sub = verb(
+        'hub-configs',
+        _hub_configs,
+        'write config.json and card of every registered tag with weights',
+        'timm-res2net hub-configs --out hub_configs',
+    )
+    sub.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to fill')
 
     sub = verb(
         'run',

@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import safetensors
@@ -38,12 +39,14 @@ class Checkpoint(NamedTuple):
         format: 'safetensors', 'torch', 'torch (legacy)' or 'pickled arrays'.
         entry: The entry of the file that held them, '' if they were the file.
         widened: How many were float16 or bfloat16.
+        training: What timm's train.py noted beside them: its arguments by name.
     """
 
     tensors: dict[str, torch.Tensor]
     format: str
     entry: str = ''
     widened: int = 0
+    training: Mapping[str, Any] = MappingProxyType({})
 
 
 def _as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]:
@@ -118,6 +121,15 @@ def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[
         f'{what}: none of its entries ({entries or "it has none"}) holds weights. Looked for '
         f'{", ".join(_ENTRIES)}; name another as the entry.'
     )
+
+
+def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's train.py, from a checkpoint of its CheckpointSaver."""
+    args = content.get('args')
+    noted = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
+    if isinstance(content.get('arch'), str):
+        noted['model'] = content['arch']
+    return noted
 
 
 def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -274,4 +286,4 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
         for value in found_in.values()
     )
-    return Checkpoint(dict(_clean(found_in, what)), kind, where, narrow)
+    return Checkpoint(dict(_clean(found_in, what)), kind, where, narrow, _training(content))

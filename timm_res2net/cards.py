@@ -1,0 +1,381 @@
+"""Model cards: what a folder's README.md tells its reader, and the Hub."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+
+from .folders import markdown, timms_names
+from .res2net_zoo import FIGURES
+
+__all__ = ['ABOUT', 'Result', 'card_of_tag', 'merge_card', 'results_of', 'write_card']
+
+# What stands between these lines is ours and is written anew; the rest of a card is its owner's.
+_BEGIN = '<!-- timm_res2net writes what stands from here -->'
+_END = '<!-- to here anew; the rest is kept -->'
+_REGION = re.compile(f'{re.escape(_BEGIN)}.*?{re.escape(_END)}', re.DOTALL)
+
+ABOUT = (
+    'A Res2Net splits the channels of every block into parts, each of which sees the convolved one '
+    'before it, so that one block holds several receptive fields.'
+)
+
+_METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
+_SOURCES = {
+    'timm results-imagenet.csv': 'https://github.com/huggingface/pytorch-image-models/blob/main/'
+    'results/results-imagenet.csv',
+    'PaddleClas model zoo': 'https://github.com/PaddlePaddle/PaddleClas',
+}
+
+_RES2NET = """@article{gao2021res2net,
+  title   = {Res2Net: A New Multi-Scale Backbone Architecture},
+  author  = {Gao, Shang-Hua and Cheng, Ming-Ming and Zhao, Kai and Zhang, Xin-Yu and
+             Yang, Ming-Hsuan and Torr, Philip},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume  = {43},
+  number  = {2},
+  pages   = {652--662},
+  year    = {2021},
+  doi     = {10.1109/TPAMI.2019.2938758}
+}"""
+_SE = """@inproceedings{hu2018squeeze,
+  title     = {Squeeze-and-Excitation Networks},
+  author    = {Hu, Jie and Shen, Li and Sun, Gang},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2018}
+}"""
+_SSLD = """@article{cui2021beyond,
+  title   = {Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to
+             Improve Backbones},
+  author  = {Cui, Cheng and Guo, Ruoyu and Du, Yuning and He, Dongliang and Li, Fu and others},
+  journal = {arXiv preprint arXiv:2103.05959},
+  year    = {2021}
+}"""
+_TIMM = """@misc{rw2019timm,
+  author = {Ross Wightman},
+  title  = {PyTorch Image Models},
+  year   = {2019},
+  doi    = {10.5281/zenodo.4414861}
+}"""
+
+
+class Result(NamedTuple):
+    """A measured or published accuracy.
+
+    Attributes:
+        metric: 'top1', 'top5', 'accuracy', or another metric's name.
+        value: Its value; percent for the first three.
+        dataset: Name of the data set, as the Hub has it.
+        source: Who published it, '' for the weights' owner.
+    """
+
+    metric: str
+    value: float
+    dataset: str
+    source: str = ''
+
+
+def published(name: str, tag: str) -> list[Result]:
+    """The published accuracy of a registered tag, if there is one."""
+    if tag not in FIGURES[name].top1:
+        return []
+    value, source = FIGURES[name].top1[tag]
+    return [Result('top1', value, 'imagenet-1k', source)]
+
+
+def count_gmacs(model: Any, size: Sequence[int]) -> float:
+    """Multiply-accumulates of one image in 1e9: half of what `torch.utils.flop_counter` counts.
+
+    Args:
+        model: A model on the meta device.
+        size: Channels, height and width of the image.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.empty(1, *size, device='meta'))
+    return counter.get_total_flops() / 2e9
+
+
+def facts_of(model: Any, architecture: str, semantics: str, gmacs: float) -> dict[str, str]:
+    """The rows of a card's first table.
+
+    Args:
+        model: The model, with the `pretrained_cfg` of its weights.
+        architecture: Its name.
+        semantics: Its block semantics.
+        gmacs: Its multiply-accumulates, in 1e9.
+    """
+    levels = model.feature_info
+    classes = f'{model.num_classes:,}' if model.num_classes else 'none: features only'
+    return {
+        'architecture': f'`{architecture}`',
+        'parameters': f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M',
+        'multiply-accumulates': f'{gmacs:.2f} G at the image size',
+        'image size': ' × '.join(map(str, model.pretrained_cfg['input_size'][1:])) + ' px',
+        'classes': classes,
+        'block semantics': f'`{semantics}`',
+        'feature levels': ', '.join(
+            f'{level["num_chs"]} channels at stride {level["reduction"]}' for level in levels
+        ),
+    }
+
+
+def _usage(load: str, own: bool, classes: int) -> str:
+    imports = 'import timm, timm_res2net' if own else 'import timm'
+    blocks = []
+    if classes:
+        blocks.append(f"""Classify:
+
+```python
+{imports}
+from PIL import Image
+
+model = timm.create_model('{load}', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(transform(Image.open('image.png').convert('RGB'))[None])
+top5 = logits.softmax(1).topk({min(5, classes)})
+```""")
+    blocks.append(f"""Features at five strides, for detection and segmentation:
+
+```python
+{imports}
+
+neck = timm.create_model('{load}', pretrained=True, features_only=True)
+print(neck.feature_info.channels(), neck.feature_info.reduction())
+```""")
+    blocks.append(f"""Embeddings, one vector an image:
+
+```python
+{imports}
+
+encoder = timm.create_model('{load}', pretrained=True, num_classes=0).eval()
+```""")
+    if own:
+        blocks.append('`import timm_res2net` registers the architecture with timm.')
+    return '\n\n'.join(blocks)
+
+
+def _body(
+    what: str,
+    load: str,
+    architecture: str,
+    classes: int,
+    facts: Mapping[str, str],
+    results: Sequence[Result],
+    licence: str,
+    extra: Sequence[str],
+) -> str:
+    """The part of a card that is ours."""
+    own = architecture not in timms_names()
+    parts = [what, '## Use', _usage(load, own, classes), '## Facts']
+    parts.append(markdown(('what', ''), [*facts.items()]))
+    if results:
+        rows = [
+            (
+                r.dataset,
+                _METRICS.get(r.metric, r.metric),
+                f'{r.value:g}',
+                r.source or "the weights' owner",
+            )
+            for r in results
+        ]
+        parts += ['## Accuracy', markdown(('data set', 'metric', 'value', 'by'), rows)]
+        if any(r.source for r in results):
+            parts.append('Published there, not measured by timm_res2net.')
+    parts += ['## Licence', licence, '## Citation']
+    cited = [_RES2NET, *extra, _TIMM]
+    parts.append('\n\n'.join(f'```bibtex\n{entry}\n```' for entry in cited))
+    return '\n\n'.join(parts)
+
+
+def _metadata(
+    title: str, licence: str | None, results: Sequence[Result], base: str | None, classes: int
+) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = 'image-classification' if classes else 'image-feature-extraction'
+    found = [
+        EvalResult(
+            task_type='image-classification',
+            dataset_type=r.dataset,
+            dataset_name=r.dataset,
+            metric_type='accuracy' if r.metric in _METRICS else r.metric,
+            metric_name=_METRICS.get(r.metric, r.metric),
+            metric_value=r.value,
+            source_name=r.source or None,
+            source_url=_SOURCES.get(r.source),
+        )
+        for r in results
+    ]
+    return ModelCardData(
+        library_name='timm',
+        license=licence,
+        pipeline_tag=task,
+        tags=[task, 'timm', 'res2net', 'transformers'],
+        datasets=list(dict.fromkeys(r.dataset for r in results)) or None,
+        base_model=base,
+        model_name=title if results else None,
+        eval_results=found or None,
+    )
+
+
+def citations(attention: str, tag: str = '') -> list[str]:
+    """BibTeX entries of what a model is made of besides Res2Net and timm."""
+    return [_SE] * (attention == 'se') + [_SSLD] * tag.startswith('ssld')
+
+
+def write_card(
+    title: str,
+    what: str,
+    load: str,
+    model: Any,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    semantics: str,
+    *,
+    licence: str | None,
+    licence_text: str,
+    results: Sequence[Result] = (),
+    gmacs: float | None = None,
+    base: str | None = None,
+    tag: str = '',
+    rest: str = '',
+) -> str:
+    """A card as a whole.
+
+    Args:
+        title: Its heading.
+        what: One paragraph on what the model is.
+        load: What `timm.create_model` is called with, such as 'hf-hub:me/my_res2net'.
+        model: The model, with the `pretrained_cfg` of its weights.
+        architecture: Its name.
+        arguments: What `timm.create_model` has to be given besides.
+        semantics: Its block semantics.
+        licence: Identifier for the Hub; None if unknown.
+        licence_text: What the reader is told of it.
+        results: Accuracies.
+        gmacs: Multiply-accumulates, in 1e9; counted if None.
+        base: Repository whose weights it starts from.
+        tag: Its tag, for the citations.
+        rest: Text below the part that is written anew.
+
+    Returns:
+        YAML metadata and markdown.
+    """
+    if gmacs is None:
+        made: Any = timm.create_model(
+            architecture, device='meta', num_classes=model.num_classes, **arguments
+        )
+        gmacs = count_gmacs(made.eval(), model.pretrained_cfg['input_size'])
+    body = _body(
+        what,
+        load,
+        architecture,
+        model.num_classes,
+        facts_of(model, architecture, semantics, gmacs),
+        results,
+        licence_text,
+        citations(arguments.get('attn_layer', ''), tag),
+    )
+    data = _metadata(title, licence, results, base, model.num_classes)
+    text = f'---\n{data.to_yaml()}\n---\n# {title}\n\n{_BEGIN}\n{body}\n{_END}\n'
+    return f'{text}\n{rest.strip()}\n' if rest.strip() else text
+
+
+def merge_card(new: str, old: str) -> str:
+    """A new card within an old one: our part and our metadata are new, the rest stays.
+
+    An old card without our part keeps all of its text. Results and a licence that the new one does
+    not name stay as they were.
+
+    Raises:
+        ValueError: The old card's metadata cannot be read.
+    """
+    from huggingface_hub import ModelCard
+
+    ours = ModelCard(new)
+    try:
+        theirs = ModelCard(old)
+    except Exception as error:  # YAML and the Hub's own checks
+        raise ValueError(f'The metadata of the card cannot be read: {error}') from error
+    data, kept = ours.data.to_dict(), theirs.data.to_dict()
+    merged = {**kept, **data}
+    for key in ('tags', 'datasets'):
+        both = [*_as_list(kept.get(key)), *_as_list(data.get(key))]
+        if both:
+            merged[key] = list(dict.fromkeys(both))
+    text = theirs.text.strip('\n')
+    part = _REGION.search(ours.text)
+    assert part is not None
+    if _REGION.search(text):
+        text = _REGION.sub(lambda _: part[0], text, count=1)
+    theirs.data = type(ours.data)(**merged)
+    return f'---\n{theirs.data.to_yaml()}\n---\n{text}\n'
+
+
+def results_of(card: str) -> tuple[str | None, list[Result]]:
+    """Licence and results that a card's metadata names.
+
+    Raises:
+        ValueError: They cannot be read.
+    """
+    from huggingface_hub import ModelCard
+
+    try:
+        data: Any = ModelCard(card).data
+    except Exception as error:  # YAML and the Hub's own checks
+        raise ValueError(f'The metadata of the card cannot be read: {error}') from error
+    names = {name: metric for metric, name in _METRICS.items()}
+    found = []
+    for r in data.eval_results or []:
+        if isinstance(r.metric_value, int | float):
+            metric = names.get(r.metric_name, r.metric_type)
+            found.append(Result(metric, r.metric_value, r.dataset_type, r.source_name or ''))
+    return data.license, found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def card_of_tag(name: str, tag: str, model: Any) -> str:
+    """The card of a registered tag.
+
+    Args:
+        name: Architecture.
+        tag: Its tag.
+        model: The model, with the tag's `pretrained_cfg`.
+    """
+    cfg: Any = get_pretrained_cfg(f'{name}.{tag}')
+    full = f'{name}.{tag}'
+    notes = '\n'.join(f'- {note}' for note in cfg.notes or ())
+    licence_text = f'`{cfg.license}`.'
+    if cfg.license == 'unknown':
+        licence_text = (
+            "Unknown: the weights are the Res2Net authors', whose README has said CC BY-NC-SA 4.0 "
+            "since 2021, while timm's model cards say unknown. Commercial use is for you to clear."
+        )
+    elif cfg.url:
+        licence_text = "Apache-2.0, as PaddleClas's repository and its weights are."
+    what = f'{cfg.description} {ABOUT}' + (f'\n\n{notes}' if notes else '')
+    what += f'\n\nPaper: {cfg.paper_name}, {cfg.paper_ids}. Origin: {cfg.origin_url}.'
+    return write_card(
+        full,
+        what,
+        full,
+        model,
+        name,
+        model.model_args,
+        model.model_args['semantics'],
+        licence=cfg.license,
+        licence_text=licence_text,
+        results=published(name, tag),
+        gmacs=FIGURES[name].gmacs,
+        base=cfg.hf_hub_id,
+        tag=tag,
+    )

@@ -1,0 +1,301 @@
+"""A model's folder: config.json, weights and card, as timm, transformers and the Hub read them."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save_file
+from timm.models import PretrainedCfg, filter_pretrained_cfg
+from torch import nn
+
+from .res2net_zoo import FIGURES
+
+__all__ = [
+    'CARD',
+    'CONFIG',
+    'WEIGHTS',
+    'build',
+    'check_new',
+    'check_parent',
+    'markdown',
+    'model_config',
+    'open_folder',
+    'read_config',
+    'save_folder',
+    'sha256_of',
+    'timms_names',
+    'write_new',
+]
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+CARD = 'README.md'
+# what describes where weights came from, not what they are
+_NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
+
+
+@functools.cache
+def timms_names() -> tuple[str, ...]:
+    """timm's own Res2Nets, whose folders load without this package."""
+    return tuple(timm.list_models(module='res2net'))
+
+
+def check_new(path: Path, folder: bool) -> Path:
+    """The path without links, if something new can be written there.
+
+    Args:
+        path: Where.
+        folder: Whether it is to be a folder; an empty one is as good as none.
+
+    Raises:
+        FileExistsError: There is something.
+        OSError: Its parent is not there or cannot be written to.
+    """
+    resolved = path.resolve()
+    empty = folder and resolved.is_dir() and not any(resolved.iterdir())
+    if resolved == Path.cwd() or (resolved.exists() and not empty):
+        raise FileExistsError(f'{path} is there already. Give another name, or remove it first.')
+    check_parent(resolved, 'a place')
+    return resolved
+
+
+def check_parent(path: Path, what: str) -> None:
+    """Check that something new can be made at a path.
+
+    Args:
+        path: Where.
+        what: What to give instead, for the error.
+
+    Raises:
+        OSError: Its folder is not there or cannot be written to.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"Cannot write {path}: there is no folder '{path.parent}'. Make it first."
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'Cannot write {path} ({error.strerror}). Give {what} in a folder of yours.'
+        ) from error
+
+
+def write_new(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file under a temporary name beside it, then rename."""
+    with tempfile.NamedTemporaryFile(dir=path.absolute().parent, delete=False) as file:
+        try:
+            write(file)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns line up as text, too."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
+
+    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of a model, so that timm and transformers rebuild it.
+
+    timm's own `save_for_hf` writes the same, but for this: the class count is not among
+    `model_args`, where transformers would be given it twice; label names stand where both look for
+    them; and all versions of timm write the same.
+
+    Args:
+        model: A Res2Net with a `pretrained_cfg`.
+        architecture: Its name for `timm.create_model`.
+        arguments: What that has to be given besides, JSON values.
+    """
+    cfg = filter_pretrained_cfg(dict(model.pretrained_cfg), remove_source=True)
+    for key in _NOT_SAVED:
+        cfg.pop(key, None)
+    labels = {key: cfg.pop(key, None) for key in ('label_names', 'label_descriptions')}
+    if cfg.get('num_classes') != model.num_classes:
+        labels = {}  # of other classes
+    in_chans = model.conv1.weight.shape[1] if hasattr(model.conv1, 'weight') else None
+    in_chans = in_chans or model.conv1[0].weight.shape[1]
+    cfg.update(num_classes=model.num_classes, input_size=(in_chans, *cfg['input_size'][1:]))
+    if in_chans != 3:
+        # timm 1.0.22 takes a first convolution that is named for one of 3 channels, and makes its
+        # weights anew
+        cfg.pop('first_conv', None)
+    return {
+        'architecture': architecture,
+        'num_classes': model.num_classes,
+        'num_features': model.num_features,
+        'global_pool': model.global_pool.pool_type,
+        **{key: value for key, value in labels.items() if value},
+        **({'model_args': dict(arguments)} if arguments else {}),
+        'pretrained_cfg': cfg,
+    }
+
+
+def save_folder(
+    model: Any, architecture: str, arguments: Mapping[str, Any], card: str, out: Path
+) -> None:
+    """Write a model's config, weights and card into a temporary folder, then rename.
+
+    The same model gives the same bytes.
+    """
+    made = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f'.{out.name}-'))
+    try:
+        config = json.dumps(model_config(model, architecture, arguments), indent=2)
+        (made / CONFIG).write_text(config + '\n', encoding='utf-8')
+        (made / CARD).write_text(card, encoding='utf-8')
+        tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+        # transformers wants to be told that they are torch's
+        save_file(tensors, made / WEIGHTS, metadata={'format': 'pt'})
+        (made / WEIGHTS).chmod(0o644)  # safetensors makes it its owner's alone
+        made.chmod(0o755)
+        os.replace(made, out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
+    )
+
+
+_STRING = ('a string', lambda value: isinstance(value, str))
+_COUNT = ('a whole number', _is_count)
+_OBJECT = ('an object', lambda value: isinstance(value, dict))
+_NUMBERS = ('a list of numbers', _are_numbers)
+_SIZE = (
+    'three whole numbers (channels, height, width)',
+    lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)),
+)
+_LABELS = ('a list of names', lambda value: isinstance(value, list | dict))
+# Fields that are read, with what they must be; the rest of a config is for its writer.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    'architecture': _STRING,
+    'num_classes': _COUNT,
+    'model_args': _OBJECT,
+    'label_names': _LABELS,
+    'pretrained_cfg': _OBJECT,
+    'pretrained_cfg.num_classes': _COUNT,
+    'pretrained_cfg.input_size': _SIZE,
+    'pretrained_cfg.mean': _NUMBERS,
+    'pretrained_cfg.std': _NUMBERS,
+    'pretrained_cfg.crop_pct': ('a number', lambda value: _are_numbers([value])),
+    'pretrained_cfg.interpolation': _STRING,
+    'pretrained_cfg.license': _STRING,
+}
+_REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
+_KNOWN_CFG = {field.name for field in dataclasses.fields(PretrainedCfg)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config.json and check what timm would not, or only with a traceback.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no JSON, lacks a field, has one of another type or one that timm does not
+            know, or names no Res2Net; the text says which.
+    """
+    what = f'{path} makes no model'
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no {path}. `timm-res2net push` and `convert` write one.')
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:  # JSON and UTF-8
+        raise ValueError(f'{what}: {type(error).__name__}: {error}.') from error
+    if not isinstance(config, dict):
+        raise ValueError(f'{what}: it is {type(config).__name__}, not an object.')
+    missing = [key for key in _REQUIRED if key not in config]
+    if missing:
+        raise ValueError(f'{what}: it lacks {", ".join(missing)}. Write it anew from the model.')
+    for key, (kind, fits) in _FIELDS.items():
+        where, _, name = key.rpartition('.')
+        values = config.get(where) if where else config
+        value = values.get(name) if isinstance(values, dict) else None
+        if value is not None and not fits(value):
+            raise ValueError(f'{what}: {key} is {value!r}, not {kind}.')
+    unknown = sorted(config['pretrained_cfg'].keys() - _KNOWN_CFG)
+    if unknown:
+        raise ValueError(
+            f'{what}: timm knows no {", ".join(unknown)} in pretrained_cfg. Remove it.'
+        )
+    name = config['architecture']
+    if name.partition('.')[0] not in (*FIGURES, *timms_names()):
+        raise ValueError(
+            f'{what}: {name!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows '
+            'the first.'
+        )
+    labels = config.get('label_names')
+    if isinstance(labels, list) and len(labels) != config['num_classes']:
+        raise ValueError(
+            f'{what}: it has {len(labels)} label_names for {config["num_classes"]} classes.'
+        )
+    return config
+
+
+def open_folder(path: Path) -> tuple[Path, nn.Module]:
+    """The file with the weights of a model's folder, and its model on the meta device.
+
+    Raises:
+        ValueError: It is no such folder, or its config makes no model.
+    """
+    weights = next((p for p in (path / WEIGHTS, path / 'pytorch_model.bin') if p.is_file()), None)
+    if weights is None or not (path / CONFIG).is_file():
+        raise ValueError(
+            f'{path} is a folder without a {CONFIG} and a {WEIGHTS}. Give a checkpoint file, or '
+            'a folder that `convert` or timm wrote.'
+        )
+    read_config(path / CONFIG)
+    return weights, build(path)
+
+
+def build(path: Path) -> nn.Module:
+    """The model of a folder's config on the meta device.
+
+    Raises:
+        ValueError: The config makes none.
+    """
+    try:
+        return timm.create_model(f'local-dir:{path}', device='meta')
+    except Exception as error:  # what others wrote fails anywhere inside timm
+        text = f'{path / CONFIG} makes no model: {type(error).__name__}: {error}'
+        raise ValueError(text if text.endswith('.') else f'{text}.') from error
