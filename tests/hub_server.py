@@ -42,7 +42,7 @@ class Fault:
         headers: Headers of that answer, or instead of the answer's own.
         keep: Share of the body after which the connection is reset.
         longer: How many bytes more than there are the Content-Length promises.
-        flip: A byte in the middle of the body is another one.
+        flip: Bytes in the middle of the body are others.
         hold: Wait after `keep` of the body for as long as this is not set, in place of a reset.
         after: Let so many matching requests pass first.
     """
@@ -180,7 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
                 headers['Content-Length'] = str(int(headers['Content-Length']) + fault.longer)
             if fault.flip and body:
                 middle = len(body) // 2
-                body = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :]
+                other = bytes(byte ^ 0xFF for byte in body[middle : middle + 64])
+                body = body[:middle] + other + body[middle + 64 :]
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)

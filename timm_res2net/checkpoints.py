@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.data import resolve_data_config
 from torch import nn
 
 from . import __version__
@@ -36,13 +35,14 @@ from .folders import (
     open_folder,
     read_config,
     save_folder,
+    set_data,
     sha256_of,
     timms_names,
     write_new,
 )
 from .res2net_zoo import FIGURES, Res2Net
 
-__all__ = ['Conversion', 'convert_checkpoint', 'fill', 'made_from', 'read', 'set_data']
+__all__ = ['Conversion', 'convert_checkpoint', 'fill', 'made_from', 'read']
 
 # A model of each semantics, to carry the arguments of a network that has no name of its own
 _BASE = {
@@ -251,31 +251,6 @@ def _describe(
         first_conv='conv1.0' if stem_type else 'conv1',
     )  # fmt: skip
     set_data(model, {key: training[key] for key in _DATA if training.get(key)})
-
-
-def set_data(model: Any, given: Mapping[str, Any]) -> None:
-    """Note in a model's cfg how images are prepared.
-
-    Args:
-        model: Its `pretrained_cfg` is replaced.
-        given: Some of `input_size`, `img_size`, `mean`, `std`, `crop_pct` and `interpolation`, as
-            timm's train.py takes them.
-
-    Raises:
-        ValueError: Values that timm refuses.
-    """
-    if not given:
-        return
-    before = model.pretrained_cfg
-    try:
-        data = resolve_data_config(dict(given), pretrained_cfg=before)
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ValueError(f'images cannot be prepared with {dict(given)}: {error}') from error
-    if data['input_size'][1:] != tuple(before['input_size'][1:]):
-        data['pool_size'] = None
-    for key in ('mean', 'std', 'input_size'):
-        data[key] = list(data[key])
-    model.pretrained_cfg = dict(before, **data)
 
 
 def read(

@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 from safetensors.torch import save_file
+from timm.data import resolve_data_config
 from timm.models import PretrainedCfg, filter_pretrained_cfg
 from torch import nn
 
@@ -30,6 +31,7 @@ __all__ = [
     'open_folder',
     'read_config',
     'save_folder',
+    'set_data',
     'sha256_of',
     'timms_names',
     'write_new',
@@ -125,6 +127,38 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # --- writing ------------------------------------------------------------------------------------
 
 
+def _in_chans(model: Any) -> int:
+    first: Any = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
+    return int(first.weight.shape[1])
+
+
+def set_data(model: Any, given: Mapping[str, Any]) -> None:
+    """Note in a model's cfg how images are prepared, for as many channels as it takes.
+
+    Args:
+        model: Its `pretrained_cfg` is replaced.
+        given: Some of `input_size`, `img_size`, `mean`, `std`, `crop_pct` and `interpolation`, as
+            timm's train.py takes them; the rest stays.
+
+    Raises:
+        ValueError: Values that timm refuses.
+    """
+    before, in_chans = model.pretrained_cfg, _in_chans(model)
+    try:
+        data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f'images cannot be prepared with {dict(given)}: {error}') from error
+    data['input_size'] = [in_chans, *data['input_size'][1:]]
+    for key in ('mean', 'std'):
+        values = list(data[key])
+        if len(values) != in_chans:  # of colours, for another number of channels
+            values = [sum(values) / len(values)] * in_chans
+        data[key] = values
+    if data['input_size'][1:] != list(before['input_size'][1:]):
+        data['pool_size'] = None
+    model.pretrained_cfg = dict(before, **data)
+
+
 def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json says of a model, so that timm and transformers rebuild it.
 
@@ -143,8 +177,7 @@ def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) ->
     labels = {key: cfg.pop(key, None) for key in ('label_names', 'label_descriptions')}
     if cfg.get('num_classes') != model.num_classes:
         labels = {}  # of other classes
-    in_chans = model.conv1.weight.shape[1] if hasattr(model.conv1, 'weight') else None
-    in_chans = in_chans or model.conv1[0].weight.shape[1]
+    in_chans = _in_chans(model)
     cfg.update(num_classes=model.num_classes, input_size=(in_chans, *cfg['input_size'][1:]))
     if in_chans != 3:
         # timm 1.0.22 takes a first convolution that is named for one of 3 channels, and makes its

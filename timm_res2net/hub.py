@@ -42,7 +42,7 @@ from torch import nn
 from . import __version__
 from .bottle2neck import FusedBottle2neck
 from .cards import ABOUT, Result, card_of_tag, merge_card, results_of, write_card
-from .checkpoints import Conversion, fill, made_from, read, set_data
+from .checkpoints import Conversion, fill, made_from, read
 from .convert import list_some
 from .folders import (
     CARD,
@@ -53,6 +53,7 @@ from .folders import (
     model_config,
     read_config,
     save_folder,
+    set_data,
     sha256_of,
     timms_names,
     write_new,
@@ -133,8 +134,10 @@ def _speaking(repo: str, revision: str | None = None) -> Iterator[None]:
     """Turn what the client raises into an OSError that says what to do."""
     try:
         yield
-    except (OSError, HfHubHTTPError, _HTTP_ERROR) as error:
-        raise OSError(_explain(error, repo, revision)) from error
+    except (OSError, RuntimeError, _HTTP_ERROR) as error:
+        # uploads fail with a RuntimeError around what happened
+        what = error.__cause__ if isinstance(error, RuntimeError) else None
+        raise OSError(_explain(what or error, repo, revision)) from error
 
 
 def _check_repo_id(repo: str) -> None:
@@ -213,7 +216,7 @@ def _from_module(model: nn.Module) -> Conversion:
     twin.pretrained_cfg = dict(
         {**twin.pretrained_cfg, **cfg},
         description=f'{name} with {plain.num_classes:,} classes.',
-        tag='pushed', url='', file=None, hf_hub_id=None, notes=None, origin_url=None,
+        tag='pushed', url='', file=None, hf_hub_id=None, notes=None, origin_url=None, license=None,
         num_classes=cfg.get('num_classes', plain.num_classes),
     )  # fmt: skip
     fill(twin, tensors)
@@ -337,8 +340,8 @@ def push_to_hub(
         model: A model in memory (of this package or timm's own Res2Nets), a folder, or a checkpoint
             file of any project that `convert_checkpoint` reads, timm's train.py among them.
         repo_id: Repository, as OWNER/NAME. It is made if there is none.
-        license: Identifier of the licence, such as 'apache-2.0'. Needed unless the folder, its
-            card, the card on the Hub or the model's weights name one.
+        license: Identifier of the licence, such as 'apache-2.0'. Needed unless the folder or the
+            card on the Hub names one.
         results: Accuracies by metric: 'top1', 'top5' and 'accuracy' in percent, others as they are.
         dataset: Name on the Hub of the data set that they were measured on.
         label_names: Names of the classes, in order.
@@ -390,8 +393,7 @@ def push_to_hub(
         network.pretrained_cfg = dict(
             network.pretrained_cfg, description=f'{text}{layout}.', tag='pushed'
         )
-    if data:
-        set_data(network, data)
+    set_data(network, data or {})
     if label_names is not None:
         _set_labels(network, label_names)
     elif network.num_classes != network.pretrained_cfg.get('num_classes'):
@@ -739,7 +741,7 @@ def _look_at_pins(pins: Mapping[str, str], commit: str | None, sha256: str) -> s
             f'The weights have sha256 {sha256}, and {pins["sha256"]} is pinned. They are not those '
             'that the tag was registered with.'
         )
-    return ', '.join(f'{key} {value[:12]}… as pinned' for key, value in pins.items())
+    return ', '.join(f'{key} {value[:12]}…' for key, value in pins.items()) + ' as pinned'
 
 
 class _Fetched(NamedTuple):
@@ -771,7 +773,8 @@ def _fetch(repo: str, revision: str | None, token: str | None) -> _Fetched:
             there = {s.rfilename: s for s in info.siblings or []}
         except OfflineModeIsEnabled:
             there = None
-        sha256, trouble, folders = '', '', []
+        sha256, trouble = '', ''
+        folders: list[Path] = []
         for name in (CONFIG, WEIGHTS, CARD):
             if there is not None and name not in there:
                 continue
@@ -820,7 +823,7 @@ def _check_repo(repo: str, revision: str | None, token: str | None) -> list[Find
     if fetched.sha256:
         found.append(Finding('content', 'ok', f'sha256 {fetched.sha256} as the Hub announces'))
     if fetched.pickles:
-        text = f'{", ".join(fetched.pickles)} as well, which are not looked at'
+        text = f'{", ".join(fetched.pickles)}: not looked at. `convert` makes safetensors of them.'
         found.append(Finding('pickles', 'warning', text))
     found += _check_folder(fetched.folder)
     if pins and fetched.sha256:
