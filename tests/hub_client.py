@@ -49,7 +49,7 @@ def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
         'HF_HUB_DISABLE_TELEMETRY': '1',
         'HF_TOKEN': 'hf_write',
         'OMP_NUM_THREADS': '1',
-        'PYTHONPATH': str(ROOT),
+        'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
     }
     kept = {key: value for key, value in os.environ.items() if not key.startswith('HF_')}
     return {**kept, **ours, **more}

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import NAMES, SE_NAMES, Reference, image, randomise, relative_error
 from tests.fixtures import values
-from tests.hub_server import serve
+from tests.hub_server import hub, serve
 from timm_res2net import Res2Net
 from timm_res2net.res2net_zoo import FIGURES, checkpoint_filter_fn, default_cfgs
 
@@ -372,12 +372,12 @@ def test_from_the_hub_then_offline(tmp_path):
     """The real client against a loopback server, then from its cache with the network off."""
     name = 'res2net50_48w_2s_se'
     plain, path = plain_weights(name, tmp_path)
-    url = f'/{get_pretrained_cfg(name).hf_hub_id}/resolve/main/model.safetensors'
     cache = {'HF_HOME': str(tmp_path / 'hf'), 'HF_HUB_DISABLE_XET': '1'}
-    with serve({url: path}) as (endpoint, requests):
-        online = run_python(LOAD, name, str(tmp_path / 'online'), HF_ENDPOINT=endpoint, **cache)
+    with hub() as server:
+        server.add(get_pretrained_cfg(name).hf_hub_id, {'model.safetensors': path.read_bytes()})
+        online = run_python(LOAD, name, str(tmp_path / 'online'), HF_ENDPOINT=server.url, **cache)
         assert online.returncode == 0, online.stderr
-        assert ('GET', url, None) in requests
+        assert server.count('GET /cdn/') == 1
     offline = run_python(LOAD, name, str(tmp_path / 'offline'), HF_HUB_OFFLINE='1', **cache)
     assert offline.returncode == 0, offline.stderr
     with torch.no_grad():

@@ -1,0 +1,161 @@
+"""Measure loading weights from a warm cache of the Hub against torch.load of the same weights.
+
+    python -m benchmarks.load_time
+
+The cache is laid out as huggingface_hub lays it out, and the network is off. In each round every
+way runs once, in random order, in a process of its own, after a load of the small model in the
+package; figures are medians of the rounds' ratios to torch.load, with their bootstrap intervals.
+The files are in the page cache: what is measured is the work, not the disk.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+import timm_res2net
+
+from . import results
+from .stats import ratio
+
+__all__ = ['WAYS', 'main']
+
+MODEL = 'res2net50_se'
+REPO = 'me/warm'
+COMMIT = '0' * 40
+WAYS = {
+    'torch.load of a .pth, load_state_dict': """
+state_dict = torch.load(folder + '/weights.pth', map_location='cpu', weights_only=True)
+model = timm.create_model(name)
+model.load_state_dict(state_dict)
+""",
+    'res2net50_se, pretrained=True (gates made)': """
+model = timm.create_model(name, pretrained=True)
+""",
+    'hf-hub: of a pushed model': """
+model = timm.create_model('hf-hub:' + repo, pretrained=True)
+""",
+    'local-dir: of the same folder': """
+model = timm.create_model('local-dir:' + folder + '/model', pretrained=True)
+""",
+    'timm.create_model alone, no weights': """
+model = timm.create_model(name)
+""",
+}
+"""Python that leaves the model in `model`, by what it is."""
+BASE = next(iter(WAYS))
+
+CHILD = """
+import json, os, sys, time
+import timm, torch, timm_res2net
+torch.set_num_threads(1)
+way, name, repo, folder = sys.argv[1:]
+
+def status(field):
+    with open('/proc/self/status') as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+timm.create_model('test_res2net_se', pretrained=True)  # imports, first uses
+with open('/proc/self/clear_refs', 'w') as file:
+    file.write('5')  # the peak starts anew
+before, start = status('VmRSS'), time.perf_counter()
+exec(way)
+seconds = time.perf_counter() - start
+print(json.dumps({'seconds': seconds, 'peak_bytes': status('VmHWM') - before}))
+"""
+
+
+def _cache(home: Path, repo: str, files: list[Path]) -> None:
+    """A repository in a warm cache."""
+    folder = home / 'hub' / f'models--{repo.replace("/", "--")}'
+    snapshot = folder / 'snapshots' / COMMIT
+    for path in (folder / 'blobs', folder / 'refs', snapshot):
+        path.mkdir(parents=True)
+    (folder / 'refs' / 'main').write_text(COMMIT)
+    for file in files:
+        blob = folder / 'blobs' / file.name
+        blob.write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(blob)
+
+
+def _lay_out(folder: Path) -> int:
+    """Write the same random weights as .pth, as a folder, and as a cache; their size in bytes."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(MODEL)
+    torch.save(model.state_dict(), folder / 'weights.pth')
+    done = timm_res2net.push_to_hub(model, REPO, license='other', dry_run=True)
+    plain = folder / 'model'
+    plain.mkdir()
+    (plain / 'config.json').write_text(json.dumps(done.config))
+    save_file(model.state_dict(), plain / 'model.safetensors', {'format': 'pt'})
+    _cache(folder / 'home', REPO, list(plain.iterdir()))
+    source: Any = timm.models.get_pretrained_cfg(MODEL)
+    ungated: Any = timm.create_model(MODEL, attn_layer='')  # what the gates start from
+    (folder / 'source').mkdir()
+    weights = folder / 'source' / 'model.safetensors'
+    save_file(ungated.state_dict(), weights, {'format': 'pt'})
+    _cache(folder / 'home', source.hf_hub_id, [weights])
+    return (folder / 'weights.pth').stat().st_size
+
+
+def _measure(way: str, folder: Path) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, '-c', CHILD, WAYS[way], MODEL, REPO, str(folder)],
+        env={
+            **os.environ,
+            'HF_HOME': str(folder / 'home'),
+            'HF_HUB_OFFLINE': '1',
+            'OMP_NUM_THREADS': '1',
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--rounds', type=int, default=15, help='default: %(default)s')
+    parser.add_argument(
+        '--out', type=Path, default=Path(__file__).parent / 'results' / 'load_time.json'
+    )
+    args = parser.parse_args(argv)
+    results.check_writable(args.out)
+    rng = random.Random(0)
+    samples: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as scratch:
+        size = _lay_out(Path(scratch))
+        for _ in range(args.rounds):
+            for way in rng.sample(list(WAYS), len(WAYS)):
+                samples[way].append(_measure(way, Path(scratch)))
+    cells = {}
+    for way, rows in samples.items():
+        seconds, peaks = ([row[key] for row in rows] for key in ('seconds', 'peak_bytes'))
+        base = [row['seconds'] for row in samples[BASE]]
+        time = ratio(seconds, base)
+        peak = median(peaks) / size
+        cells[way] = {
+            'seconds': seconds,
+            'peak_bytes': peaks,
+            'time_ratio': [round(value, 3) for value in time],
+            'peak_over_file': round(peak, 3),
+        }
+        print(f'{way:<42} time × {time}, peak {peak:.2f} times the file')
+    cells_and_size = {'model': MODEL, 'file_bytes': size, 'ways': cells}
+    results.save_script(args.out, 'load_time', argv, cells_and_size)
+
+
+if __name__ == '__main__':
+    main()
