@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors import safe_open
 
-from benchmarks import convert_memory, import_time, train_digits
+from benchmarks import convert_memory, import_time, load_time, train_digits
 
 RESULTS = Path(train_digits.__file__).parent / 'results'
 
@@ -90,3 +90,23 @@ def test_converting_needs_little_memory():
     for cell in report['cells'].values():
         assert 280e6 < cell['file_bytes'] < 460e6
         assert cell['peak_bytes'] < 2.5 * cell['file_bytes']  # what was asked
+
+
+def test_loading_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(load_time, 'MODEL', 'test_res2net_se')
+    ways = {way: code for way, code in load_time.WAYS.items() if 'gates made' not in way}
+    monkeypatch.setattr(load_time, 'WAYS', ways)
+    monkeypatch.setattr(load_time, 'SOURCE', 'timm/none')
+    load_time.main(['--rounds', '1', '--out', str(tmp_path / 'load.json')])
+    cells = json.loads((tmp_path / 'load.json').read_text())['cells']
+    assert cells['ways'].keys() == ways.keys()
+    assert cells['ways'][load_time.BASE]['time_ratio'] == [1, 1, 1]
+    assert capsys.readouterr().out.count('\n') == len(ways)
+
+
+def test_loading_from_the_cache_costs_no_more_than_torch_load():
+    report = json.loads((RESULTS / 'load_time.json').read_text())['cells']
+    assert report['model'] == 'res2net50_se'
+    assert report['ways'].keys() == load_time.WAYS.keys()
+    readme = (RESULTS.parent / 'README.md').read_text()
+    assert load_time.table(report) in readme

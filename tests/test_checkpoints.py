@@ -839,6 +839,22 @@ def test_a_folder_with_another_config(content, text, tmp_path):
     assert text in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'semantics'),
+    [
+        ('res2net50_16w_4s_se', {}, 'caffe'),
+        ('test_res2net_se', {'semantics': 'mmdet'}, 'mmdet'),
+        ('another_net', {'semantics': 'mmdet'}, 'official'),  # whose arguments they are not
+    ],
+)
+def test_what_train_py_noted_tells_the_semantics(name, kwargs, semantics, tmp_path):
+    args = argparse.Namespace(model=name, model_kwargs=kwargs, gp=None, img_size=None)
+    weights = tiny() if kwargs else random_weights(name)
+    path = save({'arch': name, 'args': args, 'state_dict': weights}, tmp_path / 'c.pth')
+    assert convert_checkpoint(path).semantics == semantics
+    assert convert_checkpoint(path, semantics='paddle').semantics == 'paddle'
+
+
 def test_a_folder_names_its_model(tmp_path):
     convert_checkpoint(save(tiny(), tmp_path / 'w.pth'), tmp_path / 'out')
     with pytest.raises(ValueError, match=r'names the model. Leave model and semantics out\.'):

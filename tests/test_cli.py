@@ -202,6 +202,31 @@ def test_convert_knows_every_source(capsys):
     assert 'invalid choice' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['--eval', 'top1'], "'top1' is no METRIC=NUMBER, such as top1=78.3."),
+        (['--eval', 'top1=good'], "'top1=good' is no METRIC=NUMBER, such as top1=78.3."),
+        (
+            ['--label-names', 'none.txt'],
+            'Cannot read none.txt (No such file or directory). Give a text file with one class a',
+        ),
+        ([], 'There is no file nothing.pth.'),
+    ],
+)
+def test_push_of_what_is_not_there(words, text, capsys):
+    assert main(['push', 'nothing.pth', 'me/net', *words]) == 1
+    assert capsys.readouterr().err.startswith(f'timm-res2net push: {text}')
+
+
+def test_push_looks_only(capsys):
+    assert main(['push', str(PADDLE), 'me/net', '--license', 'apache-2.0', '--dry-run']) == 0
+    out = capsys.readouterr().out
+    assert out.startswith('| file ')
+    assert "timm.create_model('hf-hub:me/net', pretrained=True)" in out
+    assert out.endswith('\nNothing was sent.\n')
+
+
 SCRIPT = """
 import argparse, json, sys
 import helper
@@ -274,7 +299,7 @@ def test_run_under_torchrun(script, tmp_path):
     }
 
 
-@pytest.mark.parametrize('verb', ['list', 'info', 'demo', 'convert', 'run'])
+@pytest.mark.parametrize('verb', ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'hub-configs', 'run'])
 def test_help_has_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, '--help'])

@@ -245,6 +245,55 @@ def test_the_commands(world, tmp_path):
     assert 'here is there already. Give another name, or remove it first.' in refused.stderr
 
 
+TRAIN = """
+import argparse
+import timm, torch
+from timm.utils import CheckpointSaver
+
+parser = argparse.ArgumentParser()
+parser.add_argument('--model')
+parser.add_argument('--pretrained', action='store_true')
+parser.add_argument('--num-classes', type=int)
+parser.add_argument('--img-size', type=int)
+parser.add_argument('--output')
+args = parser.parse_args()
+torch.manual_seed(0)
+model = timm.create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+saver = CheckpointSaver(model, optimizer, args=args, checkpoint_dir=args.output)
+for step in range(2):
+    loss = torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+saver.save_checkpoint(0, metric=1.0)
+with torch.no_grad():
+    torch.save(model.eval()(torch.ones(1, 3, 64, 64)), args.output + '/expected')
+"""
+
+
+def test_the_story(world, tmp_path):
+    """Fine-tune by a script in the manner of timm's train.py through `run`, push, load elsewhere."""
+    server, client, _ = world
+    (tmp_path / 'train.py').write_text(TRAIN)
+    (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n')
+    env = environment(server.url, tmp_path / 'home')
+    for line in (
+        'run train.py --model test_res2net_se --pretrained --num-classes 4 --img-size 64 --output .',
+        'push model_best.pth.tar me/story --license mit --eval top1=93.1 --dataset my-data '
+        '--label-names classes.txt --verify',
+        'check me/story',
+    ):
+        done = subprocess.run(
+            command(*line.split()), env=env, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    got = loaded(client, 'hf-hub:me/story', torch.ones(1, 3, 64, 64), tmp_path)
+    assert relative_error(got, torch.load(tmp_path / 'expected')) < 1e-5  # float32, two processes
+    files = server.repos['me/story'].files('main')[1]
+    assert json.loads(files['config.json'])['label_names'] == ['a', 'b', 'c', 'd']
+
+
 # --- what is pushed -----------------------------------------------------------------------------
 
 

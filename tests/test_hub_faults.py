@@ -234,7 +234,7 @@ def test_trouble_that_stays(world):
     server, client, home, logits = world
     server.faults.append(Fault('GET /cdn', status=503))
     fails(client, LOAD, 'HfHubHTTPError', '503', repo=REPO)
-    text = 'The Hub is in trouble (503 for me/tiny). Nothing was changed; run again later.'
+    text = 'The Hub is in trouble (503 for me/tiny). Run again later.'
     fails(client, CHECK, 'OSError', text, repo=REPO)
     assert_sound(home)
     server.faults.clear()
@@ -617,7 +617,7 @@ UPLOAD_REFUSALS = {
     'a lasting 500 at the end': (
         'hf_write',
         Fault('POST .*/commit/', status=500),
-        'The Hub is in trouble (500 for me/new). Nothing was changed; run again later.',
+        'The Hub is in trouble (500 for me/new). Run again later.',
     ),
     'content that does not arrive': (
         'hf_write',
@@ -664,3 +664,14 @@ def test_upload_trouble_that_passes(case, world, source):
     client.run(PUSH, **args)
     assert fault.times == 0
     assert close_to(client.run(LOAD, repo='me/new'), logits)
+
+
+def test_a_push_that_comes_back_otherwise(world, source):
+    server, client, _, _ = world
+    server.faults.append(Fault('GET /cdn', flip=True))
+    code = "hub.push_to_hub(source, 'me/new', license='mit', verify=True)"
+    text = 'model.safetensors of me/new at '
+    fails(client, code, 'OSError', text, source=source)
+    fails(client, code, 'OSError', 'comes back as something else than was pushed.', source=source)
+    server.faults.clear()
+    client.run(code, source=source)

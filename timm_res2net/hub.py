@@ -105,7 +105,7 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> str:
     if status == 429:
         return f'The Hub limits how often it answers (429 for {repo}). Wait a while and run again.'
     if status is not None and status >= 500:
-        return f'The Hub is in trouble ({status} for {repo}). Nothing was changed; run again later.'
+        return f'The Hub is in trouble ({status} for {repo}). Run again later.'
     if number == errno.ENOSPC or 'not enough free disk space' in str(error).lower():
         return (
             f'No space is left for {repo} in the cache. Make some, or set HF_HOME to another disk; '
@@ -255,6 +255,8 @@ def _compare(original: Any, folder: Path) -> None:
         )
     size = loaded.pretrained_cfg['input_size']
     expected, got = _outputs(original, size), _outputs(loaded, size)
+    if not expected.isfinite().all():
+        raise ValueError('The model answers NaN or infinity. Push an earlier checkpoint.')
     error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not error <= _TOLERANCE:
         raise ValueError(
@@ -373,39 +375,14 @@ def push_to_hub(
             'cc-by-nc-sa-4.0 or other.'
         )
     measured = _results(results, dataset)
-    folder = None if isinstance(model, nn.Module) else Path(model)
-    if isinstance(model, nn.Module):
-        if architecture or semantics:
-            raise ValueError(
-                'A model in memory knows its architecture and semantics. Leave them out.'
-            )
-        found = _from_module(model)
-        original: Any = copy.deepcopy(unwrap_model(model)).cpu().float().eval()
-    else:
-        found = read(Path(model), model=architecture, semantics=semantics)
-        original = found.model
-    _check_finite(found.model.state_dict())
+    found, original, old = _take(model, architecture, semantics)
     network: Any = found.model
-    if folder is not None and not folder.is_dir():
-        # what made it, where `convert` notes from what
-        text = f'{found.architecture} with {network.num_classes:,} classes, from `{folder.name}`'
-        layout = '' if found.source in ('timm', 'official') else f' of {found.source}'
-        network.pretrained_cfg = dict(
-            network.pretrained_cfg, description=f'{text}{layout}.', tag='pushed'
-        )
     set_data(network, data or {})
     if label_names is not None:
         _set_labels(network, label_names)
-    elif network.num_classes != network.pretrained_cfg.get('num_classes'):
-        network.pretrained_cfg = dict(
-            network.pretrained_cfg, label_names=None, label_descriptions=None
-        )
 
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
     remote, on_branch = None, False
-    old = ''
-    if folder is not None and (folder / CARD).is_file():
-        old = (folder / CARD).read_text(encoding='utf-8')
     if not dry_run:
         with _speaking(repo_id, revision):
             remote, on_branch = _remote(api, repo_id, revision)
@@ -442,6 +419,36 @@ def push_to_hub(
     repo, oid = commit
     url = f'{api.endpoint}/{repo}'
     return Push(repo, branch, oid, url, files, changed, verify, text, config)
+
+
+def _take(
+    model: nn.Module | str | os.PathLike[str], architecture: str | None, semantics: str | None
+) -> tuple[Conversion, Any, str]:
+    """What is to be pushed, the model to compare it with, and the text of a folder's card."""
+    card = ''
+    if isinstance(model, nn.Module):
+        if architecture or semantics:
+            raise ValueError(
+                'A model in memory knows its architecture and semantics. Leave them out.'
+            )
+        found = _from_module(model)
+        original: Any = copy.deepcopy(unwrap_model(model)).cpu().float().eval()
+    else:
+        path = Path(model)
+        found = read(path, model=architecture, semantics=semantics)
+        original = found.model
+        if (path / CARD).is_file():
+            card = (path / CARD).read_text(encoding='utf-8')
+        if not path.is_dir():
+            classes = f'{original.num_classes:,} classes'
+            layout = '' if found.source in ('timm', 'official') else f' of {found.source}'
+            original.pretrained_cfg = dict(
+                original.pretrained_cfg,
+                description=f'{found.architecture} with {classes}, from `{path.name}`{layout}.',
+                tag='pushed',
+            )
+    _check_finite(found.model.state_dict())
+    return found, original, card
 
 
 def _set_labels(network: Any, label_names: Sequence[str]) -> None:
@@ -530,11 +537,15 @@ def _verify(
     repo: str, commit: str, files: Mapping[str, tuple[int, str]], token: str | None
 ) -> None:
     """Download what a commit holds, past the cache, and compare."""
-    with tempfile.TemporaryDirectory() as cache, _speaking(repo, commit):
+    with tempfile.TemporaryDirectory() as cache:
         for name, (_, sha256) in files.items():
-            path = hf_hub_download(repo, name, revision=commit, token=token, cache_dir=cache)
+            with _speaking(repo, commit):
+                path = hf_hub_download(repo, name, revision=commit, token=token, cache_dir=cache)
             if sha256_of(Path(path)) != sha256:
-                raise OSError(f'{name} at {commit} is not what was pushed. Push it again.')
+                raise OSError(
+                    f'{name} of {repo} at {commit} comes back as something else than was pushed. '
+                    'Look with `timm-res2net check`.'
+                )
 
 
 # --- check --------------------------------------------------------------------------------------
