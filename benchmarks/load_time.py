@@ -24,13 +24,15 @@ import torch
 from safetensors.torch import save_file
 
 import timm_res2net
+from timm_res2net.folders import markdown
 
 from . import results
 from .stats import ratio
 
-__all__ = ['WAYS', 'main']
+__all__ = ['WAYS', 'main', 'table']
 
 MODEL = 'res2net50_se'
+SOURCE = 'timm/res2net50_26w_4s.in1k'  # where its weights are
 REPO = 'me/warm'
 COMMIT = '0' * 40
 WAYS = {
@@ -99,12 +101,11 @@ def _lay_out(folder: Path) -> int:
     (plain / 'config.json').write_text(json.dumps(done.config))
     save_file(model.state_dict(), plain / 'model.safetensors', {'format': 'pt'})
     _cache(folder / 'home', REPO, list(plain.iterdir()))
-    source: Any = timm.models.get_pretrained_cfg(MODEL)
     ungated: Any = timm.create_model(MODEL, attn_layer='')  # what the gates start from
     (folder / 'source').mkdir()
     weights = folder / 'source' / 'model.safetensors'
     save_file(ungated.state_dict(), weights, {'format': 'pt'})
-    _cache(folder / 'home', source.hf_hub_id, [weights])
+    _cache(folder / 'home', SOURCE, [weights])
     return (folder / 'weights.pth').stat().st_size
 
 
@@ -122,6 +123,20 @@ def _measure(way: str, folder: Path) -> dict[str, float]:
         check=True,
     )
     return json.loads(done.stdout)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The results as a table."""
+    rows = [
+        (
+            way,
+            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['time_ratio']),
+            f'{median(cell["seconds"]):.2f}',
+            f'× {cell["peak_over_file"]:.2f}',
+        )
+        for way, cell in report['ways'].items()
+    ]
+    return markdown(('way', 'time', 'seconds', 'peak memory of the file'), rows)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,9 +167,9 @@ def main(argv: list[str] | None = None) -> None:
             'time_ratio': [round(value, 3) for value in time],
             'peak_over_file': round(peak, 3),
         }
-        print(f'{way:<42} time × {time}, peak {peak:.2f} times the file')
-    cells_and_size = {'model': MODEL, 'file_bytes': size, 'ways': cells}
-    results.save_script(args.out, 'load_time', argv, cells_and_size)
+    report = {'model': MODEL, 'file_bytes': size, 'ways': cells}
+    print(table(report))
+    results.save_script(args.out, 'load_time', argv, report)
 
 
 if __name__ == '__main__':

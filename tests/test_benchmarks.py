@@ -101,7 +101,7 @@ def test_loading_is_measured(tmp_path, monkeypatch, capsys):
     cells = json.loads((tmp_path / 'load.json').read_text())['cells']
     assert cells['ways'].keys() == ways.keys()
     assert cells['ways'][load_time.BASE]['time_ratio'] == [1, 1, 1]
-    assert capsys.readouterr().out.count('\n') == len(ways)
+    assert capsys.readouterr().out.count('\n') == len(ways) + 2
 
 
 def test_loading_from_the_cache_costs_no_more_than_torch_load():

@@ -299,7 +299,9 @@ def test_run_under_torchrun(script, tmp_path):
     }
 
 
-@pytest.mark.parametrize('verb', ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'hub-configs', 'run'])
+@pytest.mark.parametrize(
+    'verb', ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'hub-configs', 'run']
+)
 def test_help_has_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, '--help'])
