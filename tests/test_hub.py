@@ -273,13 +273,14 @@ with torch.no_grad():
 
 
 def test_the_story(world, tmp_path):
-    """Fine-tune by a script in the manner of timm's train.py through `run`, push, load elsewhere."""
+    """Fine-tune through `run` by a script in the manner of timm's, push, load elsewhere."""
     server, client, _ = world
     (tmp_path / 'train.py').write_text(TRAIN)
     (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n')
     env = environment(server.url, tmp_path / 'home')
     for line in (
-        'run train.py --model test_res2net_se --pretrained --num-classes 4 --img-size 64 --output .',
+        'run train.py --model test_res2net_se --pretrained --num-classes 4 --img-size 64 '
+        '--output .',
         'push model_best.pth.tar me/story --license mit --eval top1=93.1 --dataset my-data '
         '--label-names classes.txt --verify',
         'check me/story',
