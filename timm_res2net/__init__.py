@@ -8,6 +8,7 @@ __version__ = '0.1.0'  # before the imports, which use it
 
 from .bottle2neck import Bottle2neck as Bottle2neck
 from .checkpoints import convert_checkpoint as convert_checkpoint
+from .detection import detection_backbone as detection_backbone
 from .hub import push_to_hub as push_to_hub
 from .reparam import align_widths as align_widths
 from .reparam import reparameterize_model as reparameterize_model

@@ -1,0 +1,166 @@
+"""The backbone for torchvision's detectors."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import FrozenBatchNormAct2d
+from torch import nn
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.ops import FrozenBatchNorm2d, misc
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from tests.common import randomise
+from timm_res2net import detection_backbone
+
+P6P7 = {'out_indices': (2, 3, 4), 'extra_blocks': 'p6p7'}
+FROZEN = (misc.FrozenBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
+DETECTORS = {
+    FasterRCNN: ({}, ['0', '1', '2', '3', 'pool']),
+    MaskRCNN: ({}, ['0', '1', '2', '3', 'pool']),
+    RetinaNet: (P6P7, ['0', '1', '2', 'p6', 'p7']),
+    FCOS: (P6P7, ['0', '1', '2', 'p6', 'p7']),
+}
+
+
+def norms(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if 'BatchNorm' in type(m).__name__]
+
+
+def targets() -> list[dict[str, torch.Tensor]]:
+    mask = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    mask[0, 20:100, 30:90] = 1
+    boxes = torch.tensor([[30.0, 20.0, 90.0, 100.0]])
+    return [{'boxes': boxes, 'labels': torch.tensor([1]), 'masks': mask}]
+
+
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_detectors_train_and_answer(detector):
+    kwargs, names = DETECTORS[detector]
+    backbone = detection_backbone('test_res2net_se', pretrained=True, **kwargs)
+    finest = 4 if '3' in names else 8
+    with torch.no_grad():
+        levels = backbone.eval()(torch.randn(1, 3, 128, 128))
+    assert {key: tuple(level.shape) for key, level in levels.items()} == {
+        key: (1, 256, 128 // (finest << i), 128 // (finest << i)) for i, key in enumerate(names)
+    }
+    model = detector(backbone, num_classes=3, min_size=128, max_size=128)
+    image = torch.rand(3, 128, 128)
+    before = copy.deepcopy(backbone.body.state_dict())
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    losses = []
+    for _ in range(6):
+        loss = sum(model.train()([image], targets()).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    # three stages learn, the rest and all of BatchNorm stay
+    for key, value in backbone.body.state_dict().items():
+        learns = key.startswith(('layer2', 'layer3', 'layer4')) and '.bn' not in key
+        learns = learns and 'downsample.1' not in key
+        assert torch.equal(value, before[key]) != learns, key
+    found = model.eval()([image])[0]
+    assert {'boxes', 'labels', 'scores'} <= found.keys()
+
+
+def test_it_is_timms_features_under_a_pyramid():
+    """The same levels, in the same order, as torchvision's own network makes of timm's features."""
+    backbone = detection_backbone('res2net50_se', (1, 3), 64, None, 5, 'batch', output_stride=16)
+    randomise(backbone).eval()
+    body = timm.create_model(
+        'res2net50_se', features_only=True, out_indices=(1, 3), output_stride=16
+    ).eval()
+    body.load_state_dict(backbone.body.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = dict(zip('01', body(x), strict=True))
+        expected = backbone.fpn(features)
+        levels = backbone(x)
+    assert list(levels) == ['0', '1']
+    for key, level in levels.items():
+        assert torch.equal(level, expected[key])
+        assert level.shape[1] == backbone.out_channels == 64
+
+
+@pytest.mark.parametrize('trainable', range(6))
+def test_trainable_layers(trainable):
+    backbone = detection_backbone('res2net50d_se', trainable_layers=trainable)
+    stages = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1', 'bn1')
+    learning = stages if trainable == 5 else stages[:trainable]
+    found = {
+        key.partition('.')[0] for key, p in backbone.body.named_parameters() if p.requires_grad
+    }
+    # frozen BatchNorms have no parameters: bn1 is one
+    assert found == set(learning) - {'bn1'}
+    assert all(p.requires_grad for p in backbone.fpn.parameters())
+
+
+@pytest.mark.parametrize('name', ['test_res2net_se', 'res2net50_48w_2s'])
+def test_norms(name):
+    plain = detection_backbone(name, norm='batch')
+    assert all(type(m) is nn.BatchNorm2d for m in norms(plain))
+    frozen = detection_backbone(name, norm='frozen')
+    assert len(norms(frozen)) == len(norms(plain))
+    assert all(isinstance(m, FROZEN) for m in norms(frozen))
+    sync = detection_backbone(name, norm='sync')
+    assert all(type(m) is nn.SyncBatchNorm for m in norms(sync))
+    assert sync.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_frozen_norms_compute_what_the_loaded_ones_do():
+    torch.manual_seed(0)
+    frozen = detection_backbone('test_res2net_se', pretrained=True)
+    plain = detection_backbone('test_res2net_se', pretrained=True, norm='batch')
+    plain.fpn.load_state_dict(frozen.fpn.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for one, other in zip(frozen(x).values(), plain.eval()(x).values(), strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)  # float32, another formula
+
+
+def test_other_models_of_timm():
+    assert detection_backbone('resnet18').body.feature_info.channels() == [
+        64, 128, 256, 512,
+    ]  # fmt: skip
+    backbone = detection_backbone('mobilenetv3_small_050', trainable_layers=5)
+    assert backbone.fpn.inner_blocks[0][0].out_channels == 256
+
+
+def test_a_block_of_ones_own():
+    backbone = detection_backbone(
+        'test_res2net_se', (3, 4), out_channels=32, extra_blocks=LastLevelP6P7(192, 32)
+    )
+    with torch.no_grad():
+        assert list(backbone(torch.randn(1, 3, 64, 64))) == ['0', '1', 'p6', 'p7']
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'text'),
+    [
+        ({'norm': 'group'}, "Unknown norm 'group'. Use frozen, batch, sync."),
+        (
+            {'extra_blocks': 'p6'},
+            "Unknown extra_blocks 'p6'. Use 'pool', 'p6p7', None, or an ExtraFPNBlock.",
+        ),
+        ({'trainable_layers': 6}, 'trainable_layers must be a whole number from 0 to 5, got 6.'),
+        ({'trainable_layers': 2.5}, 'trainable_layers must be a whole number from 0 to 5, got 2.'),
+        ({'out_indices': (1, 7)}, 'out_indices=(1, 7) must name different levels from 0 to 4'),
+        (
+            {'width_multiple': 8},
+            "norm='frozen' cannot convert the BatchNorms of a model with width_multiple. Use "
+            "norm='batch', or leave width_multiple out.",
+        ),
+        (
+            {'name': 'mobilenetv3_small_050'},
+            'trainable_layers=3 counts stages named layer1 to layer4, which mobilenetv3_small_050 '
+            'has not. Use trainable_layers=5, and freeze what you like.',
+        ),
+    ],
+)
+def test_refused(kwargs, text):
+    with pytest.raises(ValueError) as error:
+        detection_backbone(**{'name': 'test_res2net_se', **kwargs})
+    assert text in str(error.value)

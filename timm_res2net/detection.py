@@ -1,0 +1,139 @@
+"""A backbone with a feature pyramid for torchvision's detectors."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import nn
+from torchvision.ops.feature_pyramid_network import (
+    ExtraFPNBlock,
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
+
+from .align import AlignedBatchNorm2d
+
+__all__ = ['DetectionBackbone', 'detection_backbone']
+
+# Stages from the head down, as torchvision's `trainable_layers` counts them
+_STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
+_NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    'frozen': freeze_batch_norm_2d,
+    'batch': lambda body: body,
+    'sync': nn.SyncBatchNorm.convert_sync_batchnorm,
+}
+
+
+class DetectionBackbone(nn.Module):
+    """timm's features and a Feature Pyramid Network (arXiv:1612.03144) above them.
+
+    Shape:
+        - Input: (B, in_chans, H, W)
+        - Output: an OrderedDict of (B, out_channels, H / stride, W / stride), from the finest
+            level on: '0', '1', ... for the levels, then 'pool', or 'p6' and 'p7'
+    """
+
+    def __init__(
+        self, body: nn.Module, out_channels: int, extra_blocks: ExtraFPNBlock | None
+    ) -> None:
+        """
+        Args:
+            body: A `features_only` model of timm.
+            out_channels: Channels of every level.
+            extra_blocks: torchvision's block for levels above the last one.
+        """
+        super().__init__()
+        info: Any = body.feature_info
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks)
+        self.out_channels = out_channels
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The pyramid's levels by name."""
+        features = self.body(x)
+        return self.fpn(OrderedDict((str(i), feature) for i, feature in enumerate(features)))
+
+
+def detection_backbone(
+    name: str,
+    out_indices: Sequence[int] = (1, 2, 3, 4),
+    out_channels: int = 256,
+    extra_blocks: str | ExtraFPNBlock | None = 'pool',
+    trainable_layers: int = 3,
+    norm: str = 'frozen',
+    **kwargs: Any,
+) -> DetectionBackbone:
+    """A backbone that FasterRCNN, MaskRCNN, RetinaNet and FCOS of torchvision take as it is.
+
+    With the default levels (strides 4 to 32) and 'pool' it fits the default anchors of FasterRCNN
+    and MaskRCNN; with `out_indices=(2, 3, 4)` and 'p6p7' (strides 8 to 128) those of RetinaNet and
+    FCOS.
+
+    Args:
+        name: A Res2Net of this package or timm's own, or another model of timm.
+        out_indices: Feature levels, 0 to 4 for strides 2 to 32.
+        out_channels: Channels of every level of the pyramid.
+        extra_blocks: Levels above the last: 'pool' for one of stride 64 by subsampling, 'p6p7' for
+            two by convolution from the last pyramid level, None, or a block of torchvision's.
+        trainable_layers: How many of the five stages (layer4, layer3, layer2, layer1 and the stem)
+            learn, from the last one on; 5 for all.
+        norm: What becomes of the BatchNorms: 'frozen' (statistics and affine stay as loaded; right
+            for small batches), 'batch' (they learn), or 'sync' (SyncBatchNorm, for several
+            processes).
+        **kwargs: Further arguments of `timm.create_model`, such as `pretrained=True`.
+
+    Raises:
+        ValueError: An unknown `norm` or `extra_blocks`, a `trainable_layers` that is not 0 to 5 or
+            does not fit a model without these stages, a norm other than 'batch' with
+            `width_multiple`, or levels that the model has not.
+    """
+    if norm not in _NORMS:
+        raise ValueError(f'Unknown norm {norm!r}. Use {", ".join(_NORMS)}.')
+    if isinstance(trainable_layers, bool) or not (
+        isinstance(trainable_layers, Integral) and 0 <= trainable_layers <= 5
+    ):
+        raise ValueError(
+            f'trainable_layers must be a whole number from 0 to 5, got {trainable_layers!r}.'
+        )
+    above: ExtraFPNBlock | None
+    if extra_blocks == 'pool':
+        above = LastLevelMaxPool()
+    elif extra_blocks == 'p6p7':
+        above = LastLevelP6P7(out_channels, out_channels)
+    elif extra_blocks is None or isinstance(extra_blocks, ExtraFPNBlock):
+        above = extra_blocks
+    else:
+        raise ValueError(
+            f"Unknown extra_blocks {extra_blocks!r}. Use 'pool', 'p6p7', None, or an ExtraFPNBlock."
+        )
+    body: nn.Module = timm.create_model(
+        name, features_only=True, out_indices=tuple(out_indices), **kwargs
+    )
+    if norm != 'batch' and any(isinstance(m, AlignedBatchNorm2d) for m in body.modules()):
+        raise ValueError(
+            f'norm={norm!r} cannot convert the BatchNorms of a model with width_multiple. Use '
+            "norm='batch', or leave width_multiple out."
+        )
+    _freeze(body, name, trainable_layers)
+    return DetectionBackbone(_NORMS[norm](body), out_channels, above)
+
+
+def _freeze(body: nn.Module, name: str, trainable_layers: int) -> None:
+    """Take the parameters of all but the last stages out of training."""
+    if trainable_layers == len(_STAGES):
+        return
+    stages = {key.partition('.')[0] for key, _ in body.named_parameters()}
+    if not {'conv1', 'layer1'} <= stages:
+        raise ValueError(
+            f'trainable_layers={trainable_layers} counts stages named layer1 to layer4, which '
+            f'{name} has not. Use trainable_layers=5, and freeze what you like.'
+        )
+    learning = _STAGES[:trainable_layers]
+    for key, parameter in body.named_parameters():
+        if not key.startswith(learning):
+            parameter.requires_grad_(False)
