@@ -108,8 +108,8 @@ def code_lines(source: str) -> int:
 
 
 def test_size():
-    """The plan said about 2,500 lines; with the converter and the Hub they are more."""
-    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 4100
+    """The plan said about 2,500 lines; with the converter, the Hub and detection they are more."""
+    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 4300
 
 
 def test_public_names_have_docstrings():
