@@ -43,8 +43,8 @@ class Fault:
         keep: Share of the body after which the connection is reset.
         longer: How many bytes more than there are the Content-Length promises.
         flip: Bytes in the middle of the body are others.
-        hold: Wait after `keep` of the body for as long as this is not set, in place of a reset.
-        after: Let so many matching requests pass first.
+        hold: After `keep` of the body send a byte a second for as long as this is not set, in place
+            of a reset: slower than any client's patience, and never silent.
     """
 
     match: str
@@ -56,7 +56,6 @@ class Fault:
     longer: int = 0
     flip: bool = False
     hold: threading.Event | None = None
-    after: int = 0
 
 
 @dataclass
@@ -70,7 +69,8 @@ class Repo:
     messages: list[str] = field(default_factory=list)
 
     def commit(self, files: dict[str, bytes], branch: str, message: str) -> str:
-        text = f'{len(self.commits)} {branch} {message} {sorted(files)}'
+        hashes = [(path, git_sha1(content)) for path, content in sorted(files.items())]
+        text = f'{len(self.commits)} {branch} {message} {hashes}'
         oid = hashlib.sha1(text.encode()).hexdigest()
         self.commits[oid] = dict(files)
         self.refs[branch] = oid
@@ -91,6 +91,7 @@ class Hub(ThreadingHTTPServer):
         lfs: Large files by their sha256.
         faults: What goes wrong; the first that matches and has `times` left does.
         requests: Method, path and Range header of all that came, in order.
+        times: When each of them came, in seconds.
     """
 
     daemon_threads = True
@@ -102,6 +103,7 @@ class Hub(ThreadingHTTPServer):
         self.lfs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str | None]] = []
+        self.times: list[float] = []
         self.lock = threading.RLock()
 
     @property
@@ -152,9 +154,6 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             for fault in self.server.faults:
                 if fault.times > 0 and re.search(fault.match, f'{self.command} {self.path}'):
-                    if fault.after > 0:
-                        fault.after -= 1
-                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -195,8 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)  # what was written arrives, then the reset
                 self._reset()
                 return
-            fault.hold.wait(60)
             body = body[int(fault.keep * len(body)) :]
+            while len(body) > 1 and not fault.hold.wait(1):
+                self.wfile.write(body[:1])
+                self.wfile.flush()
+                body = body[1:]
         self.wfile.write(body)
         if fault and fault.longer:
             self.close_connection = True
@@ -215,6 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.fault = self._take_fault()
         with self.server.lock:
             self.server.requests.append((self.command, self.path, self.headers.get('Range')))
+            self.server.times.append(time.monotonic())
         fault = self.fault
         length = int(self.headers.get('Content-Length') or 0)
         self.body = b''
@@ -381,15 +384,6 @@ class _Handler(BaseHTTPRequestHandler):
         repo.refs[new] = repo.refs[start]
         self._json({})
 
-    def _refs(self, name: str) -> None:
-        repo = self._repo(name)
-        if repo is not None:
-            heads = [
-                {'name': n, 'ref': f'refs/heads/{n}', 'targetCommit': c}
-                for n, c in repo.refs.items()
-            ]
-            self._json({'branches': heads, 'tags': [], 'converts': []})
-
     def _info(self, name: str, revision: str | None = None) -> None:
         repo = self._repo(name)
         if repo is None:
@@ -412,23 +406,6 @@ class _Handler(BaseHTTPRequestHandler):
             siblings.append(entry)
         facts = {'id': name, 'modelId': name, 'sha': oid, 'private': repo.private}
         self._json({**facts, 'siblings': siblings, 'tags': [], 'downloads': 0, 'likes': 0})
-
-    def _tree(self, name: str, revision: str) -> None:
-        repo = self._repo(name)
-        at = repo and repo.files(revision)
-        if at:
-            self._json(
-                [
-                    {
-                        'type': 'file', 'path': path, 'size': len(c), 'oid': git_sha1(c),
-                        **({'lfs': {'oid': sha256(c), 'size': len(c), 'pointerSize': 130}}
-                           if is_lfs(path) else {}),
-                    }
-                    for path, c in at[1].items()
-                ]
-            )  # fmt: skip
-        elif repo is not None:
-            self._error(404, 'RevisionNotFound', f'no revision {revision}')
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self._repo(name)
@@ -474,9 +451,7 @@ _ROUTES = (
     ('POST', rf'/api/models/{_NAME}/preupload/(.+)', _Handler._preupload),
     ('POST', rf'/api/models/{_NAME}/commit/(.+)', _Handler._commit),
     ('POST', rf'/api/models/{_NAME}/(branch|tag)/(.+)', _Handler._ref),
-    ('GET', rf'/api/models/{_NAME}/refs', _Handler._refs),
     ('GET', rf'/api/models/{_NAME}/revision/(.+)', _Handler._info),
-    ('GET', rf'/api/models/{_NAME}/tree/(.+)', _Handler._tree),
     ('GET', rf'/api/models/{_NAME}', _Handler._info),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
     ('POST', rf'/{_NAME}/verify', _Handler._verify),

@@ -812,6 +812,14 @@ def config(changed: str) -> str:
         (config('"architecture": 5'), 'architecture is 5, not a string.'),
         (config('"num_classes": "ten"'), "num_classes is 'ten', not a whole number."),
         (config('"num_classes": true'), 'num_classes is True, not a whole number.'),
+        (config('"architecture": null'), 'architecture is None, not a string.'),
+        (config('"num_classes": null'), 'num_classes is None, not a whole number.'),
+        (config('"pretrained_cfg": null'), 'pretrained_cfg is None, not an object.'),
+        (config('"model_args": null'), 'model_args is None, not an object.'),
+        (
+            config('"pretrained_cfg": {"input_size": [3, 100000, 100000]}'),
+            'pretrained_cfg.input_size is [3, 100000, 100000], not channels, height and width, ',
+        ),
         (config('"model_args": [1]'), 'model_args is [1], not an object.'),
         (config('"pretrained_cfg": []'), 'pretrained_cfg is [], not an object.'),
         (config('"label_names": ["a"]'), 'it has 1 label_names for 10 classes.'),
@@ -823,7 +831,7 @@ def config(changed: str) -> str:
         ),
         (
             config('"pretrained_cfg": {"input_size": [3, 224]}'),
-            'pretrained_cfg.input_size is [3, 224], not three whole numbers (channels, height, ',
+            'pretrained_cfg.input_size is [3, 224], not channels, height and width, each from 1 to',
         ),
         (
             config('"pretrained_cfg": {"colour": 1}'),

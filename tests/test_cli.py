@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 
 from tests.common import NAMES
 from timm_res2net import __version__
-from timm_res2net.cli import _SOURCES, main
+from timm_res2net.cli import _SOURCES, _lines, main
 from timm_res2net.convert import SOURCES
 from timm_res2net.res2net_zoo import FIGURES, default_cfgs
 
@@ -206,6 +206,8 @@ def test_convert_knows_every_source(capsys):
     ('words', 'text'),
     [
         (['--eval', 'top1'], "'top1' is no METRIC=NUMBER, such as top1=78.3."),
+        (['--eval', '=3'], "'=3' is no METRIC=NUMBER, such as top1=78.3."),
+        (['--eval', 'a=1', '--eval', 'a=2'], "'a' is given twice."),
         (['--eval', 'top1=good'], "'top1=good' is no METRIC=NUMBER, such as top1=78.3."),
         (
             ['--label-names', 'none.txt'],
@@ -217,6 +219,35 @@ def test_convert_knows_every_source(capsys):
 def test_push_of_what_is_not_there(words, text, capsys):
     assert main(['push', 'nothing.pth', 'me/net', *words]) == 1
     assert capsys.readouterr().err.startswith(f'timm-res2net push: {text}')
+
+
+def test_names_of_classes_from_a_file(tmp_path):
+    path = tmp_path / 'names.txt'
+    path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
+    assert _lines(path) == ['cat', 'dog']
+    path.write_text('cat\n\ndog\n')
+    with pytest.raises(ValueError, match=r'Line 2 of .*names.txt is empty. Give one class a line.'):
+        _lines(path)
+    path.write_bytes(b'caf\xe9\n')
+    with pytest.raises(
+        ValueError, match=r'Cannot read .*names.txt as UTF-8 \(.*\). Save it as such'
+    ):
+        _lines(path)
+
+
+def test_hub_configs_into_a_file(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['hub-configs', '--out', str(tmp_path / 'file')]) == 1
+    assert 'file is a file. Name a folder.' in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('timm_res2net.hub.push_to_hub', interrupt)
+    assert main(['push', 'x.pth', 'me/net']) == 130
+    assert capsys.readouterr().err == 'timm-res2net push: interrupted. Run it again.\n'
 
 
 def test_push_looks_only(capsys):

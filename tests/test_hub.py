@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
@@ -111,7 +111,7 @@ def test_there_and_back(world, tmp_path):
     # another state on a branch and a tag, main untouched
     other = tiny(num_classes=7)
     save_file(other.state_dict(), tmp_path / 'w.safetensors')
-    client.run(PUSH, **args, kwargs={'revision': 'seven', 'message': 'Seven classes'})
+    client.run(PUSH, **args, kwargs={'revision': 'seven', 'commit_message': 'Seven classes'})
     client.run("from huggingface_hub import HfApi; HfApi().create_tag('me/net', tag='v1')")
     assert server.repos['me/net'].messages[-1] == 'Seven classes'
     assert torch.equal(loaded(client, 'hf-hub:me/net@seven', x, tmp_path), outputs(other, x))
@@ -130,10 +130,10 @@ def test_the_same_again_is_no_commit(world, tmp_path):
     kwargs = {'results': {'top1': 99.5, 'top5': 100.0, 'ece': 0.02}, 'dataset': 'digits'}
     assert client.run(PUSH, **args, kwargs=kwargs)[2] == ['README.md']
     assert client.run(PUSH, **args, kwargs={})[2] == []  # the results stay
-    # a branch that main's state makes
-    assert client.run(PUSH, **args, kwargs={'revision': 'dev'})[2] == []
+    # a branch that main's state makes; its card loads the branch
+    assert client.run(PUSH, **args, kwargs={'revision': 'dev'})[2] == ['README.md']
     repo = server.repos['me/again']
-    assert repo.refs['dev'] == repo.refs['main']
+    assert "'hf-hub:me/again@dev'" in repo.files('dev')[1]['README.md'].decode()
     card = repo.files('main')[1]['README.md'].decode()
     assert results_of(card) == (
         'mit',
@@ -166,13 +166,97 @@ def test_what_the_owner_wrote_on_the_card_stays(world, tmp_path):
     assert ModelCard(card).data.license == 'cc-by-4.0'
 
 
+def test_results_are_of_weights(world, tmp_path):
+    """What was measured on other weights leaves the card, and the push says so."""
+    server, client, _ = world
+    save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
+    args = {'source': str(tmp_path / 'w.safetensors'), 'repo': 'me/measured'}
+    kwargs = {'license': 'mit', 'results': {'top1': 99.5}, 'dataset': 'digits'}
+    client.run(PUSH, **args, kwargs=kwargs)
+    repo = server.repos['me/measured']
+    # its owner adds what only they know
+    files = repo.files('main')[1]
+    card = files['README.md'].decode()
+    edited = card.replace('      type: digits\n', '      type: digits\n      split: test\n')
+    edited = edited.replace(
+        '    - type: accuracy', '    - type: loss\n      value: low\n    - type: acc'
+    )
+    edited = edited.replace('type: acc\n', 'type: accuracy\n')
+    repo.commit({**files, 'README.md': edited.encode()}, 'main', 'more')
+    assert client.run(PUSH, **args, kwargs={})[2] == []
+    save_file(tiny(num_classes=3).state_dict(), tmp_path / 'w.safetensors')
+    code = 'answer = list(hub.push_to_hub(source, repo).notes)'
+    assert client.run(code, **args) == [
+        'The results on the card were of other weights and were taken off.'
+    ]
+    card = repo.files('main')[1]['README.md'].decode()
+    assert results_of(card) == ('mit', [])
+    assert '99.5' not in card
+
+
+def test_an_edit_of_the_folder_and_one_of_the_hub(world, tmp_path):
+    server, client, _ = world
+    save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
+    client.run(
+        PUSH, source=str(tmp_path / 'w.safetensors'), repo='me/cards', kwargs={'license': 'mit'}
+    )
+    out = tmp_path / 'out'
+    client.run('hub.pull(repo, out)', repo='me/cards', out=str(out))
+    args = {'source': str(out), 'repo': 'me/cards'}
+    assert client.run(PUSH, **args, kwargs={})[2] == []
+    repo = server.repos['me/cards']
+    files = repo.files('main')[1]
+    card = files['README.md'].decode()
+    repo.commit({**files, 'README.md': f'{card}\nOn the Hub.\n'.encode()}, 'main', 'edit')
+    assert client.run(PUSH, **args, kwargs={})[2] == []  # the folder's says nothing of its own
+    (out / 'README.md').write_text(f'{card}\nIn the folder.\n')
+    with pytest.raises(RemoteError) as error:
+        client.run(PUSH, **args, kwargs={})
+    assert error.value.text == (
+        "The folder's card and that of me/cards differ in what their owner wrote. Say which stays: "
+        "card='folder' or card='hub' (--card)."
+    )
+    assert client.run(PUSH, **args, kwargs={'card': 'hub'})[2] == []
+    assert client.run(PUSH, **args, kwargs={'card': 'folder'})[2] == ['README.md']
+    card = repo.files('main')[1]['README.md'].decode()
+    assert 'In the folder.' in card
+    assert 'On the Hub.' not in card
+
+
+def test_what_it_was_made_from_goes_with_the_weights(world, tmp_path):
+    server, client, _ = world
+    args = {'repo': 'me/made', 'kwargs': {'license': 'mit'}}
+    client.run(PUSH, source=str(FIXTURES / 'paddle.pdparams'), **args)
+    assert '## Made from' in server.repos['me/made'].files('main')[1]['README.md'].decode()
+    save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
+    client.run(PUSH, source=str(tmp_path / 'w.safetensors'), **args)
+    assert '## Made from' not in server.repos['me/made'].files('main')[1]['README.md'].decode()
+
+
+def test_a_repository_without_a_licence_is_pulled(world, tmp_path):
+    server, client, _ = world
+    server.add('me/free', {
+        'config.json': json.dumps(dry(tiny()).config).replace('"license": "mit"', '"tag": "x"')
+        .encode(),
+        'model.safetensors': save(tiny().state_dict()),
+    })  # fmt: skip
+    code = 'answer = [list(finding) for finding in hub.pull(repo, out)]'
+    findings = client.run(code, repo='me/free', out=str(tmp_path / 'out'))
+    text = 'None is named. `timm-res2net push --license` names one.'
+    assert ['licence', 'warning', text] in findings
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == [
+        'config.json', 'model.safetensors',
+    ]  # fmt: skip
+
+
 def test_a_licence_that_the_hub_does_not_know(world, tmp_path):
     server, client, _ = world
     save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
     args = {'source': str(tmp_path / 'w.safetensors'), 'repo': 'me/odd'}
-    with pytest.raises(RemoteError, match=r'(?s)Invalid metadata in README.*"license" must be one'):
+    text = r"refuses the card's metadata, with license 'my-own-1.0': .*license.* must be one of"
+    with pytest.raises(RemoteError, match=text):
         client.run(PUSH, **args, kwargs={'license': 'my-own-1.0'})
-    assert server.repos['me/odd'].messages == ['initial commit']
+    assert 'me/odd' not in server.repos  # asked before anything is made
 
 
 def test_private(world, tmp_path):
@@ -211,8 +295,12 @@ def test_the_commands(world, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split('|')[4].strip() for line in lines[2:5]] == ['yes'] * 3
-    assert lines[5].startswith(f'Pushed to {server.url}/me/typed, branch main, commit ')
-    assert lines[6:] == [
+    assert lines[5:7] == [
+        'test_res2net_se, block semantics official, 5 classes, licence mit',
+        "The weights are those of the entry 'state_dict'.",
+    ]
+    assert lines[7].startswith(f'Pushed to {server.url}/me/typed, branch main, commit ')
+    assert lines[8:] == [
         'Downloaded again: the same files.',
         "timm.create_model('hf-hub:me/typed', pretrained=True)",
     ]
@@ -220,14 +308,14 @@ def test_the_commands(world, tmp_path):
     assert again.returncode == 0, again.stderr
     assert 'me/typed, branch main, has all of it already (commit ' in again.stdout
 
-    checked = run('check', 'me/typed')
+    checked = run('check', 'hf-hub:me/typed')
     assert checked.returncode == 0, checked.stdout
     rows = [line.split(maxsplit=2) for line in checked.stdout.splitlines()]
     assert [row[:2] for row in rows] == [
         ['ok', what]
         for what in (
-            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'runs', 'licence',
-            'card',
+            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'runs', 'images',
+            'licence', 'card',
         )
     ]  # fmt: skip
     pulled = run('pull', 'me/typed', '--out', 'here')
@@ -332,16 +420,18 @@ def test_a_config_says_all_that_is_needed(tmp_path):
 
 
 def test_no_name_of_another_class_stays():
-    model = timm.create_model('test_res2net_se', pretrained=True, num_classes=3)
+    """A model in memory may have learnt ten other classes than its weights came with."""
+    model = timm.create_model('test_res2net_se', pretrained=True)
     assert 'label_names' not in dry(model).config
-    same = timm.create_model('test_res2net_se', pretrained=True)
-    assert dry(same).config['label_names'] == list('0123456789')
+    names = [f'class {i}' for i in range(10)]
+    assert dry(model, label_names=names).config['label_names'] == names
 
 
 def test_a_model_made_by_its_class(tmp_path):
     model = randomise(Res2Net((1, 1, 1, 1), num_classes=4, attn_layer='se')).eval()
     done = dry(model)
     assert torch.equal(outputs(rebuilt(done, model, tmp_path), image()), outputs(model, image()))
+    assert dry(Res2Net((3, 4, 23, 3), attn_layer='se')).config['architecture'] == 'res2net101_se'
 
 
 def test_timms_own_models(tmp_path):
@@ -378,6 +468,7 @@ def test_wrapped_narrow_and_in_training():
     narrow = tiny().bfloat16()
     assert dry(narrow).files['model.safetensors'][0] == weights[0]  # as float32
     assert next(narrow.parameters()).dtype == torch.bfloat16
+    assert dry(tiny().double()).files['model.safetensors'] == weights
 
 
 def test_a_checkpoint_of_timms_training_script(tmp_path):
@@ -391,6 +482,8 @@ def test_a_checkpoint_of_timms_training_script(tmp_path):
     path = tmp_path / 'model_best.pth.tar'
     torch.save({'arch': 'test_res2net_se', 'args': args, 'state_dict': model.state_dict()}, path)
     done = dry(path)
+    assert done.config['architecture'] == 'test_res2net_se'
+    assert done.config['pretrained_cfg']['crop_pct'] == 1.0  # that name's
     assert done.config['model_args']['semantics'] == 'paddle'
     assert done.config['model_args']['global_pool'] == 'max'
     assert done.config['pretrained_cfg']['input_size'] == [3, 48, 48]
@@ -400,6 +493,57 @@ def test_a_checkpoint_of_timms_training_script(tmp_path):
     # what is asked for comes first
     assert dry(path, semantics='caffe').config['model_args']['semantics'] == 'caffe'
     assert dry(path, data={'img_size': 96}).config['pretrained_cfg']['input_size'] == [3, 96, 96]
+
+
+def test_a_folder_of_timm_says_nothing_of_what_it_started_from(tmp_path):
+    """timm copies description, notes and origin of the first weights into what it saves."""
+    model = timm.create_model('test_res2net_se', pretrained=True, num_classes=3)
+    timm.models.save_for_hf(
+        model, str(tmp_path / 'net'), model_args=model.model_args, safe_serialization=True
+    )
+    done = dry(tmp_path / 'net')
+    assert 'handwritten digits' not in done.card
+    assert done.card.count('test_res2net_se with 3 classes.') == 1
+    cfg = done.config['pretrained_cfg']
+    assert cfg['tag'] == 'pushed'
+    assert not {'notes', 'origin_url'} & cfg.keys()
+
+
+def test_an_entry_is_told(tmp_path):
+    ema, plain = tiny(), randomise(tiny(), seed=2)
+    path = tmp_path / 'c.pth'
+    torch.save({'state_dict': plain.state_dict(), 'state_dict_ema': ema.state_dict()}, path)
+    done = dry(path)
+    assert done.notes == ("The weights are those of the entry 'state_dict_ema'.",)
+    assert done.files['model.safetensors'] == dry(ema).files['model.safetensors']
+    other = dry(path, entry='state_dict')
+    assert other.files['model.safetensors'] == dry(plain).files['model.safetensors']
+
+
+def test_what_is_no_model():
+    with pytest.raises(
+        TypeError, match=r'model must be a model or the path of .*, not a OrderedDi'
+    ):
+        dry(tiny().state_dict())
+
+
+def test_the_names_of_classes_stay(world, tmp_path):
+    server, client, _ = world
+    save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
+    args = {'source': str(tmp_path / 'w.safetensors'), 'repo': 'me/names'}
+    code = 'answer = list(hub.push_to_hub(source, repo, **kwargs).notes)'
+    kwargs = {'license': 'mit', 'label_names': ['a', 'b', 'c', 'd', 'e']}
+    assert client.run(code, **args, kwargs=kwargs) == []
+    save_file(randomise(tiny(), seed=3).state_dict(), tmp_path / 'w.safetensors')
+    assert client.run(code, **args, kwargs={}) == [
+        'The names of the classes are those that the Hub had.'
+    ]
+    config = json.loads(server.repos['me/names'].files('main')[1]['config.json'])
+    assert config['label_names'] == kwargs['label_names']
+    save_file(tiny(num_classes=2).state_dict(), tmp_path / 'w.safetensors')
+    assert client.run(code, **args, kwargs={}) == [
+        'The names of the classes on the Hub are of another number and go.'
+    ]
 
 
 def test_a_checkpoint_of_another_project():
@@ -434,6 +578,13 @@ def spoiled() -> Any:
     return model
 
 
+def overflowing() -> Any:
+    model = tiny()
+    with torch.no_grad():
+        model.fc.weight.fill_(3e38)
+    return model
+
+
 def odd() -> Any:
     model = tiny()
     model.act1 = nn.Tanh()
@@ -443,7 +594,7 @@ def odd() -> Any:
 REFUSED = {
     'no licence': (
         tiny, {'license': None},
-        'No licence is known for these weights. Name it, such as license=',
+        'No licence is known for these weights (a dry run does not ask the Hub). Name it, such as ',
     ),
     'a licence that is none': (
         tiny, {'license': 'My own'},
@@ -467,7 +618,8 @@ REFUSED = {
     ),
     'a part that no argument describes': (
         odd, {},
-        'it has parts that no argument describes. Give them to `timm.create_model` as arguments',
+        'it has parts that no noted argument describes, such as another activation. Nothing was '
+        'pushed; `timm.models.push_to_hf_hub` takes models as they are.',
     ),
     'too few label names': (
         tiny, {'label_names': ['a']},
@@ -484,14 +636,44 @@ REFUSED = {
     ),
     'a result that is no number': (
         tiny, {'results': {'top1': 'good'}, 'dataset': 'mine'},
-        "Results must be numbers, got {'top1': 'good'}.",
+        'Results must be numbers, top1, top5, accuracy in percent from 0 to 100; got '
+        "{'top1': 'good'}.",
+    ),
+    'a result of more than all': (
+        tiny, {'results': {'top1': 101, 'ece': 500}, 'dataset': 'mine'}, "got {'top1': 101}.",
+    ),
+    'a result that is a truth': (
+        tiny, {'results': {'ece': True}, 'dataset': 'mine'}, "got {'ece': True}.",
+    ),
+    'a size of nothing': (
+        tiny, {'data': {'img_size': 0}},
+        "Images cannot be prepared with {'img_size': 0}: that is a size that is not from 1 to 4096.",
+    ),
+    'a std of nothing and a crop in percent': (
+        tiny, {'data': {'std': (0.0, 1.0, 1.0), 'crop_pct': 87.5}},
+        'that is a std of 0, a crop_pct that is not above 0 and up to 1.',
+    ),
+    'data of another name': (
+        tiny, {'data': {'crop_pc': 3}},
+        'Unknown crop_pc of images. Use input_size, img_size, mean, std, crop_pct, interpolation.',
+    ),
+    'an interpolation that is none': (
+        tiny, {'data': {'interpolation': 'cubicle'}},
+        "Images cannot be prepared with {'interpolation': 'cubicle'} (KeyError: 'cubicle'). Give "
+        "values as timm's train.py takes them",
+    ),
+    'a card that is neither': (
+        tiny, {'card': 'mine'}, "card must be 'folder', 'hub' or None, got 'mine'.",
+    ),
+    'outputs that are not finite': (
+        overflowing, {}, 'The model answers NaN or infinity. Push an earlier checkpoint.',
     ),
     'a size that is none': (
-        tiny, {'data': {'input_size': (3, 64)}}, "images cannot be prepared with {'input_size'",
+        tiny, {'data': {'input_size': (3, 64)}}, "Images cannot be prepared with {'input_size'",
     ),
     'an architecture for a model': (
         tiny, {'architecture': 'res2net50_se'},
-        'A model in memory knows its architecture and semantics. Leave them out.',
+        'A model in memory knows its architecture and semantics, and is all there is. ',
     ),
 }  # fmt: skip
 
@@ -504,12 +686,21 @@ def test_refused(case):
     assert text in str(error.value)
 
 
-@pytest.mark.parametrize('repo', ['a/b/c', 'me/ne t', '', '-x'])
-def test_names_that_are_no_repository(repo):
+@pytest.mark.parametrize('repo', ['a/b/c', 'me/ne t', '', 'net', 'me/-x'])
+def test_names_that_are_no_repository(repo, tmp_path):
     with pytest.raises(ValueError, match=r'is no name of a repository \(.*\)\. Write it as OWNER'):
         push_to_hub(tiny(), repo, license='mit')
     with pytest.raises(ValueError, match=r'is no name of a repository'):
-        hub.pull(repo, '/nowhere')
+        hub.pull(repo, tmp_path / 'out')
+
+
+def test_two_revisions(tmp_path):
+    with pytest.raises(ValueError, match=r"'me/net@v1' and revision='v2' name two revisions. Name"):
+        hub.pull('me/net@v1', tmp_path / 'out', revision='v2')
+    with pytest.raises(
+        ValueError, match=r"Name the branch apart: revision='dev' \(--revision\), no"
+    ):
+        push_to_hub(tiny(), 'me/net@dev', license='mit')
 
 
 def test_a_licence_that_only_timm_says_is_unknown(tmp_path):
@@ -519,9 +710,12 @@ def test_a_licence_that_only_timm_says_is_unknown(tmp_path):
     config = model_config(model, 'test_res2net_se', model.model_args)
     (tmp_path / 'net' / 'config.json').write_text(json.dumps(config))
     save_file(model.state_dict(), tmp_path / 'net' / 'model.safetensors')
-    with pytest.raises(
-        ValueError, match=r"known for these weights, only that timm's card says unk"
-    ):
+    text = r'known for these weights, only that it is called unknown \(a dry run does not ask the H'
+    with pytest.raises(ValueError, match=text):
+        dry(tmp_path / 'net', license=None)
+    card = dry(tmp_path / 'net', license='unknown').card
+    (tmp_path / 'net' / 'README.md').write_text(card)
+    with pytest.raises(ValueError, match=text):  # a card that says so names none either
         dry(tmp_path / 'net', license=None)
     assert hub.check(tmp_path / 'net')[-2] == ('licence', 'warning', 'unknown')
     assert ModelCard(dry(tmp_path / 'net', license='unknown').card).data.license == 'unknown'
@@ -550,10 +744,13 @@ def found(path: Path, what: str) -> tuple[str, str]:
 def test_check_of_a_good_folder(folder):
     assert [(f.what, f.state) for f in hub.check(folder)] == [
         (what, 'ok')
-        for what in ('config', 'weights', 'tensors', 'values', 'runs', 'licence', 'card')
+        for what in ('config', 'weights', 'tensors', 'values', 'runs', 'images', 'licence', 'card')
     ]
     assert found(folder, 'config')[1] == 'test_res2net_se, 5 classes, 64 px'
-    assert found(folder, 'runs')[1] == 'an image of 3 × 64 × 64 gives 5 finite outputs'
+    assert found(folder, 'runs')[1] == 'an image gives 5 finite outputs'
+    assert found(folder, 'images')[1] == (
+        'interpolation bilinear, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]'
+    )
 
 
 def test_check_of_a_folder_without_weights(folder):
@@ -577,7 +774,10 @@ def test_check_of_a_folder_with_pickles_beside(folder):
 def test_check_of_a_folder_without_card_and_licence(folder):
     (folder / 'README.md').write_text('---\nlicense: [\n---\n')
     assert found(folder, 'card')[0] == 'error'
-    assert found(folder, 'card')[1].startswith('The metadata of the card cannot be read: ')
+    assert found(folder, 'card')[1].startswith('The metadata of the card cannot be read (')
+    assert '\n' not in found(folder, 'card')[1]
+    (folder / 'README.md').write_text('Words.')
+    assert found(folder, 'card') == ('warning', 'README.md without metadata')
     (folder / 'README.md').unlink()
     assert found(folder, 'card') == ('warning', 'there is no README.md')
     assert found(folder, 'licence') == ('ok', 'mit')  # from the config
@@ -637,6 +837,58 @@ def test_check_of_names():
         hub.check('res2net152d')
     with pytest.raises(ValueError, match=r'of res2net50_pd_26w_4s come from https://.*, not from'):
         hub.check('res2net50_pd_26w_4s')
+    with pytest.raises(ValueError, match=r"no registered name, it is timm's own, whose repository"):
+        hub.check('res2net50_26w_4s')
+    with pytest.raises(FileNotFoundError, match=r'There is no folder \./nothing\.'):
+        hub.check('./nothing')
+    with pytest.raises(ValueError, match=r'test_hub.py is a file. Check a folder or repository; '):
+        hub.check(__file__)
+    with pytest.raises(
+        ValueError, match=r"'nothing' is no folder, no repository \(OWNER/NAME\) and "
+    ):
+        hub.check('nothing')
+    with pytest.raises(
+        ValueError, match=r"'test_res2net_se.x' is no tag of test_res2net_se. Use one"
+    ):
+        hub.check('test_res2net_se.x')
+
+
+@pytest.mark.parametrize(
+    'note', ['revision: v1.0', 'sha256: ' + 'A' * 64, f'revision : {"a" * 64}', 'sha256: abc']
+)
+def test_notes_that_pin_nothing(note):
+    with pytest.raises(ValueError, match=r"The note '.*' pins nothing: (revision|sha256) must be"):
+        hub.pins_of(['A note.', note])
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        (
+            {'interpolation': 'cubicle'},
+            'They cannot be prepared with interpolation cubicle, mean [',
+        ),
+        (
+            {'mean': [0.5, 0.5]},
+            'They cannot be prepared with interpolation bilinear, mean [0.5, 0.5]',
+        ),
+        ({'std': [0, 0, 0]}, 'std [0, 0, 0]'),
+    ],
+)
+def test_check_of_images_that_cannot_be_prepared(change, text, folder):
+    config = json.loads((folder / 'config.json').read_text())
+    config['pretrained_cfg'].update(change)
+    (folder / 'config.json').write_text(json.dumps(config))
+    state, told = found(folder, 'images')
+    assert state == 'error'
+    assert text in told
+    assert told.endswith('Push again with other values.')
+
+
+def test_check_of_outputs_that_are_not_finite(folder):
+    save_file(overflowing().state_dict(), folder / 'model.safetensors')
+    assert found(folder, 'values') == ('ok', 'all finite')
+    assert found(folder, 'runs') == ('warning', 'an image gives outputs that are not finite')
 
 
 def test_pins(world, tmp_path):
@@ -739,12 +991,20 @@ def test_a_config_of_a_tag_makes_its_model(full):
     assert f"timm.create_model('{full}', pretrained=True" in card.text
 
 
-def test_the_code_on_a_card_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize('channels', [3, 1, 2])
+def test_the_code_on_a_card_runs(channels, tmp_path, monkeypatch):
     from PIL import Image
 
     text = (ROOT / 'hub_configs' / 'test_res2net_se.digits' / 'README.md').read_text()
+    if channels != 3:
+        model = tiny(in_chans=channels)
+        done = dry(model)
+        (tmp_path / 'net').mkdir()
+        (tmp_path / 'net' / 'config.json').write_text(json.dumps(done.config))
+        torch.save(model.state_dict(), tmp_path / 'net' / 'pytorch_model.bin')
+        text = done.card.replace('hf-hub:me/net', 'local-dir:net')
     blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == (3 if channels in (1, 3) else 2)
     monkeypatch.chdir(tmp_path)
     Image.new('L', (8, 8)).save('image.png')
     for block in blocks:
@@ -761,7 +1021,7 @@ def test_a_card_within_an_old_one():
     assert data['license'] == 'mit'
     assert data['co2_eq_emissions'] == 5
     assert merged.endswith('---\nMy own words only.\n')
-    with pytest.raises(ValueError, match=r'The metadata of the card cannot be read: '):
+    with pytest.raises(ValueError, match=r'The metadata of the card cannot be read \(.*Mend what'):
         merge_card(new, '---\ntags: [\n---\n')
 
 

@@ -4,6 +4,7 @@ Each fault is one test: the text of the error or the success after a retry, what
 cache, and that the next attempt is clean.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -73,6 +74,7 @@ def world(shared, files):
     server, client, home = shared
     server.faults.clear()
     server.requests.clear()
+    server.times.clear()
     server.repos.clear()
     server.add(REPO, files[0])
     shutil.rmtree(home / 'hub', ignore_errors=True)
@@ -138,6 +140,16 @@ REFUSALS = {
     ),
     'gated': (
         Fault('.', status=403, code='GatedRepo'),
+        'GatedRepoError',
+        'me/tiny is gated. Accept its conditions on the Hub, then log in with `hf auth login`',
+    ),
+    'forbidden, where only the files are': (
+        Fault('/resolve/', status=403),
+        'LocalEntryNotFoundError',
+        'The Hub refuses me/tiny (403: ',
+    ),
+    'gated, where only the files are': (
+        Fault('/resolve/', status=403, code='GatedRepo'),
         'GatedRepoError',
         'me/tiny is gated. Accept its conditions on the Hub, then log in with `hf auth login`',
     ),
@@ -253,6 +265,38 @@ def test_too_many_requests(world):
     fails(client, CHECK, 'OSError', text, repo=REPO)
 
 
+def test_what_the_files_alone_refuse(world):
+    """The client asks again for half a minute, then says that it is not in the cache."""
+    server, client, home, logits = world
+    server.faults.append(Fault('HEAD', status=429, headers={'Retry-After': '0'}))
+    fails(client, CHECK, 'OSError', 'The Hub limits how often it answers (429 for', repo=REPO)
+    assert blobs(home) == {}
+    server.faults.clear()
+    assert close_to(client.run(LOAD, repo=REPO), logits)
+
+
+def test_it_waits_as_long_as_it_is_told(world):
+    server, client, _, _ = world
+    server.faults.append(Fault('GET /cdn', 1, 429, headers={'Retry-After': '2'}))
+    client.run(LOAD, repo=REPO)
+    asked = [t for (_, path, _), t in zip(server.requests, server.times, strict=True)
+             if path.startswith('/cdn')]  # fmt: skip
+    assert len(asked) == 2
+    assert asked[1] - asked[0] >= 2
+
+
+def test_gated(world):
+    server, client, _, logits = world
+    server.repos[REPO].gated = True
+    client.run("os.environ.pop('HF_TOKEN', None)")
+    try:
+        fails(client, LOAD, 'GatedRepoError', 'restricted', repo=REPO)
+        fails(client, CHECK, 'OSError', 'me/tiny is gated. Accept its conditions', repo=REPO)
+    finally:
+        client.run("os.environ['HF_TOKEN'] = 'hf_write'")
+    assert close_to(client.run(LOAD, repo=REPO), logits)
+
+
 def test_a_connection_that_always_breaks(world):
     server, client, home, logits = world
     server.faults.append(Fault('GET /cdn', keep=0.0))
@@ -268,6 +312,16 @@ def test_another_size_than_announced(world):
     fails(client, LOAD, 'OSError', 'Consistency check failed', repo=REPO)
     text = 'A file of me/tiny came with another size than the Hub says. Nothing of it was kept; run'
     fails(client, CHECK, 'OSError', text, repo=REPO)
+    assert_sound(home)
+    server.faults.clear()
+    assert close_to(client.run(LOAD, repo=REPO), logits)
+
+
+def test_less_than_the_content_length_says(world):
+    """A Content-Length that is too short: the rest is not read, and the size is wrong."""
+    server, client, home, logits = world
+    server.faults.append(Fault('GET /cdn', longer=-1000))
+    fails(client, LOAD, 'OSError', 'Consistency check failed', repo=REPO)
     assert_sound(home)
     server.faults.clear()
     assert close_to(client.run(LOAD, repo=REPO), logits)
@@ -360,6 +414,38 @@ def test_weights_that_are_not_finite(world, files):
     assert 'warning  values' in done.stdout
 
 
+def test_a_bad_repository_is_not_pulled(world, files, tmp_path):
+    server, client, _, _ = world
+    replace(server, 'model.safetensors', files[0]['model.safetensors'][:-50])
+    out = str(tmp_path / 'out')
+    text = 'me/tiny is not whole, and nothing was written. weights: model.safetensors is damaged ('
+    fails(client, 'hub.pull(repo, out)', 'ValueError', text, repo=REPO, out=out)
+    server.add('me/empty', {'notes.txt': b'nothing'})
+    text = 'me/empty has neither config.json nor model.safetensors. It is no model of timm.'
+    fails(client, 'hub.pull(repo, out)', 'OSError', text, repo='me/empty', out=out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_push_in_mid_check_is_told(world, files):
+    """Another commit between the list of files and the files: nothing is taken for damaged."""
+    _, client, home, _ = world
+    code = """
+plain, repos = hub.HfApi.model_info, []
+def model_info(self, *args, **kwargs):
+    found = plain(self, *args, **kwargs)
+    found.sha = 'ab' * 20
+    return found
+hub.HfApi.model_info = model_info
+try:
+    hub.check(repo)
+finally:
+    hub.HfApi.model_info = plain
+"""
+    client.run(LOAD, repo=REPO)
+    fails(client, code, 'OSError', 'me/tiny has changed meanwhile. Run again.', repo=REPO)
+    assert len([name for name in blobs(home) if len(name) == 64]) == 1  # still there
+
+
 CONFIGS = {
     'a key that timm does not know': (
         lambda c: c['pretrained_cfg'].update(colour='grey'),
@@ -374,7 +460,7 @@ CONFIGS = {
     'a wrong type': (
         lambda c: c['pretrained_cfg'].update(input_size='large'),
         None,
-        "pretrained_cfg.input_size is 'large', not three whole numbers (channels, height, width).",
+        "pretrained_cfg.input_size is 'large', not channels, height and width, each from 1 to ",
     ),
     'a missing field': (
         lambda c: c.pop('architecture'),
@@ -458,9 +544,15 @@ def test_killed_in_mid_upload(world, tmp_path, files):
 
 @pytest.mark.parametrize('processes', [2, 8])
 def test_several_processes_download_once(processes, world, tmp_path):
+    """The first download lasts until all processes have asked for the file."""
     server, _, _, logits = world
     home = tmp_path / 'home'
+    hold = threading.Event()
+    server.faults.append(Fault('GET /cdn', 1, keep=0.1, hold=hold))
     started = [start(environment(server.url, home), SCRIPT, REPO) for _ in range(processes)]
+    wait_for(lambda: server.count('HEAD .*model.safetensors') >= processes, started[0], 500)
+    time.sleep(1)  # from having asked to having downloaded, were there no lock
+    hold.set()
     for process in started:
         out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
@@ -512,13 +604,14 @@ def test_a_read_only_cache(warm, world, tmp_path):
         )  # fmt: skip
         assert told.returncode == 1
         text = last_line(told)
-        assert text.startswith('timm-res2net check: The cache cannot be written to (')
-        assert text.endswith('). Set HF_HOME to a folder of yours.')
+        assert text.startswith('timm-res2net check: [Errno 13] Permission denied: ')
+        assert text.endswith(' Set HF_HOME, where the cache is, to a folder of yours.')
     finally:
         for folder in folders:
             folder.chmod(0o755)
 
 
+@functools.cache
 def mounts() -> bool:
     """Whether a small file system can be mounted for a process of its own."""
     try:
@@ -528,8 +621,9 @@ def mounts() -> bool:
         return False
 
 
-@pytest.mark.skipif(not mounts(), reason='no small file system can be mounted here')
 def test_a_full_disk(world, tmp_path):
+    if not mounts():
+        pytest.skip('no small file system can be mounted here')
     server, _, _, _ = world
     home = tmp_path / 'home'
     home.mkdir()
@@ -570,8 +664,8 @@ def test_offline(world, tmp_path):
     assert 'outgoing traffic has been disabled' in err or 'offline mode' in err.lower()
     told = subprocess.run(command('check', REPO), env=offline, capture_output=True, text=True)
     assert last_line(told) == (
-        'timm-res2net check: me/tiny is not in the cache, and HF_HUB_OFFLINE keeps from fetching '
-        'it. Unset it once, with a network.'
+        'timm-res2net check: HF_HUB_OFFLINE keeps from asking the Hub for me/tiny. Unset it, with '
+        'a network. It is not in the cache either.'
     )
     assert server.requests == []
     warm = start(environment(server.url, home), SCRIPT, REPO)
@@ -588,13 +682,38 @@ def test_offline(world, tmp_path):
     assert server.requests == []
 
 
-def test_no_server_at_all(tmp_path):
-    """Nobody listens: the warm cache serves, the cold one says so."""
-    env = environment('http://127.0.0.1:9', tmp_path / 'home')
-    told = subprocess.run(command('check', REPO), env=env, capture_output=True, text=True)
+def test_no_server_at_all(world, tmp_path):
+    """Nobody listens: the warm cache serves, the cold one says so; a push says so at once."""
+    server, _, _, logits = world
+    home = tmp_path / 'home'
+    nowhere = environment('http://127.0.0.1:9', home)
+    told = subprocess.run(command('check', REPO), env=nowhere, capture_output=True, text=True)
     assert told.returncode == 1
-    assert last_line(told).startswith('timm-res2net check: me/tiny: ConnectError: ')
-    assert last_line(told).endswith('. Run again.')
+    assert last_line(told).startswith(
+        'timm-res2net check: The Hub cannot be reached for me/tiny (ConnectError: '
+    )
+    assert last_line(told).endswith(
+        'Check the network and run again. It is not in the cache either.'
+    )
+    warm = start(environment(server.url, home), SCRIPT, REPO)
+    assert warm.communicate(timeout=300) and warm.returncode == 0
+    again = start(nowhere, SCRIPT, REPO)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert close_to(json.loads(out), logits)
+    told = subprocess.run(command('check', REPO), env=nowhere, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert 'ok       runs' in told.stdout
+    folder = str(next(home.glob('hub/models--*/snapshots/*')))
+    push = command('push', folder, 'me/new', '--license', 'mit')
+    told = subprocess.run(push, env=nowhere, capture_output=True, text=True)
+    assert last_line(told).startswith('timm-res2net push: The Hub cannot be reached for me/new (')
+    offline = environment(server.url, home, HF_HUB_OFFLINE='1')
+    told = subprocess.run(push, env=offline, capture_output=True, text=True)
+    assert last_line(told) == (
+        'timm-res2net push: HF_HUB_OFFLINE keeps from asking the Hub for me/new. Unset it, with a '
+        'network.'
+    )
 
 
 # --- uploads ------------------------------------------------------------------------------------
@@ -628,7 +747,7 @@ UPLOAD_REFUSALS = {
     'content that does not arrive': (
         'hf_write',
         Fault('POST .*/verify', status=404),
-        'me/new: ',
+        'The Hub answers 404 for me/new (',
     ),
 }
 

@@ -8,10 +8,20 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg
 
-from .folders import markdown, timms_names
+from .folders import in_chans_of, markdown, timms_names
 from .res2net_zoo import FIGURES
 
-__all__ = ['ABOUT', 'Result', 'card_of_tag', 'merge_card', 'results_of', 'write_card']
+__all__ = [
+    'ABOUT',
+    'PERCENT',
+    'Result',
+    'card_of_tag',
+    'made_from_of',
+    'merge_card',
+    'owners_text',
+    'results_of',
+    'write_card',
+]
 
 # What stands between these lines is ours and is written anew; the rest of a card is its owner's.
 _BEGIN = '<!-- timm_res2net writes what stands from here -->'
@@ -24,6 +34,7 @@ ABOUT = (
 )
 
 _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
+PERCENT = tuple(_METRICS)
 _SOURCES = {
     'timm results-imagenet.csv': 'https://github.com/huggingface/pytorch-image-models/blob/main/'
     'results/results-imagenet.csv',
@@ -125,10 +136,11 @@ def facts_of(model: Any, architecture: str, semantics: str, gmacs: float) -> dic
     }
 
 
-def _usage(load: str, own: bool, classes: int) -> str:
+def _usage(load: str, own: bool, model: Any) -> str:
     imports = 'import timm, timm_res2net' if own else 'import timm'
+    classes, mode = model.num_classes, {1: 'L', 3: 'RGB'}.get(in_chans_of(model))
     blocks = []
-    if classes:
+    if classes and mode:
         blocks.append(f"""Classify:
 
 ```python
@@ -137,10 +149,10 @@ from PIL import Image
 
 model = timm.create_model('{load}', pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-logits = model(transform(Image.open('image.png').convert('RGB'))[None])
+logits = model(transform(Image.open('image.png').convert('{mode}'))[None])
 top5 = logits.softmax(1).topk({min(5, classes)})
 ```""")
-    blocks.append(f"""Features at five strides, for detection and segmentation:
+    blocks.append(f"""Features at five levels, for detection and segmentation:
 
 ```python
 {imports}
@@ -148,7 +160,8 @@ top5 = logits.softmax(1).topk({min(5, classes)})
 neck = timm.create_model('{load}', pretrained=True, features_only=True)
 print(neck.feature_info.channels(), neck.feature_info.reduction())
 ```""")
-    blocks.append(f"""Embeddings, one vector an image:
+    if model.global_pool.pool_type:
+        blocks.append(f"""Embeddings, one vector an image:
 
 ```python
 {imports}
@@ -161,24 +174,23 @@ encoder = timm.create_model('{load}', pretrained=True, num_classes=0).eval()
 
 
 def _body(
+    title: str,
     what: str,
-    load: str,
-    architecture: str,
-    classes: int,
+    usage: str,
     facts: Mapping[str, str],
     results: Sequence[Result],
+    made_from: str,
     licence: str,
     extra: Sequence[str],
 ) -> str:
     """The part of a card that is ours."""
-    own = architecture not in timms_names()
-    parts = [what, '## Use', _usage(load, own, classes), '## Facts']
+    parts = [f'# {title}', what, '## Use', usage, '## Facts']
     parts.append(markdown(('what', ''), [*facts.items()]))
     if results:
         rows = [
             (
-                r.dataset,
-                _METRICS.get(r.metric, r.metric),
+                r.dataset.replace('|', '/'),
+                _METRICS.get(r.metric, r.metric).replace('|', '/'),
                 f'{r.value:g}',
                 r.source or "the weights' owner",
             )
@@ -187,6 +199,7 @@ def _body(
         parts += ['## Accuracy', markdown(('data set', 'metric', 'value', 'by'), rows)]
         if any(r.source for r in results):
             parts.append('Published there, not measured by timm_res2net.')
+    parts += [made_from] * bool(made_from)
     parts += ['## Licence', licence, '## Citation']
     cited = [_RES2NET, *extra, _TIMM]
     parts.append('\n\n'.join(f'```bibtex\n{entry}\n```' for entry in cited))
@@ -241,10 +254,11 @@ def write_card(
     licence: str | None,
     licence_text: str,
     results: Sequence[Result] = (),
+    anew: Sequence[Result] | None = None,
     gmacs: float | None = None,
     base: str | None = None,
     tag: str = '',
-    rest: str = '',
+    made_from: str = '',
 ) -> str:
     """A card as a whole.
 
@@ -258,11 +272,12 @@ def write_card(
         semantics: Its block semantics.
         licence: Identifier for the Hub; None if unknown.
         licence_text: What the reader is told of it.
-        results: Accuracies.
+        results: Accuracies to show.
+        anew: Those of them that the metadata is to name, all if None.
         gmacs: Multiply-accumulates, in 1e9; counted if None.
         base: Repository whose weights it starts from.
         tag: Its tag, for the citations.
-        rest: Text below the part that is written anew.
+        made_from: A section on the file that it was made from.
 
     Returns:
         YAML metadata and markdown.
@@ -272,38 +287,58 @@ def write_card(
             architecture, device='meta', num_classes=model.num_classes, **arguments
         )
         gmacs = count_gmacs(made.eval(), model.pretrained_cfg['input_size'])
+    own = architecture not in timms_names()
     body = _body(
+        title,
         what,
-        load,
-        architecture,
-        model.num_classes,
+        _usage(load, own, model),
         facts_of(model, architecture, semantics, gmacs),
         results,
+        made_from,
         licence_text,
         citations(arguments.get('attn_layer', ''), tag),
     )
-    data = _metadata(title, licence, results, base, model.num_classes)
-    text = f'---\n{data.to_yaml()}\n---\n# {title}\n\n{_BEGIN}\n{body}\n{_END}\n'
-    return f'{text}\n{rest.strip()}\n' if rest.strip() else text
+    stated = results if anew is None else anew
+    data = _metadata(title, licence, stated, base, model.num_classes)
+    return f'---\n{data.to_yaml()}\n---\n{_BEGIN}\n{body}\n{_END}\n'
 
 
-def merge_card(new: str, old: str) -> str:
+def _read_card(text: str) -> Any:
+    from huggingface_hub import ModelCard
+
+    if not text.startswith('---'):
+        text = f'---\n{{}}\n---\n{text}'  # the client would print that there is no metadata
+    try:
+        return ModelCard(text)
+    except Exception as error:  # YAML and the Hub's own checks
+        raise ValueError(
+            f'The metadata of the card cannot be read ({" ".join(str(error).split())}). Mend what '
+            'stands between its --- lines.'
+        ) from error
+
+
+def merge_card(new: str, old: str, keep_results: bool = True) -> str:
     """A new card within an old one: our part and our metadata are new, the rest stays.
 
-    An old card without our part keeps all of its text. Results and a licence that the new one does
-    not name stay as they were.
+    An old card without our part keeps all of its text.
+
+    Args:
+        new: As `write_card` writes it.
+        old: A card.
+        keep_results: Keep the old one's results, but for those that the new one has anew.
 
     Raises:
         ValueError: The old card's metadata cannot be read.
     """
-    from huggingface_hub import ModelCard
-
-    ours = ModelCard(new)
-    try:
-        theirs = ModelCard(old)
-    except Exception as error:  # YAML and the Hub's own checks
-        raise ValueError(f'The metadata of the card cannot be read: {error}') from error
+    ours, theirs = _read_card(new), _read_card(old)
     data, kept = ours.data.to_dict(), theirs.data.to_dict()
+    if not keep_results:
+        kept.pop('model-index', None)
+    elif data.get('model-index') and kept.get('model-index'):
+        anew = {_key(r) for r in ours.data.eval_results}
+        others = [r for r in theirs.data.eval_results if _key(r) not in anew]
+        ours.data.eval_results = [*others, *ours.data.eval_results]
+        data = ours.data.to_dict()
     merged = {**kept, **data}
     for key in ('tags', 'datasets'):
         both = [*_as_list(kept.get(key)), *_as_list(data.get(key))]
@@ -312,24 +347,32 @@ def merge_card(new: str, old: str) -> str:
     text = theirs.text.strip('\n')
     part = _REGION.search(ours.text)
     assert part is not None
-    if _REGION.search(text):
-        text = _REGION.sub(lambda _: part[0], text, count=1)
-    theirs.data = type(ours.data)(**merged)
-    return f'---\n{theirs.data.to_yaml()}\n---\n{text}\n'
+    text = _REGION.sub(lambda _: part[0], text, count=1)
+    return f'---\n{type(ours.data)(**merged).to_yaml()}\n---\n{text}\n'
+
+
+def _key(result: Any) -> tuple[Any, ...]:
+    return result.dataset_type, result.metric_type, result.metric_name
+
+
+def owners_text(card: str) -> str:
+    """What stands on a card outside of our part."""
+    return _REGION.sub('', _read_card(card).text).strip()
+
+
+def made_from_of(card: str) -> str:
+    """The section of a card on the file that the model was made from, '' without one."""
+    found = re.search(r'^## Made from\n.*?(?=\n\n## )', card, re.DOTALL | re.MULTILINE)
+    return found[0] if found else ''
 
 
 def results_of(card: str) -> tuple[str | None, list[Result]]:
-    """Licence and results that a card's metadata names.
+    """Licence and numeric results that a card's metadata names.
 
     Raises:
         ValueError: They cannot be read.
     """
-    from huggingface_hub import ModelCard
-
-    try:
-        data: Any = ModelCard(card).data
-    except Exception as error:  # YAML and the Hub's own checks
-        raise ValueError(f'The metadata of the card cannot be read: {error}') from error
+    data = _read_card(card).data
     names = {name: metric for metric, name in _METRICS.items()}
     found = []
     for r in data.eval_results or []:

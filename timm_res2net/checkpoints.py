@@ -30,6 +30,7 @@ from .convert import (
 )
 from .folders import (
     CONFIG,
+    DATA,
     check_new,
     markdown,
     open_folder,
@@ -42,7 +43,7 @@ from .folders import (
 )
 from .res2net_zoo import FIGURES, Res2Net
 
-__all__ = ['Conversion', 'convert_checkpoint', 'fill', 'made_from', 'read']
+__all__ = ['Conversion', 'convert_checkpoint', 'fill', 'find_name', 'made_from', 'read']
 
 # A model of each semantics, to carry the arguments of a network that has no name of its own
 _BASE = {
@@ -118,7 +119,7 @@ def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if k not in ('num_classes', 'in_chans')}
 
 
-def _find_name(arguments: Mapping[str, Any]) -> str | None:
+def find_name(arguments: Mapping[str, Any]) -> str | None:
     """The registered name with these arguments, timm's own first; None if there is none."""
     depth = str(3 * sum(arguments['layers']) + 2)
     for name in (*timms_names(), *FIGURES):
@@ -150,7 +151,11 @@ def _choose(
 
 
 def _build(
-    found: dict[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
+    found: dict[str, Any],
+    semantics: str,
+    name: str | None,
+    silent: Mapping[str, Any],
+    noted: str | None,
 ) -> tuple[str, dict[str, Any], nn.Module]:
     """The model on the meta device, its name and the arguments beside it.
 
@@ -159,9 +164,10 @@ def _build(
         semantics: Its block semantics.
         name: The name that is asked for.
         silent: Arguments that shapes do not tell.
+        noted: The name that the file notes, whose other arguments may have been changed.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
-    fits = _find_name(wanted)
+    fits = find_name(wanted)
     if name is not None:
         named = _named_arguments(name)
         wrong = [
@@ -175,7 +181,7 @@ def _build(
     name = name or fits
     extra: dict[str, Any] = {}
     if name is None:
-        name, extra = _BASE[semantics], wanted
+        name, extra = noted if noted in FIGURES else _BASE[semantics], wanted
     model: Any = timm.create_model(
         name,
         device='meta',
@@ -222,7 +228,6 @@ _SILENT = (
     'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool',
     'width_multiple',
 )  # fmt: skip
-_DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 
 
 def _trained(training: Mapping[str, Any], source: str) -> tuple[str | None, dict[str, Any]]:
@@ -250,7 +255,7 @@ def _describe(
         description=f'Converted from {file} ({source}).',
         first_conv='conv1.0' if stem_type else 'conv1',
     )  # fmt: skip
-    set_data(model, {key: training[key] for key in _DATA if training.get(key)})
+    set_data(model, {key: training[key] for key in DATA if training.get(key)})
 
 
 def read(
@@ -291,7 +296,9 @@ def read(
             noted, silent = _trained(checkpoint.training, source)
             semantics = _choose(tensors, source, model, semantics or (None if model else noted))
             found = infer_arguments(tensors)
-            name, arguments, built = _build(found, semantics, model, silent)
+            name, arguments, built = _build(
+                found, semantics, model, silent, checkpoint.training.get('model')
+            )
             _describe(built, path.name, source, found['stem_type'], checkpoint.training)
         else:
             name = built.pretrained_cfg['architecture']
@@ -420,7 +427,7 @@ def _readme(found: Conversion, out: Path) -> str:
         found.semantics,
         licence=None,
         licence_text=f'The converter cannot tell who published the file. {licence}',
-        rest=made_from(found),
+        made_from=made_from(found),
     )
 
 

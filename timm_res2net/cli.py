@@ -277,6 +277,10 @@ def _pairs(words: Sequence[str]) -> dict[str, float]:
     found = {}
     for word in words:
         key, _, value = word.partition('=')
+        if not key:
+            raise ValueError(f"'{word}' is no METRIC=NUMBER, such as top1=78.3.")
+        if key in found:
+            raise ValueError(f"'{key}' is given twice.")
         try:
             found[key] = float(value)
         except ValueError:
@@ -284,19 +288,26 @@ def _pairs(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of names."""
+    try:
+        lines = path.expanduser().read_text(encoding='utf-8-sig').rstrip().splitlines()
+    except OSError as error:
+        raise ValueError(
+            f'Cannot read {path} ({error.strerror}). Give a text file with one class a line.'
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'Cannot read {path} as UTF-8 ({error}). Save it as such.') from error
+    names = [line.strip() for line in lines]
+    if '' in names:
+        raise ValueError(f'Line {names.index("") + 1} of {path} is empty. Give one class a line.')
+    return names
+
+
 def _push(args: argparse.Namespace) -> int:
     from .folders import markdown
     from .hub import push_to_hub
 
-    labels = None
-    if args.label_names:
-        try:
-            labels = args.label_names.read_text(encoding='utf-8').splitlines()
-        except OSError as error:
-            raise ValueError(
-                f'Cannot read {args.label_names} ({error.strerror}). Give a text file with one '
-                'class a line.'
-            ) from error
     data = {
         key: getattr(args, key)
         for key in ('img_size', 'mean', 'std', 'crop_pct', 'interpolation')
@@ -308,13 +319,15 @@ def _push(args: argparse.Namespace) -> int:
         license=args.license,
         results=_pairs(args.eval),
         dataset=args.dataset,
-        label_names=labels,
+        label_names=_lines(args.label_names) if args.label_names else None,
         data=data,
         architecture=args.model,
         semantics=args.semantics,
+        entry=args.entry,
         revision=args.revision,
         private=args.private or None,
-        message=args.message,
+        commit_message=args.message,
+        card=args.card,
         verify=args.verify,
         dry_run=args.dry_run,
     )
@@ -323,6 +336,13 @@ def _push(args: argparse.Namespace) -> int:
         for name, (size, sha256) in done.files.items()
     ]
     print(markdown(('file', 'bytes', 'sha256', 'changed'), rows))
+    cfg, given = done.config['pretrained_cfg'], done.config.get('model_args', {})
+    print(
+        f'{done.config["architecture"]}, block semantics {given.get("semantics", "official")}, '
+        f'{done.config["num_classes"]} classes, licence {cfg["license"]}'
+    )
+    for note in done.notes:
+        print(note)
     if args.dry_run:
         print(f'\n{done.card}\nNothing was sent.')
         return 0
@@ -442,9 +462,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('repo', metavar='REPO', help='OWNER/NAME; made if there is none')
     sub.add_argument('--model', metavar='NAME', help='its name, where shapes do not tell it')
     sub.add_argument('--semantics', metavar='NAME', help='its block semantics, likewise')
+    sub.add_argument('--entry', metavar='KEY', help='entry of the file that holds the weights')
     sub.add_argument('--license', metavar='ID', help='such as apache-2.0 or cc-by-nc-sa-4.0')
     sub.add_argument(
-        '--eval', metavar='METRIC=NUMBER', nargs='+', default=[], help='top1, top5 in percent, ...'
+        '--eval',
+        metavar='METRIC=NUMBER',
+        nargs='+',
+        action='extend',
+        default=[],
+        help='top1, top5 in percent, ...',
     )
     sub.add_argument('--dataset', metavar='NAME', help='what --eval was measured on')
     sub.add_argument(
@@ -458,6 +484,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('--revision', metavar='BRANCH', help='branch; made if there is none')
     sub.add_argument('--private', action='store_true', help='make the repository private')
     sub.add_argument('--message', metavar='TEXT', help='message of the commit')
+    sub.add_argument(
+        '--card', choices=('folder', 'hub'), help='whose words on the card stay where they differ'
+    )
     sub.add_argument('--verify', action='store_true', help='download it again and compare')
     sub.add_argument('--dry-run', action='store_true', help='show what would be pushed')
 
@@ -527,6 +556,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # timm-res2net list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f'timm-res2net {args.verb}: interrupted. Run it again.', file=sys.stderr)
+        return 130
     except (OSError, RuntimeError, ValueError) as error:
         print(f'timm-res2net {args.verb}: {error}', file=sys.stderr)
         return 1

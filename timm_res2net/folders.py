@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 from safetensors.torch import save_file
-from timm.data import resolve_data_config
+from timm.data import create_transform, resolve_data_config
 from timm.models import PretrainedCfg, filter_pretrained_cfg
 from torch import nn
 
@@ -22,10 +22,12 @@ from .res2net_zoo import FIGURES
 __all__ = [
     'CARD',
     'CONFIG',
+    'DATA',
     'WEIGHTS',
     'build',
     'check_new',
     'check_parent',
+    'in_chans_of',
     'markdown',
     'model_config',
     'open_folder',
@@ -40,6 +42,7 @@ __all__ = [
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 CARD = 'README.md'
+DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 # what describes where weights came from, not what they are
 _NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
 
@@ -127,7 +130,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def _in_chans(model: Any) -> int:
+def in_chans_of(model: Any) -> int:
+    """Channels of the image that a model takes."""
     first: Any = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
     return int(first.weight.shape[1])
 
@@ -141,14 +145,30 @@ def set_data(model: Any, given: Mapping[str, Any]) -> None:
             timm's train.py takes them; the rest stays.
 
     Raises:
-        ValueError: Values that timm refuses.
+        ValueError: An unknown name, or values that timm refuses.
     """
-    before, in_chans = model.pretrained_cfg, _in_chans(model)
+    before, in_chans = model.pretrained_cfg, in_chans_of(model)
+    unknown = sorted(set(given) - set(DATA))
+    if unknown:
+        raise ValueError(f'Unknown {", ".join(unknown)} of images. Use {", ".join(DATA)}.')
     try:
         data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ValueError(f'images cannot be prepared with {dict(given)}: {error}') from error
-    data['input_size'] = [in_chans, *data['input_size'][1:]]
+        create_transform(**data)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'Images cannot be prepared with {dict(given)} ({type(error).__name__}: {error}). Give '
+            "values as timm's train.py takes them"
+        ) from error
+    size = data['input_size'][1:]
+    bad = {
+        'a size that is not from 1 to 4096': not all(1 <= n <= 4096 for n in size),
+        'a std of 0': 0 in data['std'],
+        'a crop_pct that is not above 0 and up to 1': not 0 < data['crop_pct'] <= 1,
+    }
+    if any(bad.values()):
+        text = ', '.join(what for what, is_so in bad.items() if is_so)
+        raise ValueError(f'Images cannot be prepared with {dict(given)}: that is {text}.')
+    data['input_size'] = [in_chans, *size]
     for key in ('mean', 'std'):
         values = list(data[key])
         if len(values) != in_chans:  # of colours, for another number of channels
@@ -177,7 +197,7 @@ def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) ->
     labels = {key: cfg.pop(key, None) for key in ('label_names', 'label_descriptions')}
     if cfg.get('num_classes') != model.num_classes:
         labels = {}  # of other classes
-    in_chans = _in_chans(model)
+    in_chans = in_chans_of(model)
     cfg.update(num_classes=model.num_classes, input_size=(in_chans, *cfg['input_size'][1:]))
     if in_chans != 3:
         # timm 1.0.22 takes a first convolution that is named for one of 3 channels, and makes its
@@ -237,8 +257,12 @@ _COUNT = ('a whole number', _is_count)
 _OBJECT = ('an object', lambda value: isinstance(value, dict))
 _NUMBERS = ('a list of numbers', _are_numbers)
 _SIZE = (
-    'three whole numbers (channels, height, width)',
-    lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)),
+    'channels, height and width, each from 1 to 4096',
+    lambda value: (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(_is_count(n) and 0 < n <= 4096 for n in value)
+    ),
 )
 _LABELS = ('a list of names', lambda value: isinstance(value, list | dict))
 # Fields that are read, with what they must be; the rest of a config is for its writer.
@@ -284,7 +308,9 @@ def read_config(path: Path) -> dict[str, Any]:
         where, _, name = key.rpartition('.')
         values = config.get(where) if where else config
         value = values.get(name) if isinstance(values, dict) else None
-        if value is not None and not fits(value):
+        # timm takes null for no value where a cfg has it, not elsewhere
+        given = isinstance(values, dict) and name in values
+        if given and not fits(value) and (value is not None or not where):
             raise ValueError(f'{what}: {key} is {value!r}, not {kind}.')
     unknown = sorted(config['pretrained_cfg'].keys() - _KNOWN_CFG)
     if unknown:

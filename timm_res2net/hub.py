@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
@@ -23,7 +23,6 @@ import timm
 import torch
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -34,6 +33,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
+from timm.data import create_transform, resolve_data_config
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from timm.models.resnet import ResNet
 from timm.utils import unwrap_model
@@ -41,15 +41,26 @@ from torch import nn
 
 from . import __version__
 from .bottle2neck import FusedBottle2neck
-from .cards import ABOUT, Result, card_of_tag, merge_card, results_of, write_card
-from .checkpoints import Conversion, fill, made_from, read
-from .convert import list_some
+from .cards import (
+    ABOUT,
+    PERCENT,
+    Result,
+    card_of_tag,
+    made_from_of,
+    merge_card,
+    owners_text,
+    results_of,
+    write_card,
+)
+from .checkpoints import Conversion, fill, find_name, made_from, read
+from .convert import infer_arguments, list_some
 from .folders import (
     CARD,
     CONFIG,
     WEIGHTS,
     build,
     check_new,
+    in_chans_of,
     model_config,
     read_config,
     save_folder,
@@ -64,7 +75,7 @@ __all__ = ['Finding', 'Push', 'check', 'pull', 'push_to_hub', 'write_hub_configs
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 _TOLERANCE = 1e-4  # relative, in float32: another memory format orders its sums otherwise
-# What the client raises besides OSError: its HTTP library's own base (httpx2's, httpx's, requests')
+# What its HTTP library raises besides OSError (httpx2, httpx; all that requests raises is OSError)
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 
@@ -74,30 +85,22 @@ _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 def _explain(error: BaseException, repo: str, revision: str | None) -> str:
     """What went wrong with a repository, and what to do."""
     login = 'log in with `hf auth login`, or set HF_TOKEN'
-    status = getattr(getattr(error, 'response', None), 'status_code', None)
-    number = getattr(error, 'errno', None)
     cause = error.__cause__ or error
+    # a refusal may come wrapped in "not in the cache"
+    response = getattr(error, 'response', None) or getattr(cause, 'response', None)
+    status = getattr(response, 'status_code', None)
+    number = getattr(error, 'errno', None)
     if isinstance(error, GatedRepoError):
         return f'{repo} is gated. Accept its conditions on the Hub, then {login}.'
     if isinstance(error, RepositoryNotFoundError):
         return f'There is no repository {repo}, or it is private. Check the name, or {login}.'
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} has no revision '{revision or 'main'}'. Name a branch, tag or commit of it."
-    if isinstance(error, OfflineModeIsEnabled) or isinstance(cause, OfflineModeIsEnabled):
-        return (
-            f'{repo} is not in the cache, and HF_HUB_OFFLINE keeps from fetching it. Unset it '
-            'once, with a network.'
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        return (
-            f'The Hub cannot be reached ({type(cause).__name__}: {_first_line(cause)}) and {repo} '
-            'is not in the cache. Check the network and run again.'
-        )
-    if isinstance(error, EntryNotFoundError):
-        return f'{repo} lacks a file: {_first_line(error)}'
+    if isinstance(error, OfflineModeIsEnabled):
+        return f'HF_HUB_OFFLINE keeps from asking the Hub for {repo}. Unset it, with a network.'
     if status in (401, 403):
         return (
-            f'The Hub refuses {repo} ({status}: {_first_line(error)}). To read or write there '
+            f'The Hub refuses {repo} ({status}: {_first_line(cause)}). To read or write there '
             f'{login} with a token that may.'
         )
     if status == 412:
@@ -112,16 +115,19 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> str:
             'nothing of it was kept.'
         )
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return (
-            f'The cache cannot be written to ({_first_line(error)}). Set HF_HOME to a folder of '
-            'yours.'
-        )
+        return f'{_first_line(error)}. Set HF_HOME, where the cache is, to a folder of yours.'
     if 'Consistency check failed' in str(error):
         return (
             f'A file of {repo} came with another size than the Hub says. Nothing of it was kept; '
             'run again.'
         )
-    return f'{repo}: {type(error).__name__}: {_first_line(error)}. Run again.'
+    what = f'{type(cause).__name__}: {_first_line(cause)}'
+    if status is not None:
+        return f'The Hub answers {status} for {repo} ({_first_line(cause)}). Run again.'
+    unreachable = ConnectionError | TimeoutError | _HTTP_ERROR
+    if isinstance(error, unreachable) or isinstance(cause, unreachable):
+        return f'The Hub cannot be reached for {repo} ({what}). Check the network and run again.'
+    return f'{repo}: {what}. Run again.'
 
 
 def _first_line(error: BaseException) -> str:
@@ -140,13 +146,21 @@ def _speaking(repo: str, revision: str | None = None) -> Iterator[None]:
         raise OSError(_explain(what or error, repo, revision)) from error
 
 
-def _check_repo_id(repo: str) -> None:
+def _split(repo: str, revision: str | None = None) -> tuple[str, str | None]:
+    """A repository and its revision, which may be written behind an @."""
+    name, _, at = repo.removeprefix('hf-hub:').partition('@')
+    problem = '' if name.count('/') == 1 else 'it has no owner'
     try:
-        validate_repo_id(repo)
+        validate_repo_id(name)
     except HFValidationError as error:
+        problem = _first_line(error)
+    if problem:
         raise ValueError(
-            f"'{repo}' is no name of a repository ({_first_line(error)}). Write it as OWNER/NAME."
-        ) from error
+            f"'{name}' is no name of a repository ({problem}). Write it as OWNER/NAME."
+        )
+    if at and revision:
+        raise ValueError(f"'{repo}' and revision='{revision}' name two revisions. Name one.")
+    return name, revision or at or None
 
 
 # --- push ---------------------------------------------------------------------------------------
@@ -165,6 +179,7 @@ class Push(NamedTuple):
         verified: Whether they were downloaded and compared.
         card: The text of the card.
         config: The content of config.json.
+        notes: What the owner should know of it, a sentence each.
     """
 
     repo: str
@@ -176,6 +191,7 @@ class Push(NamedTuple):
     verified: bool
     card: str
     config: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def _from_module(model: nn.Module) -> Conversion:
@@ -190,13 +206,11 @@ def _from_module(model: nn.Module) -> Conversion:
     cfg = dict(getattr(plain, 'pretrained_cfg', None) or {})
     name = cfg.get('architecture')
     if isinstance(plain, Res2Net):
-        name = name or 'res2net50_18w_4s'  # the arguments say all
         arguments = plain.model_args
         semantics = arguments['semantics']
     elif isinstance(plain, ResNet) and name in timms_names():
-        first: Any = plain.conv1[0] if isinstance(plain.conv1, nn.Sequential) else plain.conv1
         arguments = {
-            'in_chans': first.weight.shape[1],
+            'in_chans': in_chans_of(plain),
             'global_pool': plain.global_pool.pool_type,
             'output_stride': plain.feature_info[-1]['reduction'],
         }
@@ -207,17 +221,20 @@ def _from_module(model: nn.Module) -> Conversion:
             '`timm.create_model` made, without features_only; for others there is '
             '`timm.models.push_to_hf_hub`.'
         )
-    tensors = {}
-    for key, value in plain.state_dict().items():
-        value = value.detach().cpu()
-        narrow = value.is_floating_point() and value.element_size() < 4
-        tensors[key] = value.float() if narrow else value
+    tensors = {
+        key: value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
+        for key, value in plain.state_dict().items()
+    }
+    if name is None:  # made by its class
+        found = {**infer_arguments(tensors), 'semantics': semantics}
+        found = {k: v for k, v in found.items() if k not in ('num_classes', 'in_chans')}
+        name = find_name(found) or 'res2net50_18w_4s'  # the arguments say all
     twin: Any = timm.create_model(name, device='meta', num_classes=plain.num_classes, **arguments)
     twin.pretrained_cfg = dict(
         {**twin.pretrained_cfg, **cfg},
         description=f'{name} with {plain.num_classes:,} classes.',
         tag='pushed', url='', file=None, hf_hub_id=None, notes=None, origin_url=None, license=None,
-        num_classes=cfg.get('num_classes', plain.num_classes),
+        label_names=None, label_descriptions=None, num_classes=plain.num_classes,
     )  # fmt: skip
     fill(twin, tensors)
     return Conversion('timm', name, arguments, semantics, twin.eval(), (), {'folder': False})
@@ -234,6 +251,8 @@ def _load(folder: Path) -> Any:
 
 
 def _outputs(model: Any, size: Sequence[int]) -> torch.Tensor:
+    # a size comes from a file that may not be trusted
+    size = (size[0], *(min(n, 512) for n in size[1:]))
     image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return model(image)
@@ -242,17 +261,6 @@ def _outputs(model: Any, size: Sequence[int]) -> torch.Tensor:
 def _compare(original: Any, folder: Path) -> None:
     """Raise a ValueError if what a folder makes is another model than the original."""
     loaded = _load(folder)
-    own = loaded.state_dict()
-    wrong = [
-        key
-        for key, value in original.state_dict().items()
-        if key not in own or not torch.equal(own[key], value)
-    ]
-    if wrong:
-        raise ValueError(
-            f'What was to be pushed loads with other weights: {list_some(wrong)}. If they are not '
-            'finite, train again; nothing was pushed.'
-        )
     size = loaded.pretrained_cfg['input_size']
     expected, got = _outputs(original, size), _outputs(loaded, size)
     if not expected.isfinite().all():
@@ -261,17 +269,15 @@ def _compare(original: Any, folder: Path) -> None:
     if not error <= _TOLERANCE:
         raise ValueError(
             f'What was to be pushed answers otherwise than the model (by {error:.1e} of its '
-            'largest output): it has parts that no argument describes. Give them to '
-            '`timm.create_model` as arguments; nothing was pushed.'
+            'largest output): it has parts that no noted argument describes, such as another '
+            'activation. Nothing was pushed; `timm.models.push_to_hf_hub` takes models as they are.'
         )
 
 
-def _check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    bad = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f'Weights are NaN or infinite: {list_some(bad)}. Push an earlier checkpoint.'
-        )
+def _not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """The names of those with NaN or infinity, '' if there are none."""
+    bad = [key for key, v in tensors if v.is_floating_point() and not v.isfinite().all()]
+    return list_some(bad) if bad else ''
 
 
 def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Result]:
@@ -281,9 +287,18 @@ def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Re
         return []
     if not dataset:
         raise ValueError(f'Name the data set on which {", ".join(values)} was measured.')
-    bad = {k: v for k, v in values.items() if not isinstance(v, int | float) or not isfinite(v)}
+    bad = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not isfinite(value)
+        or (key in PERCENT and not 0 <= value <= 100)
+    }
     if bad:
-        raise ValueError(f'Results must be numbers, got {bad}.')
+        raise ValueError(
+            f'Results must be numbers, {", ".join(PERCENT)} in percent from 0 to 100; got {bad}.'
+        )
     return [Result(metric, float(value), dataset) for metric, value in values.items()]
 
 
@@ -326,12 +341,14 @@ def push_to_hub(
     data: Mapping[str, Any] | None = None,
     architecture: str | None = None,
     semantics: str | None = None,
+    entry: str | None = None,
     revision: str | None = None,
     private: bool | None = None,
-    message: str | None = None,
+    commit_message: str | None = None,
+    card: str | None = None,
     verify: bool = False,
     dry_run: bool = False,
-    token: str | None = None,
+    token: str | bool | None = None,
 ) -> Push:
     """Push a Res2Net to the Hugging Face Hub: config.json, model.safetensors and a card.
 
@@ -346,17 +363,21 @@ def push_to_hub(
             card on the Hub names one.
         results: Accuracies by metric: 'top1', 'top5' and 'accuracy' in percent, others as they are.
         dataset: Name on the Hub of the data set that they were measured on.
-        label_names: Names of the classes, in order.
+        label_names: Names of the classes, in order; by default a folder's. (A model in memory may
+            have been trained for other classes than its weights came with.)
         data: How images are prepared: some of `input_size`, `img_size`, `mean`, `std`, `crop_pct`
             and `interpolation`; by default as the folder, train.py's arguments or the name say.
         architecture: Name of the model, for a checkpoint whose shapes do not tell it.
         semantics: Its block semantics, likewise.
+        entry: Entry of the file that holds the weights, as in `convert_checkpoint`.
         revision: Branch; made from main if there is none.
         private: Make the repository private if it is made.
-        message: Message of the commit.
+        commit_message: Message of the commit.
+        card: Whose words on the card stay, where the folder's and the Hub's differ outside of the
+            part that is written anew: 'folder' or 'hub'. By default that is an error.
         verify: Download what was pushed and compare it.
         dry_run: Do all that needs no network, send nothing.
-        token: Access token, by default the one that is logged in.
+        token: Access token, by default the one that is logged in; False for none.
 
     Returns:
         What was done. Without `changed`, the Hub had all of it.
@@ -368,87 +389,175 @@ def push_to_hub(
         OSError: The Hub refuses, cannot be reached or has changed meanwhile. Nothing is
             half-pushed: a commit holds all files, or there is none.
     """
-    _check_repo_id(repo_id)
+    repo_id, at = _split(repo_id)
+    if at:
+        raise ValueError(f"Name the branch apart: revision='{at}' (--revision), not behind an @.")
     if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
         raise ValueError(
             f"'{license}' is no identifier of a licence. Use the Hub's, such as apache-2.0, mit, "
             'cc-by-nc-sa-4.0 or other.'
         )
+    if card not in (None, 'folder', 'hub'):
+        raise ValueError(f"card must be 'folder', 'hub' or None, got {card!r}.")
     measured = _results(results, dataset)
-    found, original, old = _take(model, architecture, semantics)
+    found, original, old = _take(model, architecture, semantics, entry)
     network: Any = found.model
     set_data(network, data or {})
-    if label_names is not None:
-        _set_labels(network, label_names)
-
+    notes = []
+    if found.file.get('entry'):
+        notes.append(f"The weights are those of the entry '{found.file['entry']}'.")
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
-    remote, on_branch = None, False
+    remote, on_branch, on_hub, labels_on_hub = None, False, '', None
     if not dry_run:
         with _speaking(repo_id, revision):
             remote, on_branch = _remote(api, repo_id, revision)
-            there = {s.rfilename for s in remote.siblings} if remote else set()
-            if not old and CARD in there:
+            if remote is not None and CARD in {s.rfilename for s in remote.siblings}:
                 path = hf_hub_download(repo_id, CARD, revision=remote.sha, token=token)
-                old = Path(path).read_text(encoding='utf-8')
+                on_hub = Path(path).read_text(encoding='utf-8')
+            if remote is not None and CONFIG in {s.rfilename for s in remote.siblings}:
+                path = hf_hub_download(repo_id, CONFIG, revision=remote.sha, token=token)
+                labels_on_hub = _labels_of(Path(path))
         if remote is not None and private and not remote.private:
             raise ValueError(
                 f'{repo_id} is there already, and public. Push without private, or make it private '
                 'on the Hub first.'
             )
-    text, licence = _card(found, repo_id, license, measured, old)
+    if label_names is not None:
+        _set_labels(network, label_names)
+    elif labels_on_hub and not network.pretrained_cfg.get('label_names'):
+        if len(labels_on_hub) == network.num_classes:
+            _set_labels(network, labels_on_hub)
+            notes.append('The names of the classes are those that the Hub had.')
+        else:
+            notes.append('The names of the classes on the Hub are of another number and go.')
+    base = _choose_card(old, on_hub, card, repo_id)
+    licence = _licence(license, base, network.pretrained_cfg.get('license'), dry_run)
     network.pretrained_cfg = dict(network.pretrained_cfg, license=licence)
 
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / 'model'
-        save_folder(network, found.architecture, found.arguments, text, made)
+        save_folder(network, found.architecture, found.arguments, '', made)
         _compare(original, made)
+        siblings = {s.rfilename: s for s in remote.siblings} if remote else {}
+        # results are of weights: those on the Hub hold as long as its weights stay
+        keep = base == old or not _differs(made / WEIGHTS, siblings)
+        known = results_of(old or on_hub)[1] if old or (on_hub and keep) else []
+        if not keep and not old and results_of(on_hub)[1]:
+            notes.append('The results on the card were of other weights and were taken off.')
+        shown = {(r.metric, r.dataset): r for r in (*known, *measured)}
+        text = _card(
+            found, repo_id, revision, licence, [*shown.values()], measured if keep else None, old
+        )
+        if base:
+            text = merge_card(text, base, keep_results=keep)
+        (made / CARD).write_text(text, encoding='utf-8')
         paths = [made / name for name in (CONFIG, WEIGHTS, CARD)]
         files = {path.name: (path.stat().st_size, sha256_of(path)) for path in paths}
         config = read_config(made / CONFIG)
-        siblings = {s.rfilename: s for s in remote.siblings} if remote else {}
         changed = tuple(path.name for path in paths if _differs(path, siblings))
         branch = revision or 'main'
         if dry_run:
-            return Push(repo_id, branch, None, '', files, changed, False, text, config)
+            return Push(
+                repo_id, branch, None, '', files, changed, False, text, config, tuple(notes)
+            )
         with _speaking(repo_id, revision):
-            commit = _send(
-                api, repo_id, revision, private, message, made, changed, remote, on_branch
+            if changed:
+                _validate(text, licence)
+            repo, oid = _send(
+                api, repo_id, revision, private, commit_message, made, changed, remote, on_branch
             )
         if verify:
-            _verify(commit[0], commit[1], files, token)
-    repo, oid = commit
+            _verify(repo, oid, files, token)
     url = f'{api.endpoint}/{repo}'
-    return Push(repo, branch, oid, url, files, changed, verify, text, config)
+    return Push(repo, branch, oid, url, files, changed, verify, text, config, tuple(notes))
+
+
+def _choose_card(folder: str, hub: str, card: str | None, repo: str) -> str:
+    """The card whose own words stay: the folder's or the Hub's."""
+    if card == 'folder' or not hub:
+        return folder
+    if card == 'hub' or not folder or owners_text(folder) in ('', owners_text(hub)):
+        return hub
+    raise ValueError(
+        f"The folder's card and that of {repo} differ in what their owner wrote. Say which stays: "
+        "card='folder' or card='hub' (--card)."
+    )
+
+
+def _licence(given: str | None, card: str, config: str | None, dry_run: bool) -> str:
+    """The licence to name."""
+    known = given or (results_of(card)[0] if card else None) or config
+    if known and (given or known != 'unknown'):
+        return known
+    raise ValueError(
+        'No licence is known for these weights'
+        + (', only that it is called unknown' if known else '')
+        + (' (a dry run does not ask the Hub)' if dry_run else '')
+        + ". Name it, such as license='cc-by-nc-sa-4.0' (--license); whoever made the weights that "
+        'they start from has a say.'
+    )
+
+
+def _validate(card: str, licence: str) -> None:
+    """Let the Hub look at the metadata before anything is made."""
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard(card).validate()
+    except ValueError as error:
+        raise ValueError(
+            f"The Hub refuses the card's metadata, with license '{licence}': {error}"
+        ) from error
 
 
 def _take(
-    model: nn.Module | str | os.PathLike[str], architecture: str | None, semantics: str | None
+    model: nn.Module | str | os.PathLike[str],
+    architecture: str | None,
+    semantics: str | None,
+    entry: str | None,
 ) -> tuple[Conversion, Any, str]:
     """What is to be pushed, the model to compare it with, and the text of a folder's card."""
     card = ''
     if isinstance(model, nn.Module):
-        if architecture or semantics:
+        if architecture or semantics or entry:
             raise ValueError(
-                'A model in memory knows its architecture and semantics. Leave them out.'
+                'A model in memory knows its architecture and semantics, and is all there is. '
+                'Leave architecture, semantics and entry out.'
             )
         found = _from_module(model)
         original: Any = copy.deepcopy(unwrap_model(model)).cpu().float().eval()
     else:
-        path = Path(model)
-        found = read(path, model=architecture, semantics=semantics)
+        if not isinstance(model, str | os.PathLike):
+            raise TypeError(
+                f'model must be a model or the path of a checkpoint or folder, not a '
+                f'{type(model).__name__}.'
+            )
+        path = Path(os.fspath(model).removeprefix('local-dir:')).expanduser()
+        found = read(path, model=architecture, semantics=semantics, entry=entry)
         original = found.model
         if (path / CARD).is_file():
             card = (path / CARD).read_text(encoding='utf-8')
-        if not path.is_dir():
-            classes = f'{original.num_classes:,} classes'
+        # what `push` and `convert` wrote of a folder holds; what timm copies into one is said of
+        # the weights that these started from
+        if not path.is_dir() or original.pretrained_cfg.get('tag') not in ('pushed', 'converted'):
             layout = '' if found.source in ('timm', 'official') else f' of {found.source}'
+            origin = '' if path.is_dir() else f', from `{path.name}`{layout}'
+            text = f'{found.architecture} with {original.num_classes:,} classes{origin}.'
             original.pretrained_cfg = dict(
-                original.pretrained_cfg,
-                description=f'{found.architecture} with {classes}, from `{path.name}`{layout}.',
-                tag='pushed',
+                original.pretrained_cfg, description=text, tag='pushed', notes=None, origin_url=None
             )
-    _check_finite(found.model.state_dict())
+    bad = _not_finite(found.model.state_dict().items())
+    if bad:
+        raise ValueError(f'Weights are NaN or infinite: {bad}. Push an earlier checkpoint.')
     return found, original, card
+
+
+def _labels_of(config: Path) -> list[str] | None:
+    try:
+        labels = read_config(config).get('label_names')
+    except ValueError:
+        return None  # another kind of model until now
+    return labels if isinstance(labels, list) else None
 
 
 def _set_labels(network: Any, label_names: Sequence[str]) -> None:
@@ -469,35 +578,32 @@ def _set_labels(network: Any, label_names: Sequence[str]) -> None:
 
 
 def _card(
-    found: Conversion, repo: str, license: str | None, results: list[Result], old: str
-) -> tuple[str, str]:
-    """The card, and the licence that it names."""
-    kept, kept_results = results_of(old) if old else (None, [])
-    cfg = found.model.pretrained_cfg
-    known = license or kept or cfg.get('license')  # type: ignore[operator, union-attr]
-    if not known or (known == 'unknown' and license is None and kept is None):
-        raise ValueError(
-            'No licence is known for these weights'
-            + (", only that timm's card says unknown" if known else '')
-            + ". Name it, such as license='cc-by-nc-sa-4.0' (--license); whoever made the weights "
-            'that they start from has a say.'
-        )
-    title = repo.rpartition('/')[2]
-    foreign = found.moves and found.source not in ('timm', 'official') and not old
-    text = write_card(
-        title,
-        f'{cfg.get("description") or found.architecture} {ABOUT}',  # type: ignore[operator, union-attr]
-        f'hf-hub:{repo}',
+    found: Conversion,
+    repo: str,
+    revision: str | None,
+    licence: str,
+    results: Sequence[Result],
+    anew: Sequence[Result] | None,
+    old: str,
+) -> str:
+    """The card as it would be without an older one."""
+    cfg: Any = found.model.pretrained_cfg
+    foreign = found.moves and found.source not in ('timm', 'official')
+    return write_card(
+        repo.rpartition('/')[2],
+        f'{cfg.get("description") or found.architecture} {ABOUT}',
+        f'hf-hub:{repo}@{revision}' if revision not in (None, 'main') else f'hf-hub:{repo}',
         found.model,
         found.architecture,
         found.arguments,
         found.semantics,
-        licence=known,
-        licence_text=f'`{known}`.',
-        results=results or kept_results,
-        rest=made_from(found) if foreign else '',
+        licence=licence,
+        licence_text=f'`{licence}`.',
+        results=results,
+        anew=anew,
+        # what `convert` wrote of a folder holds as long as it is that folder
+        made_from=made_from(found) if foreign else made_from_of(old),
     )
-    return (merge_card(text, old) if old else text), known
 
 
 def _send(
@@ -534,7 +640,7 @@ def _send(
 
 
 def _verify(
-    repo: str, commit: str, files: Mapping[str, tuple[int, str]], token: str | None
+    repo: str, commit: str, files: Mapping[str, tuple[int, str]], token: str | bool | None
 ) -> None:
     """Download what a commit holds, past the cache, and compare."""
     with tempfile.TemporaryDirectory() as cache:
@@ -566,7 +672,7 @@ class Finding(NamedTuple):
 
 
 def check(
-    target: str | os.PathLike[str], revision: str | None = None, token: str | None = None
+    target: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None
 ) -> list[Finding]:
     """Look whether a model is whole: loadable, complete, safetensors, with a licence.
 
@@ -585,29 +691,55 @@ def check(
         ValueError: It is none of the three.
     """
     text = os.fspath(target)
-    if Path(text).is_dir():
-        return _check_folder(Path(text))
+    path = Path(text.removeprefix('local-dir:')).expanduser()
+    if path.is_dir():
+        return _check_folder(path)
+    if path.is_file():
+        raise ValueError(
+            f'{text} is a file. Check a folder or repository; `timm-res2net convert --dry-run` '
+            'looks at a checkpoint.'
+        )
+    if text.startswith(('.', '/', '~', 'local-dir:')):
+        raise FileNotFoundError(f'There is no folder {text}.')
     name = text.partition('.')[0]
-    if '/' not in text and name in FIGURES:
-        cfg: Any = get_pretrained_cfg(text)
-        if cfg.file:
-            return _check_embedded(name, cfg)
-        if not cfg.hf_hub_id:
-            where = f'come from {cfg.url}' if cfg.url else 'are not published'
-            raise ValueError(f'The weights of {text} {where}, not from the Hub.')
-        text = cfg.hf_hub_id
-    repo, _, at = text.partition('@')
-    _check_repo_id(repo)
-    return _check_repo(repo, revision or at or None, token)
+    if '/' in text:
+        repo, at = _split(text, revision)
+        return _check_repo(repo, at, _pins_of_repo(repo), token)
+    if name not in FIGURES:
+        whose = ", it is timm's own, whose repository is timm/NAME.TAG" * (name in timms_names())
+        raise ValueError(
+            f"'{text}' is no folder, no repository (OWNER/NAME) and no registered name{whose}. "
+            '`timm-res2net list` shows these.'
+        )
+    cfgs = get_arch_pretrained_cfgs(name)
+    if '.' in text and text not in cfgs:
+        raise ValueError(f"'{text}' is no tag of {name}. Use one of {', '.join(cfgs)}.")
+    cfg: Any = get_pretrained_cfg(text)
+    if cfg.file:
+        return _check_embedded(name, cfg)
+    if not cfg.hf_hub_id:
+        where = f'come from {cfg.url}' if cfg.url else 'are not published'
+        raise ValueError(f'The weights of {text} {where}, not from the Hub.')
+    return _check_repo(cfg.hf_hub_id, revision, pins_of(cfg.notes), token)
 
 
 def pins_of(notes: Sequence[str] | None) -> dict[str, str]:
-    """Pins of a cfg's notes: 'revision', a commit of 40 digits, and 'sha256', of 64."""
+    """Pins of a cfg's notes: 'revision', a commit of 40 digits, and 'sha256', of 64.
+
+    Raises:
+        ValueError: A note that begins like a pin and is none.
+    """
     found = {}
     for note in notes or ():
-        match = re.fullmatch(r'(revision|sha256): *([0-9a-f]{40}|[0-9a-f]{64})', note)
-        if match:
-            found[match[1]] = match[2]
+        match = re.match(r'(revision|sha256)\s*:\s*(.*)', note)
+        if match is None:
+            continue
+        digits = {'revision': 40, 'sha256': 64}[match[1]]
+        if not re.fullmatch(f'[0-9a-f]{{{digits}}}', match[2]):
+            raise ValueError(
+                f"The note '{note}' pins nothing: {match[1]} must be {digits} digits of 0-9a-f."
+            )
+        found[match[1]] = match[2]
     return found
 
 
@@ -619,43 +751,67 @@ def _pins_of_repo(repo: str) -> dict[str, str]:
     return {}
 
 
-def _look(findings: list[Finding], what: str, look: Callable[[], str]) -> bool:
+def _look(findings: list[Finding], what: str, look: Callable[[], tuple[str, str]]) -> bool:
     """Add what a look finds, or its error; whether it went well."""
     try:
-        text = look()
+        state, text = look()
     except (OSError, ValueError, RuntimeError) as error:
-        findings.append(Finding(what, 'error', str(error)))
-        return False
-    state, _, rest = text.partition(': ') if text.startswith('warning: ') else ('ok', '', text)
-    findings.append(Finding(what, state, rest))
-    return True
+        state, text = 'error', str(error)
+    findings.append(Finding(what, state, text))
+    return state != 'error'
 
 
 def _check_folder(folder: Path) -> list[Finding]:
     found: list[Finding] = []
     weights = folder / WEIGHTS
-
-    def config() -> str:
-        known = read_config(folder / CONFIG)
-        size = known['pretrained_cfg'].get('input_size', [3, 224, 224])
-        return f'{known["architecture"]}, {known["num_classes"]} classes, {size[-1]} px'
-
-    has_config = _look(found, 'config', config)
+    has_config = _look(found, 'config', lambda: _look_at_config(folder))
     if _look(found, 'weights', lambda: _look_at_format(folder)) and has_config:
         tensors = _look(found, 'tensors', lambda: _look_at_tensors(weights, build(folder)))
         _look(found, 'values', lambda: _look_at_values(weights))
         if tensors:
             _look(found, 'runs', lambda: _look_at_outputs(folder))
-    _look(found, 'licence', lambda: _look_at_licence(folder))
+    if has_config:
+        _look(found, 'images', lambda: _look_at_images(folder))
+    _look(found, 'licence', lambda: _look_at_licence(folder, has_config))
     _look(found, 'card', lambda: _look_at_card(folder))
     return found
 
 
-def _look_at_format(folder: Path) -> str:
+def _look_at_config(folder: Path) -> tuple[str, str]:
+    known = read_config(folder / CONFIG)
+    size = known['pretrained_cfg'].get('input_size') or [3, 224, 224]
+    return 'ok', f'{known["architecture"]}, {known["num_classes"]} classes, {size[-1]} px'
+
+
+def _look_at_images(folder: Path) -> tuple[str, str]:
+    """Whether images can be prepared as the config says."""
+    from PIL import Image
+
+    cfg = read_config(folder / CONFIG)['pretrained_cfg']
+    data = resolve_data_config({}, pretrained_cfg=cfg)
+    told = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
+    try:
+        transform: Any = create_transform(**data)
+        channels = data['input_size'][0]
+        mode = {1: 'L', 3: 'RGB'}.get(channels)
+        if mode:
+            image = transform(Image.new(mode, (64, 64)))
+            fits = image.shape[0] == channels and bool(image.isfinite().all())
+        else:
+            fits = {len(data['mean']), len(data['std'])} <= {1, channels}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f'They cannot be prepared with {told} ({type(error).__name__}: {error}). Push again '
+            'with other values.'
+        ) from error
+    if not fits:
+        raise ValueError(f'{told} do not suit {channels} channels. Push again with other values.')
+    return 'ok', told
+
+
+def _look_at_format(folder: Path) -> tuple[str, str]:
     weights = folder / WEIGHTS
-    others = sorted(
-        p.name for p in folder.iterdir() if p.suffix in ('.bin', '.pth', '.pt', '.ckpt')
-    )
+    others = sorted(p.name for p in folder.iterdir() if p.name.endswith(_PICKLES))
     if not weights.is_file():
         if others:
             raise ValueError(
@@ -671,10 +827,12 @@ def _look_at_format(folder: Path) -> str:
     except SafetensorError as error:
         raise ValueError(f'{WEIGHTS} is damaged ({error}). Fetch or write it again.') from error
     text = f'{WEIGHTS}, {weights.stat().st_size:,} bytes, {count} tensors'
-    return f'warning: {text}; {", ".join(others)} beside it is not looked at' if others else text
+    if others:
+        return 'warning', f'{text}; {", ".join(others)} beside it is not looked at'
+    return 'ok', text
 
 
-def _look_at_tensors(weights: Path, model: nn.Module) -> str:
+def _look_at_tensors(weights: Path, model: nn.Module) -> tuple[str, str]:
     own = {key: list(value.shape) for key, value in model.state_dict().items()}
     with safe_open(weights, framework='pt') as file:
         given = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
@@ -692,59 +850,57 @@ def _look_at_tensors(weights: Path, model: nn.Module) -> str:
         raise ValueError(
             f'{"; ".join(problems)}. Config and weights are of different models: push again.'
         )
-    return f'all {len(own)} fit the config'
+    return 'ok', f'all {len(own)} fit the config'
 
 
-def _look_at_values(weights: Path) -> str:
+def _look_at_values(weights: Path) -> tuple[str, str]:
     with safe_open(weights, framework='pt') as file:
-        bad = [
-            key
-            for key in file.keys()  # noqa: SIM118
-            if (value := file.get_tensor(key)).is_floating_point() and not value.isfinite().all()
-        ]
-    return f'warning: NaN or infinite, {list_some(bad)}' if bad else 'all finite'
+        names = file.keys()
+        bad = _not_finite((name, file.get_tensor(name)) for name in names)
+    return ('warning', f'NaN or infinite, {bad}') if bad else ('ok', 'all finite')
 
 
-def _look_at_outputs(folder: Path) -> str:
+def _look_at_outputs(folder: Path) -> tuple[str, str]:
     model = _load(folder)
-    size = model.pretrained_cfg['input_size']
-    out = _outputs(model, size)
-    shape = ' × '.join(map(str, size))
+    out = _outputs(model, model.pretrained_cfg['input_size'])
     if not out.isfinite().all():
-        return f'warning: an image of {shape} gives outputs that are not finite'
-    return f'an image of {shape} gives {out.shape[1]} finite outputs'
+        return 'warning', 'an image gives outputs that are not finite'
+    return 'ok', f'an image gives {out.shape[1]} finite outputs'
 
 
-def _look_at_licence(folder: Path) -> str:
+def _look_at_licence(folder: Path, has_config: bool) -> tuple[str, str]:
     card = folder / CARD
     licence = results_of(card.read_text(encoding='utf-8'))[0] if card.is_file() else None
-    if not licence and (folder / CONFIG).is_file():
+    if not licence and has_config:
         licence = read_config(folder / CONFIG)['pretrained_cfg'].get('license')
     if not licence:
         raise ValueError('None is named. `timm-res2net push --license` names one.')
-    return f'warning: {licence}' if licence == 'unknown' else licence
+    return ('warning' if licence == 'unknown' else 'ok'), licence
 
 
-def _look_at_card(folder: Path) -> str:
+def _look_at_card(folder: Path) -> tuple[str, str]:
     if not (folder / CARD).is_file():
-        return f'warning: there is no {CARD}'
-    results_of((folder / CARD).read_text(encoding='utf-8'))
-    return f'{CARD} with valid metadata'
+        return 'warning', f'there is no {CARD}'
+    text = (folder / CARD).read_text(encoding='utf-8')
+    if not text.startswith('---'):
+        return 'warning', f'{CARD} without metadata'
+    results_of(text)
+    return 'ok', f'{CARD} with valid metadata'
 
 
 def _check_embedded(name: str, cfg: Any) -> list[Finding]:
     found: list[Finding] = []
-    weights, pins = Path(cfg.file), pins_of(cfg.notes)
+    weights = Path(cfg.file)
     model = timm.create_model(name, device='meta', num_classes=cfg.num_classes)
     _look(found, 'tensors', lambda: _look_at_tensors(weights, model))
     _look(found, 'values', lambda: _look_at_values(weights))
-    if pins:
+    if pins := pins_of(cfg.notes):
         _look(found, 'pin', lambda: _look_at_pins(pins, None, sha256_of(weights)))
-    _look(found, 'licence', lambda: str(cfg.license))
+    _look(found, 'licence', lambda: ('ok', str(cfg.license)))
     return found
 
 
-def _look_at_pins(pins: Mapping[str, str], commit: str | None, sha256: str) -> str:
+def _look_at_pins(pins: Mapping[str, str], commit: str | None, sha256: str) -> tuple[str, str]:
     if commit and pins.get('revision', commit) != commit:
         raise ValueError(f'The revision is {commit}, and {pins["revision"]} is pinned.')
     if pins.get('sha256', sha256) != sha256:
@@ -752,7 +908,8 @@ def _look_at_pins(pins: Mapping[str, str], commit: str | None, sha256: str) -> s
             f'The weights have sha256 {sha256}, and {pins["sha256"]} is pinned. They are not those '
             'that the tag was registered with.'
         )
-    return ', '.join(f'{key} {value[:12]}…' for key, value in pins.items()) + ' as pinned'
+    told = ', '.join(f'{key} {value[:12]}…' for key, value in pins.items())
+    return 'ok', f'{told} as pinned'
 
 
 class _Fetched(NamedTuple):
@@ -771,48 +928,57 @@ class _Fetched(NamedTuple):
     pickles: tuple[str, ...]
 
 
-def _fetch(repo: str, revision: str | None, token: str | None) -> _Fetched:
+def _fetch(repo: str, revision: str | None, token: str | bool | None) -> _Fetched:
     """Download a model's config, weights and card into the cache.
 
     The client compares the size of a file with what the Hub announces, and not its content. Weights
     that differ are fetched once more, and then not kept.
     """
     get = partial(hf_hub_download, repo, revision=revision, token=token)
+    there, commit, offline = None, None, None
     with _speaking(repo, revision):
         try:
             info = HfApi(token=token).model_info(repo, revision=revision, files_metadata=True)
-            there = {s.rfilename: s for s in info.siblings or []}
-        except OfflineModeIsEnabled:
-            there = None
-        sha256, trouble = '', ''
-        folders: list[Path] = []
-        for name in (CONFIG, WEIGHTS, CARD):
-            if there is not None and name not in there:
-                continue
-            try:
+            there, commit = {s.rfilename: s for s in info.siblings or []}, info.sha
+        except HfHubHTTPError:
+            raise
+        except (OSError, _HTTP_ERROR) as error:  # no network: what the cache has
+            offline, get = error, partial(get, local_files_only=True)
+    sha256, trouble, folder = '', '', None
+    for name in (CONFIG, WEIGHTS, CARD):
+        if there is not None and name not in there:
+            continue
+        try:
+            with _speaking(repo, revision):
                 path = Path(get(name))
-            except LocalEntryNotFoundError:
-                if there is None and folders:  # offline: the card may not have been asked for
-                    continue
+        except OSError as error:
+            if offline is None or not isinstance(error.__cause__, LocalEntryNotFoundError):
                 raise
-            folders.append(path.parent)
-            if name == WEIGHTS:
-                lfs = there[name].lfs if there else None
-                # the cache names what it keeps of LFS by its sha256
-                sha256 = lfs.sha256 if lfs else path.resolve().name
-                if len(sha256) != 64:
-                    sha256 = ''
-                elif not (_is_kept(path, sha256) or (there and _is_kept(Path(get(name)), sha256))):
+            if folder is None:
+                text = _explain(offline, repo, revision)
+                raise OSError(f'{text} It is not in the cache either.') from error
+            continue  # the card is not fetched by who loads the model
+        if path.parent.name != (commit or path.parent.name):
+            raise OSError(f'{repo} has changed meanwhile. Run again.')
+        folder = path.parent
+        if name == WEIGHTS:
+            lfs = there[name].lfs if there else None
+            # the cache names what it keeps of LFS by its sha256
+            sha256 = lfs.sha256 if lfs else path.resolve().name
+            if len(sha256) != 64:
+                sha256 = ''
+            elif not _is_kept(path, sha256):
+                with _speaking(repo, revision):
+                    again = None if offline else Path(get(name))
+                if again is None or not _is_kept(again, sha256):
                     trouble = (
                         f'{name} is not what the Hub announces (sha256 {sha256[:12]}…): damaged on '
                         'its way, or there. It was taken out of the cache; run again.'
                     )
-    if not folders:
+    if folder is None:
         raise OSError(f'{repo} has neither {CONFIG} nor {WEIGHTS}. It is no model of timm.')
-    if len(set(folders)) > 1:
-        raise OSError(f'{repo} has changed meanwhile. Run again.')
     pickles = sorted(name for name in there or () if name.endswith(_PICKLES))
-    return _Fetched(folders[0], sha256, trouble, tuple(pickles))
+    return _Fetched(folder, sha256, trouble, tuple(pickles))
 
 
 def _is_kept(path: Path, sha256: str) -> bool:
@@ -824,8 +990,11 @@ def _is_kept(path: Path, sha256: str) -> bool:
     return whole
 
 
-def _check_repo(repo: str, revision: str | None, token: str | None) -> list[Finding]:
-    pins = _pins_of_repo(repo)
+def _check_repo(
+    repo: str, revision: str | None, pins: Mapping[str, str], token: str | bool | None
+) -> list[Finding]:
+    if revision is not None:
+        pins = {}  # they are of what is loaded by the name
     fetched = _fetch(repo, revision or pins.get('revision'), token)
     commit = fetched.folder.name
     found = [Finding('repository', 'ok', f'{repo} at {commit}')]
@@ -837,8 +1006,9 @@ def _check_repo(repo: str, revision: str | None, token: str | None) -> list[Find
         text = f'{", ".join(fetched.pickles)}: not looked at. `convert` makes safetensors of them.'
         found.append(Finding('pickles', 'warning', text))
     found += _check_folder(fetched.folder)
-    if pins and fetched.sha256:
-        _look(found, 'pin', lambda: _look_at_pins(pins, commit, fetched.sha256))
+    if pins and (fetched.folder / WEIGHTS).is_file():
+        sha256 = fetched.sha256 or sha256_of(fetched.folder / WEIGHTS)
+        _look(found, 'pin', lambda: _look_at_pins(pins, commit, sha256))
     return found
 
 
@@ -849,7 +1019,7 @@ def pull(
     repo_id: str,
     out: str | os.PathLike[str],
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
 ) -> list[Finding]:
     """Fetch a model from the Hub into a folder, checked.
 
@@ -860,17 +1030,16 @@ def pull(
         token: Access token.
 
     Returns:
-        What `check` finds, without errors.
+        What `check` finds, without errors: a missing licence is a warning here.
 
     Raises:
         FileExistsError: `out` is there already.
         OSError: The Hub refuses, cannot be reached, or what came is not what it announces.
         ValueError: What came is not whole; nothing is written.
     """
+    repo, at = _split(repo_id, revision)
     target = check_new(Path(out), folder=True)
-    repo, _, named = repo_id.partition('@')
-    _check_repo_id(repo)
-    fetched = _fetch(repo, revision or named or None, token)
+    fetched = _fetch(repo, at, token)
     if fetched.trouble:
         raise OSError(fetched.trouble)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f'.{target.name}-'))
@@ -878,11 +1047,11 @@ def pull(
         for name in (CONFIG, WEIGHTS, CARD):
             if (fetched.folder / name).is_file():
                 shutil.copyfile(fetched.folder / name, made / name)
-        at = Finding('repository', 'ok', f'{repo} at {fetched.folder.name}')
-        found = [at, *_check_folder(made)]
-        errors = [
-            f'{f.what}: {f.text}' for f in found if f.state == 'error' and f.what != 'licence'
-        ]
+        found = [Finding('repository', 'ok', f'{repo} at {fetched.folder.name}')]
+        for f in _check_folder(made):
+            # one may pull what one may not push on
+            found.append(f._replace(state='warning') if f.what == 'licence' else f)
+        errors = [f'{f.what}: {f.text}' for f in found if f.state == 'error']
         if errors:
             raise ValueError(f'{repo} is not whole, and nothing was written. {" ".join(errors)}')
         made.chmod(0o755)
@@ -906,6 +1075,8 @@ def write_hub_configs(out: str | os.PathLike[str]) -> list[Path]:
     Returns:
         The folders.
     """
+    if Path(out).is_file():
+        raise FileExistsError(f'{out} is a file. Name a folder.')
     made = []
     for name in default_cfgs:
         for full, cfg in get_arch_pretrained_cfgs(name).items():
