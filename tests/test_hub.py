@@ -647,7 +647,7 @@ REFUSED = {
     ),
     'a size of nothing': (
         tiny, {'data': {'img_size': 0}},
-        "Images cannot be prepared with {'img_size': 0}: that is a size that is not from 1 to 4096.",
+        "with {'img_size': 0}: that is a size that is not from 1 to 4096.",
     ),
     'a std of nothing and a crop in percent': (
         tiny, {'data': {'std': (0.0, 1.0, 1.0), 'crop_pct': 87.5}},
