@@ -112,6 +112,6 @@ def test_loading_from_the_cache_costs_no_more_than_torch_load():
     assert load_time.table(report) in readme
     assert load_time.sentence(report) in (Path(__file__).parents[1] / 'README.md').read_text()
     base = report['ways'][load_time.BASE]
-    for way in ('hf-hub: of a pushed model', load_time.NAMED, 'local-dir: of the same folder'):
+    for way in ('hf-hub: of a pushed model', load_time.NAMED):
         assert report['ways'][way]['time_ratio'][2] < 1
         assert report['ways'][way]['peak_over_file'] < 1.05 * base['peak_over_file']
