@@ -885,6 +885,22 @@ def test_check_of_images_that_cannot_be_prepared(change, text, folder):
     assert told.endswith('Push again with other values.')
 
 
+def test_check_of_images_of_other_channels(folder):
+    config = json.loads((folder / 'config.json').read_text())
+    config['pretrained_cfg']['input_size'] = [1, 64, 64]
+    (folder / 'config.json').write_text(json.dumps(config))
+    assert found(folder, 'images') == (
+        'error',
+        'interpolation bilinear, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225] do not suit 1 '
+        'channels. Push again with other values.',
+    )
+
+
+def test_an_error_of_no_known_kind():
+    told = hub._explain(OSError('something odd.\nand more'), 'me/net', None)
+    assert told == 'me/net: OSError: something odd. Run again.'
+
+
 def test_check_of_outputs_that_are_not_finite(folder):
     save_file(overflowing().state_dict(), folder / 'model.safetensors')
     assert found(folder, 'values') == ('ok', 'all finite')
