@@ -887,12 +887,12 @@ def test_check_of_images_that_cannot_be_prepared(change, text, folder):
 
 def test_check_of_images_of_other_channels(folder):
     config = json.loads((folder / 'config.json').read_text())
-    config['pretrained_cfg']['input_size'] = [1, 64, 64]
+    config['pretrained_cfg']['input_size'] = [4, 64, 64]
     (folder / 'config.json').write_text(json.dumps(config))
     assert found(folder, 'images') == (
         'error',
-        'interpolation bilinear, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225] do not suit 1 '
-        'channels. Push again with other values.',
+        'interpolation bilinear, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225] do not suit '
+        '4 channels. Push again with other values.',
     )
 
 

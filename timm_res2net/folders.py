@@ -157,7 +157,7 @@ def set_data(model: Any, given: Mapping[str, Any]) -> None:
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'Images cannot be prepared with {dict(given)} ({type(error).__name__}: {error}). Give '
-            "values as timm's train.py takes them"
+            "values as timm's train.py takes them."
         ) from error
     size = data['input_size'][1:]
     bad = {
