@@ -302,32 +302,56 @@ def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Re
     return [Result(metric, float(value), dataset) for metric, value in values.items()]
 
 
-def _remote(api: HfApi, repo: str, branch: str | None) -> tuple[Any, bool]:
-    """What the Hub has: of the branch, else of main; None if there is no such repository. And
-    whether the branch is there."""
+class _Remote(NamedTuple):
+    """What the Hub has of a repository.
+
+    Attributes:
+        info: Of the branch, else of main; None if there is no such repository.
+        on_branch: Whether the branch is there.
+        card: Text of its card, '' without one.
+        labels: Names of the classes that its config has.
+    """
+
+    info: Any = None
+    on_branch: bool = False
+    card: str = ''
+    labels: list[str] | None = None
+
+    def differs(self, path: Path) -> bool:
+        """Whether the Hub has another file, or none, of a file's name."""
+        siblings = self.info.siblings if self.info else ()
+        there = next((s for s in siblings if s.rfilename == path.name), None)
+        if there is None:
+            return True
+        if there.lfs:
+            return bool(there.lfs.sha256 != sha256_of(path))
+        return bool(there.blob_id != _git_sha1(path))
+
+
+def _ask(api: HfApi, repo: str, branch: str | None, token: str | bool | None) -> _Remote:
+    """Look at what the Hub has."""
+    on_branch = True
     try:
-        return api.model_info(repo, revision=branch, files_metadata=True), True
+        info = api.model_info(repo, revision=branch, files_metadata=True)
     except RevisionNotFoundError:
-        return api.model_info(repo, files_metadata=True), False
+        info, on_branch = api.model_info(repo, files_metadata=True), False
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        return None, False
+        return _Remote()
+    names = {s.rfilename for s in info.siblings or ()}
+    card, labels = '', None
+    if CARD in names:
+        path = hf_hub_download(repo, CARD, revision=info.sha, token=token)
+        card = Path(path).read_text(encoding='utf-8')
+    if CONFIG in names:
+        labels = _labels_of(Path(hf_hub_download(repo, CONFIG, revision=info.sha, token=token)))
+    return _Remote(info, on_branch, card, labels)
 
 
 def _git_sha1(path: Path) -> str:
     content = path.read_bytes()
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
-
-
-def _differs(path: Path, siblings: Mapping[str, Any]) -> bool:
-    """Whether the Hub has another file, or none, of this name."""
-    there = siblings.get(path.name)
-    if there is None:
-        return True
-    if there.lfs:
-        return bool(there.lfs.sha256 != sha256_of(path))
-    return bool(there.blob_id != _git_sha1(path))
 
 
 def push_to_hub(
@@ -403,34 +427,21 @@ def push_to_hub(
     found, original, old = _take(model, architecture, semantics, entry)
     network: Any = found.model
     set_data(network, data or {})
-    notes = []
-    if found.file.get('entry'):
-        notes.append(f"The weights are those of the entry '{found.file['entry']}'.")
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
-    remote, on_branch, on_hub, labels_on_hub = None, False, '', None
+    remote = _Remote()
     if not dry_run:
         with _speaking(repo_id, revision):
-            remote, on_branch = _remote(api, repo_id, revision)
-            if remote is not None and CARD in {s.rfilename for s in remote.siblings}:
-                path = hf_hub_download(repo_id, CARD, revision=remote.sha, token=token)
-                on_hub = Path(path).read_text(encoding='utf-8')
-            if remote is not None and CONFIG in {s.rfilename for s in remote.siblings}:
-                path = hf_hub_download(repo_id, CONFIG, revision=remote.sha, token=token)
-                labels_on_hub = _labels_of(Path(path))
-        if remote is not None and private and not remote.private:
+            remote = _ask(api, repo_id, revision, token)
+        if remote.info is not None and private and not remote.info.private:
             raise ValueError(
                 f'{repo_id} is there already, and public. Push without private, or make it private '
                 'on the Hub first.'
             )
-    if label_names is not None:
-        _set_labels(network, label_names)
-    elif labels_on_hub and not network.pretrained_cfg.get('label_names'):
-        if len(labels_on_hub) == network.num_classes:
-            _set_labels(network, labels_on_hub)
-            notes.append('The names of the classes are those that the Hub had.')
-        else:
-            notes.append('The names of the classes on the Hub are of another number and go.')
-    base = _choose_card(old, on_hub, card, repo_id)
+    notes = []
+    if found.file.get('entry'):
+        notes.append(f"The weights are those of the entry '{found.file['entry']}'.")
+    notes += _name_classes(network, label_names, remote.labels)
+    base = _choose_card(old, remote.card, card, repo_id)
     licence = _licence(license, base, network.pretrained_cfg.get('license'), dry_run)
     network.pretrained_cfg = dict(network.pretrained_cfg, license=licence)
 
@@ -438,38 +449,53 @@ def push_to_hub(
         made = Path(scratch) / 'model'
         save_folder(network, found.architecture, found.arguments, '', made)
         _compare(original, made)
-        siblings = {s.rfilename: s for s in remote.siblings} if remote else {}
         # results are of weights: those on the Hub hold as long as its weights stay
-        keep = base == old or not _differs(made / WEIGHTS, siblings)
-        known = results_of(old or on_hub)[1] if old or (on_hub and keep) else []
-        if not keep and not old and results_of(on_hub)[1]:
-            notes.append('The results on the card were of other weights and were taken off.')
-        shown = {(r.metric, r.dataset): r for r in (*known, *measured)}
-        text = _card(
-            found, repo_id, revision, licence, [*shown.values()], measured if keep else None, old
-        )
+        keep = base == old or not remote.differs(made / WEIGHTS)
+        shown = results_of(old)[1] if old else []
+        if remote.card and not old:
+            on_hub = results_of(remote.card)[1]
+            shown = on_hub if keep else []
+            if on_hub and not keep:
+                notes.append('The results on the card were of other weights and were taken off.')
+        anew = measured if keep else None
+        text = _card(found, repo_id, revision, licence, [*shown, *measured], anew, old)
         if base:
             text = merge_card(text, base, keep_results=keep)
         (made / CARD).write_text(text, encoding='utf-8')
         paths = [made / name for name in (CONFIG, WEIGHTS, CARD)]
-        files = {path.name: (path.stat().st_size, sha256_of(path)) for path in paths}
-        config = read_config(made / CONFIG)
-        changed = tuple(path.name for path in paths if _differs(path, siblings))
-        branch = revision or 'main'
+        done = Push(
+            repo_id,
+            revision or 'main',
+            None,
+            '',
+            {path.name: (path.stat().st_size, sha256_of(path)) for path in paths},
+            tuple(path.name for path in paths if remote.differs(path)),
+            False,
+            text,
+            read_config(made / CONFIG),
+            tuple(notes),
+        )
         if dry_run:
-            return Push(
-                repo_id, branch, None, '', files, changed, False, text, config, tuple(notes)
-            )
+            return done
         with _speaking(repo_id, revision):
-            if changed:
-                _validate(text, licence)
-            repo, oid = _send(
-                api, repo_id, revision, private, commit_message, made, changed, remote, on_branch
-            )
+            repo, commit = _send(api, done, remote, revision, private, commit_message, made)
         if verify:
-            _verify(repo, oid, files, token)
-    url = f'{api.endpoint}/{repo}'
-    return Push(repo, branch, oid, url, files, changed, verify, text, config, tuple(notes))
+            _verify(repo, commit, done.files, token)
+    return done._replace(repo=repo, commit=commit, url=f'{api.endpoint}/{repo}', verified=verify)
+
+
+def _name_classes(
+    network: Any, given: Sequence[str] | None, on_hub: Sequence[str] | None
+) -> list[str]:
+    """Note the names of the classes; what the owner should know of it."""
+    if given is not None:
+        _set_labels(network, given)
+    elif on_hub and not network.pretrained_cfg.get('label_names'):
+        if len(on_hub) != network.num_classes:
+            return ['The names of the classes on the Hub are of another number and go.']
+        _set_labels(network, on_hub)
+        return ['The names of the classes are those that the Hub had.']
+    return []
 
 
 def _choose_card(folder: str, hub: str, card: str | None, repo: str) -> str:
@@ -588,6 +614,7 @@ def _card(
 ) -> str:
     """The card as it would be without an older one."""
     cfg: Any = found.model.pretrained_cfg
+    last = {(r.metric, r.dataset): r for r in results}
     foreign = found.moves and found.source not in ('timm', 'official')
     return write_card(
         repo.rpartition('/')[2],
@@ -599,7 +626,7 @@ def _card(
         found.semantics,
         licence=licence,
         licence_text=f'`{licence}`.',
-        results=results,
+        results=[*last.values()],
         anew=anew,
         # what `convert` wrote of a folder holds as long as it is that folder
         made_from=made_from(found) if foreign else made_from_of(old),
@@ -608,30 +635,30 @@ def _card(
 
 def _send(
     api: HfApi,
-    repo: str,
+    push: Push,
+    remote: _Remote,
     revision: str | None,
     private: bool | None,
     message: str | None,
     folder: Path,
-    changed: Sequence[str],
-    remote: Any,
-    on_branch: bool,
 ) -> tuple[str, str]:
     """Make repository, branch and commit, as far as they are needed; the repository and commit."""
     from huggingface_hub import CommitOperationAdd
 
-    parent = None
-    if remote is None:
+    if push.changed:
+        _validate(push.card, push.config['pretrained_cfg']['license'])
+    repo, parent = push.repo, None
+    if remote.info is None:
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
     else:
-        repo, parent = remote.id, remote.sha
-    if revision is not None and not on_branch:
+        repo, parent = remote.info.id, remote.info.sha
+    if revision is not None and not remote.on_branch:
         api.create_branch(repo, branch=revision, exist_ok=True)
-    if not changed:
+    if not push.changed:
         return repo, parent or ''
     done = api.create_commit(
         repo,
-        [CommitOperationAdd(name, folder / name) for name in changed],
+        [CommitOperationAdd(name, folder / name) for name in push.changed],
         commit_message=message or 'Push by timm_res2net',
         revision=revision,
         parent_commit=parent,
