@@ -195,8 +195,9 @@ def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) ->
     for key in _NOT_SAVED:
         cfg.pop(key, None)
     labels = {key: cfg.pop(key, None) for key in ('label_names', 'label_descriptions')}
-    if cfg.get('num_classes') != model.num_classes:
-        labels = {}  # of other classes
+    # timm 1.0.22 saves the names of other classes, with the count of these
+    if len(labels['label_names'] or ()) != model.num_classes:
+        labels = {}
     in_chans = in_chans_of(model)
     cfg.update(num_classes=model.num_classes, input_size=(in_chans, *cfg['input_size'][1:]))
     if in_chans != 3:
