@@ -1,6 +1,5 @@
 """The file of a run: environment, command and raw samples, one record a cell."""
 
-import contextlib
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ import timm
 import torch
 
 import timm_res2net
+from timm_res2net.folders import write_new
 
 from .stats import rounded
 
@@ -200,13 +200,4 @@ def save_script(path: Path, name: str, argv: Sequence[str] | None, cells: dict[s
 
 def write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):  # renamed already
-                os.unlink(file.name)
-            raise
+    write_new(path, lambda file: file.write(content))

@@ -768,6 +768,30 @@ def test_an_upload_refused(case, world, source):
     assert close_to(client.run(LOAD, repo='me/new'), logits)
 
 
+def test_a_commit_between_the_look_and_the_push(world, source):
+    """Somebody pushes to the repository after it was looked at: neither overwrites the other."""
+    server, client, _, _ = world
+    code = """
+from huggingface_hub import CommitOperationAdd, HfApi
+plain = hub._compare
+def compare(*args):
+    HfApi().create_commit(
+        repo, [CommitOperationAdd('theirs.txt', b'theirs')], commit_message='theirs'
+    )
+    plain(*args)
+hub._compare = compare
+try:
+    hub.push_to_hub(source, repo, license='mit')
+finally:
+    hub._compare = plain
+"""
+    text = 'Somebody else has pushed to me/tiny meanwhile. Nothing was changed; run again.'
+    fails(client, code, 'OSError', text, source=source, repo=REPO)
+    assert server.repos[REPO].messages == ['initial commit', 'theirs']
+    client.run(PUSH, source=source, repo=REPO, token='hf_write')
+    assert 'theirs.txt' in server.repos[REPO].files('main')[1]
+
+
 UPLOAD_PASSING = {
     'reset at 50 %': Fault('PUT /lfs', 1, keep=0.5),
     '503 with Retry-After': Fault('PUT /lfs', 1, 503, headers={'Retry-After': '1'}),

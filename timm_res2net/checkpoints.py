@@ -119,12 +119,18 @@ def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if k not in ('num_classes', 'in_chans')}
 
 
-def find_name(arguments: Mapping[str, Any]) -> str | None:
-    """The registered name with these arguments, timm's own first; None if there is none."""
+def find_name(found: Mapping[str, Any], semantics: str) -> str | None:
+    """The registered name of a network, timm's own first; None if it has none.
+
+    Args:
+        found: Arguments that the shapes tell.
+        semantics: Its block semantics.
+    """
+    arguments = {**_architecture(found), 'semantics': semantics}
     depth = str(3 * sum(arguments['layers']) + 2)
     for name in (*timms_names(), *FIGURES):
-        found = re.match(r'res2ne\D*(\d+)', name)
-        if (found is None or found[1] == depth) and _named_arguments(name) == arguments:
+        match = re.match(r'res2ne\D*(\d+)', name)
+        if (match is None or match[1] == depth) and _named_arguments(name) == arguments:
             return name
     return None
 
@@ -167,7 +173,7 @@ def _build(
         noted: The name that the file notes, whose other arguments may have been changed.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
-    fits = find_name(wanted)
+    fits = find_name(found, semantics)
     if name is not None:
         named = _named_arguments(name)
         wrong = [

@@ -1,5 +1,6 @@
 """A model's folder: config.json, weights and card, as timm, transformers and the Hub read them."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -7,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     'in_chans_of',
     'markdown',
     'model_config',
+    'new_folder',
     'open_folder',
     'read_config',
     'save_folder',
@@ -104,8 +106,22 @@ def write_new(path: Path, write: Callable[[Any], None]) -> None:
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
         except BaseException:
-            os.unlink(file.name)
+            with contextlib.suppress(FileNotFoundError):  # renamed already
+                os.unlink(file.name)
             raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside a path to write into, which takes its place at the end."""
+    made = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f'.{path.name}-'))
+    try:
+        yield made
+        made.chmod(0o755)
+        os.replace(made, path)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def sha256_of(path: Path) -> str:
@@ -218,12 +234,11 @@ def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) ->
 def save_folder(
     model: Any, architecture: str, arguments: Mapping[str, Any], card: str, out: Path
 ) -> None:
-    """Write a model's config, weights and card into a temporary folder, then rename.
+    """Write a model's config, weights and card into a new folder.
 
     The same model gives the same bytes.
     """
-    made = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f'.{out.name}-'))
-    try:
+    with new_folder(out) as made:
         config = json.dumps(model_config(model, architecture, arguments), indent=2)
         (made / CONFIG).write_text(config + '\n', encoding='utf-8')
         (made / CARD).write_text(card, encoding='utf-8')
@@ -231,11 +246,6 @@ def save_folder(
         # transformers wants to be told that they are torch's
         save_file(tensors, made / WEIGHTS, metadata={'format': 'pt'})
         (made / WEIGHTS).chmod(0o644)  # safetensors makes it its owner's alone
-        made.chmod(0o755)
-        os.replace(made, out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ from .folders import (
     check_new,
     in_chans_of,
     model_config,
+    new_folder,
     read_config,
     save_folder,
     set_data,
@@ -225,10 +226,8 @@ def _from_module(model: nn.Module) -> Conversion:
         key: value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
         for key, value in plain.state_dict().items()
     }
-    if name is None:  # made by its class
-        found = {**infer_arguments(tensors), 'semantics': semantics}
-        found = {k: v for k, v in found.items() if k not in ('num_classes', 'in_chans')}
-        name = find_name(found) or 'res2net50_18w_4s'  # the arguments say all
+    if name is None:  # made by its class; the arguments say all that another name does not
+        name = find_name(infer_arguments(tensors), semantics) or 'res2net50_18w_4s'
     twin: Any = timm.create_model(name, device='meta', num_classes=plain.num_classes, **arguments)
     twin.pretrained_cfg = dict(
         {**twin.pretrained_cfg, **cfg},
@@ -790,32 +789,32 @@ def _look(findings: list[Finding], what: str, look: Callable[[], tuple[str, str]
 
 def _check_folder(folder: Path) -> list[Finding]:
     found: list[Finding] = []
-    weights = folder / WEIGHTS
-    has_config = _look(found, 'config', lambda: _look_at_config(folder))
-    if _look(found, 'weights', lambda: _look_at_format(folder)) and has_config:
+    weights, config = folder / WEIGHTS, {}
+
+    def look_at_config() -> tuple[str, str]:
+        config.update(read_config(folder / CONFIG))
+        size = config['pretrained_cfg'].get('input_size') or [3, 224, 224]
+        return 'ok', f'{config["architecture"]}, {config["num_classes"]} classes, {size[-1]} px'
+
+    _look(found, 'config', look_at_config)
+    if _look(found, 'weights', lambda: _look_at_format(folder)) and config:
         tensors = _look(found, 'tensors', lambda: _look_at_tensors(weights, build(folder)))
         _look(found, 'values', lambda: _look_at_values(weights))
         if tensors:
             _look(found, 'runs', lambda: _look_at_outputs(folder))
-    if has_config:
-        _look(found, 'images', lambda: _look_at_images(folder))
-    _look(found, 'licence', lambda: _look_at_licence(folder, has_config))
+    cfg = config.get('pretrained_cfg', {})
+    if config:
+        _look(found, 'images', lambda: _look_at_images(cfg))
+    _look(found, 'licence', lambda: _look_at_licence(folder, cfg))
     _look(found, 'card', lambda: _look_at_card(folder))
     return found
 
 
-def _look_at_config(folder: Path) -> tuple[str, str]:
-    known = read_config(folder / CONFIG)
-    size = known['pretrained_cfg'].get('input_size') or [3, 224, 224]
-    return 'ok', f'{known["architecture"]}, {known["num_classes"]} classes, {size[-1]} px'
-
-
-def _look_at_images(folder: Path) -> tuple[str, str]:
-    """Whether images can be prepared as the config says."""
+def _look_at_images(cfg: Mapping[str, Any]) -> tuple[str, str]:
+    """Whether images can be prepared as a `pretrained_cfg` says."""
     from PIL import Image
 
-    cfg = read_config(folder / CONFIG)['pretrained_cfg']
-    data = resolve_data_config({}, pretrained_cfg=cfg)
+    data = resolve_data_config({}, pretrained_cfg=dict(cfg))
     told = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
     try:
         transform: Any = create_transform(**data)
@@ -895,11 +894,10 @@ def _look_at_outputs(folder: Path) -> tuple[str, str]:
     return 'ok', f'an image gives {out.shape[1]} finite outputs'
 
 
-def _look_at_licence(folder: Path, has_config: bool) -> tuple[str, str]:
+def _look_at_licence(folder: Path, cfg: Mapping[str, Any]) -> tuple[str, str]:
     card = folder / CARD
     licence = results_of(card.read_text(encoding='utf-8'))[0] if card.is_file() else None
-    if not licence and has_config:
-        licence = read_config(folder / CONFIG)['pretrained_cfg'].get('license')
+    licence = licence or cfg.get('license')
     if not licence:
         raise ValueError('None is named. `timm-res2net push --license` names one.')
     return ('warning' if licence == 'unknown' else 'ok'), licence
@@ -1069,8 +1067,7 @@ def pull(
     fetched = _fetch(repo, at, token)
     if fetched.trouble:
         raise OSError(fetched.trouble)
-    made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f'.{target.name}-'))
-    try:
+    with new_folder(target) as made:
         for name in (CONFIG, WEIGHTS, CARD):
             if (fetched.folder / name).is_file():
                 shutil.copyfile(fetched.folder / name, made / name)
@@ -1081,11 +1078,6 @@ def pull(
         errors = [f'{f.what}: {f.text}' for f in found if f.state == 'error']
         if errors:
             raise ValueError(f'{repo} is not whole, and nothing was written. {" ".join(errors)}')
-        made.chmod(0o755)
-        os.replace(made, target)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
     return found
 
 
