@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from timm_res2net.res2net_zoo import FIGURES
+from timm_res2net import hrnet_res2net
+from timm_res2net.res2net_zoo import FIGURES, default_cfgs
 
-NAMES = tuple(FIGURES)
+NAMES = tuple(default_cfgs)  # of Res2Nets
+HRNETS = tuple(hrnet_res2net.default_cfgs)
 TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
 SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
 

@@ -11,7 +11,7 @@ import pytest
 from timm.models import get_pretrained_cfg
 
 from tests.common import NAMES
-from timm_res2net import __version__
+from timm_res2net import __version__, hrnet_res2net
 from timm_res2net.cli import _SOURCES, _lines, main
 from timm_res2net.convert import SOURCES
 from timm_res2net.res2net_zoo import FIGURES, default_cfgs
@@ -32,7 +32,9 @@ def test_list(capsys):
     assert main(['list']) == 0
     lines = capsys.readouterr().out.splitlines()
     models = [line.split('|')[1].strip() for line in lines[2:]]
-    assert models == [f'{name}.{tag}' for name in NAMES for tag in default_cfgs[name].tags]
+    cfgs = {**default_cfgs, **hrnet_res2net.default_cfgs}
+    assert models == [f'{name}.{tag}' for name in FIGURES for tag in cfgs[name].tags]
+    assert set(FIGURES) == set(cfgs)
     row = next(line for line in lines if 'res2net200_vd_26w_4s.ssld_in1k' in line)
     cells = [cell.strip() for cell in row.strip('|').split('|')]
     assert cells[1:6] == ['76.22', '15.71', '85.13', 'PaddleClas model zoo', 'apache-2.0']
@@ -59,7 +61,7 @@ def test_list_without_a_match(capsys):
     )
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', FIGURES)
 def test_info(name, capsys):
     assert main(['info', name]) == 0
     out = capsys.readouterr().out

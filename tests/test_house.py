@@ -164,6 +164,7 @@ print(json.dumps({
     'modules': sorted(set(list_modules()) - set(modules)),
     'new': sorted(set(list_models()) - set(names)),
     'ours': list_models(module='res2net_zoo'),
+    'hrnets': list_models(module='hrnet_res2net'),
     'loaded': sorted({m.split('.')[0] for m in set(sys.modules) - loaded}),
 }))
 """
@@ -180,8 +181,8 @@ def test_importing_is_silent_and_changes_nothing_of_timms():
     assert found['unchanged']
     assert found['res2net']
     assert found['pretrained']
-    assert found['modules'] == ['res2net_zoo']
-    assert set(found['new']) == set(found['ours']) == ours
+    assert found['modules'] == ['hrnet_res2net', 'res2net_zoo']
+    assert set(found['new']) == {*found['ours'], *found['hrnets']} == ours
     assert not set(TIMMS) & ours
     # nothing that timm and torch have not loaded already, least of all matplotlib or sklearn
     assert found['loaded'] == ['timm_res2net']

@@ -40,7 +40,7 @@ TIMM = {
 }
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', FIGURES)
 def test_figures(name):
     model = timm.create_model(name, device='meta').eval()
     assert sum(p.numel() for p in model.parameters()) == FIGURES[name].params

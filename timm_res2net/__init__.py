@@ -6,6 +6,7 @@
 
 __version__ = '0.1.0'  # before the imports, which use it
 
+from . import hrnet_res2net as hrnet_res2net  # registers its models
 from .bottle2neck import Bottle2neck as Bottle2neck
 from .checkpoints import convert_checkpoint as convert_checkpoint
 from .detection import detection_backbone as detection_backbone

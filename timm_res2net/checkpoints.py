@@ -41,7 +41,8 @@ from .folders import (
     timms_names,
     write_new,
 )
-from .res2net_zoo import FIGURES, Res2Net
+from .hrnet_res2net import HighResolutionRes2Net
+from .res2net_zoo import Res2Net, default_cfgs
 
 __all__ = ['Conversion', 'convert_checkpoint', 'fill', 'find_name', 'made_from', 'read']
 
@@ -128,7 +129,7 @@ def find_name(found: Mapping[str, Any], semantics: str) -> str | None:
     """
     arguments = {**_architecture(found), 'semantics': semantics}
     depth = str(3 * sum(arguments['layers']) + 2)
-    for name in (*timms_names(), *FIGURES):
+    for name in (*timms_names(), *default_cfgs):
         match = re.match(r'res2ne\D*(\d+)', name)
         if (match is None or match[1] == depth) and _named_arguments(name) == arguments:
             return name
@@ -187,7 +188,7 @@ def _build(
     name = name or fits
     extra: dict[str, Any] = {}
     if name is None:
-        name, extra = noted if noted in FIGURES else _BASE[semantics], wanted
+        name, extra = noted if noted and noted in default_cfgs else _BASE[semantics], wanted
     model: Any = timm.create_model(
         name,
         device='meta',
@@ -240,7 +241,7 @@ def _trained(training: Mapping[str, Any], source: str) -> tuple[str | None, dict
     """Semantics and other arguments that no shape tells, from what timm's train.py noted."""
     name = training.get('model')
     name = name.partition('.')[0] if isinstance(name, str) else None
-    if source not in ('timm', 'official') or name not in (*FIGURES, *timms_names()):
+    if source not in ('timm', 'official') or name not in (*default_cfgs, *timms_names()):
         return None, {}
     given = training.get('model_kwargs')
     given = given if isinstance(given, dict) else {}
@@ -277,7 +278,7 @@ def read(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
     model = model and model.partition('.')[0]  # a tag, as `list` prints it, tells no network
-    if model and model not in (*FIGURES, *timms_names()):
+    if model and model not in (*default_cfgs, *timms_names()):
         raise ValueError(
             f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows the first.'
         )
@@ -294,10 +295,13 @@ def read(
         raise FileNotFoundError(f'There is no file {path}.')
     checkpoint = read_checkpoint(weights, entry)
     try:
-        if source == 'auto':
-            source = recognise(checkpoint.tensors)
-        rules = SOURCES[source].rules(checkpoint.tensors.keys())
-        tensors, moves = apply_rules(checkpoint.tensors, rules, source)
+        if isinstance(built, HighResolutionRes2Net):  # under its own names, which no table has
+            source, tensors, moves = 'timm', checkpoint.tensors, tuple[Move, ...]()
+        else:
+            if source == 'auto':
+                source = recognise(checkpoint.tensors)
+            rules = SOURCES[source].rules(checkpoint.tensors.keys())
+            tensors, moves = apply_rules(checkpoint.tensors, rules, source)
         if built is None:
             noted, silent = _trained(checkpoint.training, source)
             semantics = _choose(tensors, source, model, semantics or (None if model else noted))
@@ -309,7 +313,7 @@ def read(
         else:
             name = built.pretrained_cfg['architecture']
             arguments = dict(read_config(path / CONFIG).get('model_args', {}))
-            if isinstance(built, Res2Net):
+            if isinstance(built, Res2Net | HighResolutionRes2Net):
                 arguments = built.model_args
             semantics = str(arguments.get('semantics', 'official'))
         fill(built, tensors)

@@ -70,6 +70,7 @@ from .folders import (
     timms_names,
     write_new,
 )
+from .hrnet_res2net import HighResolutionRes2Net
 from .res2net_zoo import FIGURES, Res2Net, default_cfgs
 
 __all__ = ['Finding', 'Push', 'check', 'pull', 'push_to_hub', 'write_hub_configs']
@@ -206,7 +207,7 @@ def _from_module(model: nn.Module) -> Conversion:
         )
     cfg = dict(getattr(plain, 'pretrained_cfg', None) or {})
     name = cfg.get('architecture')
-    if isinstance(plain, Res2Net):
+    if isinstance(plain, Res2Net) or (type(plain) is HighResolutionRes2Net and name):
         arguments = plain.model_args
         semantics = arguments['semantics']
     elif isinstance(plain, ResNet) and name in timms_names():

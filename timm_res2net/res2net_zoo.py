@@ -315,7 +315,7 @@ def _identity_gate(
     return gate
 
 
-def _sorted_indices(out_indices: int | Sequence[int], levels: int = 5) -> tuple[int, ...]:
+def sorted_indices(out_indices: int | Sequence[int], levels: int = 5) -> tuple[int, ...]:
     """Feature levels as sorted, non-negative indices.
 
     timm's list, dict, fx and getter classes return features in the network's order while
@@ -339,7 +339,7 @@ def _create_res2net(variant: str, pretrained: bool = False, **kwargs: Any) -> Re
             "Res2Net takes no 'block_args': pass scale, attn_layer and semantics by themselves."
         )
     if kwargs.get('features_only') and 'out_indices' in kwargs:
-        kwargs['out_indices'] = _sorted_indices(kwargs['out_indices'])
+        kwargs['out_indices'] = sorted_indices(kwargs['out_indices'])
     return build_model_with_cfg(
         Res2Net, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs
     )
@@ -390,6 +390,8 @@ FIGURES = {
     'res2net50_v1d_26w_4s': Figures(25_718_352, 4.49),
     'res2net101_v1d_26w_4s': Figures(45_225_920, 8.31),
     'res2net50_16w_4s_se': Figures(18_890_872, 2.36),
+    'hrnet_w18_res2net': Figures(21_152_733, 4.26),
+    'hrnet_w32_res2net': Figures(41_110_209, 8.90),
     'test_res2net_se': Figures(209_693, 0.01),
 }
 """Figures of every model that this package registers: parameters and GMACs are counted (a test
