@@ -16,6 +16,9 @@ __all__ = ['main']
 # the names of `convert.SOURCES`, which is not imported for --help
 _SOURCES = ('official', 'mmpretrain', 'mmdet', 'detectron2', 'paddle', 'blog', 'timm')
 
+# the names of `export.FORMATS`, likewise
+_FORMATS = ('onnx', 'pt2', 'aoti', 'torchscript')
+
 
 def _rows(pattern: str = '*') -> list[dict[str, Any]]:
     """A row for every model and tag of this package whose name, with or without tag, matches."""
@@ -382,6 +385,27 @@ def _check(args: argparse.Namespace) -> int:
     return _report(check(args.target, args.revision), args.json)
 
 
+def _export(args: argparse.Namespace) -> int:
+    from .export import export_model
+
+    done = export_model(
+        args.model,
+        args.out,
+        args.format,
+        features=args.features,
+        deploy=args.deploy,
+        static=args.static,
+        img_size=args.img_size,
+        batch_size=args.batch_size,
+        pretrained=not args.random,
+    )
+    print(
+        f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
+        f"Run and compared: at most {done.error:.1e} of the largest output off the model's."
+    )
+    return 0
+
+
 def _hub_configs(args: argparse.Namespace) -> int:
     from .hub import write_hub_configs
 
@@ -510,6 +534,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('target', metavar='REPO_OR_DIR', help='or a registered name')
     sub.add_argument('--revision', metavar='NAME', help='branch, tag or commit')
     sub.add_argument('--json', action='store_true', help='print JSON')
+
+    sub = verb(
+        'export',
+        _export,
+        'write a model for another runtime, and check the file by running it',
+        'timm-res2net export res2net50_se --format onnx --out res2net50_se.onnx\n'
+        '  timm-res2net export my_res2net --format onnx --features --out features.onnx\n'
+        '  timm-res2net export me/my_res2net --format pt2 --deploy --out my_res2net.pt2',
+    )
+    sub.add_argument('model', metavar='MODEL', help='registered name, folder, or OWNER/NAME')
+    sub.add_argument(
+        '--format',
+        choices=_FORMATS,
+        default='onnx',
+        help='onnx (ONNX Runtime, OpenVINO, ...), pt2 (torch.export), aoti (compiled by '
+        'AOTInductor for this kind of machine), torchscript (a trace); default: %(default)s',
+    )
+    sub.add_argument('--out', type=Path, required=True, metavar='FILE', help='file to write')
+    sub.add_argument(
+        '--features', action='store_true', help='the levels of strides 4 to 32 in place of logits'
+    )
+    sub.add_argument('--deploy', action='store_true', help='its deploy form: BatchNorms folded')
+    sub.add_argument('--static', action='store_true', help='fix batch and size')
+    sub.add_argument('--img-size', type=int, metavar='PX', help="side of the image; the model's")
+    sub.add_argument('--batch-size', type=int, default=1, metavar='N', help='default: %(default)s')
+    sub.add_argument('--random', action='store_true', help='with random weights')
 
     sub = verb(
         'hub-configs',

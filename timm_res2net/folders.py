@@ -29,6 +29,7 @@ __all__ = [
     'check_new',
     'check_parent',
     'in_chans_of',
+    'load_model',
     'markdown',
     'model_config',
     'new_folder',
@@ -369,3 +370,41 @@ def build(path: Path) -> nn.Module:
     except Exception as error:  # what others wrote fails anywhere inside timm
         text = f'{path / CONFIG} makes no model: {type(error).__name__}: {error}'
         raise ValueError(text if text.endswith('.') else f'{text}.') from error
+
+
+def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs: Any) -> Any:
+    """The model that a name, a folder or a repository stands for, on every timm and torch.
+
+    Args:
+        target: Registered name of this package or timm's, with or without a tag; a folder; or a
+            repository, OWNER/NAME or hf-hub:OWNER/NAME.
+        pretrained: Load its weights.
+        **kwargs: Further arguments of `timm.create_model`.
+
+    Raises:
+        ValueError: There is no such model, or it has no weights; the text says which.
+    """
+    text = os.fspath(target)
+    if Path(text).is_dir():
+        weights, _ = open_folder(Path(text))
+        # `local-dir:` alone reads safetensors from timm 1.0.26 on
+        overlay = {'source': 'file', 'file': str(weights)}
+        return timm.create_model(
+            f'local-dir:{text}', pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs
+        )
+    if '/' in text:
+        name = text if text.startswith('hf-hub:') else f'hf-hub:{text}'
+    elif not timm.is_model(text):
+        raise ValueError(
+            f"'{text}' is no folder, no repository (OWNER/NAME) and no registered name. "
+            '`timm-res2net list` shows these.'
+        )
+    else:
+        name = text
+        cfg = timm.get_pretrained_cfg(name)
+        if pretrained and not (cfg and cfg.has_weights):
+            raise ValueError(
+                f"There are no weights to fetch for '{text}'. Give a folder that `timm-res2net "
+                'convert` wrote, or take random ones (--random, pretrained=False).'
+            )
+    return timm.create_model(name, pretrained=pretrained, **kwargs)

@@ -61,6 +61,7 @@ from .folders import (
     build,
     check_new,
     in_chans_of,
+    load_model,
     model_config,
     new_folder,
     read_config,
@@ -240,16 +241,6 @@ def _from_module(model: nn.Module) -> Conversion:
     return Conversion('timm', name, arguments, semantics, twin.eval(), (), {'folder': False})
 
 
-def _load(folder: Path) -> Any:
-    """A folder's model as timm makes it, on every timm and torch (`local-dir:` reads safetensors
-    from timm 1.0.26 on)."""
-    overlay = {'source': 'file', 'file': str(folder / WEIGHTS)}
-    model: Any = timm.create_model(
-        f'local-dir:{folder}', pretrained=True, pretrained_cfg_overlay=overlay
-    )
-    return model.eval()
-
-
 def _outputs(model: Any, size: Sequence[int]) -> torch.Tensor:
     # a size comes from a file that may not be trusted
     size = (size[0], *(min(n, 512) for n in size[1:]))
@@ -260,7 +251,7 @@ def _outputs(model: Any, size: Sequence[int]) -> torch.Tensor:
 
 def _compare(original: Any, folder: Path) -> None:
     """Raise a ValueError if what a folder makes is another model than the original."""
-    loaded = _load(folder)
+    loaded = load_model(folder).eval()
     size = loaded.pretrained_cfg['input_size']
     expected, got = _outputs(original, size), _outputs(loaded, size)
     if not expected.isfinite().all():
@@ -888,7 +879,7 @@ def _look_at_values(weights: Path) -> tuple[str, str]:
 
 
 def _look_at_outputs(folder: Path) -> tuple[str, str]:
-    model = _load(folder)
+    model = load_model(folder).eval()
     out = _outputs(model, model.pretrained_cfg['input_size'])
     if not out.isfinite().all():
         return 'warning', 'an image gives outputs that are not finite'
