@@ -1,0 +1,199 @@
+"""Our models as backbones in transformers: bare, in DETR, and in Mask2Former."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from tests.common import image, randomise, relative_error
+from timm_res2net import reparameterize_model
+
+transformers = pytest.importorskip('transformers', reason='needs the extra integration')
+
+LEVELS = [
+    ('test_res2net_se', [1, 2, 3, 4], None),
+    ('test_res2net_se', [0, 3], None),
+    ('res2net50_se', [1, 2, 3, 4], None),
+    ('res2net50_se', [2, 4], 16),
+]
+TINY = {
+    'encoder_layers': 1,
+    'decoder_layers': 2,
+    'num_queries': 5,
+    'num_labels': 3,
+}
+DETR = {
+    **TINY,
+    'd_model': 32,
+    'encoder_ffn_dim': 32,
+    'decoder_ffn_dim': 32,
+    'encoder_attention_heads': 2,
+    'decoder_attention_heads': 2,
+}
+MASK2FORMER = {
+    **TINY,
+    'feature_size': 32,
+    'mask_feature_size': 32,
+    'hidden_dim': 32,
+    'encoder_feedforward_dim': 32,
+    'num_attention_heads': 2,
+    'dim_feedforward': 32,
+}
+
+
+def config(name='test_res2net_se', out_indices=(1, 2, 3, 4), **kwargs):
+    return transformers.TimmBackboneConfig(backbone=name, out_indices=list(out_indices), **kwargs)
+
+
+def features(name='test_res2net_se', out_indices=(1, 2, 3, 4), weights=None, **kwargs):
+    """timm's own model, with the weights of another."""
+    model = timm.create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
+    if weights is not None:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        # frozen norms count no batches
+        assert not unexpected and all(k.endswith('num_batches_tracked') for k in missing)
+    return model.eval()
+
+
+def same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert relative_error(one, other) < 1e-6  # float32
+
+
+def detr():
+    """A tiny DETR and its backbone, with random weights.
+
+    DETR's frozen norms hold buffers only, and bn3.weight = 0: what is loaded is random.
+    """
+    settings = transformers.DetrConfig(backbone_config=config(out_indices=[4]), **DETR)
+    model = transformers.DetrForObjectDetection(settings)
+    body = model.model.backbone.model
+    body.load_state_dict(randomise(features(out_indices=[4])).state_dict())
+    return model, body
+
+
+@pytest.mark.parametrize('build', ['TimmBackbone', 'AutoBackbone'])
+@pytest.mark.parametrize(('name', 'out_indices', 'stride'), LEVELS)
+def test_features(build, name, out_indices, stride):
+    settings = config(name, out_indices, output_stride=stride)
+    make = {
+        'TimmBackbone': transformers.TimmBackbone,
+        'AutoBackbone': transformers.AutoBackbone.from_config,
+    }
+    backbone = randomise(make[build](settings)).eval()
+    expected = features(name, out_indices, backbone._backbone.state_dict(), output_stride=stride)
+    assert backbone.channels == expected.feature_info.channels()
+    assert backbone.out_features == expected.feature_info.module_name()
+    x = image()
+    with torch.no_grad():
+        same(backbone(x).feature_maps, expected(x))
+
+
+def test_all_levels_at_once():
+    backbone = randomise(transformers.TimmBackbone(config(out_indices=[2, 4]))).eval()
+    expected = features(out_indices=range(5), weights=backbone._backbone.state_dict())
+    x = image()
+    with torch.no_grad():
+        found, levels = backbone(x, output_hidden_states=True), expected(x)
+    same(found.hidden_states, levels)
+    same(found.feature_maps, [levels[2], levels[4]])
+
+
+def test_pretrained_with_frozen_norms():
+    """Frozen norms keep their statistics as transformers finishes the model."""
+    backbone = transformers.TimmBackbone(config(freeze_batch_norm_2d=True), pretrained=True).eval()
+    expected = features(pretrained=True)
+    x = image()
+    with torch.no_grad():
+        for one, other in zip(backbone(x).feature_maps, expected(x), strict=True):
+            assert relative_error(one, other) < 1e-5  # float32, another formula
+
+
+def test_pretrained_with_norms_that_learn():
+    """transformers 5.24 resets the statistics of any BatchNorm2d that timm loaded: load again."""
+    backbone = transformers.TimmBackbone(config(), pretrained=True)
+    expected = features(pretrained=True)
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(backbone._backbone.get_parameter(name), parameter), name
+    backbone._backbone.load_state_dict(expected.state_dict())
+    x = image()
+    with torch.no_grad():
+        same(backbone.eval()(x).feature_maps, expected(x))
+
+
+def test_deploy_form():
+    backbone = randomise(transformers.TimmBackbone(config())).eval()
+    x = image()
+    with torch.no_grad():
+        before = backbone(x).feature_maps
+        backbone._backbone = reparameterize_model(backbone._backbone)
+        assert not any('BatchNorm' in type(m).__name__ for m in backbone.modules())
+        for one, other in zip(backbone(x).feature_maps, before, strict=True):
+            assert relative_error(one, other) < 1e-5  # float32, other sums
+
+
+def test_detr_trains():
+    """Forward, Hungarian loss, backward and steps; the norms stay frozen."""
+    pytest.importorskip('scipy', reason='needs the extra integration')
+    model, body = detr()
+    expected = features(out_indices=[4], weights=body.state_dict())
+    x = image()
+    with torch.no_grad():
+        same(body.eval()(x), expected(x))
+    boxes = [[[0.5, 0.5, 0.4, 0.3]], [[0.3, 0.6, 0.2, 0.2], [0.7, 0.3, 0.3, 0.4]]]
+    labels = [
+        {'class_labels': torch.arange(1, len(b) + 1), 'boxes': torch.tensor(b)} for b in boxes
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = {k: v.clone() for k, v in body.named_buffers()}
+    losses = []
+    for step in range(6):
+        found = model.train()(pixel_values=x, labels=labels)
+        optimizer.zero_grad()
+        found.loss.backward()
+        if step == 0:
+            for name, parameter in body.named_parameters():
+                assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+        optimizer.step()
+        losses.append(float(found.loss.detach()))
+    assert found.logits.shape == (2, 5, 3 + 1)
+    assert found.pred_boxes.shape == (2, 5, 4)
+    for name, buffer in body.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    # measured: 6.17 to 5.96; tiny heads, and dropout is on
+    assert losses[-1] < losses[0]
+
+
+def test_detr_saved_and_read(tmp_path):
+    """The folder holds all of it: nothing is fetched for the backbone."""
+    model, _ = detr()
+    model.eval()
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / 'config.json').read_text())
+    assert saved['backbone_config']['backbone'] == 'test_res2net_se'
+    again = transformers.DetrForObjectDetection.from_pretrained(tmp_path).eval()
+    x = image()
+    with torch.no_grad():
+        same([again(x).logits, again(x).pred_boxes], [model(x).logits, model(x).pred_boxes])
+
+
+def test_mask2former():
+    settings = transformers.Mask2FormerConfig(backbone_config=config(), **MASK2FORMER)
+    model = transformers.Mask2FormerForUniversalSegmentation(settings).eval()
+    encoder = model.model.pixel_level_module.encoder
+    randomise(encoder)
+    expected = features(weights=encoder._backbone.state_dict())
+    x = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        same(encoder(x).feature_maps, expected(x))
+        found = model(x)
+    assert found.class_queries_logits.shape == (2, 5, 3 + 1)
+    assert found.masks_queries_logits.shape == (2, 5, 96 // 4, 64 // 4)
+    # the answer depends on every level of the backbone
+    model.zero_grad()
+    model(x).masks_queries_logits.square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
