@@ -406,6 +406,18 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show(args: argparse.Namespace) -> int:
+    from .show import show
+
+    done = show(args.model, args.image, args.out, pretrained=not args.random)
+    for label, share in done.top:
+        print(f'{100 * share:5.1f} %  {label}')
+    for name, channels, height, width in done.levels:
+        print(f'{name:<7} {channels} x {height} x {width}')
+    print(f'Picture written to {done.path}')
+    return 0
+
+
 def _hub_configs(args: argparse.Namespace) -> int:
     from .hub import write_hub_configs
 
@@ -559,6 +571,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('--static', action='store_true', help='fix batch and size')
     sub.add_argument('--img-size', type=int, metavar='PX', help="side of the image; the model's")
     sub.add_argument('--batch-size', type=int, default=1, metavar='N', help='default: %(default)s')
+    sub.add_argument('--random', action='store_true', help='with random weights')
+
+    sub = verb(
+        'show',
+        _show,
+        'draw what a model sees in an image: its levels, a block, the likeliest classes',
+        'timm-res2net show test_res2net_se --out digit.png\n'
+        '  timm-res2net show res2net50_se photo.jpg --out seen.png',
+    )
+    sub.add_argument('model', metavar='MODEL', help='registered name, folder, or OWNER/NAME')
+    sub.add_argument(
+        'image', metavar='IMAGE', nargs='?', type=Path, help='without: a digit of the package'
+    )
+    sub.add_argument('--out', type=Path, required=True, metavar='PNG', help='picture to write')
     sub.add_argument('--random', action='store_true', help='with random weights')
 
     sub = verb(

@@ -13,7 +13,7 @@ from .bottle2neck import Bottle2neck, FusedBottle2neck, FusedStage
 from .kernels import fuse_sequential
 from .res2net_zoo import Res2Net
 
-__all__ = ['align_widths', 'reparameterize_model']
+__all__ = ['align_widths', 'is_block', 'reparameterize_model']
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -34,7 +34,7 @@ def _check(model: nn.Module, verb: str) -> None:
             f'Cannot {verb} {name}: it is in its deploy form already, or its blocks are, by '
             'timm.utils.reparameterize_model. Give the model that it was made from.'
         )
-    if not any(_is_block(module) for module in modules):
+    if not any(is_block(module) for module in modules):
         raise ValueError(
             f'Cannot {verb} {name}: it has no Res2Net block. Give a Res2Net of this package or of '
             'timm.'
@@ -88,7 +88,7 @@ def align_widths(model: Model, multiple: int) -> Model:
             whole number of at least 1. The model is unchanged then.
     """
     _check(model, 'align the widths of')
-    align_blocks([module for module in model.modules() if _is_block(module)], multiple)
+    align_blocks([module for module in model.modules() if is_block(module)], multiple)
     if multiple > 1:
         for module in model.modules():
             if isinstance(module, Res2Net):
@@ -96,12 +96,13 @@ def align_widths(model: Model, multiple: int) -> Model:
     return model
 
 
-def _is_block(module: nn.Module) -> bool:
+def is_block(module: nn.Module) -> bool:
+    """Whether a module is a Res2Net block, of this package or of timm."""
     return isinstance(module, Bottle2neck | TimmBottle2neck)
 
 
 def _is_stage(module: nn.Module) -> bool:
-    is_block = [_is_block(child) for child in module.children()]
+    is_block = [is_block(child) for child in module.children()]
     return type(module) is nn.Sequential and bool(is_block) and all(is_block)
 
 
@@ -131,7 +132,7 @@ def _replace(module: Any) -> None:
         _put(module, 'bn1', norm, hooks[1])
         _put(module, 'act1', act, hooks[2])
     for name, child in module.named_children():
-        if _is_block(child):
+        if is_block(child):
             block_hooks = _take_hooks(child)
             _put(module, name, FusedBottle2neck(child), block_hooks)
         elif _is_stage(child):
