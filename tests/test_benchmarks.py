@@ -3,13 +3,23 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
 import timm
 import torch
 from safetensors import safe_open
 
-from benchmarks import convert_memory, import_time, load_time, train_digits
+from benchmarks import (
+    convert_memory,
+    import_time,
+    load_time,
+    quantize,
+    receptive_field,
+    train_digits,
+)
 
 RESULTS = Path(train_digits.__file__).parent / 'results'
+README = (Path(__file__).parents[1] / 'README.md').read_text()
 
 
 def test_a_few_steps_of_the_training(tmp_path):
@@ -110,8 +120,59 @@ def test_loading_from_the_cache_costs_no_more_than_torch_load():
     assert report['ways'].keys() == load_time.WAYS.keys()
     readme = (RESULTS.parent / 'README.md').read_text()
     assert load_time.table(report) in readme
-    assert load_time.sentence(report) in (Path(__file__).parents[1] / 'README.md').read_text()
+    assert load_time.sentence(report) in README
     base = report['ways'][load_time.BASE]
     for way in ('hf-hub: of a pushed model', load_time.NAMED):
         assert report['ways'][way]['time_ratio'][2] < 1
         assert report['ways'][way]['peak_over_file'] < 1.05 * base['peak_over_file']
+
+
+def test_half_width():
+    """Of a field in a square of 5 x 5 px around its centre, evenly: 9 of 25 within one px."""
+    weight = np.zeros((11, 11))
+    weight[3:8, 3:8] = 1 / 25
+    assert receptive_field.half_width(weight, 0.3) == 1
+    assert receptive_field.half_width(weight, 9 / 25 + 1e-9) == 2
+    assert receptive_field.half_width(weight, 0.9) == 2
+    assert receptive_field.half_width(np.roll(weight, 2, 0), 0.9) == 2  # around its own centre
+
+
+def test_receptive_field_is_measured(tmp_path, monkeypatch):
+    """The gradient of one unit, no farther than the network can see: resnet18's stage 3 spans 211
+    px, which a square of 105 px half holds."""
+    field = receptive_field.field('resnet18', 0, 1, 256)
+    assert abs(field.sum() - 1) < 1e-4
+    assert 5 < receptive_field.half_width(field, 0.5) < receptive_field.half_width(field, 1) <= 106
+    assert np.array_equal(field, receptive_field.field('resnet18', 0, 1, 256))
+    monkeypatch.setattr(receptive_field, 'NAMES', ('resnet50', 'res2net50_26w_4s'))
+    out = tmp_path / 'field.json'
+    receptive_field.main(['--seeds', '1', '--images', '1', '--size', '96', '--out', str(out)])
+    report = json.loads(out.read_text())['cells']
+    assert report['networks']['resnet50']['ratio_90%'] == [1, 1, 1]
+    assert (tmp_path / 'field.png').stat().st_size > 10_000
+
+
+def test_the_receptive_field_that_the_readme_tells():
+    report = json.loads((RESULTS / 'receptive_field.json').read_text())
+    assert report['runs'][0]['command'] == 'python -m benchmarks.receptive_field'
+    cells = report['cells']
+    assert receptive_field.table(cells) in (RESULTS.parent / 'README.md').read_text()
+    assert receptive_field.sentence(cells) in README
+    assert 'benchmarks/results/receptive_field.png' in README
+    assert (RESULTS / 'receptive_field.png').is_file()
+    networks = cells['networks']
+    assert networks['res2net50_26w_4s']['ratio_90%'][1] > 1  # the paper's claim
+    assert networks['res2net50_48w_2s']['ratio_90%'][2] < 1  # and where it does not hold
+
+
+def test_quantisation(tmp_path, capsys):
+    """The whole of it, since it is small."""
+    pytest.importorskip('onnxruntime', reason='needs the extra export')
+    pytest.importorskip('onnxscript', reason='needs the extra export')
+    quantize.main(['--out', str(tmp_path / 'int8.json')])
+    again = json.loads((tmp_path / 'int8.json').read_text())['cells']
+    report = json.loads((RESULTS / 'quantize.json').read_text())['cells']
+    # one image of 360 more may tip on other hardware
+    assert abs(again['accuracy'][1] - report['accuracy'][1]) <= 0.3
+    assert report['accuracy'][1] > 99
+    assert quantize.sentence(report) in README

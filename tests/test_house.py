@@ -108,8 +108,9 @@ def code_lines(source: str) -> int:
 
 
 def test_size():
-    """The plan said about 2,500 lines; with the converter, the Hub and detection they are more."""
-    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 4400
+    """The plan said about 2,500 lines; with the converter, the Hub, export and the rest they are
+    more."""
+    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 5000
 
 
 def test_public_names_have_docstrings():
@@ -212,6 +213,9 @@ def test_readme_code_runs(block, tmp_path, monkeypatch):
     """Every Python block, with weights that would come by network replaced by random ones."""
     import timm
 
+    for name in ('segmentation_models_pytorch', 'transformers'):
+        if f'import {name}' in block or f'from {name}' in block:
+            pytest.importorskip(name, reason='needs the extra integration')
     create = timm.create_model
 
     def offline(name, pretrained=False, **kwargs):

@@ -102,8 +102,8 @@ def is_block(module: nn.Module) -> bool:
 
 
 def _is_stage(module: nn.Module) -> bool:
-    is_block = [is_block(child) for child in module.children()]
-    return type(module) is nn.Sequential and bool(is_block) and all(is_block)
+    are_blocks = [is_block(child) for child in module.children()]
+    return type(module) is nn.Sequential and bool(are_blocks) and all(are_blocks)
 
 
 def _take_hooks(module: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""Measure the effective receptive field of a Res2Net and of its ResNet.
+
+    python -m benchmarks.receptive_field
+
+The paper claims larger receptive fields (arXiv:1904.01169, section 3.1). Here: the gradient of
+the centre unit of stage 3 (stride 16), summed over its channels, with respect to the image; its
+absolute value, summed over colours and averaged over images (arXiv:1701.04128). The half-width is
+half the side of the centred square that holds a share of it, in pixels.
+
+Weights are random, since none that are trained can be shipped: He initialisation, the last
+BatchNorm of a block at 1 (at 0, as training starts, a block is its shortcut), and statistics of
+BatchNorm from images of noise. Each seed draws weights and images anew, for all networks alike;
+figures are means over seeds, with bootstrapped 95 % intervals, and of ratios seed by seed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+import timm_res2net  # noqa: F401 registers the models
+from timm_res2net.folders import check_parent, markdown, write_new
+
+from . import results
+
+__all__ = ['BASE', 'NAMES', 'field', 'half_width', 'main', 'sentence', 'table']
+
+BASE = 'resnet50'
+NAMES = (BASE, 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_48w_2s')
+SHARES = (0.5, 0.9)
+STAGE = 3
+SIZE = 512  # px: more than twice the widest square found
+
+
+def _network(name: str, seed: int, size: int) -> Any:
+    torch.manual_seed(seed)
+    body: Any = timm.create_model(
+        name, features_only=True, out_indices=(STAGE,), zero_init_last=False
+    )
+    norms = [m for m in body.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # an average over all that it sees
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        body.train()(torch.randn(2, 3, size, size, generator=generator))
+    return body.eval()
+
+
+def field(name: str, seed: int, images: int, size: int = SIZE) -> np.ndarray:
+    """The gradient's absolute value at every pixel, (size, size), summing to 1."""
+    body = _network(name, seed, size)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    total = torch.zeros(size, size)
+    for _ in range(images):
+        x = torch.randn(1, 3, size, size, generator=generator).requires_grad_()
+        (out,) = body(x)
+        centre = out.shape[2] // 2
+        (gradient,) = torch.autograd.grad(out[0, :, centre, centre].sum(), x)
+        total += gradient[0].abs().sum(0)
+    return (total / total.sum()).numpy()
+
+
+def half_width(weight: np.ndarray, share: float) -> float:
+    """Half the side of the square around the centre of mass that holds a share of a field, in px.
+
+    Args:
+        weight: (H, W), not negative, summing to 1.
+        share: From 0 to 1.
+    """
+    rows, columns = np.indices(weight.shape)
+    row, column = (weight * rows).sum(), (weight * columns).sum()
+    # a pixel lies in all squares from its own distance on, in the longer of both directions
+    distance = np.maximum(abs(rows - row), abs(columns - column)).ravel()
+    order = distance.argsort(kind='stable')
+    inside = weight.ravel()[order].cumsum()
+    return float(distance[order][min(np.searchsorted(inside, share), len(inside) - 1)])
+
+
+def _interval(values: Sequence[float]) -> list[float]:
+    """Mean and bootstrapped 95 % interval."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(np.asarray(values), (10_000, len(values))).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return [round(float(value), 3) for value in (np.mean(values), low, high)]
+
+
+def table(report: dict[str, Any]) -> str:
+    """The results as a table."""
+    rows = []
+    for name, cell in report['networks'].items():
+        row = [name]
+        for share in SHARES:
+            mean, low, high = cell[f'half_width_{share:.0%}']
+            row += [f'{mean:.1f} px [{low:.1f}, {high:.1f}]']
+            row += ['× {:.2f} [{:.2f}, {:.2f}]'.format(*cell[f'ratio_{share:.0%}'])]
+        rows.append(row)
+    header = ['network']
+    for share in SHARES:
+        header += [f'half-width, {share:.0%} of the gradient', f'of {BASE}']
+    return markdown(header, rows)
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """What the README says of it."""
+    share = f'{SHARES[1]:.0%}'
+    ours, theirs = (
+        report['networks'][name][f'half_width_{share}'] for name in ('res2net50_26w_4s', BASE)
+    )
+    ratio = report['networks']['res2net50_26w_4s'][f'ratio_{share}']
+    return (
+        f'half of the square that holds {share} of it is {ours[0]:.0f} px in res2net50_26w_4s,\n'
+        f'{theirs[0]:.0f} px in {BASE} (× {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}])'
+    )
+
+
+def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout='constrained')
+    rows: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+    share = f'{SHARES[1]:.0%}'
+    brightest = max(float(weight.max()) for weight in fields.values())
+    for cell, (name, weight) in zip(rows[0].subplots(1, len(fields)), fields.items(), strict=True):
+        # a square root, so that the faint outskirts are seen
+        cell.imshow(np.sqrt(weight), cmap='magma', vmin=0, vmax=brightest**0.5)
+        side = report['networks'][name][f'half_width_{share}'][0]
+        centre = len(weight) / 2
+        cell.add_patch(_square(centre, side))
+        cell.set_title(f'{name}\n{share} within ± {side:.0f} px', fontsize=9)
+        cell.axis('off')
+    profile = rows[1].subplots()
+    for name, weight in fields.items():
+        along = np.convolve(weight.sum(0), np.ones(16) / 16, 'same')
+        profile.plot(np.arange(len(along)) - len(along) / 2, along, label=name)
+    profile.set_xlabel('px from the centre')
+    profile.set_ylabel('share of the gradient')
+    profile.legend(fontsize=8)
+    write_new(path, lambda file: figure.savefig(file, format='png', dpi=90))
+
+
+def _square(centre: float, half: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    corner = (centre - half, centre - half)
+    return Rectangle(corner, 2 * half, 2 * half, fill=False, edgecolor='white', linewidth=1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, and write the results and the picture beside them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, default=6, help='default: %(default)s')
+    parser.add_argument('--images', type=int, default=2, help='a seed; default: %(default)s')
+    parser.add_argument('--size', type=int, default=SIZE, help='in px; default: %(default)s')
+    parser.add_argument(
+        '--out', type=Path, default=Path(__file__).parent / 'results' / 'receptive_field.json'
+    )
+    args = parser.parse_args(argv)
+    results.check_writable(args.out)
+    check_parent(args.out.with_suffix('.png'), 'a file')
+    fields = {
+        name: [field(name, seed, args.images, args.size) for seed in range(args.seeds)]
+        for name in NAMES
+    }
+    cells: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
+    for share in SHARES:
+        widths = {
+            name: [half_width(weight, share) for weight in weights]
+            for name, weights in fields.items()
+        }
+        for name, values in widths.items():
+            ratios = [one / other for one, other in zip(values, widths[BASE], strict=True)]
+            cells[name] |= {
+                f'half_width_{share:.0%}': _interval(values),
+                f'ratio_{share:.0%}': _interval(ratios),
+                f'samples_{share:.0%}': [round(value, 2) for value in values],
+            }
+    report = {
+        'stage': STAGE,
+        'size': args.size,
+        'seeds': args.seeds,
+        'images': args.images,
+        'networks': cells,
+    }
+    print(table(report))
+    means = {name: np.mean(weights, 0) for name, weights in fields.items()}
+    _draw(args.out.with_suffix('.png'), means, report)
+    results.save_script(args.out, 'receptive_field', argv, report)
+
+
+if __name__ == '__main__':
+    main()
