@@ -113,7 +113,7 @@ def sentence(report: dict[str, Any]) -> str:
     )
     ratio = report['networks']['res2net50_26w_4s'][f'ratio_{share}']
     return (
-        f'half of the square that holds {share} of it is {ours[0]:.0f} px in res2net50_26w_4s,\n'
+        f'half the side of the square that holds {share} of it is {ours[0]:.0f} px in res2net50_26w_4s,\n'
         f'{theirs[0]:.0f} px in {BASE} (× {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}])'
     )
 
