@@ -111,10 +111,10 @@ def sentence(report: dict[str, Any]) -> str:
     ours, theirs = (
         report['networks'][name][f'half_width_{share}'] for name in ('res2net50_26w_4s', BASE)
     )
-    ratio = report['networks']['res2net50_26w_4s'][f'ratio_{share}']
+    middle, low, high = report['networks']['res2net50_26w_4s'][f'ratio_{share}']
     return (
-        f'half the side of the square that holds {share} of it is {ours[0]:.0f} px in res2net50_26w_4s,\n'
-        f'{theirs[0]:.0f} px in {BASE} (× {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}])'
+        f'half the side of the square that holds {share} of it is {ours[0]:.0f} px in\n'
+        f'res2net50_26w_4s, {theirs[0]:.0f} px in {BASE} (× {middle:.2f} [{low:.2f}, {high:.2f}])'
     )
 
 

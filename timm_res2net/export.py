@@ -67,6 +67,7 @@ class _Tuple(nn.Module):
         self.model = model
 
     def forward(self, image: torch.Tensor) -> Arrays:
+        """Run the model on (B, in_chans, H, W)."""
         out = self.model(image)
         return tuple(out) if isinstance(out, list | tuple) else (out,)
 
