@@ -101,10 +101,11 @@ def main(words):
         except ValueError as error:
             torch.save([{**told, 'error': str(error)}, {}, head], f'{args.output}-{here.rank}')
             return
+    # timm 1.0.22 hands persistent_workers on, which torch refuses without workers
     loader = create_loader(
         create_dataset('', root=args.data), config['input_size'], args.batch_size,
         use_prefetcher=False, interpolation=config['interpolation'], mean=config['mean'],
-        std=config['std'], crop_pct=config['crop_pct'], num_workers=0,
+        std=config['std'], crop_pct=config['crop_pct'], num_workers=0, persistent_workers=False,
         distributed=here.distributed, device=device,
     )
     optimizer = create_optimizer_v2(model, opt='sgd', lr=0.01, momentum=0.9, weight_decay=1e-3)
@@ -158,7 +159,8 @@ def main(words):
     loader = create_loader(
         create_dataset('', root=args.data_dir), config['input_size'], 8, use_prefetcher=False,
         interpolation=config['interpolation'], mean=config['mean'], std=config['std'],
-        crop_pct=config['crop_pct'], num_workers=0, device=torch.device('cpu'),
+        crop_pct=config['crop_pct'], num_workers=0, persistent_workers=False,
+        device=torch.device('cpu'),
     )
     top1, top5 = AverageMeter(), AverageMeter()
     model.eval()
@@ -187,7 +189,7 @@ model = timm.create_model(args.model, pretrained=True).eval()
 config = resolve_data_config(vars(args), model=model)
 loader = create_loader(
     create_dataset('', root=args.data_dir), batch_size=8, use_prefetcher=False, num_workers=0,
-    device=torch.device('cpu'), **config,
+    persistent_workers=False, device=torch.device('cpu'), **config,
 )
 rows = []
 with torch.inference_mode():
