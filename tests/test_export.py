@@ -341,5 +341,7 @@ def test_the_command_is_quiet(tmp_path):
         capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ''
+    # an old timm warns on a new torch
+    timms = subprocess.run([sys.executable, '-c', 'import timm'], capture_output=True, text=True)
+    assert done.stderr == timms.stderr
     assert 'takes (1, 3, 64, 64) alone.' in done.stdout
