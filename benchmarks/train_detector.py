@@ -5,8 +5,8 @@
 Data: textured discs, squares and triangles on crops of the photographs that scikit-image ships,
 made here from a seed; the held-out images are made of other photographs than the training ones.
 
-A Faster R-CNN, since in a short trial an FCOS learned more slowly. It starts from random weights
-and its BatchNorms learn, because the embedded weights have seen nothing but 8x8 digits.
+A Faster R-CNN. It starts from random weights and its BatchNorms learn, because the embedded
+weights have seen nothing but 8x8 digits.
 One thread, fixed seeds. Needs the extras `detection` and `plots`.
 """
 

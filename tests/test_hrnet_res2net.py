@@ -15,7 +15,13 @@ from timm.models.resnet import Bottleneck
 from torch import nn
 
 from tests.common import HRNETS, image, randomise, relative_error
-from timm_res2net import Bottle2neck, align_widths, push_to_hub, reparameterize_model
+from timm_res2net import (
+    Bottle2neck,
+    align_widths,
+    convert_checkpoint,
+    push_to_hub,
+    reparameterize_model,
+)
 
 NAME = 'hrnet_w18_res2net'
 SAME = 1e-4  # float32: what a compiler may reorder
@@ -240,6 +246,22 @@ def test_pushed(kind, tmp_path):
     assert 'import timm, timm_res2net' in done.card
 
 
+@pytest.mark.parametrize('head', ['', 'incre'])
+def test_a_network_without_its_classifier_is_not_pushed(head):
+    with pytest.raises(ValueError, match='is no whole Res2Net of timm_res2net or timm'):
+        push_to_hub(create(head=head), 'me/hrnet', license='mit', dry_run=True)
+
+
+def test_a_bare_file_does_not_convert(tmp_path):
+    model = create(num_classes=3)
+    torch.save(model.state_dict(), tmp_path / 'net.pth')
+    with pytest.raises(ValueError, match='is an HRNet, whose files hold no name and are not conv'):
+        convert_checkpoint(tmp_path / 'net.pth', model=NAME, dry_run=True)
+    save_for_hf(model, tmp_path / 'm', model_args=model.model_args, safe_serialization=True)
+    with pytest.raises(ValueError, match='It is an HRNet of timm, not of mmdet'):
+        convert_checkpoint(tmp_path / 'm', source='mmdet', dry_run=True)
+
+
 def test_the_gates_start_at_the_identity(tmp_path):
     """A plain network's weights in one with SE: the same outputs, bit for bit."""
     plain = create()
@@ -268,6 +290,11 @@ def test_timms_own_is_untouched():
     [
         ({'output_stride': 16}, ValueError, 'output_stride must be 32 for an HRNet, got 16.'),
         ({'wide': 1}, TypeError, 'HighResolutionRes2Net takes no argument wide.'),
+        (
+            {'head': 'pose'},
+            ValueError,
+            "Unknown head 'pose'. Use one of ('classification', 'incre', '').",
+        ),
         ({'scale': 0}, ValueError, 'scale must be a whole number of at least 1, got 0.'),
         (
             {'features_only': True, 'feature_cls': 'fx'},

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from . import __version__
+from . import __version__, hrnet_res2net
 from .align import AlignedBatchNorm2d
 from .bottle2neck import SEMANTICS
 from .cards import write_card
@@ -278,6 +278,11 @@ def read(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
     model = model and model.partition('.')[0]  # a tag, as `list` prints it, tells no network
+    if model in hrnet_res2net.default_cfgs:
+        raise ValueError(
+            f'{model} is an HRNet, whose files hold no name and are not converted. Load yours into '
+            'the model, and push that, or save it by `timm.models.save_for_hf`.'
+        )
     if model and model not in (*default_cfgs, *timms_names()):
         raise ValueError(
             f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows the first.'
@@ -296,6 +301,8 @@ def read(
     checkpoint = read_checkpoint(weights, entry)
     try:
         if isinstance(built, HighResolutionRes2Net):  # under its own names, which no table has
+            if source not in ('auto', 'timm'):
+                raise ValueError(f'It is an HRNet of timm, not of {source}')
             source, tensors, moves = 'timm', checkpoint.tensors, tuple[Move, ...]()
         else:
             if source == 'auto':

@@ -567,7 +567,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         '--features', action='store_true', help='the levels of strides 4 to 32 in place of logits'
     )
-    sub.add_argument('--deploy', action='store_true', help='its deploy form: BatchNorms folded')
+    sub.add_argument(
+        '--deploy',
+        action='store_true',
+        help='its deploy form: BatchNorms folded (of an HRNet those of its bottlenecks)',
+    )
     sub.add_argument('--static', action='store_true', help='fix batch and size')
     sub.add_argument('--img-size', type=int, metavar='PX', help="side of the image; the model's")
     sub.add_argument('--batch-size', type=int, default=1, metavar='N', help='default: %(default)s')

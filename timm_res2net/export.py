@@ -19,14 +19,13 @@ from .reparam import reparameterize_model
 __all__ = ['FORMATS', 'Exported', 'export_model']
 
 INPUT = 'image'
-# Relative, in float32: every format keeps the operations and orders their sums as it likes. What
-# was measured over the models of the package is 2e-6.
+# Relative, in float32: every format keeps the operations and orders their sums as it likes
 TOLERANCE = 1e-4
 # Past 32 px the last level has more than one pixel, so that no size there is a special case
 _SMALLEST = 33
 
 _SIZES = {
-    0: '{0} alone',
+    0: '{0}',
     1: f'any batch, any size from {_SMALLEST} px',
     32: 'any batch, multiples of 32 px from 64 px',
 }
@@ -213,15 +212,16 @@ def export_model(
     (B, C, H / stride, W / stride). A JSON text in the file says how images are prepared.
 
     Args:
-        target: Registered name of this package or timm's, folder, or repository (OWNER/NAME or
-            hf-hub:OWNER/NAME).
+        target: Registered name of a Res2Net, or of another network of timm with such levels; a
+            folder; or a repository (OWNER/NAME or hf-hub:OWNER/NAME).
         out: File to write. It must not be there.
         format: One of `FORMATS`.
         features: Export the feature levels instead of the classifier.
         out_indices: Which of them, as for `features_only`.
         deploy: Export the deploy form (`reparameterize_model`).
         static: Fix batch and size instead of leaving them free.
-        img_size: Side of the square image that it is exported with, in px; the cfg's when None.
+        img_size: Side of the square image that it is exported with, in px; the cfg's when None. At
+            least 33 unless `static`.
         batch_size: Images that it is exported with.
         pretrained: Load weights.
 
@@ -237,15 +237,27 @@ def export_model(
     for name, value in (('img_size', img_size), ('batch_size', batch_size)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
+    if img_size is not None and not static and img_size < _SMALLEST:
+        raise ValueError(
+            f'img_size={img_size} is below {_SMALLEST} px, from which sizes stay free. Use a larger '
+            'one, or static=True (--static).'
+        )
     path = check_new(Path(out), folder=False)
     levels: dict[str, Any] = dict(features_only=True, out_indices=out_indices) if features else {}
-    model: Any = load_model(target, pretrained, **levels).eval()
+    try:
+        model: Any = load_model(target, pretrained, **levels).eval()
+    except (IndexError, AssertionError) as error:  # how timm says so
+        raise ValueError(
+            f'{target} has no feature levels {out_indices}. Give a network with five, such as a '
+            'Res2Net.'
+        ) from error
     cfg = model.pretrained_cfg
     in_chans, *size = cfg['input_size']
     if img_size is not None:
         size = [img_size, img_size]
     outputs = list(model.feature_info.module_name()) if features else ['logits']
     meta = {key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None}
+    meta['input_size'] = [in_chans, *size]
     if deploy:
         model = reparameterize_model(model)
     whole = _Tuple(model).eval()
@@ -295,8 +307,12 @@ def _compare(model: nn.Module, run: Run, x: torch.Tensor, step: int) -> float:
         step: Between image sizes that the file takes; 0 if it takes those of x alone.
     """
     errors = []
-    for image in (x, _larger(x, step)) if step else (x,):
+    images = [x]
+    if step:
+        smallest = _SMALLEST if step == 1 else 2 * step
+        images += [_larger(x, step), _images(2, x.shape[1], smallest, smallest)]
+    for image in images:
         for expected, got in zip(model(image), run(image), strict=True):
             difference = (torch.as_tensor(got) - expected).abs().max()
             errors.append(float(difference / expected.abs().max().clamp_min(1e-30)))
-    return max(errors)
+    return float(torch.tensor(errors).max())  # NaN, if there is one

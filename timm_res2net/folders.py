@@ -15,7 +15,7 @@ from typing import Any
 import timm
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
-from timm.models import PretrainedCfg, filter_pretrained_cfg
+from timm.models import PretrainedCfg, filter_pretrained_cfg, get_arch_pretrained_cfgs
 from torch import nn
 
 from .res2net_zoo import FIGURES
@@ -385,22 +385,28 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
         ValueError: There is no such model, or it has no weights; the text says which.
     """
     text = os.fspath(target)
-    if Path(text).is_dir():
+    is_name = timm.is_model(text)
+    if Path(text).is_dir() and ((Path(text) / CONFIG).is_file() or not is_name):
         weights, _ = open_folder(Path(text))
         # `local-dir:` alone reads safetensors from timm 1.0.26 on
         overlay = {'source': 'file', 'file': str(weights)}
         return timm.create_model(
             f'local-dir:{text}', pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs
         )
+    if text.startswith(('.', '/', '~')) or text.count('/') > 1:
+        raise ValueError(f'There is no folder {text}.')
     if '/' in text:
         name = text if text.startswith('hf-hub:') else f'hf-hub:{text}'
-    elif not timm.is_model(text):
+    elif not is_name:
         raise ValueError(
             f"'{text}' is no folder, no repository (OWNER/NAME) and no registered name. "
             '`timm-res2net list` shows these.'
         )
     else:
         name = text
+        known, tag = get_arch_pretrained_cfgs(text.partition('.')[0]), text.partition('.')[2]
+        if tag and text not in known:
+            raise ValueError(f"'{text}' is no tag. Use one of {', '.join(known)}.")
         cfg = timm.get_pretrained_cfg(name)
         if pretrained and not (cfg and cfg.has_weights):
             raise ValueError(

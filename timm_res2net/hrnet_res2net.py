@@ -32,7 +32,7 @@ _TIMMS = (
     'num_classes', 'global_pool', 'drop_rate', 'head', 'head_conv_bias', 'device', 'dtype',
     'feature_location', 'out_indices',
 )  # fmt: skip
-_HEAD = 'classification'  # timm's name of the head that classifies
+_HEADS = ('classification', 'incre', '')  # what timm puts on the branches, the first by default
 
 
 class HighResolutionRes2Net(HighResolutionNet):
@@ -73,11 +73,13 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`; `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: What `Bottle2neck` refuses, or another `output_stride`.
+            ValueError: What `Bottle2neck` refuses, another `output_stride`, or an unknown `head`.
             TypeError: An unknown argument.
         """
         if output_stride != 32:
             raise ValueError(f'output_stride must be 32 for an HRNet, got {output_stride!r}.')
+        if kwargs.get('head', _HEADS[0]) not in _HEADS:
+            raise ValueError(f'Unknown head {kwargs["head"]!r}. Use one of {_HEADS}.')
         unknown = sorted(kwargs.keys() - {*cfg, *_TIMMS})
         if unknown:  # timm before 1.0.31 would take them
             raise TypeError(f'{type(self).__name__} takes no argument {", ".join(unknown)}.')
@@ -144,7 +146,7 @@ def _create_hrnet(
         pretrained,
         model_cfg=cfg_cls[base],
         pretrained_filter_fn=checkpoint_filter_fn,
-        pretrained_strict=not features_only and kwargs.get('head', _HEAD) == _HEAD,
+        pretrained_strict=not features_only and kwargs.get('head', _HEADS[0]) == _HEADS[0],
         kwargs_filter=('num_classes', 'global_pool') if as_class else None,  # type: ignore[arg-type]
         features_only=features_only and not as_class,
         **kwargs,

@@ -208,7 +208,9 @@ def _from_module(model: nn.Module) -> Conversion:
         )
     cfg = dict(getattr(plain, 'pretrained_cfg', None) or {})
     name = cfg.get('architecture')
-    if isinstance(plain, Res2Net) or (type(plain) is HighResolutionRes2Net and name):
+    if isinstance(plain, Res2Net) or (
+        type(plain) is HighResolutionRes2Net and name and hasattr(plain.global_pool, 'pool_type')
+    ):
         arguments = plain.model_args
         semantics = arguments['semantics']
     elif isinstance(plain, ResNet) and name in timms_names():

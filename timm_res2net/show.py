@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from timm.data import resolve_model_data_config as resolve
 from torch import nn
 from torch.nn import functional as F
 
-from .folders import check_new, in_chans_of, load_model, write_new
+from .folders import check_new, load_model, write_new
 from .reparam import is_block
 
 __all__ = ['Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
@@ -56,7 +56,7 @@ def labels_of(model: Any) -> list[str]:
     """Names of a model's classes: its cfg's, ImageNet's where their number says so, or numbers."""
     names = model.pretrained_cfg.get('label_names')
     if names and len(names) == model.num_classes:
-        return list(names)
+        return list(names.values() if isinstance(names, dict) else names)
     subset = infer_imagenet_subset(model)
     if subset:
         info = ImageNetInfo(subset)
@@ -142,10 +142,13 @@ def _open(path: Path | None, in_chans: int) -> Image.Image:
             _MODES[in_chans]
         )
     try:
-        return Image.open(path).convert(_MODES[in_chans])
+        image = ImageOps.exif_transpose(Image.open(path))
+        if image.mode.startswith('I'):  # 16 bits, which Pillow would cut off at 255
+            image = image.convert('I').point(lambda value: value / 256)
+        return image.convert(_MODES[in_chans])
     except FileNotFoundError as error:
         raise FileNotFoundError(f'There is no image {path}.') from error
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f'Cannot read {path} as an image ({error}).') from error
 
 
@@ -163,7 +166,8 @@ def show(
     all enlarged to the image's size.
 
     Args:
-        target: Registered name of this package or timm's, folder, or repository.
+        target: Registered name of this package or timm's (a network of convolutions), folder, or
+            repository.
         image: File of an image; one of the package's digits when None.
         out: PNG to write. It must not be there.
         pretrained: Load weights.
@@ -179,7 +183,8 @@ def show(
     if path.suffix.lower() != '.png':
         raise ValueError(f'Name the picture {path.stem}.png, not {path.name}.')
     model = load_model(target, pretrained).eval()
-    opened = _open(None if image is None else Path(image), in_chans_of(model))
+    in_chans = resolve(model)['input_size'][0]
+    opened = _open(None if image is None else Path(image), in_chans)
     x = create_transform(**resolve(model))(opened)[None]
     seen = look(model, x)
     labels = labels_of(model)
@@ -210,7 +215,7 @@ def _draw(
     block_name, splits = seen.splits
     figure = Figure(figsize=(13, 8.6 if splits else 6), layout='constrained')
     rows: Any = figure.subfigures(3 if splits else 2, 1)
-    rows[0].suptitle(title)
+    rows[0].suptitle(_plain(title))
     cells = rows[0].subplots(1, 3, width_ratios=(1, 1, 2))
     for cell in cells:
         cell.axis('off')
@@ -243,7 +248,7 @@ def _draw(
         )
         cell.axis('off')
     if splits:
-        text = f'splits of {block_name}: each sees more of the input than the one before'
+        text = f'splits of {block_name}: how much of its input each sees; the last is passed on as it is'
         rows[2].suptitle(text, fontsize=10)
         cells = rows[2].subplots(1, len(splits))
         for i, (cell, split) in enumerate(zip(cells, splits, strict=True)):
@@ -254,6 +259,10 @@ def _draw(
     write_new(path, lambda file: figure.savefig(file, format='png', dpi=100))
 
 
+def _plain(text: str) -> str:
+    return text.replace('$', r'\$')  # no formula
+
+
 def _short(text: str, length: int = 24) -> str:
     first = text.split(',')[0]
-    return first if len(first) <= length else f'{first[: length - 1]}…'
+    return _plain(first if len(first) <= length else f'{first[: length - 1]}…')
