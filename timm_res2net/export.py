@@ -239,8 +239,8 @@ def export_model(
             raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
     if img_size is not None and not static and img_size < _SMALLEST:
         raise ValueError(
-            f'img_size={img_size} is below {_SMALLEST} px, from which sizes stay free. Use a larger '
-            'one, or static=True (--static).'
+            f'img_size={img_size} is below {_SMALLEST} px, from which sizes stay free. Use a '
+            'larger one, or static=True (--static).'
         )
     path = check_new(Path(out), folder=False)
     levels: dict[str, Any] = dict(features_only=True, out_indices=out_indices) if features else {}
@@ -277,15 +277,15 @@ def export_model(
             subject, step = _export(whole, x)
         temporary = Path(made) / path.name
         run = kind.write(subject, x, step, outputs, json.dumps(meta), temporary)
-        error = _compare(whole, run, x, step)
-        if not error <= TOLERANCE:
+        difference = _compare(whole, run, x, step)
+        if not difference <= TOLERANCE:
             raise ValueError(
-                f'{what} gave a file whose outputs differ from the model by {error:.1e} of the '
+                f'{what} gave a file whose outputs differ from the model by {difference:.1e} of the '
                 f'largest, more than {TOLERANCE:.0e}. Nothing was written; use another format.'
             )
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    return Exported(path, format, tuple(outputs), _SIZES[step].format(tuple(x.shape)), error)
+    return Exported(path, format, tuple(outputs), _SIZES[step].format(tuple(x.shape)), difference)
 
 
 def _images(*shape: int) -> torch.Tensor:

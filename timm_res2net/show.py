@@ -248,7 +248,7 @@ def _draw(
         )
         cell.axis('off')
     if splits:
-        text = f'splits of {block_name}: how much of its input each sees; the last is passed on as it is'
+        text = f'splits of {block_name}: what each sees of its input; the last is passed on'
         rows[2].suptitle(text, fontsize=10)
         cells = rows[2].subplots(1, len(splits))
         for i, (cell, split) in enumerate(zip(cells, splits, strict=True)):
