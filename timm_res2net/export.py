@@ -280,8 +280,8 @@ def export_model(
         difference = _compare(whole, run, x, step)
         if not difference <= TOLERANCE:
             raise ValueError(
-                f'{what} gave a file whose outputs differ from the model by {difference:.1e} of the '
-                f'largest, more than {TOLERANCE:.0e}. Nothing was written; use another format.'
+                f'{what} gave a file whose outputs differ from the model by {difference:.1e} of '
+                f'the largest, more than {TOLERANCE:.0e}. Nothing was written; use another format.'
             )
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
