@@ -231,6 +231,24 @@ def test_saved_by_timm_and_loaded(tmp_path):
         assert torch.equal(again(image(channels=1)), model(image(channels=1)))
 
 
+def test_branches_of_a_saved_classifier(tmp_path, caplog):
+    """Without a word about the head, whose attention has no place there."""
+    model = create(attn_layer='se')
+    torch.save(model.state_dict(), tmp_path / 'net.pth')
+    overlay = {'file': str(tmp_path / 'net.pth')}
+    body = timm.create_model(
+        NAME, features_only=True, feature_location='', attn_layer='se', pretrained=True,
+        pretrained_cfg_overlay=overlay,
+    ).eval()  # fmt: skip
+    x = image(1)
+    with torch.no_grad():
+        stem = model.act1(model.bn1(model.conv1(x)))
+        branches = model.stages(model.act2(model.bn2(model.conv2(stem))))
+        for one, other in zip(body(x)[1:], branches, strict=True):
+            assert torch.equal(one, other)
+    assert caplog.text == ''
+
+
 @pytest.mark.parametrize('kind', ['model', 'folder'])
 def test_pushed(kind, tmp_path):
     """From memory, and from a folder that timm wrote."""
@@ -294,6 +312,11 @@ def test_timms_own_is_untouched():
             {'head': 'pose'},
             ValueError,
             "Unknown head 'pose'. Use one of ('classification', 'incre', '').",
+        ),
+        (
+            {'features_only': True, 'feature_location': 'neck'},
+            ValueError,
+            "feature_location must be 'incre' or '', got 'neck'.",
         ),
         ({'scale': 0}, ValueError, 'scale must be a whole number of at least 1, got 0.'),
         (

@@ -214,6 +214,14 @@ def test_features_that_are_not_given():
     )
 
 
+def test_features_that_are_no_maps(tmp_path):
+    with pytest.raises(ValueError) as error:
+        show('vit_tiny_patch16_224', None, tmp_path / 'x.png', pretrained=False)
+    assert str(error.value) == (
+        'VisionTransformer has no feature maps of height and width. Show a convolutional network.'
+    )
+
+
 def test_without_matplotlib(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(

@@ -111,9 +111,13 @@ def _describe(model_name: str) -> dict[str, Any]:
         'feature_channels': [level['num_chs'] for level in model.feature_info],
         'feature_strides': [level['reduction'] for level in model.feature_info],
         'arguments': model.model_args,
-        'paper': f'{cfg.paper_name}, {cfg.paper_ids}',
+        'paper': f'{cfg.paper_name}, {", ".join(_several(cfg.paper_ids))}',
         'origin': cfg.origin_url,
     }
+
+
+def _several(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -410,6 +414,8 @@ def _show(args: argparse.Namespace) -> int:
     from .show import show
 
     done = show(args.model, args.image, args.out, pretrained=not args.random)
+    if args.random:
+        print('With random weights:')
     for label, share in done.top:
         print(f'{100 * share:5.1f} %  {label}')
     for name, channels, height, width in done.levels:

@@ -186,8 +186,8 @@ def _explaining(what: str) -> Iterator[None]:
     except Exception as error:  # torch, onnxscript and a C++ compiler fail in their own ways
         first = next((line for line in str(error).splitlines() if line.strip()), '')
         raise ValueError(
-            f'{what} failed ({type(error).__name__}: {first.strip()[:300]}). Try a fixed size '
-            '(--static), or another format.'
+            f'{what} failed ({type(error).__name__}: {first.strip()[:300]}). Try another size (a '
+            'multiple of 32 px), a fixed one (--static), or another format.'
         ) from error
 
 
@@ -209,7 +209,9 @@ def export_model(
     What was written is run on images of other sizes and batches than it was exported with, and
     compared with the model; only then does it take its name. The input is called 'image', (B,
     in_chans, H, W), normalized; outputs are 'logits', (B, num_classes), or the features' names,
-    (B, C, H / stride, W / stride). A JSON text in the file says how images are prepared.
+    (B, C, H / stride, W / stride). A JSON text in the file says how images are prepared. torch's
+    formats answer a tuple of outputs. A static AOTInductor file does not look at the shape it is
+    given unless AOTI_RUNTIME_CHECK_INPUTS=1 is in the environment: for another it answers nonsense.
 
     Args:
         target: Registered name of a Res2Net, or of another network of timm with such levels; a
@@ -260,7 +262,7 @@ def export_model(
     meta['input_size'] = [in_chans, *size]
     if deploy:
         model = reparameterize_model(model)
-    whole = _Tuple(model).eval()
+    whole = _Tuple(model).eval().requires_grad_(False)
     # unless it is to be fixed: a batch of 1 would be taken for a constant
     x = _images(batch_size if static else max(batch_size, 2), in_chans, *size)
     what = f'Exporting {target} as {format} for images of {size[0]} x {size[1]} px'
@@ -285,7 +287,10 @@ def export_model(
             )
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    return Exported(path, format, tuple(outputs), _SIZES[step].format(tuple(x.shape)), difference)
+    sizes = _SIZES[step].format(tuple(x.shape))
+    if not kind.exports and not static:
+        sizes = 'any batch, any size that the model takes'
+    return Exported(path, format, tuple(outputs), sizes, difference)
 
 
 def _images(*shape: int) -> torch.Tensor:

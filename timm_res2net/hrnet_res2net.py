@@ -13,6 +13,7 @@ import copy
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_cls
@@ -73,13 +74,18 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`; `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: What `Bottle2neck` refuses, another `output_stride`, or an unknown `head`.
+            ValueError: What `Bottle2neck` refuses, another `output_stride`, an unknown `head` or
+                `feature_location`.
             TypeError: An unknown argument.
         """
         if output_stride != 32:
             raise ValueError(f'output_stride must be 32 for an HRNet, got {output_stride!r}.')
         if kwargs.get('head', _HEADS[0]) not in _HEADS:
             raise ValueError(f'Unknown head {kwargs["head"]!r}. Use one of {_HEADS}.')
+        if kwargs.get('feature_location', '') not in _HEADS[1:]:
+            raise ValueError(
+                f"feature_location must be 'incre' or '', got {kwargs['feature_location']!r}."
+            )
         unknown = sorted(kwargs.keys() - {*cfg, *_TIMMS})
         if unknown:  # timm before 1.0.31 would take them
             raise TypeError(f'{type(self).__name__} takes no argument {", ".join(unknown)}.')
@@ -124,6 +130,14 @@ class HighResolutionRes2NetFeatures(HighResolutionRes2Net, HighResolutionNetFeat
     """
 
 
+def _filter(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Leave out a classifier's head where there is none, and start gates at the identity."""
+    own = model.state_dict()
+    of_head = ('incre_modules.', 'downsamp_modules.', 'final_layer.', 'classifier.')
+    kept = {k: v for k, v in state_dict.items() if k in own or not k.startswith(of_head)}
+    return checkpoint_filter_fn(kept, model)
+
+
 def _create_hrnet(
     variant: str, base: str, pretrained: bool = False, **kwargs: Any
 ) -> HighResolutionRes2Net:
@@ -145,7 +159,7 @@ def _create_hrnet(
         variant,
         pretrained,
         model_cfg=cfg_cls[base],
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=_filter,
         pretrained_strict=not features_only and kwargs.get('head', _HEADS[0]) == _HEADS[0],
         kwargs_filter=('num_classes', 'global_pool') if as_class else None,  # type: ignore[arg-type]
         features_only=features_only and not as_class,

@@ -98,7 +98,7 @@ def look(model: Any, image: torch.Tensor) -> Seen:
         image: (1, in_chans, H, W), normalized.
 
     Raises:
-        ValueError: The model gives no features on the way.
+        ValueError: The model gives no features on the way, or such as are no maps.
     """
     if not hasattr(model, 'forward_intermediates'):
         raise ValueError(
@@ -116,6 +116,11 @@ def look(model: Any, image: torch.Tensor) -> Seen:
     try:
         with torch.enable_grad():
             last, levels = model.forward_intermediates(image)
+            if last.ndim != 4:
+                raise ValueError(
+                    f'{type(model).__name__} has no feature maps of height and width. Show a '
+                    'convolutional network.'
+                )
             logits = model.forward_head(last)
             has_classes = model.num_classes > 0
             top = logits[0].max() if has_classes else None
@@ -190,7 +195,8 @@ def show(
     labels = labels_of(model)
     shares, classes = seen.logits.softmax(0).topk(min(5, len(labels)))
     top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
-    _draw(path, str(target), _pixels(model, x), seen, top)
+    title = str(target) if pretrained else f'{target} (random weights)'
+    _draw(path, title, _pixels(model, x), seen, top)
     sizes = tuple((name, *level.shape) for name, level in seen.levels.items())
     return Shown(path, top, sizes)
 
@@ -236,7 +242,7 @@ def _draw(
         bars.set_yticks(range(len(top)), names, fontsize=9)
         for place, (_, share) in enumerate(top[::-1]):
             bars.text(share, place, f' {100 * share:.1f} %', va='center', fontsize=8)
-        bars.set_xlim(0, 1.1)
+        bars.set_xlim(0, 1.2 * top[0][1])
         bars.set_title('probability', fontsize=9)
     rows[1].suptitle('feature levels, mean over channels', fontsize=10)
     for cell, (name, level) in zip(

@@ -98,9 +98,10 @@ def test_pretrained(encoder):
 
 
 @pytest.mark.filterwarnings('ignore:For .tu-. .timm universal. encoders:UserWarning')
-def test_a_name_of_weights_is_but_true():
-    """smp warns and loads the default tag, as for every encoder of timm's."""
-    model = build('FPN', 'test_res2net_se', encoder_weights='imagenet')
+@pytest.mark.parametrize('weights', ['imagenet', False])
+def test_all_but_none_is_true(weights):
+    """smp loads the default tag, with a warning for a name, as for every encoder of timm's."""
+    model = build('FPN', 'test_res2net_se', encoder_weights=weights)
     expected = timm.create_model('test_res2net_se', pretrained=True).state_dict()
     key = 'layer4.0.conv3.weight'
     assert torch.equal(model.encoder.model.state_dict()[key], expected[key])

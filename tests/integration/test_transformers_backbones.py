@@ -118,6 +118,10 @@ def test_pretrained_with_norms_that_learn():
     expected = features(pretrained=True)
     for name, parameter in expected.named_parameters():
         assert torch.equal(backbone._backbone.get_parameter(name), parameter), name
+    if transformers.__version__.startswith('5.24.'):  # what the README says of it
+        key = 'layer4.0.bn3.running_var'
+        assert torch.equal(backbone._backbone.get_buffer(key), torch.ones(192))
+        assert not torch.equal(expected.get_buffer(key), torch.ones(192))
     backbone._backbone.load_state_dict(expected.state_dict())
     x = image()
     with torch.no_grad():
