@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 from torch import nn
 
 from tests.common import HRNETS, image, randomise, relative_error
@@ -109,6 +110,18 @@ def test_sizes(name, tmp_path):
     model = load_model(source, features_only=True, out_indices=(1, 2, 3, 4)).eval()
     x = torch.randn(5, arguments.get('in_chans', 3), 128, 64)
     check(run(tmp_path / 'net.pt2', 'pt2', x), model, x)
+
+
+@needs_onnx
+def test_a_plain_network_of_full_depth_as_onnx(tmp_path):
+    """timm's own, without attention, with fifty layers' worth of sums in another order."""
+    source = tmp_path / 'net'
+    model = randomise(timm.create_model('res2net50_26w_4s')).eval()
+    save_for_hf(model, source, safe_serialization=True)
+    done = export_model(source, tmp_path / 'net.onnx', img_size=96)
+    assert done.error < FLOAT
+    x = torch.randn(3, 3, 97, 134)
+    check(run(done.path, 'onnx', x), model, x)
 
 
 def test_an_hrnet(tmp_path):

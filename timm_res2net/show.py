@@ -249,9 +249,8 @@ def _draw(
         rows[1].subplots(1, len(seen.levels)), seen.levels.items(), strict=True
     ):
         cell.imshow(_enlarged(level.mean(0), pixels))
-        cell.set_title(
-            f'{name}: {level.shape[0]} of {level.shape[1]} x {level.shape[2]}', fontsize=9
-        )
+        channels, height, width = level.shape
+        cell.set_title(f'{name}: {channels} channels, {height} x {width}', fontsize=9)
         cell.axis('off')
     if splits:
         text = f'splits of {block_name}: what each sees of its input; the last is passed on'

@@ -39,6 +39,55 @@ HELD_OUT = 360
 BATCH, RATE = 16, 2e-3
 FILE = Path(__file__).with_name('consumers.json')
 
+# What a user writes: shown by --help, run after the training
+LINES = {
+    'fastai': """
+import timm_res2net  # registers the names
+import numpy as np
+from fastai.vision.all import *
+
+colours = {'red': (200, 40, 40), 'green': (40, 200, 40), 'blue': (40, 40, 200)}
+block = DataBlock(
+    (ImageBlock, CategoryBlock),
+    get_x=lambda name: PILImage.create(np.full((64, 64, 3), colours[name], np.uint8)),
+    get_y=lambda name: name,
+)
+loaders = block.dataloaders(list(colours) * 20, bs=12, num_workers=0)
+learner = vision_learner(loaders, 'test_res2net_se', metrics=accuracy)  # pretrained
+learner.fine_tune(1)
+""",
+    'lightning': """
+import lightning, timm, timm_res2net, torch  # the third registers the names
+
+class Classifier(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = timm.create_model('test_res2net_se', pretrained=True, num_classes=3)
+
+    def training_step(self, batch, _):
+        return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 1e-3)
+
+data = torch.utils.data.TensorDataset(torch.randn(32, 3, 64, 64), torch.randint(3, (32,)))
+trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
+trainer.fit(Classifier(), torch.utils.data.DataLoader(data, 8))
+""",
+    'mmpretrain': """
+import timm_res2net  # registers the names
+import torch
+from mmpretrain.models import ImageClassifier
+
+model = ImageClassifier(
+    backbone=dict(type='TIMMBackbone', model_name='test_res2net_se', pretrained=True),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=192),
+)
+print(model(torch.randn(2, 3, 64, 64)).shape)  # (2, 3)
+""",
+}
+
 
 def digits() -> tuple[TensorDataset, TensorDataset]:
     """The digits as (3, 64, 64) images in -1 ... 1, to learn from and held out (other writers)."""
@@ -189,7 +238,11 @@ CONSUMERS: dict[str, Callable[[], dict]] = {
 
 def main(args: list[str] | None = None) -> None:
     """Run the consumers asked for, or all that are installed, and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition('\n')[0],
+        epilog='\n'.join(f'{name}:\n{code}' for name, code in LINES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--only', choices=CONSUMERS, action='append', help='may be repeated')
     parser.add_argument('--out', type=Path, default=FILE)
     asked = parser.parse_args(args)
@@ -200,6 +253,9 @@ def main(args: list[str] | None = None) -> None:
     for name in asked.only or installed:
         torch.manual_seed(0)
         found[name] = CONSUMERS[name]()
+        if name in LINES:
+            exec(compile(LINES[name], name, 'exec'), {})
+            found[name]['lines'] = 'ran'
         print(name, json.dumps(found[name], indent=2))
         asked.out.write_text(json.dumps(dict(sorted(found.items())), indent=2) + '\n')
 

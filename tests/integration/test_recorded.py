@@ -24,6 +24,7 @@ def test_each_consumer_has_its_entry():
 @pytest.mark.parametrize('name', LIBRARIES)
 def test_record(name):
     entry = RECORD[name]
+    assert entry['lines'] == 'ran'
     assert entry['command'] == f'python -m tests.integration.record_consumers --only {name}'
     assert record_consumers.NAME in entry['what']
     assert {'python', 'torch', 'timm', 'timm_res2net', *LIBRARIES[name]} <= set(entry['versions'])
@@ -32,6 +33,17 @@ def test_record(name):
     # ten classes: ln 10 = 2.30 and 0.1 before
     assert abs(loss['before'] - 2.30) < 0.05 and accuracy['before'] < 0.25
     assert loss['after'] < 0.75 * loss['before'] and accuracy['after'] > 0.5
+
+
+def test_help_shows_what_a_user_writes(capsys):
+    with pytest.raises(SystemExit):
+        record_consumers.main(['--help'])
+    shown = capsys.readouterr().out
+    assert record_consumers.LINES.keys() == LIBRARIES.keys()
+    for name, code in record_consumers.LINES.items():
+        assert code in shown
+        compile(code, name, 'exec')
+        assert 'import timm_res2net' in code or ', timm_res2net' in code
 
 
 def test_digits():
@@ -71,7 +83,7 @@ def test_parity_sees_one_changed_weight():
 
 def test_an_entry_has_what_the_record_has():
     entry = record_consumers.result('fastai', 'it', 0.0, (2.3, 0.1), (1.0, 0.6), ['safetensors'])
-    assert entry.keys() == RECORD['fastai'].keys()
+    assert entry.keys() | {'lines'} == RECORD['fastai'].keys()
     assert entry['versions']['timm'] == timm.__version__
     assert entry['held_out_loss'] == {'before': 2.3, 'after': 1.0}
     assert entry['held_out_accuracy'] == {'before': 0.1, 'after': 0.6}
