@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> None:
         '--out', type=Path, default=Path(__file__).parent / 'results' / 'fine_tune.json'
     )
     args = parser.parse_args(argv)
-    results.check_writable(args.out)
+    for path in (args.out, args.weights):
+        if path is not None:
+            results.check_writable(path)
     torch.set_num_threads(1)  # sums in one order: a seed gives the same weights on one machine
     train_images, test_images, train_labels, test_labels = mnist()
     batch = 64
