@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.folders import check_parent, markdown, write_new
+from timm_res2net.folders import markdown, write_new
 
 from . import results
 
@@ -160,8 +160,8 @@ def main(argv: list[str] | None = None) -> None:
         '--out', type=Path, default=Path(__file__).parent / 'results' / 'receptive_field.json'
     )
     args = parser.parse_args(argv)
-    results.check_writable(args.out)
-    check_parent(args.out.with_suffix('.png'), 'a file')
+    picture = args.out.with_suffix('.png')
+    results.check_writable(args.out, picture)
     fields = {
         name: [field(name, seed, args.images, args.size) for seed in range(args.seeds)]
         for name in NAMES
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(table(report))
     means = {name: np.mean(weights, 0) for name, weights in fields.items()}
-    _draw(args.out.with_suffix('.png'), means, report)
+    _draw(picture, means, report)
     results.save_script(args.out, 'receptive_field', argv, report)
 
 

@@ -149,18 +149,22 @@ def check_same(files: Mapping[str, Mapping[str, Any]]) -> None:
                     )
 
 
-def check_writable(path: Path) -> None:
-    """Raise ValueError unless a file can be made at the path."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = 'is a folder' if path.is_dir() else f"has no folder '{path.parent}'"
-        raise ValueError(f"Cannot write to '{path}': it {what}. Give the path of a file.")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write to '{path}' ({error.strerror}). Give an --out in a folder of yours."
-        ) from error
+def check_writable(*paths: Path | None) -> None:
+    """Raise ValueError unless a file can be made at each path; those that are None are not asked
+    for."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
+            what = 'is a folder' if path.is_dir() else f"has no folder '{path.parent}'"
+            raise ValueError(f"Cannot write to '{path}': it {what}. Give the path of a file.")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"Cannot write to '{path}' ({error.strerror}). Give an --out in a folder of yours."
+            ) from error
 
 
 def _short(value: Any) -> Any:

@@ -317,8 +317,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=folder / 'train_detector.json')
     parser.add_argument('--picture', type=Path, default=folder / 'detections.png')
     args = parser.parse_args(argv)
-    results.check_writable(args.out)
-    results.check_writable(args.picture)
+    results.check_writable(args.out, args.picture)
     torch.set_num_threads(1)  # sums in one order: a seed gives the same weights on one machine
     torch.manual_seed(args.seed)
     learned = [scene(args.seed, 'train', i) for i in range(args.train)]

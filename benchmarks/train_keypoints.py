@@ -10,13 +10,13 @@ looked at once a network. One thread, fixed seeds. Needs the extra `plots`.
 """
 
 import argparse
-import io
 import json
 import math
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import timm_res2net  # noqa: F401 registers the models
+from timm_res2net.folders import write_new
 
 from . import results
 
@@ -410,9 +411,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.figures <= VALIDATION:
         parser.error(f'--figures must be more than the {VALIDATION} of the validation part.')
-    for path in (args.out, args.picture, args.weights):
-        if path is not None:
-            results.check_writable(path)
+    results.check_writable(args.out, args.picture, args.weights)
     torch.set_num_threads(1)  # sums in one order: a seed gives the same weights on one machine
     everything = figures(args.figures, seed=args.seed)
     data, validation = everything[:-VALIDATION], everything[-VALIDATION:]
@@ -472,9 +471,7 @@ def main(argv: list[str] | None = None) -> None:
         print(name, report['models'][name], flush=True)
         if name == first:
             picture = draw(held_out[:5], found[:5])
-            drawn = io.BytesIO()
-            picture.savefig(drawn, format='png', dpi=100)
-            results.write(args.picture, drawn.getvalue())
+            write_new(args.picture, partial(picture.savefig, format='png', dpi=100))
     print(sentence(report))
     results.save_script(args.out, 'train_keypoints', argv, report)
 

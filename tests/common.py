@@ -1,11 +1,14 @@
 """Helpers of the tests: randomised models, and a plain reference of the network."""
 
+from pathlib import Path
+
 import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from timm_res2net import hrnet_res2net
+from timm_res2net import hrnet_res2net, push_to_hub
+from timm_res2net.folders import save_folder
 from timm_res2net.res2net_zoo import FIGURES, default_cfgs
 
 NAMES = tuple(default_cfgs)  # of Res2Nets
@@ -41,6 +44,15 @@ def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
                 bound = (3 / fan_in) ** 0.5  # keeps the variance of what passes
                 uniform(parameter, -bound, bound)
     return model
+
+
+def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
+    """A folder with random weights and statistics: those of the package would hide little."""
+    model = randomise(timm.create_model(name, **kwargs)).eval()
+    done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
+    model.pretrained_cfg = dict(model.pretrained_cfg, **done.config['pretrained_cfg'])
+    save_folder(model, name, model.model_args, done.card, path)
+    return path
 
 
 def image(batch: int = 2, size: int = 64, channels: int = 3, **kwargs) -> torch.Tensor:

@@ -13,11 +13,11 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-from tests.common import HRNETS, image, randomise, relative_error
-from timm_res2net import export, push_to_hub
+from tests.common import HRNETS, image, model_folder, randomise, relative_error
+from timm_res2net import export
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
-from timm_res2net.folders import load_model, save_folder
+from timm_res2net.folders import load_model
 
 NAME = 'test_res2net_se'
 FLOAT = 1e-5  # float32, and what runtimes reorder
@@ -29,15 +29,6 @@ needs_onnx = pytest.mark.skipif(
     reason='needs the extra export',
 )
 every_format = pytest.mark.parametrize('kind', [*QUICK, pytest.param('onnx', marks=needs_onnx)])
-
-
-def folder(path: Path, name: str = NAME, **kwargs) -> Path:
-    """A folder with random weights and statistics: those of the package would hide little."""
-    model = randomise(timm.create_model(name, **kwargs)).eval()
-    done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
-    model.pretrained_cfg = dict(model.pretrained_cfg, **done.config['pretrained_cfg'])
-    save_folder(model, name, model.model_args, done.card, path)
-    return path
 
 
 def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
@@ -69,7 +60,7 @@ def check(found: list[torch.Tensor], model: nn.Module, x: torch.Tensor) -> None:
 @pytest.mark.parametrize('features', [False, True])
 def test_they_compute_what_the_model_does(kind, features, deploy, tmp_path):
     """SE's gates, at sizes and batches that the export did not see."""
-    source = folder(tmp_path / 'net', num_classes=7)
+    source = model_folder(tmp_path / 'net', num_classes=7)
     out = tmp_path / f'net{FORMATS[kind].suffix}'
     done = export_model(source, out, kind, features=features, deploy=deploy)
     levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)} if features else {}
@@ -103,7 +94,7 @@ OTHERS = {
 @pytest.mark.parametrize('name', OTHERS)
 def test_sizes(name, tmp_path):
     arguments, sizes = OTHERS[name]
-    source = folder(tmp_path / 'net', name, **arguments)
+    source = model_folder(tmp_path / 'net', name, **arguments)
     done = export_model(source, tmp_path / 'net.pt2', 'pt2', features=True, img_size=96)
     assert done.sizes == sizes
     assert done.error < FLOAT
@@ -128,7 +119,7 @@ def test_an_hrnet(tmp_path):
     from timm.models.hrnet import cfg_cls
 
     small = {f'stage{i}': cfg_cls['hrnet_w18_small_v2'][f'stage{i}'] for i in (2, 3, 4)}
-    source = folder(tmp_path / 'net', HRNETS[0], **small)
+    source = model_folder(tmp_path / 'net', HRNETS[0], **small)
     done = export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64)
     assert done.sizes == 'any batch, multiples of 32 px from 64 px'
     x = image(3, 96)
@@ -150,7 +141,7 @@ def test_static(kind, tmp_path):
 
 def test_aoti(tmp_path):
     """Compiled by a C++ compiler for this machine: a small network, since that takes its time."""
-    source = folder(tmp_path / 'net', layers=(1, 1, 1, 1), scale=2, channels=(16, 16, 16, 16))
+    source = model_folder(tmp_path / 'net', layers=(1, 1, 1, 1), scale=2, channels=(16, 16, 16, 16))
     done = export_model(source, tmp_path / 'net.pt2', 'aoti', deploy=True, static=True)
     assert done.error < FLOAT
     x = image(1)
@@ -164,7 +155,7 @@ def test_aoti(tmp_path):
 def test_openvino(features, tmp_path):
     """In float32, which its hint asks for: by default it may take less."""
     openvino = pytest.importorskip('openvino', reason='needs the extra runtimes')
-    source = folder(tmp_path / 'net')
+    source = model_folder(tmp_path / 'net')
     export_model(source, tmp_path / 'net.onnx', features=features, deploy=True)
     compiled = openvino.compile_model(
         tmp_path / 'net.onnx', 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}
@@ -326,7 +317,7 @@ def test_what_one_format_really_cannot_do(tmp_path):
     """A dilated stage of an avg_down network pads by a rounded-up quotient of the size, which
     torch.export.save has no word for; a fixed size has none of it."""
     arguments = {'layers': (1, 1, 1, 1), 'output_stride': 16}
-    source = folder(tmp_path / 'net', 'res2net50d_se', **arguments)
+    source = model_folder(tmp_path / 'net', 'res2net50d_se', **arguments)
     with pytest.raises(ValueError, match=r'failed \(SerializeError: .*ceil.* a fixed one'):
         export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64)
     done = export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64, static=True)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import timm_res2net.show as module
-from tests.common import image, randomise, relative_error
+from tests.common import image, model_folder, randomise, relative_error
 from timm_res2net.cli import main
 from timm_res2net.show import activation_map, labels_of, look, show
 
@@ -95,9 +95,7 @@ def test_without_classes():
 
 
 def test_names_are_no_formulas(tmp_path):
-    from tests.test_export import folder
-
-    source = folder(tmp_path / 'net$', num_classes=2)
+    source = model_folder(tmp_path / 'net$', num_classes=2)
     config = json.loads((source / 'config.json').read_text())
     config['label_names'] = ['$\\foo$', 'b']
     (source / 'config.json').write_text(json.dumps(config))
@@ -157,9 +155,7 @@ def test_pictures(mode, tmp_path):
 
 
 def test_a_model_of_grey_images_without_classes(tmp_path):
-    from tests.test_export import folder
-
-    source = folder(tmp_path / 'net', in_chans=1, num_classes=0)
+    source = model_folder(tmp_path / 'net', in_chans=1, num_classes=0)
     done = show(source, None, tmp_path / 'out.png')
     assert done.top == ()
     assert (tmp_path / 'out.png').is_file()
@@ -195,9 +191,7 @@ def test_refused(target, source, out, text, tmp_path):
 
 
 def test_channels_that_no_image_file_has(tmp_path):
-    from tests.test_export import folder
-
-    source = folder(tmp_path / 'net', in_chans=5)
+    source = model_folder(tmp_path / 'net', in_chans=5)
     with pytest.raises(ValueError) as error:
         show(source, None, tmp_path / 'x.png')
     assert str(error.value) == 'An image file has 1 or 3 channels, and the model takes 5.'

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
-from timm.data import resolve_model_data_config as resolve
+from PIL import Image, ImageOps
+from timm.data import (
+    ImageNetInfo,
+    create_transform,
+    infer_imagenet_subset,
+    resolve_model_data_config,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -123,8 +127,7 @@ def look(model: Any, image: torch.Tensor) -> Seen:
                 )
             logits = model.forward_head(last)
             has_classes = model.num_classes > 0
-            top = logits[0].max() if has_classes else None
-            evidence = activation_map(last, top) if top is not None else None
+            evidence = activation_map(last, logits[0].max()) if has_classes else None
     finally:
         if handle is not None:
             handle.remove()
@@ -153,7 +156,7 @@ def _open(path: Path | None, in_chans: int) -> Image.Image:
         return image.convert(_MODES[in_chans])
     except FileNotFoundError as error:
         raise FileNotFoundError(f'There is no image {path}.') from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f'Cannot read {path} as an image ({error}).') from error
 
 
@@ -188,23 +191,23 @@ def show(
     if path.suffix.lower() != '.png':
         raise ValueError(f'Name the picture {path.stem}.png, not {path.name}.')
     model = load_model(target, pretrained).eval()
-    in_chans = resolve(model)['input_size'][0]
-    opened = _open(None if image is None else Path(image), in_chans)
-    x = create_transform(**resolve(model))(opened)[None]
+    data = resolve_model_data_config(model)
+    opened = _open(None if image is None else Path(image), data['input_size'][0])
+    x = create_transform(**data)(opened)[None]
     seen = look(model, x)
     labels = labels_of(model)
     shares, classes = seen.logits.softmax(0).topk(min(5, len(labels)))
     top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
     title = str(target) if pretrained else f'{target} (random weights)'
-    _draw(path, title, _pixels(model, x), seen, top)
+    _draw(path, title, _pixels(x[0], data), seen, top)
     sizes = tuple((name, *level.shape) for name, level in seen.levels.items())
     return Shown(path, top, sizes)
 
 
-def _pixels(model: Any, x: torch.Tensor) -> Any:
-    """The normalized image as (H, W, 3) numbers from 0 to 1."""
-    mean, std = (torch.tensor(resolve(model)[key])[:, None, None] for key in ('mean', 'std'))
-    pixels = (x[0] * std + mean).clamp(0, 1)
+def _pixels(x: torch.Tensor, data: dict[str, Any]) -> Any:
+    """A normalized image (C, H, W) as (H, W, 3) numbers from 0 to 1."""
+    mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
+    pixels = (x * std + mean).clamp(0, 1)
     return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
