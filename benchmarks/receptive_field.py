@@ -10,12 +10,12 @@ half the side of the centred square that holds a share of it, in pixels.
 Weights are random, since none that are trained can be shipped: He initialisation, the last
 BatchNorm of a block at 1 (at 0, as training starts, a block is its shortcut), and statistics of
 BatchNorm from images of noise. Each seed draws weights and images anew, for all networks alike;
-figures are means over seeds, with bootstrapped 95 % intervals, and of ratios seed by seed.
+figures are medians over seeds, with bootstrapped 95 % intervals, and of ratios seed by seed.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.folders import markdown, write_new
 
 from . import results
+from .stats import interval, ratio
 
 __all__ = ['BASE', 'NAMES', 'field', 'half_width', 'main', 'sentence', 'table']
 
@@ -81,22 +82,14 @@ def half_width(weight: np.ndarray, share: float) -> float:
     return float(distance[order][min(np.searchsorted(inside, share), len(inside) - 1)])
 
 
-def _interval(values: Sequence[float]) -> list[float]:
-    """Mean and bootstrapped 95 % interval."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(np.asarray(values), (10_000, len(values))).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return [round(float(value), 3) for value in (np.mean(values), low, high)]
-
-
 def table(report: dict[str, Any]) -> str:
     """The results as a table."""
     rows = []
     for name, cell in report['networks'].items():
         row = [name]
         for share in SHARES:
-            mean, low, high = cell[f'half_width_{share:.0%}']
-            row += [f'{mean:.1f} px [{low:.1f}, {high:.1f}]']
+            middle, low, high = cell[f'half_width_{share:.0%}']
+            row += [f'{middle:.1f} px [{low:.1f}, {high:.1f}]']
             row += ['× {:.2f} [{:.2f}, {:.2f}]'.format(*cell[f'ratio_{share:.0%}'])]
         rows.append(row)
     header = ['network']
@@ -173,10 +166,10 @@ def main(argv: list[str] | None = None) -> None:
             for name, weights in fields.items()
         }
         for name, values in widths.items():
-            ratios = [one / other for one, other in zip(values, widths[BASE], strict=True)]
+            width = (median(values), *interval(values))
             cells[name] |= {
-                f'half_width_{share:.0%}': _interval(values),
-                f'ratio_{share:.0%}': _interval(ratios),
+                f'half_width_{share:.0%}': [round(value, 3) for value in width],
+                f'ratio_{share:.0%}': [round(value, 3) for value in ratio(values, widths[BASE])],
                 f'samples_{share:.0%}': [round(value, 2) for value in values],
             }
     report = {
