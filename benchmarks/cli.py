@@ -47,6 +47,7 @@ def measure_cell(
     budget: float,
     record: dict[str, Any],
     on_round: Callable[[Samples], None] = lambda samples: None,
+    rebuild: bool = False,
     **options: Any,
 ) -> None:
     """Measure one cell and fill its record.
@@ -57,6 +58,7 @@ def measure_cell(
         record: Filled as the cell goes on; of a 'time' cell it holds the finished rounds also if
             the call ends by an exception.
         on_round: Called after every round of a 'time' cell.
+        rebuild: Build compiled models anew within the cell, as others are.
         options: For `interleave`.
     """
     pair = find_pair(cell.pair)
@@ -80,9 +82,10 @@ def measure_cell(
 
         def build() -> dict[str, Callable[[], object]]:
             gc.collect()
+            torch.compiler.reset()  # else it counts the builds of a code and stops compiling it
             return {role: prepare(spec, cell, x).step for role, spec in roles(pair)}
 
-        if compiles(cell):  # once: another build would compile for minutes
+        if compiles(cell) and not rebuild:  # once: another build would compile for minutes
             record['settled'] = interleave(build(), samples, budget=budget, **options)
         else:
             record['settled'] = interleave_blocks(build, samples, blocks, budget=budget, **options)
@@ -180,7 +183,7 @@ def _run(args: argparse.Namespace) -> int:
         before = time.perf_counter()
         try:
             try:
-                measure_cell(cell, cells[cell], record, show)
+                measure_cell(cell, cells[cell], record, show, rebuild=args.rebuild)
             except Exception as error:  # out of memory, a compiler that fails: the others go on
                 first = (str(error) or type(error).__name__).splitlines()[0]
                 record['error'] = f'{type(error).__name__}: {first}'
@@ -278,6 +281,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('--only', nargs='+', choices=KINDS, default=KINDS, help='kinds of cell')
     sub.add_argument(
         '--budget', type=float, metavar='SECONDS', help='a cell at most, compiling apart'
+    )
+    sub.add_argument(
+        '--rebuild',
+        action='store_true',
+        help='build compiled models several times, too, as others are; takes minutes a cell',
     )
     sub.add_argument(
         '--out', type=Path, metavar='FILE', help='result; a run goes on from it (default: '
