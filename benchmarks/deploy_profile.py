@@ -1,13 +1,15 @@
-"""Profile the deploy form: where its time goes, and how fast its convolutions are.
+"""Profile the deploy form and torch.compile's: where the time goes, and how fast convolutions are.
 
     python -m benchmarks.deploy_profile
 
-Steps of a deployed Res2Net and of resnet50 treated alike are profiled in turn, in float32 and
-channels_last at 224 px; the figures are medians of the profiler's self times. A convolution's
-includes its activation and, if it has one, its residual add.
+Steps of a Res2Net and of resnet50 treated alike are profiled in turn, in float32 and channels_last
+at 224 px; the figures are medians of the profiler's self times. A convolution's includes its
+activation and, if it has one, its residual add. `frozen` is torch.compile with weights as
+constants.
 """
 
 import argparse
+import itertools
 import random
 import statistics
 from collections import Counter, defaultdict
@@ -20,13 +22,15 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from . import results
+from . import results, runtimes
 from .subjects import deploy
 
 __all__ = ['KINDS', 'main', 'profile_step', 'table']
 
 NAMES = ('resnet50', 'res2net50_26w_4s')
-KINDS = ('convolution 1×1', 'convolution 3×3', 'convolution 7×7', 'add', 'copy/concat', 'other')
+MODES = ('deploy', 'frozen')
+CONVOLUTIONS = ('convolution 1×1', 'convolution 3×3', 'convolution 7×7')
+KINDS = (*CONVOLUTIONS, 'add', 'copy/concat', 'generated code', 'other')
 _NAMED = {'aten::add': 'add', 'aten::add_': 'add', 'aten::copy_': 'copy/concat'}
 _NAMED['aten::cat'] = 'copy/concat'
 
@@ -37,6 +41,8 @@ def kind_of(event: Any) -> str:
         # the weight: the second tensor with four dimensions and no batch of its own
         height, width = next(s for s in event.input_shapes[1:] if s and s[2:] in _KERNELS)[2:]
         return f'convolution {height}×{width}'
+    if event.name.startswith('## Call CompiledFxGraph'):  # its loops are no operators of their own
+        return 'generated code'
     return _NAMED.get(event.name, 'other')
 
 
@@ -72,26 +78,41 @@ def profile_step(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     return seconds
 
 
+def _prepare(name: str, mode: str, x: torch.Tensor) -> nn.Module:
+    model = timm.create_model(name).eval()
+    if mode == 'deploy':
+        model = deploy(model, name)
+    model = model.to(memory_format=torch.channels_last)
+    if mode == 'frozen':
+        with torch.inference_mode():
+            runtimes.freeze(model, lambda: model(x))
+    return model
+
+
 def table(cells: Mapping[str, Any]) -> str:
-    """Time by kind and the convolutions' speed, for every batch, as Markdown."""
-    lines = ['| batch | | ' + ' | '.join(NAMES) + ' | ratio |', '| --- | --- | --- | --- | --- |']
-    for batch, found in cells.items():
-        for kind in KINDS:
+    """Time by kind and the convolutions' speed, for every form and batch, as Markdown."""
+    lines = ['| form | | ' + ' | '.join(NAMES) + ' | ratio |', '| --- | --- | --- | --- | --- |']
+    sums = {'all convolutions': CONVOLUTIONS, 'all': KINDS}
+    for form, found in cells.items():
+        for kind in (*KINDS, *sums):
             row, times = [], []
             for name in NAMES:
-                seconds = statistics.median(found[name]['seconds'][kind])
+                parts = [found[name]['seconds'][part] for part in sums.get(kind, (kind,))]
+                seconds = statistics.median(map(sum, zip(*parts, strict=True)))
                 macs = found[name]['macs'].get(kind)
                 times.append(seconds)
                 speed = f', {2 * macs / seconds / 1e9:.0f} GFLOP/s' if macs else ''
                 row.append(f'{seconds * 1e3:.1f} ms{speed}')
             ratio = f'{times[1] / times[0]:.2f}' if times[0] > 5e-5 else ''
-            lines.append(f'| {batch} | {kind} | {" | ".join(row)} | {ratio} |')
+            if max(times) > 5e-5:
+                lines.append(f'| {form} | {kind} | {" | ".join(row)} | {ratio} |')
     return '\n'.join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=40, help='profiled steps of each model')
+    parser.add_argument('--mode', nargs='+', choices=MODES, default=list(MODES))
     parser.add_argument('--batch', type=int, nargs='+', default=[1, 8])
     parser.add_argument(
         '--out', type=Path, default=Path(__file__).parent / 'results' / 'deploy_profile.json'
@@ -100,19 +121,17 @@ def main(argv: list[str] | None = None) -> None:
     results.check_writable(args.out)
     rng = random.Random(0)
     cells: dict[str, Any] = {}
-    for batch in args.batch:
+    for mode, batch in itertools.product(args.mode, args.batch):
         x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
-        models = {
-            name: deploy(timm.create_model(name).eval(), name).to(memory_format=torch.channels_last)
-            for name in NAMES
-        }
+        torch.compiler.reset()
+        models = {name: _prepare(name, mode, x) for name in NAMES}
         seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in NAMES}
         for step in range(args.steps + 3):
             for name in rng.sample(NAMES, len(NAMES)):
                 for kind, value in profile_step(models[name], x).items():
                     if step >= 3:  # the first pack weights
                         seconds[name][kind].append(value)
-        cells[f'b{batch}'] = {
+        cells[f'{mode}, b{batch}'] = {
             name: {
                 'macs': macs_of(timm.create_model(name, device='meta'), batch),
                 'seconds': seconds[name],

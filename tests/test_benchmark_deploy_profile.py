@@ -19,8 +19,21 @@ def test_a_step_is_profiled_by_kind():
     for _ in range(3):  # weights are packed when a shape has come twice
         seconds = deploy_profile.profile_step(model, x)
     assert seconds.keys() == set(deploy_profile.KINDS)
-    for kind in ('convolution 1×1', 'convolution 3×3', 'convolution 7×7', 'add', 'copy/concat'):
+    for kind in (*deploy_profile.CONVOLUTIONS, 'add', 'copy/concat'):
         assert seconds[kind] > 0
+    assert seconds['generated code'] == 0
+
+
+def test_a_compiled_step_is_profiled_by_kind(tmp_path, capsys):
+    out = tmp_path / 'profile.json'
+    deploy_profile.main(['--mode', 'frozen', '--batch', '1', '--steps', '1', '--out', str(out)])
+    (cell,) = json.loads(out.read_text())['cells'].values()
+    for name in deploy_profile.NAMES:
+        seconds = {kind: sum(values) for kind, values in cell[name]['seconds'].items()}
+        for kind in (*deploy_profile.CONVOLUTIONS, 'generated code'):
+            assert seconds[kind] > 0
+        assert seconds['add'] == 0
+    assert '| frozen, b1 | all convolutions |' in capsys.readouterr().out
 
 
 def test_macs_by_kernel_size():

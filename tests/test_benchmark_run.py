@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from benchmarks import cli, plots, report, results
 from benchmarks.cli import main, time_left
 from benchmarks.stats import overlap
-from benchmarks.subjects import Cell, find_pair, label, load_pairs, load_suite
+from benchmarks.subjects import Cell, Work, find_pair, label, load_pairs, load_suite
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -66,7 +67,7 @@ def fake(monkeypatch):
     seen = []
 
     def install(behave=lambda cell: 1.0, rounds=4, settled=True):
-        def measure_cell(cell, budget, record, on_round):
+        def measure_cell(cell, budget, record, on_round, rebuild):
             seen.append(cell.pair)
             record.update(
                 cell=dataclasses.asdict(cell),
@@ -187,6 +188,25 @@ def test_ctrl_c_in_the_middle_of_a_cell_keeps_its_rounds(tmp_path):
     assert record['blocks'] == [2]
     results.save(tmp_path / 'a.json', {'runs': [], 'cells': {cell.key: record}})
     assert json.loads((tmp_path / 'a.json').read_text())['cells'][cell.key]['budget'] == 100
+
+
+@pytest.mark.parametrize(('flags', 'least'), [([], 1), (['--rebuild'], 2)])
+def test_compiled_models_are_rebuilt_on_request(flags, least, monkeypatch, tmp_path):
+    built = []
+
+    def prepare(spec, cell, x):
+        built.append(spec)
+        return Work(torch.nn.Identity(), lambda: time.sleep(1e-3), list)
+
+    monkeypatch.setattr(cli, 'prepare', prepare)
+    out = tmp_path / 'a.json'
+    pair = ('--pairs', 'control', '--mode', 'compiled', '--batch', '1', '--size', '32')
+    main([*COMMAND[:7], *pair, '--no-progress', '--budget', '0.1', '--out', str(out), *flags])
+    (record,) = results.load(out)['cells'].values()
+    builds = len(built) // 3  # baseline, subject, control
+    assert builds >= least
+    assert len(record['blocks']) == (builds if flags else 0)
+    assert flags or builds == 1
 
 
 def test_a_control_out_of_its_band_is_unusable_and_measured_anew(fake, tmp_path, capsys):

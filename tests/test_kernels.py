@@ -212,7 +212,7 @@ def test_override():
     assert kernels._forced == {}
     with pytest.raises(ValueError) as error, override(linear=True):
         pass
-    assert str(error.value) == "Unknown form 'linear'. Use one of merge, packed, slices."
+    assert str(error.value) == "Unknown form 'linear'. Use one of merge, packed, shared, slices."
 
 
 def test_what_was_not_measured_stays_plain(spy, monkeypatch):
@@ -366,3 +366,161 @@ def test_a_stage_runs_whatever_stands_in_it():
     with torch.inference_mode():
         x = image(2, 9, 32)
         assert relative_error(fused(x), whole[0](x) * 2) < 1e-5
+
+
+def trained(block, x, shared, dtype=None):
+    """Output, gradients and statistics of a training step of a copy of a block."""
+    block = copy.deepcopy(block).train()
+    x = x.clone().requires_grad_()
+    with override(shared=shared), torch.autocast('cpu', dtype, enabled=dtype is not None):
+        y = block(x)
+    (y.double() * torch.linspace(-1, 1, y.numel(), dtype=torch.double).view_as(y)).sum().backward()
+    grads = [x.grad, *(p.grad for p in block.parameters())]
+    return [y.detach(), *grads, *block.buffers()]
+
+
+def saved_bytes(block, x, shared):
+    """Memory that autograd keeps for the gradients of a block, in bytes: storages, each once."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        held.append(tensor)  # nothing else may come to lie there
+        return tensor
+
+    held = []
+    with override(shared=shared), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        block(x)
+    own = {p.untyped_storage().data_ptr() for p in (*block.parameters(), *block.buffers())}
+    return sum(size for where, size in kept.items() if where not in own)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {},
+        {'scale': 1},
+        {'scale': 2, 'attn_layer': 'se'},
+        {'scale': 8, 'cardinality': 2},
+        {'stride': 2},
+        {'stride': 2, 'semantics': 'caffe'},
+        {'stride': 2, 'semantics': 'paddle', 'scale': 3},
+        {'first_dilation': 1, 'dilation': 2},
+        {'first_dilation': 1, 'dilation': 2, 'semantics': 'mmdet'},
+    ],
+    ids=str,
+)
+def test_outputs_kept_once_change_no_bit_of_a_training_step(kwargs, dtype, layout):
+    is_first = 'stride' in kwargs or 'dilation' in kwargs
+    down = nn.Conv2d(64, 64, 1, stride=kwargs.get('stride', 1)) if is_first else None
+    block = randomise(Bottle2neck(64, 16, downsample=down, **kwargs))
+    autocast = dtype if dtype == torch.bfloat16 else None
+    wide = torch.float32 if autocast else dtype
+    block = block.to(wide).to(memory_format=layout)
+    x = image(2, 9, 64, dtype=wide).contiguous(memory_format=layout)
+    # the same operations on the same numbers in the same order: nothing to round differently
+    plain, shared = (trained(block, x, shared, autocast) for shared in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, shared, strict=True))
+    assert any(bool(grad.any()) for grad in shared[2:])
+
+
+def test_outputs_kept_once_are_kept_once():
+    block = randomise(Bottle2neck(64, 16)).train()
+    x = image(4, 16, 64).requires_grad_()
+    plain, shared = (saved_bytes(block, x, shared) for shared in (False, True))
+    # three of four splits of 6 channels; float32
+    assert plain - shared == 3 * 6 * 4 * 16 * 16 * 4
+
+
+def test_outputs_kept_once_have_second_derivatives():
+    block = randomise(Bottle2neck(8, 2, base_width=64)).double().eval()
+    x = image(1, 3, 8, dtype=torch.float64).requires_grad_()
+    with override(shared=True):
+        assert torch.autograd.gradcheck(block, (x,))
+        assert torch.autograd.gradgradcheck(block, (x,))
+
+
+@pytest.mark.parametrize('reentrant', [False, True])
+def test_outputs_kept_once_under_checkpointing(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    block = randomise(Bottle2neck(64, 16)).eval()
+    grads = []
+    for run in (block, lambda x: checkpoint(block, x, use_reentrant=reentrant)):
+        x = image(4, 16, 64).requires_grad_()
+        run(x).square().sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+
+
+def test_a_checkpoint_frees_what_is_shared():
+    """What a block keeps goes through autograd's hooks, which a checkpoint takes it by."""
+    from torch.multiprocessing.reductions import StorageWeakRef
+    from torch.utils.checkpoint import checkpoint
+
+    block = randomise(Bottle2neck(64, 16)).train()
+    kept = []
+    join = kernels.join
+
+    def watched(*args):
+        out = join(*args)
+        kept.append(StorageWeakRef(out.untyped_storage()))
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('timm_res2net.bottle2neck.join', watched)
+        y = checkpoint(block, image(2, 9, 64).requires_grad_(), use_reentrant=False)
+        assert len(kept) == 1
+        assert kept[0].expired()
+        y.sum().backward()
+        assert len(kept) == 2  # computed again
+
+
+def test_an_in_place_write_to_what_is_shared_is_noticed():
+    block = randomise(Bottle2neck(64, 16)).train()
+    out = torch.empty(1, 4, 2, 2)
+    part, _ = kernels.relu_into(torch.randn(1, 4, 2, 2, requires_grad=True), None, out, 0)
+    with torch.no_grad():
+        part.add_(1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        kernels.join(out, None, [part]).sum().backward()
+    assert kernels.shares(block, image(1, 9, 24).requires_grad_())
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda block: setattr(block, 'relu', nn.SiLU()),
+        lambda block: setattr(block, 'drop_block', nn.Dropout()),
+        lambda block: block.relu.register_forward_hook(lambda *args: None),
+        lambda block: block.relu.register_full_backward_hook(lambda *args: None),
+        lambda block: block.conv3.register_forward_pre_hook(lambda *args: None),
+        lambda block: block.conv3.register_full_backward_pre_hook(lambda *args: None),
+    ],
+)
+def test_what_would_miss_or_write_over_outputs_gets_them_apart(change):
+    block, x = Bottle2neck(64, 16).train(), image(1, 9, 24).requires_grad_()
+    assert kernels.shares(block, x)
+    change(block)
+    assert not kernels.shares(block, x)
+
+
+def test_outputs_are_shared_in_eager_training_alone(monkeypatch):
+    block, x = Bottle2neck(64, 16).train(), image(1, 9, 24).requires_grad_()
+    assert not kernels.shares(block, x.detach())
+    with torch.no_grad():
+        assert not kernels.shares(block, x)
+    with override(shared=False):
+        assert not kernels.shares(block, x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        assert not kernels.shares(block, dual)
+        block(torch.autograd.forward_ad.make_dual(image(1, 9, 64), torch.ones(1, 64, 9, 9)))
+    with FlopCounterMode(display=False):
+        assert not kernels.shares(block, x)
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+    assert not kernels.shares(block, x)
+    meta = torch.empty(1, 24, 9, 9, device='meta', requires_grad=True)
+    assert not kernels.shares(block, meta)

@@ -23,8 +23,11 @@ from .kernels import (
     fuse,
     fuse_sequential,
     is_watched,
+    join,
     merges,
     overwrites,
+    relu_into,
+    shares,
     writes_slices,
 )
 
@@ -256,9 +259,45 @@ class Bottle2neck(nn.Module):
         if getattr(self.bn3, 'weight', None) is not None:
             nn.init.zeros_(self.bn3.weight)  # type: ignore[arg-type]
 
+    @torch.jit.unused
+    def _shares(self, x: torch.Tensor) -> bool:
+        return shares(self, x)
+
+    @torch.jit.unused
+    def _share_splits(self, x: torch.Tensor) -> torch.Tensor:
+        """`_convolve_splits` with the ReLUs' results kept once for the gradient."""
+        splits = torch.split(x, self.width, 1)
+        out = x  # of the first convolution's size, once that is known
+        outs: list[torch.Tensor] = []
+        y: Any = splits[0]
+        for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            z = bn(conv(y))
+            if i == 0:
+                layout = torch.channels_last
+                out = torch.empty(
+                    (len(z), x.shape[1], *z.shape[2:]),
+                    dtype=torch.promote_types(z.dtype, x.dtype),
+                    device=z.device,
+                    memory_format=layout
+                    if z.is_contiguous(memory_format=layout)
+                    else torch.contiguous_format,
+                )
+            follows = i + 1 < len(self.convs)
+            split = splits[i + 1] if follows and self.adds else None
+            part, y = relu_into(z, split, out, i * self.width)
+            if follows and not self.adds:
+                y = splits[i + 1]
+            outs.append(part)
+        last = splits[-1] if self.scale > 1 else None
+        if last is not None and self.pool is not None:
+            last = self.pool(last)
+        return join(out, last, outs)  # [B, scale * width, H', W']
+
     def _convolve_splits(self, x: torch.Tensor) -> torch.Tensor:
         """The cascade over x of shape (B, scale * width, H, W). A method of its own, so that in
         inference the splits are gone when conv3 runs."""
+        if not torch.jit.is_scripting() and self._shares(x):
+            return self._share_splits(x)
         splits = torch.split(x, self.width, 1)  # scale x [B, width, H, W]
         outs = []
         y = splits[0]  # torch.jit.script wants it defined before the loop

@@ -2,8 +2,9 @@
 
 All forms compute the same. What is chosen when a model is deployed depends on layers alone; what is
 chosen at run time depends on the input and on how the model runs, and gives way to the plain form
-under autograd, torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such
-as a FLOP counter, a functorch transform), all of which know the plain operators only.
+under torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such as a FLOP
+counter, a functorch transform), all of which know the plain operators only. One form, `shared`, is
+for training; the others give way to autograd, too.
 
 The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results/kernels.json. Two
 forms that a convolution could have besides are not here, since the packed one is as fast or faster
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fusion import fold_conv, folds, recast
@@ -30,17 +32,21 @@ __all__ = [
     'fuse',
     'fuse_sequential',
     'is_watched',
+    'join',
     'merges',
     'override',
     'overwrites',
+    'relu_into',
+    'shares',
     'writes_slices',
 ]
 
-FORMS = ('merge', 'packed', 'slices')
+FORMS = ('merge', 'packed', 'shared', 'slices')
 """`merge`: the convolutions of a first block that does not add, side by side as one grouped
 convolution. `packed`: a convolution with weights that oneDNN has packed once, its activation and
-its residual add inside, in channels_last. `slices`: results written where conv3 reads them, instead
-of concatenated."""
+its residual add inside, in channels_last. `shared`: in training, results of the splits' ReLUs kept
+once, where conv3 reads them, instead of there and by themselves. `slices`: in inference, results
+written where conv3 reads them, instead of concatenated."""
 
 # The packed form was measured on x86-64 only; elsewhere it waits for an override.
 _PACKS = platform.machine().lower() in ('x86_64', 'amd64')
@@ -52,8 +58,8 @@ _forced: dict[str, bool] = {}
 def override(**forms: bool) -> Iterator[None]:
     """Force forms on or off, whatever the rules say: `with override(packed=False, slices=True):`.
 
-    `merge` is chosen when a model is deployed, the others whenever it runs. A form that the machine
-    or the input cannot have stays off. Meant for measuring: it holds for all threads.
+    `merge` is chosen when a model is deployed, the others whenever one runs. A form that the
+    machine or the input cannot have stays off. Meant for measuring: it holds for all threads.
 
     Raises:
         ValueError: A form that is not in `FORMS`.
@@ -70,17 +76,20 @@ def override(**forms: bool) -> Iterator[None]:
         _forced.update(before)
 
 
-def _is_eager_inference(x: torch.Tensor) -> bool:
-    """Whether x runs in eager inference on a CPU, with nothing looking on."""
+def _is_eager(x: torch.Tensor) -> bool:
+    """Whether x runs in eager mode, with nothing looking on."""
     return (
         not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
         and type(x) is torch.Tensor  # a stand-in of torch.fx or a subclass is not
-        and x.device.type == 'cpu'
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _is_eager_inference(x: torch.Tensor) -> bool:
+    """Whether x runs in eager inference on a CPU, with nothing looking on."""
+    return not torch.is_grad_enabled() and _is_eager(x) and x.device.type == 'cpu'
 
 
 def merges(convs: Sequence[nn.Module]) -> bool:
@@ -94,10 +103,19 @@ def merges(convs: Sequence[nn.Module]) -> bool:
 
 
 def is_watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether a hook sees what goes into these modules or comes out of them."""
+    """Whether a hook sees what goes into these modules or comes out of them, forward or back."""
     hooks = torch.nn.modules.module
-    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or any(
-        module._forward_hooks or module._forward_pre_hooks for module in modules
+    return bool(
+        hooks._global_forward_hooks
+        or hooks._global_forward_pre_hooks
+        or hooks._global_backward_hooks
+        or hooks._global_backward_pre_hooks
+    ) or any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
     )
 
 
@@ -116,6 +134,109 @@ def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
         and _forced.get('slices', x.numel() >= 2_000_000)
         and not is_watched(block.modules())
     )
+
+
+def shares(block: Any, x: torch.Tensor) -> bool:
+    """Whether a block in training is to keep the ReLUs' results of its splits once, in the memory
+    that conv3 reads, x being (B, C, H, W), its conv1's output. On a CPU; no GPU was measured. A
+    compiler decides by itself what it keeps."""
+    return (
+        torch.is_grad_enabled()
+        and _is_eager(x)
+        and x.requires_grad
+        and _forced.get('shared', x.device.type == 'cpu')
+        and type(block.relu) is nn.ReLU
+        and type(block.drop_block) is nn.Identity  # another could write over what is shared
+        and forward_ad.unpack_dual(x).tangent is None
+        and not is_watched(block.modules())
+    )
+
+
+class _ReluInto(torch.autograd.Function):
+    """See `relu_into`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: torch.Tensor, split: torch.Tensor | None, out: torch.Tensor, start: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The result, written into its slice, and its sum with the next split."""
+        # `data`: no view to autograd, and writes to its neighbours do not count as writes to it
+        y = out.narrow(1, start, z.shape[1]).data
+        torch.clamp_min(z, 0, out=y)
+        ctx.save_for_backward(y)
+        return y, None if split is None else y + split
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of z and of the next split."""
+        (y,) = ctx.saved_tensors
+        grad, grad_sum = grads
+        whole = grad if grad_sum is None else grad + grad_sum
+        return torch.ops.aten.threshold_backward(whole, y, 0), grad_sum, None, None
+
+
+class _Join(torch.autograd.Function):
+    """See `join`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, out: torch.Tensor, last: torch.Tensor | None, *parts: torch.Tensor
+    ) -> torch.Tensor:
+        """The whole, with `last` copied into it."""
+        ctx.widths = [part.shape[1] for part in parts]
+        joined = out.data
+        if last is not None:
+            joined.narrow(1, sum(ctx.widths), last.shape[1]).copy_(last)
+            ctx.widths.append(last.shape[1])
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        """The slices of the whole's gradient."""
+        parts: list[torch.Tensor] = list(grads[0].split(ctx.widths, 1))
+        last = parts.pop() if ctx.needs_input_grad[1] else None
+        return None, last, *parts
+
+
+def relu_into(
+    z: torch.Tensor, split: torch.Tensor | None, out: torch.Tensor, start: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """relu(z), written into `out`, and its sum with the next split.
+
+    Idea: what the ReLU keeps for its gradient is the slice of `out` that `join` will give to conv3,
+    which keeps it as well.
+
+    Reason: a concatenation copies, so that the same values are kept twice.
+
+    Consequence: autograd does not know that the slice and what `join` returns share memory. Neither
+    may be written to.
+
+    Args:
+        z: (B, width, H, W).
+        split: Of the same shape, or None where nothing is added.
+        out: (B, C, H, W), without gradients.
+        start: The first of its channels to write to.
+
+    Returns:
+        relu(z), a slice of `out`, and relu(z) + split, or None.
+    """
+    return _ReluInto.apply(z, split, out, start)
+
+
+def join(
+    out: torch.Tensor, last: torch.Tensor | None, parts: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """What the parts that `relu_into` wrote into `out`, and `last`, would give concatenated.
+
+    Args:
+        out: (B, C, H, W).
+        last: Copied into the last of its channels; None where the parts fill it.
+        parts: Results of `relu_into`, in their order.
+
+    Returns:
+        `out` with the gradients of its parts.
+    """
+    return _Join.apply(out, last, *parts)
 
 
 def _supported(dtype: torch.dtype | None) -> bool:
