@@ -81,8 +81,8 @@ def measure_cell(
         options = dict(sync=synchronize(cell.device), rng=rng, on_round=on_round, **options)
 
         def build() -> dict[str, Callable[[], object]]:
+            torch.compiler.reset()  # at its limit of recompiles it would go on in eager mode
             gc.collect()
-            torch.compiler.reset()  # else it counts the builds of a code and stops compiling it
             return {role: prepare(spec, cell, x).step for role, spec in roles(pair)}
 
         if compiles(cell) and not rebuild:  # once: another build would compile for minutes
@@ -121,15 +121,20 @@ def _labels(cell: Cell) -> dict[str, str]:
     return {role: label(spec) for role, spec in find_pair(cell.pair).items()}
 
 
-def finished(record: Mapping[str, Any] | None, cell: Cell, budget: float) -> bool:
+def finished(
+    record: Mapping[str, Any] | None, cell: Cell, budget: float, rebuild: bool = False
+) -> bool:
     """Whether a record of a cell need not be measured anew: complete, of the same models, usable,
-    and settled unless there is no larger budget to try."""
+    of several builds if these are asked for, and settled unless there is no larger budget to try.
+    """
     if record is None or 'error' in record or record.get('interrupted'):
         return False
     if record['models'] != _labels(cell):
         return False
     if 'samples' not in record:
         return True
+    if rebuild and compiles(cell) and not record['blocks']:
+        return False
     return report.usable(record) and (record['settled'] or budget <= record['budget'])
 
 
@@ -158,7 +163,11 @@ def _run(args: argparse.Namespace) -> int:
     results.check_writable(out)
     command = f'python -m benchmarks {shlex.join(args.argv)}'
     found = results.start(out, args.suite, command)
-    todo = [c for c, budget in cells.items() if not finished(found['cells'].get(c.key), c, budget)]
+    todo = [
+        cell
+        for cell, budget in cells.items()
+        if not finished(found['cells'].get(cell.key), cell, budget, args.rebuild)
+    ]
     here = len(cells) - len(todo)
     print(
         f'{len(todo)} cells to measure, {here} in {out} already; about '

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import timm
 import torch
 
@@ -34,6 +36,21 @@ def test_a_compiled_step_is_profiled_by_kind(tmp_path, capsys):
             assert seconds[kind] > 0
         assert seconds['add'] == 0
     assert '| frozen, b1 | all convolutions |' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('name', 'shapes', 'kind'),
+    [
+        # input, weight, bias; the binary ones have the residual too, in either order
+        ('', [[8, 3, 224, 224], [64, 3, 7, 7], [64]], 'convolution 7×7'),
+        ('', [[8, 512, 7, 7], [512, 512, 3, 3], [512]], 'convolution 3×3'),
+        ('', [[8, 512, 7, 7], [8, 2048, 7, 7], [2048, 512, 1, 1], [2048]], 'convolution 1×1'),
+        ('_', [[8, 2048, 7, 7], [8, 512, 7, 7], [2048, 512, 1, 1], []], 'convolution 1×1'),
+    ],
+)
+def test_a_convolutions_kind_is_its_weights(name, shapes, kind):
+    event = SimpleNamespace(name=f'mkldnn::_convolution_pointwise{name}', input_shapes=shapes)
+    assert deploy_profile.kind_of(event) == kind
 
 
 def test_macs_by_kernel_size():

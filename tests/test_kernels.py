@@ -5,14 +5,18 @@ import io
 import threading
 
 import pytest
+import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import image, randomise, relative_error
 from timm_res2net import kernels
+from timm_res2net.align import align_blocks
 from timm_res2net.bottle2neck import Bottle2neck, FusedStage
 from timm_res2net.kernels import FusedConv2d, Unfused, fuse, fuse_sequential, override
 
@@ -368,6 +372,20 @@ def test_a_stage_runs_whatever_stands_in_it():
         assert relative_error(fused(x), whole[0](x) * 2) < 1e-5
 
 
+@pytest.fixture
+def joined(monkeypatch):
+    """Storages of what `join` returned, weakly."""
+    found, join = [], kernels.join
+
+    def spied(*args):
+        out = join(*args)
+        found.append(StorageWeakRef(out.untyped_storage()))
+        return out
+
+    monkeypatch.setattr('timm_res2net.bottle2neck.join', spied)
+    return found
+
+
 def trained(block, x, shared, dtype=None):
     """Output, gradients and statistics of a training step of a copy of a block."""
     block = copy.deepcopy(block).train()
@@ -376,7 +394,7 @@ def trained(block, x, shared, dtype=None):
         y = block(x)
     (y.double() * torch.linspace(-1, 1, y.numel(), dtype=torch.double).view_as(y)).sum().backward()
     grads = [x.grad, *(p.grad for p in block.parameters())]
-    return [y.detach(), *grads, *block.buffers()]
+    return [y.detach(), *(grad for grad in grads if grad is not None), *block.buffers()]
 
 
 def saved_bytes(block, x, shared):
@@ -412,7 +430,7 @@ def saved_bytes(block, x, shared):
     ],
     ids=str,
 )
-def test_outputs_kept_once_change_no_bit_of_a_training_step(kwargs, dtype, layout):
+def test_outputs_kept_once_change_no_bit_of_a_training_step(kwargs, dtype, layout, joined):
     is_first = 'stride' in kwargs or 'dilation' in kwargs
     down = nn.Conv2d(64, 64, 1, stride=kwargs.get('stride', 1)) if is_first else None
     block = randomise(Bottle2neck(64, 16, downsample=down, **kwargs))
@@ -421,9 +439,104 @@ def test_outputs_kept_once_change_no_bit_of_a_training_step(kwargs, dtype, layou
     block = block.to(wide).to(memory_format=layout)
     x = image(2, 9, 64, dtype=wide).contiguous(memory_format=layout)
     # the same operations on the same numbers in the same order: nothing to round differently
-    plain, shared = (trained(block, x, shared, autocast) for shared in (False, True))
+    plain = trained(block, x, False, autocast)
+    assert not joined
+    shared = trained(block, x, True, autocast)
+    assert len(joined) == 1
     assert all(torch.equal(a, b) for a, b in zip(plain, shared, strict=True))
+    assert plain[0].stride() == shared[0].stride()
     assert any(bool(grad.any()) for grad in shared[2:])
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
+def test_outputs_of_one_pixel(layout, joined):
+    """Strides tell nothing there, so that another kernel may run and round otherwise."""
+    block = randomise(Bottle2neck(64, 16)).double().to(memory_format=layout)
+    x = image(16, 1, 64, dtype=torch.float64).contiguous(memory_format=layout)
+    plain, shared = (trained(block, x, shared) for shared in (False, True))
+    assert len(joined) == 1
+    assert plain[0].stride() == shared[0].stride()
+    for expected, got in zip(plain, shared, strict=True):
+        assert (expected - got).abs().max() < 1e-10 * max(1, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ('change', 'shares'),
+    [
+        (lambda block: block.convs.requires_grad_(False), True),
+        (lambda block: (block.conv1.requires_grad_(False), block.bn1.requires_grad_(False)), True),
+        (lambda block: nn.init.constant_(block.bns[1].weight, float('nan')), True),
+        (lambda block: align_blocks([block], 8), True),
+        (lambda block: block.requires_grad_(False), True),  # x needs a gradient
+        (lambda block: setattr(block, 'relu', nn.SiLU()), False),
+    ],
+)
+def test_blocks_that_are_trained_in_part_or_otherwise(change, shares, joined):
+    block = randomise(Bottle2neck(64, 16))
+    change(block)
+    x = image(2, 9, 64)
+    plain, shared = (trained(block, x, shared) for shared in (False, True))
+    assert len(joined) == shares
+    pairs = zip(plain, shared, strict=True)
+    assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in pairs)
+
+
+def test_no_images_at_all(joined):
+    block = randomise(Bottle2neck(64, 16)).eval()
+    x = torch.empty(0, 64, 9, 9, requires_grad=True)
+    block(x).sum().backward()
+    assert len(joined) == 1
+    assert x.grad.shape == x.shape
+
+
+def test_a_model_is_trained_as_timms_is(joined):
+    """Three steps of a whole model, on shared outputs, against timm's own in float64."""
+    ours = timm.create_model('res2net50_se', attn_layer='', num_classes=5)
+    theirs = timm.create_model('res2net50_26w_4s', num_classes=5)
+    theirs.load_state_dict(randomise(ours).state_dict())
+    x = image(2, 64, dtype=torch.float64)
+    losses = []
+    for model in (ours, theirs):
+        model = model.double().train()
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+        for _ in range(3):
+            loss = F.cross_entropy(model(x), torch.tensor([0, 3]))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+    assert len(joined) == 3 * 16
+    assert losses[:3] == losses[3:]
+    pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_transforms_of_a_block_in_training(joined):
+    """torch.fx, TorchScript and torch.compile take the plain form, with gradients."""
+    # torch's own BatchNorm cannot be traced in training mode without a warning
+    block = randomise(Bottle2neck(64, 16)).eval()
+    x = image(2, 9, 64)
+    ways = [
+        torch.fx.symbolic_trace(block),
+        torch.jit.script(block),
+        torch.jit.trace(block, x.clone().requires_grad_(), check_trace=False),
+        torch.compile(block, backend='eager', fullgraph=True),
+    ]
+    expected = torch.autograd.grad(block(x.requires_grad_()).square().sum(), x)[0]
+    assert len(joined) == 1
+    for way in ways:
+        got = torch.autograd.grad(way(x).square().sum(), x)[0]
+        assert relative_error(got, expected) < 1e-5  # float32
+    assert len(joined) == 1
+
+
+def test_parts_and_a_last_that_needs_no_gradient():
+    z = torch.randn(1, 4, 2, 2, requires_grad=True)
+    out = kernels.empty_for(z, torch.empty(1, 6, 1, 1))
+    whole = kernels.join(out, torch.ones(1, 2, 2, 2), [kernels.relu_into(z, out, 0)])
+    assert torch.equal(whole, torch.cat((z.relu(), torch.ones(1, 2, 2, 2)), 1))
+    whole.sum().backward()
+    assert torch.equal(z.grad, (z > 0).float())
 
 
 def test_outputs_kept_once_are_kept_once():
@@ -434,59 +547,47 @@ def test_outputs_kept_once_are_kept_once():
     assert plain - shared == 3 * 6 * 4 * 16 * 16 * 4
 
 
-def test_outputs_kept_once_have_second_derivatives():
+def test_outputs_kept_once_have_second_derivatives(joined):
     block = randomise(Bottle2neck(8, 2, base_width=64)).double().eval()
     x = image(1, 3, 8, dtype=torch.float64).requires_grad_()
     with override(shared=True):
         assert torch.autograd.gradcheck(block, (x,))
         assert torch.autograd.gradgradcheck(block, (x,))
+    assert joined
 
 
 @pytest.mark.parametrize('reentrant', [False, True])
-def test_outputs_kept_once_under_checkpointing(reentrant):
-    from torch.utils.checkpoint import checkpoint
-
-    block = randomise(Bottle2neck(64, 16)).eval()
+def test_outputs_kept_once_under_checkpointing(reentrant, joined):
+    block = randomise(Bottle2neck(64, 16)).train()
     grads = []
-    for run in (block, lambda x: checkpoint(block, x, use_reentrant=reentrant)):
-        x = image(4, 16, 64).requires_grad_()
-        run(x).square().sum().backward()
-        grads.append(x.grad)
-    assert torch.equal(*grads)
+    for checkpoints in (False, True):
+        copied, x = copy.deepcopy(block), image(4, 16, 64).requires_grad_()
+        y = checkpoint(copied, x, use_reentrant=reentrant) if checkpoints else copied(x)
+        y.square().sum().backward()
+        grads.append([x.grad, *(p.grad for p in copied.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    # the reentrant one runs forward without gradients, the other runs it twice with them
+    assert len(joined) == (2 if reentrant else 3)
 
 
-def test_a_checkpoint_frees_what_is_shared():
+def test_a_checkpoint_frees_what_is_shared(joined):
     """What a block keeps goes through autograd's hooks, which a checkpoint takes it by."""
-    from torch.multiprocessing.reductions import StorageWeakRef
-    from torch.utils.checkpoint import checkpoint
-
     block = randomise(Bottle2neck(64, 16)).train()
-    kept = []
-    join = kernels.join
-
-    def watched(*args):
-        out = join(*args)
-        kept.append(StorageWeakRef(out.untyped_storage()))
-        return out
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('timm_res2net.bottle2neck.join', watched)
-        y = checkpoint(block, image(2, 9, 64).requires_grad_(), use_reentrant=False)
-        assert len(kept) == 1
-        assert kept[0].expired()
-        y.sum().backward()
-        assert len(kept) == 2  # computed again
+    y = checkpoint(block, image(2, 9, 64).requires_grad_(), use_reentrant=False)
+    assert len(joined) == 1
+    assert joined[0].expired()
+    y.sum().backward()
+    assert len(joined) == 2  # computed again
 
 
-def test_an_in_place_write_to_what_is_shared_is_noticed():
-    block = randomise(Bottle2neck(64, 16)).train()
-    out = torch.empty(1, 4, 2, 2)
-    part, _ = kernels.relu_into(torch.randn(1, 4, 2, 2, requires_grad=True), None, out, 0)
+def test_a_write_to_a_part_is_noticed():
+    z = torch.randn(1, 4, 2, 2, requires_grad=True)
+    out = kernels.empty_for(z, z)
+    part = kernels.relu_into(z, out, 0)
     with torch.no_grad():
         part.add_(1)
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         kernels.join(out, None, [part]).sum().backward()
-    assert kernels.shares(block, image(1, 9, 24).requires_grad_())
 
 
 @pytest.mark.parametrize(
@@ -494,6 +595,8 @@ def test_an_in_place_write_to_what_is_shared_is_noticed():
     [
         lambda block: setattr(block, 'relu', nn.SiLU()),
         lambda block: setattr(block, 'drop_block', nn.Dropout()),
+        lambda block: setattr(block.relu, 'forward', torch.sigmoid),
+        lambda block: block.relu.compile(),
         lambda block: block.relu.register_forward_hook(lambda *args: None),
         lambda block: block.relu.register_full_backward_hook(lambda *args: None),
         lambda block: block.conv3.register_forward_pre_hook(lambda *args: None),
@@ -515,9 +618,7 @@ def test_outputs_are_shared_in_eager_training_alone(monkeypatch):
     with override(shared=False):
         assert not kernels.shares(block, x)
     with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
-        assert not kernels.shares(block, dual)
-        block(torch.autograd.forward_ad.make_dual(image(1, 9, 64), torch.ones(1, 64, 9, 9)))
+        assert not kernels.shares(block, x)  # it knows no forward derivatives
     with FlopCounterMode(display=False):
         assert not kernels.shares(block, x)
     monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)

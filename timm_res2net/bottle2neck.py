@@ -20,6 +20,7 @@ from torch import nn
 from .fusion import merge_convs
 from .kernels import (
     FusedConv2d,
+    empty_for,
     fuse,
     fuse_sequential,
     is_watched,
@@ -265,29 +266,18 @@ class Bottle2neck(nn.Module):
 
     @torch.jit.unused
     def _share_splits(self, x: torch.Tensor) -> torch.Tensor:
-        """`_convolve_splits` with the ReLUs' results kept once for the gradient."""
+        """`_convolve_splits` with the results of the ReLUs kept once for the gradient."""
         splits = torch.split(x, self.width, 1)
-        out = x  # of the first convolution's size, once that is known
         outs: list[torch.Tensor] = []
-        y: Any = splits[0]
+        y, out = splits[0], x
         for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            if i > 0:
+                y = y + splits[i] if self.adds else splits[i]
             z = bn(conv(y))
             if i == 0:
-                layout = torch.channels_last
-                out = torch.empty(
-                    (len(z), x.shape[1], *z.shape[2:]),
-                    dtype=torch.promote_types(z.dtype, x.dtype),
-                    device=z.device,
-                    memory_format=layout
-                    if z.is_contiguous(memory_format=layout)
-                    else torch.contiguous_format,
-                )
-            follows = i + 1 < len(self.convs)
-            split = splits[i + 1] if follows and self.adds else None
-            part, y = relu_into(z, split, out, i * self.width)
-            if follows and not self.adds:
-                y = splits[i + 1]
-            outs.append(part)
+                out = empty_for(z, x)
+            y = relu_into(z, out, i * self.width)
+            outs.append(y)
         last = splits[-1] if self.scale > 1 else None
         if last is not None and self.pool is not None:
             last = self.pool(last)

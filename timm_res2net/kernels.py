@@ -29,6 +29,7 @@ __all__ = [
     'FORMS',
     'FusedConv2d',
     'Unfused',
+    'empty_for',
     'fuse',
     'fuse_sequential',
     'is_watched',
@@ -45,8 +46,8 @@ FORMS = ('merge', 'packed', 'shared', 'slices')
 """`merge`: the convolutions of a first block that does not add, side by side as one grouped
 convolution. `packed`: a convolution with weights that oneDNN has packed once, its activation and
 its residual add inside, in channels_last. `shared`: in training, results of the splits' ReLUs kept
-once, where conv3 reads them, instead of there and by themselves. `slices`: in inference, results
-written where conv3 reads them, instead of concatenated."""
+for the gradient once, in conv3's input, instead of a second time outside of it. `slices`: in
+inference, results written where conv3 reads them, instead of concatenated."""
 
 # The packed form was measured on x86-64 only; elsewhere it waits for an override.
 _PACKS = platform.machine().lower() in ('x86_64', 'amd64')
@@ -59,7 +60,8 @@ def override(**forms: bool) -> Iterator[None]:
     """Force forms on or off, whatever the rules say: `with override(packed=False, slices=True):`.
 
     `merge` is chosen when a model is deployed, the others whenever one runs. A form that the
-    machine or the input cannot have stays off. Meant for measuring: it holds for all threads.
+    machine or the input cannot have stays off. Meant for measuring: it holds for all threads, and
+    forward and backward of a checkpointed block must run under the same.
 
     Raises:
         ValueError: A form that is not in `FORMS`.
@@ -137,18 +139,21 @@ def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
 
 
 def shares(block: Any, x: torch.Tensor) -> bool:
-    """Whether a block in training is to keep the ReLUs' results of its splits once, in the memory
-    that conv3 reads, x being (B, C, H, W), its conv1's output. On a CPU; no GPU was measured. A
-    compiler decides by itself what it keeps."""
+    """Whether a block in training is to keep the results of its splits' ReLUs once, x being
+    (B, C, H, W), its conv1's output. On a CPU it takes x 0.99 of the time and spares a tenth of the
+    memory that gradients need; no GPU was measured. A compiler decides by itself what it keeps."""
+    relu = block.relu
     return (
         torch.is_grad_enabled()
         and _is_eager(x)
         and x.requires_grad
         and _forced.get('shared', x.device.type == 'cpu')
-        and type(block.relu) is nn.ReLU
+        and forward_ad._current_level < 0
+        and type(relu) is nn.ReLU
+        and 'forward' not in vars(relu)
+        and relu._compiled_call_impl is None
         and type(block.drop_block) is nn.Identity  # another could write over what is shared
-        and forward_ad.unpack_dual(x).tangent is None
-        and not is_watched(block.modules())
+        and not is_watched((relu, block.drop_block, block.conv3))
     )
 
 
@@ -156,23 +161,19 @@ class _ReluInto(torch.autograd.Function):
     """See `relu_into`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, z: torch.Tensor, split: torch.Tensor | None, out: torch.Tensor, start: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The result, written into its slice, and its sum with the next split."""
+    def forward(ctx: Any, z: torch.Tensor, out: torch.Tensor, start: int) -> torch.Tensor:
+        """The result, written into its slice."""
         # `data`: no view to autograd, and writes to its neighbours do not count as writes to it
         y = out.narrow(1, start, z.shape[1]).data
         torch.clamp_min(z, 0, out=y)
         ctx.save_for_backward(y)
-        return y, None if split is None else y + split
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of z and of the next split."""
+        """The gradient of z."""
         (y,) = ctx.saved_tensors
-        grad, grad_sum = grads
-        whole = grad if grad_sum is None else grad + grad_sum
-        return torch.ops.aten.threshold_backward(whole, y, 0), grad_sum, None, None
+        return torch.ops.aten.threshold_backward(grads[0], y, 0), None, None
 
 
 class _Join(torch.autograd.Function):
@@ -183,6 +184,7 @@ class _Join(torch.autograd.Function):
         ctx: Any, out: torch.Tensor, last: torch.Tensor | None, *parts: torch.Tensor
     ) -> torch.Tensor:
         """The whole, with `last` copied into it."""
+        ctx.has_last = last is not None
         ctx.widths = [part.shape[1] for part in parts]
         joined = out.data
         if last is not None:
@@ -194,49 +196,56 @@ class _Join(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
         """The slices of the whole's gradient."""
         parts: list[torch.Tensor] = list(grads[0].split(ctx.widths, 1))
-        last = parts.pop() if ctx.needs_input_grad[1] else None
+        last = parts.pop() if ctx.has_last else None
         return None, last, *parts
 
 
-def relu_into(
-    z: torch.Tensor, split: torch.Tensor | None, out: torch.Tensor, start: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """relu(z), written into `out`, and its sum with the next split.
+def relu_into(z: torch.Tensor, out: torch.Tensor, start: int) -> torch.Tensor:
+    """relu(z), written into a slice of `out`.
 
-    Idea: what the ReLU keeps for its gradient is the slice of `out` that `join` will give to conv3,
-    which keeps it as well.
+    Idea: what the ReLU keeps for its gradient is a part of what `join` returns, which the
+    convolution after it keeps as well.
 
     Reason: a concatenation copies, so that the same values are kept twice.
 
-    Consequence: autograd does not know that the slice and what `join` returns share memory. Neither
-    may be written to.
+    Consequence: the result shares memory with that of `join`, and autograd does not know. It
+    notices a write to the first, and not that a write to the second changes both.
 
     Args:
         z: (B, width, H, W).
-        split: Of the same shape, or None where nothing is added.
-        out: (B, C, H, W), without gradients.
+        out: (B, C, H, W), from `empty_for`.
         start: The first of its channels to write to.
-
-    Returns:
-        relu(z), a slice of `out`, and relu(z) + split, or None.
     """
-    return _ReluInto.apply(z, split, out, start)
+    return _ReluInto.apply(z, out, start)
 
 
 def join(
     out: torch.Tensor, last: torch.Tensor | None, parts: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """What the parts that `relu_into` wrote into `out`, and `last`, would give concatenated.
+    """What `torch.cat((*parts, last), 1)` would give.
 
     Args:
-        out: (B, C, H, W).
+        out: (B, C, H, W), which holds the parts.
         last: Copied into the last of its channels; None where the parts fill it.
         parts: Results of `relu_into`, in their order.
 
     Returns:
-        `out` with the gradients of its parts.
+        `out`, with the gradients of its parts.
     """
     return _Join.apply(out, last, *parts)
+
+
+def empty_for(z: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Memory for z, (B, width, H, W), beside others of its kind: with the channels of `like`, of a
+    type that holds both, in the memory format that `torch.cat` would choose."""
+    # where one pixel stands in a row both formats hold, and torch.cat takes the contiguous one
+    plain = z.is_contiguous() or not z.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (z.shape[0], like.shape[1], *z.shape[2:]),
+        dtype=torch.promote_types(z.dtype, like.dtype),
+        device=z.device,
+        memory_format=torch.contiguous_format if plain else torch.channels_last,
+    )
 
 
 def _supported(dtype: torch.dtype | None) -> bool:
