@@ -515,7 +515,7 @@ def test_report_of_pairs_with_modes_of_their_own():
 
 @pytest.fixture(scope='module')
 def committed():
-    names = ('cpu', 'main-1', 'main-2', 'deploy')
+    names = ('cpu', 'main-1', 'main-2', 'deploy', 'frozen')
     return {name: results.load(RESULTS / f'{name}.json') for name in names}
 
 
@@ -598,3 +598,17 @@ def test_the_deploy_suite_is_complete(committed):
     asked = load_suite('deploy', {})
     assert not [c for c in asked if not cli.finished(found['cells'].get(c.key), c, budget=0)]
     assert deploy_table(found) in (ROOT / 'README.md').read_text()
+
+
+def test_what_the_readme_tells_of_outputs_kept_once():
+    """A form of the block in training that was tried, measured against timm's block."""
+    cells = results.load(RESULTS / 'kept_once.json')['cells']
+    readme = ' '.join((ROOT / 'benchmarks' / 'README.md').read_text().split())
+    peak = cells['memory/ours/train/eager/fp32/channels_last/8/224/2/cpu']
+    assert f'{report.sentence(peak)} of that of timm' in readme
+    for precision, batch in (('fp32', 1), ('bf16', 8), ('bf16', 1)):
+        record = cells[f'time/ours/train/eager/{precision}/channels_last/{batch}/224/2/cpu']
+        assert report.usable(record)
+        assert f'× {report.ratio_of(record)} ({precision}, batch {batch})' in readme
+    # no figure: its control came out of its band
+    assert not report.usable(cells['time/ours/train/eager/fp32/channels_last/8/224/2/cpu'])

@@ -110,7 +110,7 @@ def code_lines(source: str) -> int:
 def test_size():
     """The plan said about 2,500 lines; with the converter, the Hub, export and the rest they are
     more."""
-    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 5100
+    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 5000
 
 
 def test_public_names_have_docstrings():

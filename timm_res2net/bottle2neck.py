@@ -20,15 +20,11 @@ from torch import nn
 from .fusion import merge_convs
 from .kernels import (
     FusedConv2d,
-    empty_for,
     fuse,
     fuse_sequential,
     is_watched,
-    join,
     merges,
     overwrites,
-    relu_into,
-    shares,
     writes_slices,
 )
 
@@ -260,34 +256,9 @@ class Bottle2neck(nn.Module):
         if getattr(self.bn3, 'weight', None) is not None:
             nn.init.zeros_(self.bn3.weight)  # type: ignore[arg-type]
 
-    @torch.jit.unused
-    def _shares(self, x: torch.Tensor) -> bool:
-        return shares(self, x)
-
-    @torch.jit.unused
-    def _share_splits(self, x: torch.Tensor) -> torch.Tensor:
-        """`_convolve_splits` with the results of the ReLUs kept once for the gradient."""
-        splits = torch.split(x, self.width, 1)
-        outs: list[torch.Tensor] = []
-        y, out = splits[0], x
-        for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
-            if i > 0:
-                y = y + splits[i] if self.adds else splits[i]
-            z = bn(conv(y))
-            if i == 0:
-                out = empty_for(z, x)
-            y = relu_into(z, out, i * self.width)
-            outs.append(y)
-        last = splits[-1] if self.scale > 1 else None
-        if last is not None and self.pool is not None:
-            last = self.pool(last)
-        return join(out, last, outs)  # [B, scale * width, H', W']
-
     def _convolve_splits(self, x: torch.Tensor) -> torch.Tensor:
         """The cascade over x of shape (B, scale * width, H, W). A method of its own, so that in
         inference the splits are gone when conv3 runs."""
-        if not torch.jit.is_scripting() and self._shares(x):
-            return self._share_splits(x)
         splits = torch.split(x, self.width, 1)  # scale x [B, width, H, W]
         outs = []
         y = splits[0]  # torch.jit.script wants it defined before the loop

@@ -2,9 +2,8 @@
 
 All forms compute the same. What is chosen when a model is deployed depends on layers alone; what is
 chosen at run time depends on the input and on how the model runs, and gives way to the plain form
-under torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such as a FLOP
-counter, a functorch transform), all of which know the plain operators only. One form, `shared`, is
-for training; the others give way to autograd, too.
+under autograd, torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such
+as a FLOP counter, a functorch transform), all of which know the plain operators only.
 
 The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results/kernels.json. Two
 forms that a convolution could have besides are not here, since the packed one is as fast or faster
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 
 from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fusion import fold_conv, folds, recast
@@ -29,25 +27,20 @@ __all__ = [
     'FORMS',
     'FusedConv2d',
     'Unfused',
-    'empty_for',
     'fuse',
     'fuse_sequential',
     'is_watched',
-    'join',
     'merges',
     'override',
     'overwrites',
-    'relu_into',
-    'shares',
     'writes_slices',
 ]
 
-FORMS = ('merge', 'packed', 'shared', 'slices')
+FORMS = ('merge', 'packed', 'slices')
 """`merge`: the convolutions of a first block that does not add, side by side as one grouped
 convolution. `packed`: a convolution with weights that oneDNN has packed once, its activation and
-its residual add inside, in channels_last. `shared`: in training, results of the splits' ReLUs kept
-for the gradient once, in conv3's input, instead of a second time outside of it. `slices`: in
-inference, results written where conv3 reads them, instead of concatenated."""
+its residual add inside, in channels_last. `slices`: results written where conv3 reads them, instead
+of concatenated."""
 
 # The packed form was measured on x86-64 only; elsewhere it waits for an override.
 _PACKS = platform.machine().lower() in ('x86_64', 'amd64')
@@ -59,9 +52,8 @@ _forced: dict[str, bool] = {}
 def override(**forms: bool) -> Iterator[None]:
     """Force forms on or off, whatever the rules say: `with override(packed=False, slices=True):`.
 
-    `merge` is chosen when a model is deployed, the others whenever one runs. A form that the
-    machine or the input cannot have stays off. Meant for measuring: it holds for all threads, and
-    forward and backward of a checkpointed block must run under the same.
+    `merge` is chosen when a model is deployed, the others whenever it runs. A form that the machine
+    or the input cannot have stays off. Meant for measuring: it holds for all threads.
 
     Raises:
         ValueError: A form that is not in `FORMS`.
@@ -78,20 +70,17 @@ def override(**forms: bool) -> Iterator[None]:
         _forced.update(before)
 
 
-def _is_eager(x: torch.Tensor) -> bool:
-    """Whether x runs in eager mode, with nothing looking on."""
+def _is_eager_inference(x: torch.Tensor) -> bool:
+    """Whether x runs in eager inference on a CPU, with nothing looking on."""
     return (
         not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
         and type(x) is torch.Tensor  # a stand-in of torch.fx or a subclass is not
+        and x.device.type == 'cpu'
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _is_eager_inference(x: torch.Tensor) -> bool:
-    """Whether x runs in eager inference on a CPU, with nothing looking on."""
-    return not torch.is_grad_enabled() and _is_eager(x) and x.device.type == 'cpu'
 
 
 def merges(convs: Sequence[nn.Module]) -> bool:
@@ -105,19 +94,10 @@ def merges(convs: Sequence[nn.Module]) -> bool:
 
 
 def is_watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether a hook sees what goes into these modules or comes out of them, forward or back."""
+    """Whether a hook sees what goes into these modules or comes out of them."""
     hooks = torch.nn.modules.module
-    return bool(
-        hooks._global_forward_hooks
-        or hooks._global_forward_pre_hooks
-        or hooks._global_backward_hooks
-        or hooks._global_backward_pre_hooks
-    ) or any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        for module in modules
+    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
     )
 
 
@@ -135,116 +115,6 @@ def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
         _is_eager_inference(x)
         and _forced.get('slices', x.numel() >= 2_000_000)
         and not is_watched(block.modules())
-    )
-
-
-def shares(block: Any, x: torch.Tensor) -> bool:
-    """Whether a block in training is to keep the results of its splits' ReLUs once, x being
-    (B, C, H, W), its conv1's output. On a CPU it takes x 0.99 of the time and spares a tenth of the
-    memory that gradients need; no GPU was measured. A compiler decides by itself what it keeps."""
-    relu = block.relu
-    return (
-        torch.is_grad_enabled()
-        and _is_eager(x)
-        and x.requires_grad
-        and _forced.get('shared', x.device.type == 'cpu')
-        and forward_ad._current_level < 0
-        and type(relu) is nn.ReLU
-        and 'forward' not in vars(relu)
-        and relu._compiled_call_impl is None
-        and type(block.drop_block) is nn.Identity  # another could write over what is shared
-        and not is_watched((relu, block.drop_block, block.conv3))
-    )
-
-
-class _ReluInto(torch.autograd.Function):
-    """See `relu_into`."""
-
-    @staticmethod
-    def forward(ctx: Any, z: torch.Tensor, out: torch.Tensor, start: int) -> torch.Tensor:
-        """The result, written into its slice."""
-        # `data`: no view to autograd, and writes to its neighbours do not count as writes to it
-        y = out.narrow(1, start, z.shape[1]).data
-        torch.clamp_min(z, 0, out=y)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
-        """The gradient of z."""
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grads[0], y, 0), None, None
-
-
-class _Join(torch.autograd.Function):
-    """See `join`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, out: torch.Tensor, last: torch.Tensor | None, *parts: torch.Tensor
-    ) -> torch.Tensor:
-        """The whole, with `last` copied into it."""
-        ctx.has_last = last is not None
-        ctx.widths = [part.shape[1] for part in parts]
-        joined = out.data
-        if last is not None:
-            joined.narrow(1, sum(ctx.widths), last.shape[1]).copy_(last)
-            ctx.widths.append(last.shape[1])
-        return joined
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
-        """The slices of the whole's gradient."""
-        parts: list[torch.Tensor] = list(grads[0].split(ctx.widths, 1))
-        last = parts.pop() if ctx.has_last else None
-        return None, last, *parts
-
-
-def relu_into(z: torch.Tensor, out: torch.Tensor, start: int) -> torch.Tensor:
-    """relu(z), written into a slice of `out`.
-
-    Idea: what the ReLU keeps for its gradient is a part of what `join` returns, which the
-    convolution after it keeps as well.
-
-    Reason: a concatenation copies, so that the same values are kept twice.
-
-    Consequence: the result shares memory with that of `join`, and autograd does not know. It
-    notices a write to the first, and not that a write to the second changes both.
-
-    Args:
-        z: (B, width, H, W).
-        out: (B, C, H, W), from `empty_for`.
-        start: The first of its channels to write to.
-    """
-    return _ReluInto.apply(z, out, start)
-
-
-def join(
-    out: torch.Tensor, last: torch.Tensor | None, parts: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """What `torch.cat((*parts, last), 1)` would give.
-
-    Args:
-        out: (B, C, H, W), which holds the parts.
-        last: Copied into the last of its channels; None where the parts fill it.
-        parts: Results of `relu_into`, in their order.
-
-    Returns:
-        `out`, with the gradients of its parts.
-    """
-    return _Join.apply(out, last, *parts)
-
-
-def empty_for(z: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Memory for z, (B, width, H, W), beside others of its kind: with the channels of `like`, of a
-    type that holds both, in the memory format that `torch.cat` would choose."""
-    # where one pixel stands in a row both formats hold, and torch.cat takes the contiguous one
-    plain = z.is_contiguous() or not z.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty(
-        (z.shape[0], like.shape[1], *z.shape[2:]),
-        dtype=torch.promote_types(z.dtype, like.dtype),
-        device=z.device,
-        memory_format=torch.contiguous_format if plain else torch.channels_last,
     )
 
 
