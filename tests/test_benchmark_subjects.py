@@ -80,6 +80,7 @@ def test_the_pairs_with_modes_of_their_own():
         'main_frozen': f'{resnet} [frozen] → {ours} [frozen]',
         'deploy_frozen': f'{ours} [frozen] → {ours} [deploy+frozen]',
         'swap_frozen': f'{resnet} [frozen] → {ours} [deploy+frozen]',
+        'frozen_deploy': f'{resnet} [frozen] → {ours} [deploy]',
         'main_onnxruntime': f'{resnet} [onnxruntime] → {ours} [onnxruntime]',
         'main_openvino': f'{resnet} [openvino] → {ours} [openvino]',
         'deploy_onnxruntime': f'{ours} [deploy] → {ours} [deploy+onnxruntime]',
@@ -111,7 +112,7 @@ def test_the_deploy_suite_can_run():
     for c in cells:
         assert c.task == 'infer' or c.pair == 'ours'
         assert not c.mode.count('onnxruntime') or c.precision == 'fp32'
-    assert len(cells) == len({c.key for c in cells}) == 67
+    assert len(cells) == len({c.key for c in cells}) == 78
 
 
 @pytest.mark.parametrize('text', MODES)
