@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import timm
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from timm_res2net.res2net_zoo import FIGURES, default_cfgs
 NAMES = tuple(default_cfgs)  # of Res2Nets
 HRNETS = tuple(hrnet_res2net.default_cfgs)
 TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
+HAS_GPU = torch.cuda.is_available()
+DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
 SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
 
 

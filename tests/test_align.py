@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
-from tests.common import image, randomise, relative_error
+from tests.common import DEVICES, image, randomise, relative_error
 from timm_res2net import align_widths, reparameterize_model
 from timm_res2net.align import AlignedBatchNorm2d, AlignedConv2d, align_blocks, aligned_width
 from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck
@@ -135,6 +135,25 @@ def test_training(name):
     # the EMA copy followed, and is aligned itself
     assert not torch.equal(ours[2].layer1[0].bn1.running_var, before)
     assert isinstance(ours[2].layer1[0].bn1, AlignedBatchNorm2d)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_training_on_a_device(device):
+    plain, aligned = (model.to(device).train() for model in two())
+    x, y = image(4, 33).double().to(device), torch.tensor([0, 3, 5, 9], device=device)
+    optimizers = [optimizer(model, 'sgd') for model in (plain, aligned)]
+    losses = []
+    for _ in range(3):
+        for model, opt in zip((plain, aligned), optimizers, strict=True):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+            losses.append(loss.item())
+    assert losses[::2] == pytest.approx(losses[1::2], rel=1e-10)
+    with torch.autocast(device, torch.bfloat16):
+        low = [F.cross_entropy(m.float()(x.float()), y).item() for m in (plain, aligned)]
+    assert low[0] == pytest.approx(low[1], rel=0.05)  # 8 bits, a few dozen roundings
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -11,7 +11,7 @@ from timm.models import list_models
 from timm.utils import reparameterize_model as timms
 from torch import nn
 
-from tests.common import NAMES, image, randomise, relative_error
+from tests.common import DEVICES, NAMES, image, randomise, relative_error
 from timm_res2net import Res2Net, align_widths, kernels, reparameterize_model
 from timm_res2net.align import align_blocks
 from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck, FusedStage
@@ -215,6 +215,26 @@ def test_type_and_device_stay(dtype):
         assert relative_error(deployed(x).double(), model(x).double()) < bound
     meta = reparameterize_model(timm.create_model(TINY, device='meta'))
     assert {p.device.type for p in meta.parameters()} == {'meta'}
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('multiple', [1, 8])
+def test_on_a_device(device, multiple):
+    model = align_widths(create(), multiple).to(device)
+    deployed = reparameterize_model(model)
+    assert {t.device.type for t in (*deployed.parameters(), *deployed.buffers())} == {device}
+    x = image(2, 65, device=device)
+    with torch.inference_mode():
+        with torch.autocast(device, torch.bfloat16):
+            low = deployed(x)
+        for _ in range(3):
+            wide = deployed(x).double()
+        expected = model.double()(x.double())
+    # a GPU may convolve float32 in TF32, with bfloat16's range and 10 bits
+    assert relative_error(wide, expected) < (1e-5 if device == 'cpu' else 1e-2)
+    assert relative_error(low.double(), expected) < 0.1
+    with torch.inference_mode():
+        assert relative_error(reparameterize_model(model)(x.double()), expected) < 1e-12
 
 
 def test_it_survives():
