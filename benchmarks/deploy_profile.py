@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from . import results, runtimes
-from .subjects import deploy
+from . import results
+from .subjects import Cell, Spec, make_input, prepare
 
 __all__ = ['KINDS', 'main', 'profile_step', 'table']
 
@@ -76,17 +76,6 @@ def profile_step(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     return seconds
 
 
-def _prepare(name: str, mode: str, x: torch.Tensor) -> nn.Module:
-    model = timm.create_model(name).eval()
-    if mode == 'deploy':
-        model = deploy(model, name)
-    model = model.to(memory_format=torch.channels_last)
-    if mode == 'frozen':
-        with torch.inference_mode():
-            runtimes.freeze(model, lambda: model(x))
-    return model
-
-
 def table(cells: Mapping[str, Any]) -> str:
     """Time by kind and the convolutions' speed, for every form and batch, as Markdown."""
     lines = ['| form | | ' + ' | '.join(NAMES) + ' | ratio |', '| --- | --- | --- | --- | --- |']
@@ -120,9 +109,11 @@ def main(argv: list[str] | None = None) -> None:
     rng = random.Random(0)
     cells: dict[str, Any] = {}
     for mode, batch in itertools.product(args.mode, args.batch):
-        x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+        where = ('fp32', 'channels_last', batch, 224, torch.get_num_threads(), 'cpu')
+        cell = Cell('time', 'main', 'infer', mode, *where)
+        x = make_input(cell)
         torch.compiler.reset()
-        models = {name: _prepare(name, mode, x) for name in NAMES}
+        models = {name: prepare(Spec(name), cell, x).model for name in NAMES}
         seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in NAMES}
         for step in range(args.steps + 3):
             for name in rng.sample(NAMES, len(NAMES)):
