@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from timm_res2net.align import AlignedConv2d
+from timm_res2net.layers.align import AlignedConv2d
 
 from .measure import interleave, synchronize
 from .subjects import DTYPES, Cell, Spec, Work, build, memory_format

@@ -66,7 +66,7 @@ def _blog(state_dict: dict[str, torch.Tensor], path: Path) -> None:
     model: Any = timm.create_model('res2net50_16w_4s_se', channels=(128, 256, 512, 1024))
     plain = path.with_suffix('.made')
     save_for_hf(model, str(plain), model_args=model.model_args, safe_serialization=True)
-    timm_res2net.convert_checkpoint(plain, path, to='blog')
+    timm_res2net.convert_checkpoint(plain, path, to='article')
 
 
 FILES: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_res2net import reparameterize_model
-from timm_res2net.kernels import override
+from timm_res2net.layers.rules import override
 
 from . import results
 from .measure import interleave

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 import timm_res2net
-from timm_res2net.folders import markdown
+from timm_res2net.text import table
 
 from . import results
 from .stats import ratio
@@ -125,7 +125,7 @@ def _measure(way: str, folder: Path) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def table(report: dict[str, Any]) -> str:
+def report_table(report: dict[str, Any]) -> str:
     """The results as a table."""
     rows = [
         (
@@ -136,7 +136,7 @@ def table(report: dict[str, Any]) -> str:
         )
         for way, cell in report['ways'].items()
     ]
-    return markdown(('way', 'time', 'seconds', 'peak memory of the file'), rows)
+    return table(('way', 'time', 'seconds', 'peak memory of the file'), rows)
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
             'peak_over_file': round(peak, 3),
         }
     report = {'model': MODEL, 'file_bytes': size, 'ways': cells}
-    print(table(report))
+    print(report_table(report))
     results.save_script(args.out, 'load_time', argv, report)
 
 

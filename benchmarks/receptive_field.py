@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.folders import markdown, write_new
+from timm_res2net.files import write_file
+from timm_res2net.text import table
 
 from . import results
 from .stats import interval, ratio
@@ -82,7 +83,7 @@ def half_width(weight: np.ndarray, share: float) -> float:
     return float(distance[order][min(np.searchsorted(inside, share), len(inside) - 1)])
 
 
-def table(report: dict[str, Any]) -> str:
+def report_table(report: dict[str, Any]) -> str:
     """The results as a table."""
     rows = []
     for name, cell in report['networks'].items():
@@ -95,7 +96,7 @@ def table(report: dict[str, Any]) -> str:
     header = ['network']
     for share in SHARES:
         header += [f'half-width, {share:.0%} of the gradient', f'of {BASE}']
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -133,7 +134,7 @@ def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> 
     profile.set_xlabel('px from the centre')
     profile.set_ylabel('share of the gradient')
     profile.legend(fontsize=8)
-    write_new(path, lambda file: figure.savefig(file, format='png', dpi=90))
+    write_file(path, lambda file: figure.savefig(file, format='png', dpi=90))
 
 
 def _square(centre: float, half: float) -> Any:
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
         'images': args.images,
         'networks': cells,
     }
-    print(table(report))
+    print(report_table(report))
     means = {name: np.mean(weights, 0) for name, weights in fields.items()}
     _draw(picture, means, report)
     results.save_script(args.out, 'receptive_field', argv, report)

@@ -17,7 +17,7 @@ import timm
 import torch
 
 import timm_res2net
-from timm_res2net.folders import write_new
+from timm_res2net.files import write_file
 
 from .stats import rounded
 
@@ -204,4 +204,4 @@ def save_script(path: Path, name: str, argv: Sequence[str] | None, cells: dict[s
 
 def write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename."""
-    write_new(path, lambda file: file.write(content))
+    write_file(path, lambda file: file.write(content))

@@ -23,8 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import timm_res2net
-from timm_res2net.bottle2neck import Bottle2neck
-from timm_res2net.kernels import fuse, fuse_sequential
+from timm_res2net.layers.bottle2neck import Bottle2neck
+from timm_res2net.layers.fused_conv import fuse, fuse_sequential
 
 from . import article, runtimes
 from .results import cpu_has_bf16

@@ -34,7 +34,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign, nms
 
 from timm_res2net import detection_backbone
-from timm_res2net.folders import write_new
+from timm_res2net.files import write_file
 
 from . import results
 
@@ -281,7 +281,7 @@ def draw(path: Path, scenes: Sequence[Scene], found: Sequence[dict[str, torch.Te
     canvas.draw()
     # 256 colours, a third of the bytes
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256)
-    write_new(path, lambda file: picture.save(file, format='PNG', optimize=True))
+    write_file(path, lambda file: picture.save(file, format='PNG', optimize=True))
 
 
 def sentence(report: dict[str, Any]) -> str:

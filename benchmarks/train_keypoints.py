@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.folders import write_new
+from timm_res2net.files import write_file
 
 from . import results
 
@@ -471,7 +471,7 @@ def main(argv: list[str] | None = None) -> None:
         print(name, report['models'][name], flush=True)
         if name == first:
             picture = draw(held_out[:5], found[:5])
-            write_new(args.picture, partial(picture.savefig, format='png', dpi=100))
+            write_file(args.picture, partial(picture.savefig, format='png', dpi=100))
     print(sentence(report))
     results.save_script(args.out, 'train_keypoints', argv, report)
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from timm_res2net import hrnet_res2net, push_to_hub
-from timm_res2net.folders import save_folder
-from timm_res2net.res2net_zoo import FIGURES, default_cfgs
+from timm_res2net import push_to_hub
+from timm_res2net.folder import save_folder
+from timm_res2net.models import hrnet_res2net
+from timm_res2net.models.figures import FIGURES
+from timm_res2net.models.res2net_zoo import default_cfgs
 
 NAMES = tuple(default_cfgs)  # of Res2Nets
 HRNETS = tuple(hrnet_res2net.default_cfgs)

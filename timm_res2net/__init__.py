@@ -6,11 +6,11 @@
 
 __version__ = '0.1.0'  # before the imports, which use it
 
-from . import hrnet_res2net as hrnet_res2net  # registers its models
-from .bottle2neck import Bottle2neck as Bottle2neck
-from .checkpoints import convert_checkpoint as convert_checkpoint
+from .checkpoint import convert_checkpoint as convert_checkpoint
+from .deploy import align_widths as align_widths
+from .deploy import reparameterize_model as reparameterize_model
 from .detection import detection_backbone as detection_backbone
 from .hub import push_to_hub as push_to_hub
-from .reparam import align_widths as align_widths
-from .reparam import reparameterize_model as reparameterize_model
-from .res2net_zoo import Res2Net as Res2Net
+from .layers.bottle2neck import Bottle2neck as Bottle2neck
+from .models import hrnet_res2net as hrnet_res2net
+from .models.res2net_zoo import Res2Net as Res2Net

@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from .align import AlignedBatchNorm2d
+from .layers.align import AlignedBatchNorm2d
 
 __all__ = ['DetectionBackbone', 'detection_backbone']
 

@@ -16,8 +16,10 @@ from timm.data import (
 from torch import nn
 from torch.nn import functional as F
 
-from .folders import check_new, load_model, write_new
-from .reparam import is_block
+from .deploy import is_block
+from .files import check_writable, write_file
+from .folder import load_model
+from .layers.fused_block import adds_splits
 
 __all__ = ['Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
 
@@ -88,10 +90,7 @@ def activation_map(features: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
 
 def _cascades(module: Any) -> bool:
     """Whether a module is a Res2Net block whose splits build upon each other."""
-    if not is_block(module) or module.scale == 1:
-        return False
-    # timm's block has `is_first` where ours knows more
-    return module.adds if hasattr(module, 'adds') else not module.is_first
+    return is_block(module) and module.scale > 1 and adds_splits(module)
 
 
 def look(model: Any, image: torch.Tensor) -> Seen:
@@ -187,7 +186,7 @@ def show(
     """
     if importlib.util.find_spec('matplotlib') is None:
         raise ValueError("A picture needs matplotlib: pip install 'timm-res2net[plots]'.")
-    path = check_new(Path(out), folder=False)
+    path = check_writable(Path(out))
     if path.suffix.lower() != '.png':
         raise ValueError(f'Name the picture {path.stem}.png, not {path.name}.')
     model = load_model(target, pretrained).eval()
@@ -264,7 +263,7 @@ def _draw(
             is_last = i == len(splits) - 1
             cell.set_title('passed' if is_last else f'{2 * i + 3} x {2 * i + 3}', fontsize=9)
             cell.axis('off')
-    write_new(path, lambda file: figure.savefig(file, format='png', dpi=100))
+    write_file(path, lambda file: figure.savefig(file, format='png', dpi=100))
 
 
 def _plain(text: str) -> str:

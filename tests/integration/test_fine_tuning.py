@@ -10,9 +10,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from tests.hub_client import command, environment
-from tests.hub_server import hub
-from timm_res2net.cards import Result, results_of
+from tests.hub.client import command, environment
+from tests.hub.server import hub
+from timm_res2net.card import Result, results_of
 
 pytest.importorskip('mlxtend', reason='needs the extra integration')
 

@@ -19,11 +19,11 @@ from torch import nn
 
 import timm_res2net
 from tests.common import image, randomise, relative_error
-from tests.hub_client import environment
-from tests.hub_server import hub
+from tests.hub.client import environment
+from tests.hub.server import hub
 from timm_res2net import push_to_hub
-from timm_res2net.align import AlignedBatchNorm2d
-from timm_res2net.bottle2neck import SEMANTICS, Bottle2neck
+from timm_res2net.layers.align import AlignedBatchNorm2d
+from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
 
 DIGITS = Path(timm_res2net.__file__).parent / 'weights' / 'digits.png'
 TORCHRUN = (

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.common import image, randomise, relative_error
-from tests.hub_client import environment
-from tests.hub_server import hub
+from tests.hub.client import environment
+from tests.hub.server import hub
 from timm_res2net import push_to_hub
 
 pytest.importorskip('transformers', reason='needs the extra integration')

@@ -6,19 +6,18 @@ State dict in, state dict out: nothing here knows a model. A source is a table o
 shapes.
 """
 
-from .arrays import dump_arrays as dump_arrays
 from .engine import Converted as Converted
 from .engine import Move as Move
 from .engine import Rule as Rule
 from .engine import apply_rules as apply_rules
-from .engine import list_some as list_some
 from .engine import require_keys as require_keys
 from .engine import undo_rules as undo_rules
-from .files import Checkpoint as Checkpoint
-from .files import read_checkpoint as read_checkpoint
-from .files import read_pdparams as read_pdparams
 from .infer import infer_arguments as infer_arguments
-from .paddle import paddle_rules as paddle_rules
+from .reading import Checkpoint as Checkpoint
+from .reading import read_checkpoint as read_checkpoint
+from .reading import read_pdparams as read_pdparams
+from .safe_pickle import dump_arrays as dump_arrays
 from .sources import SOURCES as SOURCES
 from .sources import Source as Source
 from .sources import recognise as recognise
+from .sources.paddle import paddle_rules as paddle_rules

@@ -1,10 +1,12 @@
 """One engine for every table of key rules, in both directions."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+
+from ..text import list_some
 
 __all__ = ['Converted', 'Move', 'Rule', 'apply_rules', 'conv_bn', 'require_keys', 'undo_rules']
 
@@ -125,12 +127,6 @@ class _Pattern:
         for (name, shift, _), text in zip(self.fields, self.texts[1:], strict=True):
             key += (next(texts) if name is None else str(numbers[name] + shift)) + text
         return key
-
-
-def list_some(keys: Collection[str], limit: int = 10) -> str:
-    """The count of keys and the first ten of them, for an error's text."""
-    some = ', '.join(sorted(keys)[:limit])
-    return f'{len(keys)}: {some}' + (', ...' if len(keys) > limit else '')
 
 
 def _rename(

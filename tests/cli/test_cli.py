@@ -1,0 +1,375 @@
+"""The command line, as a user meets it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from timm.models import get_pretrained_cfg
+
+from tests.common import NAMES
+from timm_res2net import __version__
+from timm_res2net.cli import _SOURCES, _lines, main
+from timm_res2net.convert import SOURCES
+from timm_res2net.models import hrnet_res2net
+from timm_res2net.models.figures import FIGURES
+from timm_res2net.models.res2net_zoo import default_cfgs
+
+
+def run(*args: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-m', 'timm_res2net', *args],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_list(capsys):
+    assert main(['list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    models = [line.split('|')[1].strip() for line in lines[2:]]
+    cfgs = {**default_cfgs, **hrnet_res2net.default_cfgs}
+    assert models == [f'{name}.{tag}' for name in FIGURES for tag in cfgs[name].tags]
+    assert set(FIGURES) == set(cfgs)
+    row = next(line for line in lines if 'res2net200_vd_26w_4s.ssld_in1k' in line)
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    assert cells[1:6] == ['76.22', '15.71', '85.13', 'PaddleClas model zoo', 'apache-2.0']
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_list_filters_and_json(capsys):
+    assert main(['list', '*_se', '--json']) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['model'].split('.')[0] for row in rows] == [n for n in NAMES if n.endswith('_se')]
+    for row in rows:
+        name = row['model'].split('.')[0]
+        assert row['params'] == FIGURES[name].params
+    assert rows[0]['weights'] == 'hf-hub:timm/res2net50_26w_4s.in1k'
+    assert rows[-1]['weights'] == 'in the package'
+    assert main(['list', '*.ssld_in1k', '--json']) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+def test_list_without_a_match(capsys):
+    assert main(['list', 'resnet*']) == 1
+    assert capsys.readouterr().err == (
+        "timm-res2net list: No model matches 'resnet*'. `timm-res2net list` shows all of them.\n"
+    )
+
+
+@pytest.mark.parametrize('name', FIGURES)
+def test_info(name, capsys):
+    assert main(['info', name]) == 0
+    out = capsys.readouterr().out
+    assert f'{FIGURES[name].params / 1e6:.2f} M parameters' in out
+    assert '[2, 4, 8, 16, 32]' in out
+    assert ('pretrained=True' in out) == bool(get_pretrained_cfg(name).has_weights)
+    load = out[out.index('model = ') :].splitlines()
+    for line in (load[0], load[1]):
+        compile(line.strip(), 'info', 'exec')
+
+
+def test_info_json_and_tag(capsys):
+    assert main(['info', 'res2net50_vd_26w_4s.in1k', '--json']) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known['model'] == 'res2net50_vd_26w_4s.in1k'
+    assert known['top1'] == 79.75
+    assert known['tags'] == ['ssld_in1k', 'in1k']
+    assert known['arguments']['semantics'] == 'paddle'
+    assert known['feature_channels'] == [64, 256, 512, 1024, 2048]
+    assert known['weights'].endswith('/dygraph/Res2Net50_vd_26w_4s_pretrained.pdparams')
+
+
+@pytest.mark.parametrize(
+    ('unknown', 'text'),
+    [
+        (
+            'Res2Net50_SE',
+            "'Res2Net50_SE' is not a model of timm_res2net. Did you mean res2net50_se",
+        ),
+        ('*_se', "'*_se' is not a model of timm_res2net. "),
+        ('qqq', "'qqq' is not a model of timm_res2net. `timm-res2net list` shows all of them."),
+        (
+            'res2net50_26w_4s',
+            "'res2net50_26w_4s' is not a model of timm_res2net. It is timm's own: "
+            '`timm.create_model` makes it. `timm-res2net list` shows all of them.',
+        ),
+        (
+            'res2net50_vd_26w_4s.ssld',
+            "Model 'res2net50_vd_26w_4s' has no tag 'ssld'. Use one of ssld_in1k, in1k, or none.",
+        ),
+    ],
+)
+def test_info_of_an_unknown_model(unknown, text, capsys):
+    assert main(['info', unknown]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f'timm-res2net info: {text}')
+    assert captured.out == ''
+
+
+def test_demo(tmp_path):
+    from PIL import Image
+
+    done = run('demo', '--out', 'picture.png', cwd=tmp_path, HF_HUB_OFFLINE='1')
+    assert done.returncode == 0, done.stderr
+    assert 'timm_res2net' not in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[1:] == lines[2].split()[1:]  # labels and predictions
+    assert lines[4] == '20 of 20 right'
+    assert 'layer4  stride 32  (1, 192, 2, 2)' in done.stdout
+    with Image.open(tmp_path / 'picture.png') as picture:
+        assert picture.width > 1000
+    assert [p.name for p in tmp_path.iterdir()] == ['picture.png']
+
+
+def test_demo_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert main(['demo', '--out', str(tmp_path / 'picture.png')]) == 0
+    assert 'For a picture as well: pip install "timm-res2net[plots]"' in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_without_the_folder(tmp_path, capsys):
+    out = tmp_path / 'no' / 'picture.png'
+    assert main(['demo', '--out', str(out)]) == 1
+    assert f"Cannot write {out}: there is no folder '{out.parent}'. Make it first." in (
+        capsys.readouterr().err
+    )
+
+
+def test_demo_into_a_folder(tmp_path, capsys):
+    assert main(['demo', '--out', str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert f'Cannot write {tmp_path}: it is a folder. Give the name of a file.' in captured.err
+    assert captured.out == ''  # said before anything is done
+    assert list(tmp_path.iterdir()) == []
+
+
+PADDLE = Path(__file__).parents[1] / 'fixtures' / 'paddle.pdparams'
+
+
+def test_convert(tmp_path, capsys):
+    out = tmp_path / 'net'
+    assert main(['convert', str(PADDLE), '--out', str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f'{PADDLE}: pickled arrays, layout paddle'
+    assert lines[1].startswith('res2net50_vd_26w_4s, block semantics paddle, ')
+    assert lines[1].endswith(' parameters, 10 classes')
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[4:-2]]
+    assert ['`out.weight`', '`fc.weight`', '1', 'transposed'] in rows
+    assert len({len(line) for line in lines[2:-2]}) == 1
+    assert lines[-2] == f'{sum(int(row[2]) for row in rows)} tensors, none left over, no ' + (
+        'parameter without one.'
+    )
+    assert lines[-1] == f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
+    assert sorted(p.name for p in out.iterdir()) == [
+        'README.md',
+        'config.json',
+        'model.safetensors',
+    ]
+
+    back = tmp_path / 'back.pdparams'
+    assert main(['convert', str(out), '--to', 'paddle', '--out', str(back)]) == 0
+    assert capsys.readouterr().out.endswith(f'Written to {back}\n')
+    assert back.is_file()
+
+
+def test_convert_looks_only(tmp_path, capsys):
+    assert main(['convert', str(PADDLE), '--dry-run', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['source'] == 'paddle'
+    assert found['out'] is None
+    assert found['file']['sha256'] == hashlib.sha256(PADDLE.read_bytes()).hexdigest()
+    assert {'from': 'out.weight', 'to': 'fc.weight', 'how': 'transposed'} in found['moves']
+    assert main(['convert', str(PADDLE), '--dry-run', '--out', str(tmp_path / 'net')]) == 0
+    assert capsys.readouterr().out.endswith('Nothing was written.\n')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_without_a_place_to_write(capsys):
+    assert main(['convert', str(PADDLE)]) == 1
+    assert capsys.readouterr().err == (
+        'timm-res2net convert: Name what to write with --out, or look only with --dry-run.\n'
+    )
+
+
+def test_convert_knows_every_source(capsys):
+    assert set(_SOURCES) == set(SOURCES)
+    with pytest.raises(SystemExit):
+        main(['convert', str(PADDLE), '--from', 'keras'])
+    assert 'invalid choice' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['--eval', 'top1'], "'top1' is no METRIC=NUMBER, such as top1=78.3."),
+        (['--eval', '=3'], "'=3' is no METRIC=NUMBER, such as top1=78.3."),
+        (['--eval', 'a=1', '--eval', 'a=2'], "'a' is given twice."),
+        (['--eval', 'top1=good'], "'top1=good' is no METRIC=NUMBER, such as top1=78.3."),
+        (
+            ['--label-names', 'none.txt'],
+            'Cannot read none.txt (No such file or directory). Give a text file with one class a',
+        ),
+        ([], 'There is no file nothing.pth.'),
+    ],
+)
+def test_push_of_what_is_not_there(words, text, capsys):
+    assert main(['push', 'nothing.pth', 'me/net', *words]) == 1
+    assert capsys.readouterr().err.startswith(f'timm-res2net push: {text}')
+
+
+def test_names_of_classes_from_a_file(tmp_path):
+    path = tmp_path / 'names.txt'
+    path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
+    assert _lines(path) == ['cat', 'dog']
+    path.write_text('cat\n\ndog\n')
+    with pytest.raises(ValueError, match=r'Line 2 of .*names.txt is empty. Give one class a line.'):
+        _lines(path)
+    path.write_bytes(b'caf\xe9\n')
+    with pytest.raises(
+        ValueError, match=r'Cannot read .*names.txt as UTF-8 \(.*\). Save it as such'
+    ):
+        _lines(path)
+
+
+def test_hub_configs_into_a_file(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['hub-configs', '--out', str(tmp_path / 'file')]) == 1
+    assert 'file is a file. Name a folder.' in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('timm_res2net.hub.push_to_hub', interrupt)
+    assert main(['push', 'x.pth', 'me/net']) == 130
+    assert capsys.readouterr().err == 'timm-res2net push: interrupted. Run it again.\n'
+
+
+def test_push_looks_only(capsys):
+    assert main(['push', str(PADDLE), 'me/net', '--license', 'apache-2.0', '--dry-run']) == 0
+    out = capsys.readouterr().out
+    assert out.startswith('| file ')
+    assert "timm.create_model('hf-hub:me/net', pretrained=True)" in out
+    assert out.endswith('\nNothing was sent.\n')
+
+
+SCRIPT = """
+import argparse, json, sys
+import helper
+import timm
+assert __name__ == '__main__'
+model = timm.create_model('res2net50_se', device='meta')
+print(json.dumps([sys.argv, type(model).__name__, helper.VALUE]))
+sys.exit(int(sys.argv[-1]))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    folder = tmp_path / 'scripts'
+    folder.mkdir()
+    (folder / 'helper.py').write_text('VALUE = 5')
+    path = folder / 'train.py'
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.mark.parametrize('code', ['0', '3'])
+def test_run_passes_arguments_and_exit_code(code, script, tmp_path):
+    arguments = ['data', '--model', 'x', '-h', '--', '--json', code]
+    done = run('run', str(script), *arguments, cwd=tmp_path)
+    assert done.returncode == int(code), done.stderr
+    assert json.loads(done.stdout) == [[str(script), *arguments], 'Res2Net', 5]
+
+
+@pytest.mark.parametrize('dashes', [[], ['--']])
+def test_run_passes_an_exception(dashes, script, tmp_path):
+    script.write_text('raise ValueError("of the script")')
+    done = run('run', *dashes, str(script), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith('ValueError: of the script\n')
+    assert 'Traceback' in done.stderr
+
+
+def test_run_without_the_script(capsys):
+    assert main(['run', 'nothing.py', '--lr', '1']) == 1
+    error = capsys.readouterr().err
+    assert "There is no script 'nothing.py'. Give the path of a Python file." in error
+
+
+def test_run_under_torchrun(script, tmp_path):
+    script.write_text(
+        'import os, pathlib, sys, timm, torch.distributed as dist\n'
+        "dist.init_process_group('gloo')\n"
+        "model = timm.create_model('test_res2net_se', pretrained=True)\n"
+        'text = f"{dist.get_world_size()} {sys.argv[1]} {type(model).__name__}"\n'
+        'pathlib.Path(sys.argv[2], str(dist.get_rank())).write_text(text)\n'
+        'dist.destroy_process_group()\n'
+    )
+    ranks = tmp_path / 'ranks'
+    ranks.mkdir()
+    done = subprocess.run(
+        [
+            sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone',
+            '-m', 'timm_res2net', 'run', str(script), '--lr', str(ranks),
+        ],
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {p.name: p.read_text() for p in ranks.iterdir()} == {
+        '0': '2 --lr Res2Net',
+        '1': '2 --lr Res2Net',
+    }
+
+
+@pytest.mark.parametrize(
+    'verb', ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'hub-configs', 'run']
+)
+def test_help_has_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, '--help'])
+    assert stop.value.code == 0
+    assert f'example:\n  timm-res2net {verb}' in capsys.readouterr().out
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for argv in ([], ['nothing'], ['run'], ['list', '--nothing']):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 2
+    assert 'usage: timm-res2net' in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)  # nobody reads: the first write fails
+    done = subprocess.run(
+        [sys.executable, '-m', 'timm_res2net', 'list'],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=300,
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert 'Error' not in done.stderr
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['--version'])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f'timm-res2net {__version__}\n'

@@ -1,0 +1,386 @@
+"""Files for other runtimes: what they compute, what they tell, and what is refused."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from tests.common import HRNETS, image, model_folder, randomise, relative_error
+from timm_res2net import export
+from timm_res2net.cli import main
+from timm_res2net.export import FORMATS, export_model
+from timm_res2net.folder import load_model
+
+NAME = 'test_res2net_se'
+FLOAT = 1e-5  # float32, and what runtimes reorder
+ODD = (3, 69, 110)
+QUICK = ('pt2', 'torchscript')
+needs_onnx = pytest.mark.skipif(
+    importlib.util.find_spec('onnxscript') is None
+    or importlib.util.find_spec('onnxruntime') is None,
+    reason='needs the extra export',
+)
+every_format = pytest.mark.parametrize('kind', [*QUICK, pytest.param('onnx', marks=needs_onnx)])
+
+
+def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
+    """What a file answers, read by the runtime's own means."""
+    if kind == 'onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        return [torch.from_numpy(a) for a in session.run(None, {'image': x.numpy()})]
+    with torch.no_grad():
+        if kind == 'pt2':
+            return list(torch.export.load(path).module()(x))
+        if kind == 'aoti':
+            return list(torch._inductor.aoti_load_package(str(path))(x))
+        return list(torch.jit.load(path)(x))
+
+
+def check(found: list[torch.Tensor], model: nn.Module, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        out = model(x)
+    expected = out if isinstance(out, list) else [out]
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert relative_error(one, other) < FLOAT
+
+
+@every_format
+@pytest.mark.parametrize('deploy', [False, True])
+@pytest.mark.parametrize('features', [False, True])
+def test_they_compute_what_the_model_does(kind, features, deploy, tmp_path):
+    """SE's gates, at sizes and batches that the export did not see."""
+    source = model_folder(tmp_path / 'net', num_classes=7)
+    out = tmp_path / f'net{FORMATS[kind].suffix}'
+    done = export_model(source, out, kind, features=features, deploy=deploy)
+    levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)} if features else {}
+    model = load_model(source, **levels).eval()
+    names = tuple(model.feature_info.module_name()) if features else ('logits',)
+    assert done.path == out
+    assert done.outputs == names
+    assert 0 <= done.error < FLOAT
+    for shape in (ODD, (1, 64, 64)):
+        x = torch.randn(shape[0], 3, *shape[1:])
+        check(run(out, kind, x), model, x)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['net', out.name])
+    assert out.stat().st_mode & 0o777 == 0o644
+
+
+OTHERS = {
+    # shortcuts that round up take multiples of 32
+    'res2net50_18w_4s': ({'layers': (1, 1, 1, 1)}, 'any batch, any size from 33 px'),
+    'res2net50_v1d_26w_4s': ({'layers': (2, 1, 1, 1)}, 'any batch, multiples of 32 px from 64 px'),
+    'res2net50_vd_26w_4s': (
+        {'layers': (1, 1, 1, 1), 'attn_layer': 'eca', 'in_chans': 1},
+        'any batch, multiples of 32 px from 64 px',
+    ),
+    'res2net50_16w_4s_se': (
+        {'layers': (1, 1, 1, 1), 'width_multiple': 8},
+        'any batch, any size from 33 px',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_sizes(name, tmp_path):
+    arguments, sizes = OTHERS[name]
+    source = model_folder(tmp_path / 'net', name, **arguments)
+    done = export_model(source, tmp_path / 'net.pt2', 'pt2', features=True, img_size=96)
+    assert done.sizes == sizes
+    assert done.error < FLOAT
+    model = load_model(source, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    x = torch.randn(5, arguments.get('in_chans', 3), 128, 64)
+    check(run(tmp_path / 'net.pt2', 'pt2', x), model, x)
+
+
+@needs_onnx
+def test_a_plain_network_of_full_depth_as_onnx(tmp_path):
+    """timm's own, without attention, with fifty layers' worth of sums in another order."""
+    source = tmp_path / 'net'
+    model = randomise(timm.create_model('res2net50_26w_4s')).eval()
+    save_for_hf(model, source, safe_serialization=True)
+    done = export_model(source, tmp_path / 'net.onnx', img_size=96)
+    assert done.error < FLOAT
+    x = torch.randn(3, 3, 97, 134)
+    check(run(done.path, 'onnx', x), model, x)
+
+
+def test_an_hrnet(tmp_path):
+    from timm.models.hrnet import cfg_cls
+
+    small = {f'stage{i}': cfg_cls['hrnet_w18_small_v2'][f'stage{i}'] for i in (2, 3, 4)}
+    source = model_folder(tmp_path / 'net', HRNETS[0], **small)
+    done = export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64)
+    assert done.sizes == 'any batch, multiples of 32 px from 64 px'
+    x = image(3, 96)
+    check(run(tmp_path / 'net.pt2', 'pt2', x), load_model(source).eval(), x)
+
+
+@pytest.mark.parametrize('kind', QUICK)
+def test_static(kind, tmp_path):
+    out = tmp_path / f'net{FORMATS[kind].suffix}'
+    done = export_model(NAME, out, kind, static=True, batch_size=3, img_size=32)
+    assert done.sizes == '(3, 3, 32, 32)'
+    assert stored(out, kind)['input_size'] == [3, 32, 32]
+    x = image(3, 32)
+    check(run(out, kind, x), timm.create_model(NAME, pretrained=True).eval(), x)
+    if kind == 'pt2':
+        with pytest.raises(Exception, match='32'):  # torch's own guard
+            run(out, kind, image(3, 64))
+
+
+def test_aoti(tmp_path):
+    """Compiled by a C++ compiler for this machine: a small network, since that takes its time."""
+    source = model_folder(tmp_path / 'net', layers=(1, 1, 1, 1), scale=2, channels=(16, 16, 16, 16))
+    done = export_model(source, tmp_path / 'net.pt2', 'aoti', deploy=True, static=True)
+    assert done.error < FLOAT
+    x = image(1)
+    check(run(done.path, 'aoti', x), load_model(source).eval(), x)
+    package = torch._inductor.aoti_load_package(str(done.path))
+    assert json.loads(package.get_metadata()['timm_res2net'])['architecture'] == NAME
+
+
+@needs_onnx
+@pytest.mark.parametrize('features', [False, True])
+def test_openvino(features, tmp_path):
+    """In float32, which its hint asks for: by default it may take less."""
+    openvino = pytest.importorskip('openvino', reason='needs the extra runtimes')
+    source = model_folder(tmp_path / 'net')
+    export_model(source, tmp_path / 'net.onnx', features=features, deploy=True)
+    compiled = openvino.compile_model(
+        tmp_path / 'net.onnx', 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}
+    )
+    levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)} if features else {}
+    x = torch.randn(ODD[0], 3, *ODD[1:])
+    found = compiled(x.numpy())
+    check(
+        [torch.from_numpy(found[o]) for o in compiled.outputs],
+        load_model(source, **levels).eval(),
+        x,
+    )
+
+
+@needs_onnx
+def test_what_an_onnx_file_tells(tmp_path):
+    import onnx
+
+    export_model(NAME, tmp_path / 'net.onnx')
+    model = onnx.load(tmp_path / 'net.onnx')
+    (entry,) = model.graph.input
+    dims = [d.dim_param or d.dim_value for d in entry.type.tensor_type.shape.dim]
+    assert (entry.name, dims) == ('image', ['batch', 3, 'height', 'width'])
+    assert [o.name for o in model.graph.output] == ['logits']
+    (meta,) = (json.loads(p.value) for p in model.metadata_props if p.key == 'timm_res2net')
+    described(meta)
+
+
+@pytest.mark.parametrize('kind', QUICK)
+def test_what_other_files_tell(kind, tmp_path):
+    out = tmp_path / f'net{FORMATS[kind].suffix}'
+    export_model(NAME, out, kind)
+    described(stored(out, kind))
+
+
+def stored(path: Path, kind: str) -> dict:
+    told = {'timm_res2net.json': ''}
+    if kind == 'pt2':
+        torch.export.load(path, extra_files=told)
+    else:
+        torch.jit.load(path, _extra_files=told)
+    return json.loads(told['timm_res2net.json'])
+
+
+def described(meta: dict) -> None:
+    cfg = timm.get_pretrained_cfg(NAME).to_dict()
+    assert meta['architecture'] == NAME
+    assert meta['tag'] == 'digits'
+    for key in ('mean', 'std', 'input_size', 'label_names'):
+        assert meta[key] == list(cfg[key])
+    for key in ('interpolation', 'crop_pct', 'num_classes', 'license'):
+        assert meta[key] == cfg[key]
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('target', 'file', 'kwargs', 'text'),
+    [
+        (
+            NAME,
+            'x.bin',
+            {'format': 'tflite'},
+            "Unknown format 'tflite'. Use one of onnx, pt2, aoti, torchscript.",
+        ),
+        (NAME, 'x.bin', {}, "Name the file for format 'pt2' x.pt2, not x.bin."),
+        (
+            NAME,
+            'x.pt2',
+            {'img_size': 32},
+            'img_size=32 is below 33 px, from which sizes stay free. Use a larger one, or '
+            'static=True (--static).',
+        ),
+        ('./none', 'x.pt2', {}, 'There is no folder ./none.'),
+        ('a/b/c', 'x.pt2', {}, 'There is no folder a/b/c.'),
+        (
+            'res2net50_se.nope',
+            'x.pt2',
+            {},
+            "'res2net50_se.nope' is no tag. Use one of res2net50_se.se_identity_in1k.",
+        ),
+        (
+            'convnext_atto',
+            'x.pt2',
+            {'features': True, 'pretrained': False},
+            'convnext_atto has no feature levels (1, 2, 3, 4). Give a network with five, such as',
+        ),
+        (NAME, 'x.pt2', {'img_size': 0}, 'img_size must be a whole number of at least 1, got 0.'),
+        (
+            NAME,
+            'x.pt2',
+            {'batch_size': 1.5},
+            'batch_size must be a whole number of at least 1, got 1.5.',
+        ),
+        (NAME, 'no/x.pt2', {}, "there is no folder '{tmp}/no'. Make it first."),
+        (NAME, 'is.pt2', {}, 'is.pt2 is there already. Give another name, or remove it first.'),
+        (
+            'resnet',
+            'x.pt2',
+            {},
+            "'resnet' is no folder, no repository (OWNER/NAME) and no registered name. "
+            '`timm-res2net list` shows these.',
+        ),
+        (
+            'res2next101',
+            'x.pt2',
+            {},
+            "There are no weights to fetch for 'res2next101'. Give a folder that `timm-res2net "
+            'convert` wrote, or take random ones (--random, pretrained=False).',
+        ),
+        (
+            'resnet18',
+            'x.pt2',
+            {'deploy': True, 'pretrained': False},
+            'Cannot reparameterize ResNet: it has no Res2Net block.',
+        ),
+    ],
+)
+def test_refused(target, file, kwargs, text, tmp_path):
+    (tmp_path / 'is.pt2').write_text('mine')
+    with pytest.raises((ValueError, OSError)) as error:
+        export_model(target, tmp_path / file, **{'format': 'pt2', **kwargs})
+    assert text.format(tmp=tmp_path.resolve()) in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ['is.pt2']
+    assert (tmp_path / 'is.pt2').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('package', ['onnx', 'onnxscript', 'onnxruntime'])
+def test_a_missing_package(package, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True if name != package else None)
+    with pytest.raises(ValueError) as error:
+        export_model(NAME, tmp_path / 'x.onnx')
+    monkeypatch.setattr(importlib.util, 'find_spec', find)
+    assert str(error.value) == (
+        f"Format 'onnx' needs {package}. Install it: pip install 'timm-res2net[export]'."
+    )
+
+
+def test_what_a_format_cannot_do(tmp_path, monkeypatch):
+    """An exporter's own error comes in one sentence, and nothing is left behind."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError('\nUnsupported: aten::made_up\n  deep inside\n')
+
+    monkeypatch.setattr(torch.export, 'save', refuse)
+    with pytest.raises(ValueError) as error:
+        export_model(NAME, tmp_path / 'x.pt2', 'pt2')
+    assert str(error.value) == (
+        'Exporting test_res2net_se as pt2 for images of 64 x 64 px failed (RuntimeError: '
+        'Unsupported: aten::made_up). Try another size (a multiple of 32 px), a fixed one '
+        '(--static), or another format.'
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_format_really_cannot_do(tmp_path):
+    """A dilated stage of an avg_down network pads by a rounded-up quotient of the size, which
+    torch.export.save has no word for; a fixed size has none of it."""
+    arguments = {'layers': (1, 1, 1, 1), 'output_stride': 16}
+    source = model_folder(tmp_path / 'net', 'res2net50d_se', **arguments)
+    with pytest.raises(ValueError, match=r'failed \(SerializeError: .*ceil.* a fixed one'):
+        export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64)
+    done = export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64, static=True)
+    assert done.error < FLOAT
+
+
+@pytest.mark.parametrize('wrong', [1e-3, float('nan')])
+@pytest.mark.parametrize('size', [64, 96])
+def test_a_file_that_answers_otherwise_is_not_written(size, wrong, tmp_path, monkeypatch):
+    """At one of the sizes that are looked at, and in the last level alone."""
+    write = FORMATS['torchscript'].write
+
+    def spoilt(*args):
+        answer = write(*args)
+
+        def run(x):
+            *others, last = answer(x)
+            bad = wrong * last.abs().max() if x.shape[2] == size else 0
+            return [*others, last + bad]
+
+        return run
+
+    monkeypatch.setitem(
+        export.FORMATS, 'torchscript', FORMATS['torchscript']._replace(write=spoilt)
+    )
+    with pytest.raises(ValueError) as error:
+        export_model(NAME, tmp_path / 'x.pt', 'torchscript', features=True)
+    assert f'outputs differ from the model by {wrong:.1e}' in str(error.value)
+    assert 'Nothing was written; use another format.' in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path, capsys):
+    out = tmp_path / 'net.pt'
+    command = ['export', NAME, '--format', 'torchscript', '--features', '--out', str(out)]
+    assert main(command) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        f'Written to {out}: image -> layer1, layer2, layer3, layer4; takes any batch, any size '
+        'that the model takes.'
+    )
+    assert second.startswith('Run and compared: at most ')
+    x = image(1, 96)
+    model = timm.create_model(NAME, pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))
+    check(run(out, 'torchscript', x), model.eval(), x)
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        f'timm-res2net export: {out} is there already. Give another name, or remove it first.\n'
+    )
+
+
+def test_the_command_is_quiet(tmp_path):
+    """Nothing of torch's on the screen, TorchScript's deprecation included."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'timm_res2net', 'export', 'res2next101', '--random', '--format',
+         'torchscript', '--img-size', '64', '--static', '--out', str(tmp_path / 'net.pt')],
+        capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # an old timm warns on a new torch
+    timms = subprocess.run([sys.executable, '-c', 'import timm'], capture_output=True, text=True)
+    assert done.stderr == timms.stderr
+    assert 'takes (1, 3, 64, 64).' in done.stdout

@@ -1,0 +1,181 @@
+"""The block: its arguments, its four semantics, its errors."""
+
+import pytest
+import timm
+import torch
+from timm.layers import DropBlock2d, DropPath, EcaModule, SEModule
+from torch import nn
+
+from tests.common import TABLE, Reference, image, randomise, relative_error
+from timm_res2net import Bottle2neck, Res2Net
+from timm_res2net.layers.bottle2neck import ATTN_LAYERS, SEMANTICS
+
+LAYERS = (2, 2, 2, 2)
+
+
+def small(**kwargs) -> Res2Net:
+    kwargs = {'layers': LAYERS, 'channels': (16, 24, 32, 48), 'num_classes': 7, **kwargs}
+    return randomise(Res2Net(**kwargs).double()).eval()
+
+
+@pytest.mark.parametrize('semantics', TABLE)
+@pytest.mark.parametrize('output_stride', [32, 16, 8])
+@pytest.mark.parametrize(
+    ('scale', 'groups', 'attn', 'avg_down'),
+    [
+        (4, 1, '', False),
+        (1, 1, '', True),
+        (2, 2, 'se', False),
+        (8, 1, 'se', True),
+        (3, 4, '', True),
+    ],
+)
+def test_equals_the_plain_reference(semantics, output_stride, scale, groups, attn, avg_down):
+    # avg_down with dilation pads as TensorFlow does in timm's ResNet: not a matter of this block
+    avg_down = avg_down and output_stride == 32
+    model = small(
+        semantics=semantics,
+        output_stride=output_stride,
+        scale=scale,
+        cardinality=groups,
+        attn_layer=attn,
+        avg_down=avg_down,
+    )
+    reference = Reference(
+        model.state_dict(), semantics, LAYERS, scale, groups, avg_down=avg_down, se=attn == 'se'
+    )
+    x = image(size=65, dtype=torch.float64)  # odd: where pads are counted matters
+    error = relative_error(model(x), reference(x, output_stride))
+    assert error < 1e-12  # float64: 2e-16 a sum, a few thousand sums
+
+
+@pytest.mark.parametrize('semantics', [s for s in TABLE if s != 'official'])
+def test_semantics_are_told_apart(semantics):
+    """The same weights under another semantics fit every key and are wrong by some percent."""
+    model = small(semantics=semantics)
+    other = small()
+    other.load_state_dict(model.state_dict(), strict=True)
+    x = image(dtype=torch.float64)
+    assert relative_error(other(x), model(x)) > 0.01
+
+
+def test_table_of_semantics_covers_the_reference():
+    assert set(SEMANTICS) == set(TABLE)
+
+
+@pytest.mark.parametrize('name', ATTN_LAYERS)
+def test_attention_by_name(name):
+    block = Bottle2neck(64, 16, attn_layer=name).eval()
+    assert block.se is not None
+    assert block(image(1, 9, 64)).shape == (1, 64, 9, 9)
+
+
+@pytest.mark.parametrize('nothing', ['', None])
+def test_no_attention(nothing):
+    assert Bottle2neck(64, 16, attn_layer=nothing).se is None
+
+
+def test_attention_by_class():
+    assert isinstance(Bottle2neck(64, 16, attn_layer=EcaModule).se, EcaModule)
+
+
+@pytest.mark.parametrize('planes', [16, 18, 64])
+def test_se_reduces_to_a_sixteenth(planes):
+    se = Bottle2neck(planes * 4, planes, attn_layer='se').se
+    assert isinstance(se, SEModule)
+    assert se.fc1.out_channels == planes * 4 // 16
+    assert se.fc1.bias is not None
+    assert se.fc2.bias is not None
+
+
+def test_arguments_that_timm_passes_have_no_effect():
+    torch.manual_seed(3)
+    plain = Bottle2neck(64, 16)
+    torch.manual_seed(3)
+    other = Bottle2neck(64, 16, reduce_first=2, aa_layer=nn.AvgPool2d)
+    x = image(1, 9, 64)
+    assert torch.equal(plain(x), other(x))
+
+
+def test_drop_block_and_drop_path():
+    block = randomise(
+        Bottle2neck(64, 16, drop_block=lambda: DropBlock2d(0.5, 3), drop_path=DropPath(0.5))
+    )
+    x = image(8, 9, 64)
+    assert not torch.equal(block(x), block(x))  # it draws
+    shortcuts = (block(x) == x.relu()).flatten(1).all(1)
+    assert 0 < int(shortcuts.sum()) < 8  # 2 of 2**8 draws would keep all or none
+    block.eval()
+    assert torch.equal(block(x), block(x))
+
+
+@pytest.mark.parametrize('device', ['meta', 'cpu'])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_device_and_dtype(device, dtype):
+    block = Bottle2neck(64, 16, attn_layer='se', device=device, dtype=dtype)
+    for tensor in (*block.parameters(), *(b for b in block.buffers() if b.is_floating_point())):
+        assert tensor.dtype == dtype
+        assert tensor.device.type == device
+    assert block(image(1, 9, 64, device=device, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize('base_width', [64 / 3, 64 / 7, 26, 4.5])
+def test_width_of_a_split(base_width):
+    assert Bottle2neck(64, 42, base_width=base_width).width == int(42 * base_width / 64 + 1e-9)
+
+
+def test_zero_init_last_makes_the_block_its_shortcut():
+    block = Bottle2neck(64, 16, attn_layer='se').eval()
+    block.zero_init_last()
+    x = image(1, 9, 64).abs()
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'text'),
+    [
+        ({'scale': 0}, 'scale must be a whole number of at least 1, got 0'),
+        ({'scale': 2.5}, 'scale must be a whole number of at least 1, got 2.5'),
+        ({'cardinality': 0}, 'cardinality must be a whole number of at least 1, got 0'),
+        (
+            {'base_width': 3},
+            'base_width=3 with planes=16 gives splits of 0 channels. '
+            'Use a base_width of at least 4.',
+        ),
+        (
+            {'semantics': 'torch'},
+            "Unknown semantics 'torch'. Use one of official, mmdet, paddle, caffe",
+        ),
+        ({'attn_layer': 'sse'}, "Unknown attn_layer 'sse'. Use one of se, ese, eca"),
+        ({'attn_layer': 'halo'}, "Unknown attn_layer 'halo'. Use one of se, ese, eca"),
+        ({'attn_layer': 5}, 'Unknown attn_layer 5. Use one of se, ese, eca'),
+        ({'attn_layer': nn.Identity()}, 'Unknown attn_layer Identity(). Use one of se, ese, eca'),
+    ],
+)
+def test_impossible_values(kwargs, text):
+    with pytest.raises(ValueError) as error:
+        Bottle2neck(64, 16, **kwargs)
+    assert text in str(error.value)
+
+
+def test_unknown_arguments():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'scales'"):
+        Bottle2neck(64, 16, scales=4)
+
+
+def test_same_seed_same_weights_as_timm():
+    from timm.models.res2net import Bottle2neck as Timms
+
+    kwargs = {'norm_layer': nn.BatchNorm2d, 'attn_layer': SEModule}
+    torch.manual_seed(5)
+    ours = Bottle2neck(64, 16, **kwargs).state_dict()
+    torch.manual_seed(5)
+    theirs = Timms(64, 16, **kwargs).state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_timm_can_build_its_resnet_from_the_block():
+    """Standard timm: the block under another network, with arguments it does not know about."""
+    model = timm.models.resnet.ResNet(Bottle2neck, (1, 1, 1, 1), base_width=26, num_classes=3)
+    assert model.eval()(image()).shape == (2, 3)

@@ -1,0 +1,97 @@
+"""Folding and merging, against the layers they stand for."""
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from tests.common import image, randomise, relative_error
+from timm_res2net.layers.fold import fold_bn, fold_conv, folds, merge_convs
+
+
+def pair(norm, conv=None, **kwargs):
+    conv = conv or nn.Conv2d(6, 8, 3, padding=1, **kwargs)
+    layers = randomise(nn.Sequential(conv, norm)).double().eval()
+    if isinstance(norm, FrozenBatchNorm2d):
+        norm.running_mean.uniform_(-0.2, 0.2)
+        norm.running_var.uniform_(0.5, 1.5)
+        norm.weight.uniform_(0.5, 1.0)
+        norm.bias.uniform_(-0.2, 0.2)
+    return layers
+
+
+@pytest.mark.parametrize(
+    'norm',
+    [
+        nn.BatchNorm2d(8),
+        nn.BatchNorm2d(8, affine=False),
+        nn.BatchNorm2d(8, eps=0.1),
+        nn.SyncBatchNorm(8),
+        FrozenBatchNorm2d(8),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_a_convolution_with_its_batchnorm(norm, bias, groups):
+    layers = pair(norm, bias=bias, groups=groups, stride=2, dilation=2)
+    folded = fold_conv(*layers)
+    assert type(folded) is nn.Conv2d
+    x = image(2, 9, 6).double()
+    # SyncBatchNorm itself runs on a CPU in eval mode only
+    assert relative_error(folded(x), layers(x)) < 1e-13
+    assert not any(p is q for p in folded.parameters() for q in layers.parameters())
+
+
+def test_the_mode_does_not_matter():
+    layers = pair(nn.BatchNorm2d(8))
+    x = image(2, 9, 6).double()
+    expected = layers(x)
+    assert torch.equal(fold_conv(*layers.train())(x), fold_conv(*layers.eval())(x))
+    assert relative_error(fold_conv(*layers.train())(x), expected) < 1e-13
+
+
+def test_type_device_format_and_gradients_stay():
+    layers = pair(nn.BatchNorm2d(8)).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    folded = fold_conv(*layers.requires_grad_(False))
+    assert folded.weight.dtype == folded.bias.dtype == torch.bfloat16
+    assert folded.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not folded.weight.requires_grad
+    assert not folded.bias.requires_grad
+    assert fold_conv(*pair(nn.BatchNorm2d(8))).weight.requires_grad
+    meta = nn.Sequential(nn.Conv2d(6, 8, 1, device='meta'), nn.BatchNorm2d(8, device='meta'))
+    assert fold_conv(*meta).weight.device.type == 'meta'
+
+
+def test_it_is_rounded_once():
+    """float32 weights fold to what float64 arithmetic rounds to."""
+    layers = randomise(nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8))).eval()
+    weight, bias = fold_bn(layers[0].weight, layers[0].bias, layers[1])
+    wide = fold_bn(*(p.double() for p in layers[0].parameters()), layers[1].double())
+    assert torch.equal(weight, wide[0].float())
+    assert torch.equal(bias, wide[1].float())
+
+
+@pytest.mark.parametrize(
+    'norm', [nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False), BatchNormAct2d(8)],
+    ids=['group', 'no statistics', 'with an activation'],
+)  # fmt: skip
+def test_what_does_not_fold(norm):
+    assert not folds(norm)
+    assert folds(nn.BatchNorm2d(8))
+
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('groups', [1, 3])
+def test_merging(bias, groups):
+    convs = [
+        nn.Conv2d(6, 6, 3, 2, padding=2, dilation=2, groups=groups, bias=bias).double()
+        for _ in range(3)
+    ]
+    merged = merge_convs(convs)
+    x = image(2, 11, 18).double()
+    expected = torch.cat([c(part) for c, part in zip(convs, x.chunk(3, 1), strict=True)], 1)
+    assert relative_error(merged(x), expected) < 1e-13
+    assert (merged.in_channels, merged.out_channels, merged.groups) == (18, 18, 3 * groups)
+    assert convs[0].in_channels == 6

@@ -1,0 +1,326 @@
+"""The deploy form against the model it was made from."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models import list_models
+from timm.utils import reparameterize_model as timms
+from torch import nn
+
+from tests.common import DEVICES, NAMES, image, randomise, relative_error
+from timm_res2net import Res2Net, align_widths, reparameterize_model
+from timm_res2net.layers import rules
+from timm_res2net.layers.align import align_blocks
+from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
+from timm_res2net.layers.fused_block import FusedStage
+from timm_res2net.layers.rules import FORMS, override
+
+TIMMS = tuple(list_models(module='res2net'))
+TINY = 'test_res2net_se'
+BNS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def create(name=TINY, **kwargs):
+    return randomise(timm.create_model(name, **kwargs)).eval()
+
+
+def folded(model):
+    return not [name for name, m in model.named_modules() if isinstance(m, BNS)]
+
+
+@pytest.mark.parametrize('name', TIMMS)
+def test_timms_own_models(name):
+    model = create(name).double()
+    x = image(1, 65).double()
+    deployed, blocks = reparameterize_model(model), timms(model)
+    with torch.inference_mode():
+        expected = model(x)
+        assert relative_error(deployed(x), expected) < 1e-12
+        assert folded(deployed)
+        assert relative_error(blocks(x), expected) < 1e-12
+    deployed.float()
+    with torch.inference_mode():
+        for _ in range(3):  # unpacked, packed, from the pack
+            assert relative_error(deployed(x.float()), expected) < 1e-5
+        assert torch.equal(model(x), expected)  # as it was
+    assert type(deployed) is type(model)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_name(name):
+    model = create(name)
+    x = image(1, 65)
+    deployed, blocks = reparameterize_model(model), timms(model)
+    with torch.inference_mode():
+        expected = model(x)
+        for _ in range(3):
+            assert relative_error(deployed(x), expected) < 1e-5
+            assert relative_error(blocks(x), expected) < 1e-5
+    assert folded(deployed)
+    assert type(deployed) is Res2Net
+    assert all(a.shape == b.shape for a, b in zip(
+        deployed.fc.parameters(), model.fc.parameters(), strict=True
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize('semantics', SEMANTICS)
+@pytest.mark.parametrize('scale', [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {},
+        {'output_stride': 8},
+        {'cardinality': 2},
+        {'attn_layer': ''},
+        {'attn_layer': 'eca', 'act_layer': 'silu'},
+        {'stem_type': 'deep', 'stem_width': 8, 'avg_down': True, 'replace_stem_pool': True},
+        {'norm_layer': 'groupnorm1'},
+    ],
+    ids=lambda kwargs: '-'.join(map(str, kwargs.values())) or 'plain',
+)
+def test_every_argument(semantics, scale, kwargs):
+    model = create(semantics=semantics, scale=scale, base_width=9, **kwargs).double()
+    x = image(1, 63).double()
+    with torch.inference_mode():
+        assert relative_error(reparameterize_model(model)(x), model(x)) < 1e-12
+
+
+def maps(body, x):
+    outs = body(x)
+    return list(outs.values()) if isinstance(outs, dict) else list(outs)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
+@pytest.mark.parametrize('name', [TINY, 'res2net50_26w_4s', 'res2net50d_se'])
+def test_wrappers(name, feature_cls, dtype):
+    body = create(name, features_only=True, feature_cls=feature_cls, out_indices=(0, 1, 2, 3, 4))
+    body, x = body.to(dtype), image(1, 65).to(dtype)
+    deployed, bound = reparameterize_model(body), 1e-5 if dtype == torch.float32 else 1e-12
+    with torch.inference_mode():
+        expected, before = maps(body, x), []
+        for _ in range(4):  # what the caller holds of one call is as it was after the next
+            got = maps(deployed, x)
+            assert len(got) == 5
+            for result in (got, before):
+                assert all(relative_error(a, b) < bound for a, b in zip(result, expected))  # noqa: B905
+            before = got
+        again = copy.deepcopy(deployed)
+        assert all(
+            relative_error(a, b) < bound for a, b in zip(maps(again, x), expected, strict=True)
+        )
+    assert folded(deployed)
+    assert sum(isinstance(module, FusedStage) for module in deployed.modules()) == 4
+    assert deployed.feature_info.channels() == body.feature_info.channels()
+
+
+def test_deployed_in_inference_mode(monkeypatch):
+    """Its weights are not born there, so that they can be packed."""
+    with torch.inference_mode():
+        for deployed in (reparameterize_model(create()), timms(create())):
+            assert not deployed.layer1[0].conv1.weight.is_inference()
+            for _ in range(3):
+                deployed(image())
+            assert deployed.layer1[0].conv1._packed is not None or not rules._PACKS
+
+
+@pytest.mark.parametrize('kwargs', [{'in_chans': 1}, {'in_chans': 4}], ids=str)
+def test_small_images(kwargs):
+    """Maps of one pixel, where the memory formats coincide."""
+    model = create(**kwargs)
+    deployed = reparameterize_model(model)
+    with torch.inference_mode():
+        for layout in (torch.channels_last, torch.contiguous_format):
+            x = image(2, 17, kwargs['in_chans']).contiguous(memory_format=layout)
+            for _ in range(3):
+                assert relative_error(deployed(x), model(x)) < 1e-5
+
+
+VERBS = {
+    'reparameterize': reparameterize_model,
+    'align the widths of': lambda model: align_widths(model, 8),
+}
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_an_fx_graph_is_refused(verb):
+    body = create(features_only=True, feature_cls='fx')
+    with pytest.raises(ValueError) as error:
+        VERBS[verb](body)
+    assert str(error.value) == (
+        f'Cannot {verb} FeatureGraphNet, whose blocks torch.fx has taken apart. Create it with '
+        "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
+    )
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
+    deployed = reparameterize_model(create())
+    for model in (deployed, timms(create())):
+        with pytest.raises(ValueError) as error:
+            VERBS[verb](model)
+        assert str(error.value) == (
+            f'Cannot {verb} Res2Net: it is in its deploy form already, or its blocks are, by '
+            'timm.utils.reparameterize_model. Give the model that it was made from.'
+        )
+    block = deployed.layer1[0]
+    assert block.fuse() is block
+    x = image()
+    with torch.inference_mode():
+        assert relative_error(timms(deployed)(x), deployed(x)) < 1e-6
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_other_models_are_refused(verb):
+    with pytest.raises(ValueError) as error:
+        VERBS[verb](timm.create_model('resnet18'))
+    assert str(error.value) == (
+        f'Cannot {verb} ResNet: it has no Res2Net block. Give a Res2Net of this package or of timm.'
+    )
+    with pytest.raises(ValueError) as error:
+        VERBS[verb](torch.compile(create(), backend='eager'))
+    assert str(error.value) == (
+        f'Cannot {verb} OptimizedModule, which is compiled. Do it first, then compile.'
+    )
+    inner = nn.Sequential(torch.compile(create(), backend='eager'), nn.ReLU())
+    for compiled in (inner, torch.jit.script(create()), torch.jit.trace(create(), image())):
+        with pytest.raises(ValueError, match=r'which is compiled\. Do it first, then compile\.$'):
+            VERBS[verb](compiled)
+
+
+def test_either_mode():
+    """timm's scripts fuse before any eval()."""
+    model, x = create(), image()
+    with torch.inference_mode():
+        expected = model(x)
+        deployed = reparameterize_model(model.train())
+        assert not deployed.training
+        assert not [m for m in deployed.modules() if m.training]
+        assert relative_error(deployed(x), expected) < 1e-5
+        assert relative_error(timms(model).eval()(x), expected) < 1e-5
+        assert model.training
+        assert timms(model).layer1[0].training
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_type_and_device_stay(dtype):
+    model = create().to(dtype)
+    deployed = reparameterize_model(model)
+    assert {p.dtype for p in deployed.parameters()} == {dtype}
+    with torch.inference_mode():
+        x = image(dtype=dtype)
+        bound = 20 * torch.finfo(dtype).eps
+        assert relative_error(deployed(x).double(), model(x).double()) < bound
+    meta = reparameterize_model(timm.create_model(TINY, device='meta'))
+    assert {p.device.type for p in meta.parameters()} == {'meta'}
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('multiple', [1, 8])
+def test_on_a_device(device, multiple):
+    model = align_widths(create(), multiple).to(device)
+    deployed = reparameterize_model(model)
+    assert {t.device.type for t in (*deployed.parameters(), *deployed.buffers())} == {device}
+    x = image(2, 65, device=device)
+    with torch.inference_mode():
+        with torch.autocast(device, torch.bfloat16):
+            low = deployed(x)
+        for _ in range(3):
+            wide = deployed(x).double()
+        expected = model.double()(x.double())
+    # a GPU may convolve float32 in TF32, with bfloat16's range and 10 bits
+    assert relative_error(wide, expected) < (1e-5 if device == 'cpu' else 1e-2)
+    assert relative_error(low.double(), expected) < 0.1
+    with torch.inference_mode():
+        assert relative_error(reparameterize_model(model)(x.double()), expected) < 1e-12
+
+
+def test_it_survives():
+    """A copy, a state dict, an export, a script, a trace and a compiler."""
+    deployed, x = reparameterize_model(create()), image(2, 65)
+    with torch.no_grad():
+        expected = [deployed(x) for _ in range(3)][-1]  # weights are packed by now
+        assert relative_error(copy.deepcopy(deployed)(x), expected) < 1e-6
+        other = reparameterize_model(timm.create_model(TINY))
+        other.load_state_dict(deployed.state_dict())
+        assert relative_error(other(x), expected) < 1e-6
+        exported = torch.export.export(
+            deployed, (x,), dynamic_shapes={'x': {0: torch.export.Dim('batch')}}
+        ).module()
+        assert relative_error(exported(x), expected) < 1e-5
+        assert relative_error(exported(image(3, 65)), deployed(image(3, 65))) < 1e-5
+        assert relative_error(torch.jit.script(deployed)(x), expected) < 1e-5
+        assert relative_error(torch.jit.trace(deployed, x)(x), expected) < 1e-5
+        compiled = torch.compile(deployed, backend='eager', fullgraph=True)
+        assert relative_error(compiled(x), expected) < 1e-5
+
+
+def test_gradients_flow():
+    """A deployed network can be trained a little: its form is a network like any other."""
+    model, x = create().double(), image().double()
+    deployed = reparameterize_model(model)
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    model(one).square().sum().backward()
+    deployed(two).square().sum().backward()
+    assert relative_error(two.grad, one.grad) < 1e-11
+    assert all(p.grad is not None for p in deployed.parameters())
+
+
+def arguments():
+    """Arguments of a block, its input's size and the layout."""
+    return st.fixed_dictionaries(
+        {
+            'planes': st.integers(4, 12),
+            'stride': st.sampled_from([1, 2]),
+            'first': st.booleans(),
+            'cardinality': st.integers(1, 3),
+            'base_width': st.integers(16, 60),
+            'scale': st.sampled_from([1, 2, 3, 4, 8]),
+            'dilation': st.sampled_from([1, 2]),
+            'semantics': st.sampled_from(sorted(SEMANTICS)),
+            'attn_layer': st.sampled_from(['', 'se', 'eca']),
+            'act_layer': st.sampled_from([nn.ReLU, nn.SiLU, nn.LeakyReLU]),
+            'multiple': st.sampled_from([1, 8]),
+            'merge': st.booleans(),
+            'packed': st.booleans(),
+            'slices': st.booleans(),
+            'size': st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)),
+            'channels_last': st.booleans(),
+            'seed': st.integers(0, 100),
+        }
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_any_block(case):
+    """Every form of any block, in float64 and float32."""
+    layout = torch.channels_last if case.pop('channels_last') else torch.contiguous_format
+    batch, height, width = case.pop('size')
+    multiple, seed = case.pop('multiple'), case.pop('seed')
+    forms = {form: case.pop(form) for form in FORMS}
+    inplanes, downsample = case['planes'] * 4, None
+    if case.pop('first') or case['stride'] > 1:
+        downsample = nn.Sequential(
+            nn.Conv2d(inplanes, inplanes, 1, case['stride'], bias=False), nn.BatchNorm2d(inplanes)
+        )
+    block = randomise(Bottle2neck(inplanes, downsample=downsample, **case), seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, inplanes, height, width, generator=generator).contiguous(
+        memory_format=layout
+    )
+    with override(**forms):
+        for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            block, x = block.to(dtype), x.to(dtype)
+            aligned = copy.deepcopy(block)
+            align_blocks([aligned], multiple)
+            fused, kept = aligned.fuse(), x.clone()
+            with torch.inference_mode():
+                expected = block(x)
+                for _ in range(3):  # unpacked, packed, from the pack
+                    assert relative_error(fused(x), expected) < bound
+            assert torch.equal(x, kept)

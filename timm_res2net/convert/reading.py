@@ -1,0 +1,289 @@
+"""Reading checkpoint files without running anything in them."""
+
+import argparse
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+
+from .safe_pickle import Array, unpickle_arrays
+
+__all__ = ['Checkpoint', 'read_checkpoint', 'read_pdparams']
+
+# Paddle's parameter names by key, the only entry of its files that is not an array
+_PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
+# Where checkpoints keep their weights, the averaged ones first, as timm prefers them
+_ENTRIES = (
+    'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
+    'params',
+)  # fmt: skip
+# The counter of torch's AveragedModel, beside the weights
+_COUNTER = 'n_averaged'
+# What DistributedDataParallel and torch.compile put in front of every key
+_WRAPPERS = ('module.', '_orig_mod.')
+_LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch.save before 1.6 begins so
+
+
+class Checkpoint(NamedTuple):
+    """What a file held.
+
+    Attributes:
+        tensors: Floating-point tensors on the CPU by their keys, float32 or wider; those of
+            `num_batches_tracked` are integers.
+        format: 'safetensors', 'torch', 'torch (legacy)' or 'pickled arrays'.
+        entry: The entry of the file that held them, '' if they were the file.
+        widened: How many were float16 or bfloat16.
+        training: What timm's train.py noted beside them: its arguments by name.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    format: str
+    entry: str = ''
+    widened: int = 0
+    training: Mapping[str, Any] = MappingProxyType({})
+
+
+def _as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]:
+    """Arrays as tensors."""
+    if not arrays:
+        raise ValueError(f'{what}: it holds no arrays. Download it again.')
+    tensors = {}
+    for key, value in arrays.items():
+        tensor = value.tensor() if isinstance(value, Array) else None
+        # Paddle writes bfloat16 as uint16, so integers are no weights to be had as they are
+        if tensor is None or not (
+            tensor.is_floating_point() or key.endswith('num_batches_tracked')
+        ):
+            kind = value.kind() if isinstance(value, Array) else type(value).__name__
+            if isinstance(value, Array) and kind.startswith('float'):
+                raise ValueError(f'{what}: the entry {key!r} has other bytes than its shape says.')
+            raise ValueError(
+                f'{what}: the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 '
+                'as float32 in Paddle first.'
+            )
+        tensors[key] = tensor
+        if isinstance(value, Array):
+            value.raw = b''  # copied: the whole need not be in memory twice
+    return tensors
+
+
+def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a Paddle .pdparams file: a pickled dictionary of numpy arrays.
+
+    The file is untrusted: nothing in it is run, and no object but arrays of numbers is made of it.
+
+    Returns:
+        Tensors by Paddle's structured names, without Paddle's own table of parameter names.
+
+    Raises:
+        ValueError: The file is no pickle, is cut short, wants anything but arrays, or holds none.
+    """
+    what = f'Cannot read {path} as a Paddle .pdparams file'
+    content = unpickle_arrays(path, what)
+    content.pop(_PADDLE_NAME_TABLE, None)
+    return _as_tensors(content, what)
+
+
+def _is_weights(content: Any) -> bool:
+    return isinstance(content, Mapping) and any(
+        isinstance(value, torch.Tensor | Array) for value in content.values()
+    )
+
+
+def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[str, Any], str]:
+    """The state dict in what a file held, and the entry that it stood in."""
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f'{what}: it holds {type(content).__name__}, not a state dict. Save '
+            '`model.state_dict()`, not the model.'
+        )
+    if wanted is not None:
+        if not _is_weights(content.get(wanted)):
+            found = [str(key) for key, value in content.items() if _is_weights(value)]
+            raise ValueError(
+                f'{what}: it has no weights in an entry {wanted!r}. '
+                + (f'Use one of {", ".join(found)}.' if found else 'Name none.')
+            )
+        return content[wanted], wanted
+    for entry in _ENTRIES:
+        if _is_weights(content.get(entry)):
+            return content[entry], entry
+    if _is_weights(content):
+        return content, ''
+    entries = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
+    raise ValueError(
+        f'{what}: none of its entries ({entries or "it has none"}) holds weights. Looked for '
+        f'{", ".join(_ENTRIES)}; name another as the entry.'
+    )
+
+
+def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's train.py, from a checkpoint of its CheckpointSaver."""
+    args = content.get('args')
+    noted = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
+    if isinstance(content.get('arch'), str):
+        noted['model'] = content['arch']
+    return noted
+
+
+def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Check and widen the tensors, and take wrappers' prefixes off their keys.
+
+    A prefix goes only if all keys have it, and only from a key's start. The counter of torch's
+    AveragedModel, which is no part of the network, goes as well.
+    """
+    odd = [key for key in tensors if not isinstance(key, str)]
+    if odd:
+        raise ValueError(f'{what}: it has keys of {type(odd[0]).__name__}, not of names.')
+    tensors = {key: value for key, value in tensors.items() if key != _COUNTER}
+    prefix = ''
+    while wrapper := next(
+        (w for w in _WRAPPERS if tensors and all(key.startswith(prefix + w) for key in tensors)), ''
+    ):
+        prefix += wrapper
+    for key, value in tensors.items():
+        name = key.removeprefix(prefix)
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f'{what}: the entry {key!r} is {type(value).__name__}, not a tensor. Save a state '
+                'dict, with nothing beside its tensors.'
+            )
+        counter = name.endswith('num_batches_tracked')
+        plain = value.layout == torch.strided and value.device.type == 'cpu'
+        if not plain or not (value.is_floating_point() or counter) or value.is_quantized:
+            raise ValueError(
+                f'{what}: the entry {key!r} is a {value.layout} tensor of {value.dtype} on '
+                f'{value.device.type}. Save dense floating-point tensors.'
+            )
+        # a tensor with strides of 0 may claim any size
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(
+                f'{what}: the entry {key!r} claims {tuple(value.shape)} and has memory for less.'
+            )
+        value = value.detach()
+        if value.is_floating_point() and value.element_size() < 4:
+            value = value.float()  # exact
+        yield name, value.contiguous()
+
+
+def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether all readers find the same entries: the directory stands where the end records say,
+    right before them, with nothing behind."""
+    with open(path, 'rb') as file:
+        file.seek(archive.start_dir)
+        tail = file.read()
+    end, locator, record = tail[-22:], tail[-42:-22], tail[-98:-42]
+    size, offset, comment = struct.unpack('<2LH', end[12:])
+    start = archive.start_dir
+    if locator[:4] != b'PK\x06\x07':
+        return (size, offset, comment) == (len(tail) - 22, start, 0)
+    large = (len(tail) - 98, start)
+    return (
+        comment == 0
+        and record[:4] == b'PK\x06\x06'
+        and struct.unpack('<2Q', record[40:]) == large
+        and struct.unpack('<Q', locator[8:16]) == (start + large[0],)
+        and all(
+            given in (real, 0xFFFFFFFF) for given, real in zip((size, offset), large, strict=True)
+        )
+    )
+
+
+def _check_zip(path: Path, what: str) -> None:
+    """Refuse an archive that unpacks to more than it is; torch stores its entries as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if not _has_one_directory(archive, path):
+                raise ValueError(f'{what}: its end is not as torch writes it. Download it again.')
+    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        raise ValueError(f'{what}: {error}. Download it again.') from error
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f'{what}: its entry {packed[0]!r} is compressed, which torch never does.')
+    total, size = sum(entry.file_size for entry in entries), path.stat().st_size
+    if total > size:
+        raise ValueError(f'{what}: its entries claim {total:,} bytes and it has {size:,}.')
+
+
+def _read_torch(path: Path, what: str, legacy: bool) -> Any:
+    if not legacy:
+        _check_zip(path, what)
+    try:
+        # timm's train.py keeps its arguments in a Namespace, which only holds values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=not legacy)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file fails anywhere inside torch
+        wanted = re.search(r'GLOBAL (\S+)', str(error))
+        if wanted or 'weights_only' in str(error):
+            asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
+            raise ValueError(
+                f'{what}: {asked}, which no weights need. Nothing in it was run. If you trust '
+                'where it comes from, load it there and save its state dict alone.'
+            ) from error
+        first = (str(error) or type(error).__name__).splitlines()[0].rstrip('.')
+        raise ValueError(f'{what}: {first}. Download it again.') from error
+
+
+def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
+    """Read the weights of a checkpoint: safetensors, a file of torch.save (.pth, .pt, .bin, .tar),
+    or a pickled dictionary of arrays (.pdparams, detectron2's .pkl).
+
+    The content decides, not the name. The file is untrusted: no code in it can run, and its tensors
+    cannot exceed its size. (One of torch.save can be made to keep torch's own reader busy, or crash
+    it.) Files of torch.save (1.6 or newer) and safetensors are mapped into memory, not read.
+
+    Args:
+        path: The file.
+        entry: Which entry of the file holds the weights. By default the file itself, or the first
+            there is of 'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict',
+            'net', 'network' and 'params'.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a file of another kind, damaged, wants to load more than weights, or has
+            none in that entry; the text names what it was.
+    """
+    path = Path(path)
+    what = f'Cannot read {path} as a checkpoint'
+    with open(path, 'rb') as file:
+        start = file.read(16)
+    size = path.stat().st_size
+    if not start:
+        raise ValueError(f'{what}: it is empty. Download it again.')
+    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') <= size:
+        try:
+            with safetensors.safe_open(path, framework='pt') as found:
+                content: Any = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f'{what}: {error}. Download it again.') from error
+        kind = 'safetensors'
+    elif start[:4] == b'PK\x03\x04' or start.startswith(_LEGACY_TORCH):
+        legacy = start[:2] != b'PK'
+        content = _read_torch(path, what, legacy)
+        kind = 'torch (legacy)' if legacy else 'torch'
+    elif start[:1] == b'\x80':
+        content = unpickle_arrays(path, what)
+        content.pop(_PADDLE_NAME_TABLE, None)
+        kind = 'pickled arrays'
+    else:
+        raise ValueError(
+            f'{what}: it begins with {start!r}, as no safetensors, .pth or .pdparams does. '
+            'Download it again.'
+        )
+    found_in, where = _find_weights(content, entry, what)
+    if kind == 'pickled arrays':
+        found_in = _as_tensors(found_in, what)
+    narrow = sum(
+        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
+        for value in found_in.values()
+    )
+    return Checkpoint(dict(_clean(found_in, what)), kind, where, narrow, _training(content))

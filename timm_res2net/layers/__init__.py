@@ -1,0 +1,1 @@
+"""How one layer or one block computes: torch and `timm.layers` only."""

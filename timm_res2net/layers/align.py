@@ -1,0 +1,234 @@
+"""Splits as wide as the hardware likes them: zero channels that nobody sees.
+
+A split of 26 or 52 channels misses the multiple of 8 that tensor cores work in. Padded with zero
+channels it computes the same: a zero row of weights with a zero BatchNorm affine gives a zero
+channel, which meets zero columns in the next convolution, and gradients of all of these are cut off
+before they reach a parameter.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from timm.models import register_notrace_module
+from torch import nn
+from torch.nn import functional as F
+
+from .fold import pad_splits, recast
+
+__all__ = ['AlignedBatchNorm2d', 'AlignedConv2d', 'align_blocks', 'aligned_width']
+
+
+def aligned_width(width: int, groups: int, multiple: int) -> int:
+    """Channels of a padded split: the smallest multiple of `multiple` that holds `groups` groups of
+    equal size, none narrower than before."""
+    narrow = width // groups
+    while narrow * groups % multiple:
+        narrow += 1
+    return narrow * groups
+
+
+@register_notrace_module  # torch.fx would fix the padding and the mode
+class AlignedConv2d(nn.Conv2d):
+    """A convolution with splits padded in forward, and parameters of their logical shapes.
+
+    Shape:
+        - Input: (B, in_splits[2] * in_splits[0], H, W) with padded splits
+        - Output: (B, out_splits[2] * out_splits[0], H', W') with padded splits
+    """
+
+    in_splits: tuple[int, int, int]
+    out_splits: tuple[int, int, int]
+
+    @classmethod
+    def of(
+        cls, conv: Any, in_splits: tuple[int, int, int], out_splits: tuple[int, int, int]
+    ) -> 'AlignedConv2d':
+        """The same for a plain convolution, whose parameters it shares.
+
+        Args:
+            conv: `nn.Conv2d`.
+            in_splits: Number, width and padded width of what the weight's input channels hold, per
+                group of the convolution.
+            out_splits: The same of its output channels.
+        """
+        same = recast(conv, cls)
+        same.in_splits, same.out_splits = in_splits, out_splits
+        return same
+
+    def _padded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight = pad_splits(pad_splits(self.weight, 0, self.out_splits), 1, self.in_splits)
+        bias: torch.Tensor | None = self.bias
+        return weight, bias if bias is None else pad_splits(bias, 0, self.out_splits)
+
+    def bake(self) -> nn.Conv2d:
+        """A plain convolution with the padding in its parameters."""
+        with torch.no_grad():
+            weight, bias = self._padded()
+        baked = nn.Conv2d(
+            weight.shape[1] * self.groups, weight.shape[0], self.kernel_size, self.stride,  # type: ignore[arg-type]
+            self.padding, self.dilation, self.groups, bias=bias is not None, device='meta',  # type: ignore[arg-type]
+        )  # fmt: skip
+        baked.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        if bias is not None:
+            baked.bias = nn.Parameter(bias, requires_grad=self.weight.requires_grad)
+        return baked.train(self.training)
+
+    def extra_repr(self) -> str:
+        """What `print` shows of the layer."""
+        return f'{super().extra_repr()}, in_splits={self.in_splits}, out_splits={self.out_splits}'
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve x."""
+        weight, bias = self._padded()
+        return self._conv_forward(x, weight, bias)
+
+
+@register_notrace_module
+class AlignedBatchNorm2d(nn.BatchNorm2d):
+    """A BatchNorm over padded splits, with parameters and statistics of their logical shapes.
+
+    Shape:
+        - Input: (B, splits[2] * splits[0], H, W) with padded splits
+        - Output: the same; padded channels are zero
+    """
+
+    __constants__: ClassVar = ['eps', 'momentum', 'affine', 'track_running_stats']  # type: ignore[misc]
+
+    splits: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, norm: Any, splits: tuple[int, int, int]) -> 'AlignedBatchNorm2d':
+        """The same for a plain BatchNorm2d, whose parameters and buffers it shares.
+
+        Args:
+            norm: `nn.BatchNorm2d`.
+            splits: Number, width and padded width of the splits.
+        """
+        same = cls(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats,
+            device='meta',
+        )  # fmt: skip
+        for name, value in (*norm.named_parameters(), *norm.named_buffers()):
+            setattr(same, name, value)
+        del same.num_features
+        same.splits = splits
+        return same.train(norm.training)
+
+    def __getattr__(self, name: str) -> Any:
+        # What converts a BatchNorm into another layer asks for this attribute first, and would go
+        # on without the padding: SyncBatchNorm's converters, timm's freeze_batch_norm_2d and
+        # convert_splitbn_model.
+        if name == 'num_features':
+            raise RuntimeError(
+                'A BatchNorm with aligned widths cannot be converted into another layer, such as '
+                'SyncBatchNorm or FrozenBatchNorm2d. Convert a model of width_multiple=1.'
+            )
+        return super().__getattr__(name)
+
+    def bake(self) -> nn.BatchNorm2d:
+        """A plain BatchNorm2d with the padding in its parameters and statistics."""
+        number, _, padded = self.splits
+        baked = nn.BatchNorm2d(
+            number * padded, self.eps, self.momentum, self.affine, self.track_running_stats,
+            device='meta',
+        )  # fmt: skip
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                padded_value = pad_splits(value, 0, self.splits)
+                setattr(baked, name, nn.Parameter(padded_value, value.requires_grad))
+            for name, statistic in self.named_buffers():
+                if statistic.ndim:
+                    pad = 1.0 if name == 'running_var' else 0.0
+                    statistic = pad_splits(statistic, 0, self.splits, pad)
+                setattr(baked, name, statistic.clone())
+        return baked.train(self.training)
+
+    def extra_repr(self) -> str:
+        """What `print` shows of the layer."""
+        return f'splits={self.splits}, eps={self.eps}, momentum={self.momentum}'
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize x; in training with the batch's statistics, which go into the running ones."""
+        factor = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # a cumulative average
+                factor = 1.0 / float(self.num_batches_tracked)
+        weight: torch.Tensor | None = self.weight
+        bias: torch.Tensor | None = self.bias
+        if weight is not None and bias is not None:
+            weight, bias = pad_splits(weight, 0, self.splits), pad_splits(bias, 0, self.splits)
+        mean, var = self.running_mean, self.running_var
+        if mean is None or var is None or (self.training and not self.track_running_stats):
+            return F.batch_norm(x, None, None, weight, bias, True, factor, self.eps)
+        padded_mean = pad_splits(mean, 0, self.splits)
+        padded_var = pad_splits(var, 0, self.splits, 1.0)
+        x = F.batch_norm(x, padded_mean, padded_var, weight, bias, self.training, factor, self.eps)
+        if self.training:
+            number, width, padded = self.splits
+            mean.copy_(padded_mean.view(number, padded)[:, :width].flatten())
+            var.copy_(padded_var.view(number, padded)[:, :width].flatten())
+        return x
+
+
+def _check(block: Any) -> None:
+    """Raise a ValueError where the splits of a block, ours or timm's, cannot be padded."""
+    if isinstance(block.conv1, AlignedConv2d):
+        raise ValueError(
+            'The widths of this model are aligned already. Create it anew with another '
+            'width_multiple.'
+        )
+    for conv in (block.conv1, *block.convs, block.conv3):
+        if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros':
+            raise ValueError(
+                f'Aligned widths need plain Conv2d layers with zero padding, got {conv}. Leave '
+                'width_multiple at 1.'
+            )
+    for norm in (block.bn1, *block.bns):
+        if type(norm) is not nn.BatchNorm2d:
+            raise ValueError(
+                f'Aligned widths need BatchNorm2d, and the norm layer is {type(norm).__name__}. '
+                'Leave width_multiple at 1.'
+            )
+    # timm's block has had one since 1.0.31
+    if not isinstance(getattr(block, 'drop_block', None), nn.Identity | None):
+        raise ValueError(
+            'Aligned widths and DropBlock do not go together: it would count the padding. Leave '
+            'width_multiple at 1 or drop_block_rate at 0.'
+        )
+
+
+def _align(block: Any, multiple: int) -> None:
+    """Pad the splits of a block that `_check` has passed, in place."""
+    groups = block.convs[0].groups
+    width, padded = block.width, aligned_width(block.width, groups, multiple)
+    if padded == width:
+        return
+    narrow = (width // groups, padded // groups)
+    split, all_splits = (groups, *narrow), (groups * block.scale, *narrow)
+    plain_in, plain_out = block.conv1.in_channels, block.conv3.out_channels
+    block.conv1 = AlignedConv2d.of(block.conv1, (1, plain_in, plain_in), all_splits)
+    block.bn1 = AlignedBatchNorm2d.of(block.bn1, all_splits)
+    for i, (conv, norm) in enumerate(zip(block.convs, block.bns, strict=True)):
+        block.convs[i] = AlignedConv2d.of(conv, (1, *narrow), split)
+        block.bns[i] = AlignedBatchNorm2d.of(norm, split)
+    block.conv3 = AlignedConv2d.of(block.conv3, all_splits, (1, plain_out, plain_out))
+    block.width = padded
+
+
+def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
+    """Pad the splits of Res2Net blocks, ours or timm's, to a multiple of channels, in place; of all
+    or none. Parameters and buffers stay the same objects.
+
+    Raises:
+        ValueError: Another norm layer than BatchNorm2d, another convolution than a plain Conv2d,
+            DropBlock, a block aligned before, a `multiple` that is no whole number of at least 1.
+    """
+    if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
+        raise ValueError(f'width_multiple must be a whole number of at least 1, got {multiple!r}.')
+    if multiple > 1:
+        for block in blocks:
+            _check(block)
+        for block in blocks:
+            _align(block, multiple)

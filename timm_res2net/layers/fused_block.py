@@ -1,0 +1,166 @@
+"""The deploy form of a Res2Net block and of a stage of them."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from .fold import merge_convs
+from .fused_conv import FusedConv2d, fuse, fuse_sequential
+from .rules import is_watched, merges, overwrites, writes_slices
+
+__all__ = ['FusedBottle2neck', 'FusedStage', 'adds_splits']
+
+
+def adds_splits(block: Any) -> bool:
+    """Whether a block adds each split to the result of the one before it.
+
+    Args:
+        block: A Res2Net block of this package, or timm's, which does so in all but first blocks.
+    """
+    return block.adds if hasattr(block, 'adds') else not block.is_first
+
+
+class FusedBottle2neck(nn.Module):
+    """Deploy form of a `Bottle2neck`, ours or timm's: the same function of inference, faster.
+
+    Every convolution includes its BatchNorm, with the running statistics whatever the mode, its
+    activation and, where no attention stands between, the residual add. The splits of a first block
+    that does not add are convolved side by side by one grouped convolution. DropBlock and DropPath,
+    identities in inference, are left out. `timm_res2net.kernels` says which form runs when.
+
+    Shape:
+        - Input: (B, inplanes, H, W)
+        - Output: (B, planes * 4, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(self, block: nn.Module):
+        """
+        Args:
+            block: `Bottle2neck` of this package, or of `timm.models.res2net`. It is not changed.
+        """
+        super().__init__()
+        source: Any = block
+        self.width, self.scale = source.width, source.scale
+        self.convolved = self.width * max(1, self.scale - 1)  # channels
+        self.adds = adds_splits(block)
+        self.conv1 = fuse(source.conv1, source.bn1, source.relu)
+        pairs = zip(source.convs, source.bns, strict=True)
+        convs: list[Any] = [fuse(conv, norm, source.relu) for conv, norm in pairs]
+        self.merged = not self.adds and len(convs) > 1 and merges(convs)
+        if self.merged:
+            convs = [merge_convs(convs)]
+        self.convs = nn.ModuleList(convs)
+        self.pool = copy.deepcopy(source.pool) if self.scale > 1 else None
+        self.conv3 = fuse(source.conv3, source.bn3, source.relu if source.se is None else None)
+        self.se = copy.deepcopy(source.se)
+        self.relu = copy.deepcopy(source.relu) if source.se is not None else nn.Identity()
+        down = source.downsample
+        self.downsample = (
+            fuse_sequential(down) if isinstance(down, nn.Sequential) else copy.deepcopy(down)
+        )
+        # a convolution's result is a new tensor; pooling may come before it, identities after
+        self.makes_shortcut = isinstance(self.downsample, nn.Sequential) and any(
+            isinstance(layer, FusedConv2d) for layer in self.downsample
+        )
+        self.train(block.training)
+
+    def fuse(self) -> 'FusedBottle2neck':
+        """Itself: it is deployed already."""
+        return self
+
+    @torch.jit.unused
+    def _writes_slices(self, x: torch.Tensor) -> bool:
+        return self.adds and writes_slices(self, x)
+
+    @torch.jit.unused
+    def _write_slices(self, x: torch.Tensor) -> torch.Tensor:
+        """The cascade with its results written over x, where conv3 reads them. A block that adds
+        keeps its resolution and passes its last split."""
+        y = x
+        for i, conv in enumerate(self.convs):
+            split = x.narrow(1, i * self.width, self.width)
+            y = conv(y + split if i > 0 else split)
+            split.copy_(y)
+        return x
+
+    def _concatenate(self, x: torch.Tensor) -> torch.Tensor:
+        """The cascade over x of shape (B, scale * width, H, W)."""
+        step = self.convolved if self.merged else self.width
+        outs = []
+        y = x  # torch.jit.script wants it defined before the loop
+        for i, conv in enumerate(self.convs):
+            split = x.narrow(1, i * step, step)
+            y = conv(y + split if self.adds and i > 0 else split)
+            outs.append(y)
+        if self.scale > 1:
+            last = x.narrow(1, self.convolved, self.width)
+            outs.append(last if self.pool is None else self.pool(last))
+        return torch.cat(outs, 1)  # [B, scale * width, H', W']
+
+    @torch.jit.unused
+    def _owns_shortcut(self) -> bool:
+        """Whether nobody else holds what the shortcut's layers made and conv3 gets."""
+        return self.makes_shortcut and not is_watched((*self.downsample.modules(), self.conv3))
+
+    def run(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
+        """The forward pass.
+
+        Args:
+            x: Input of shape (B, inplanes, H, W).
+            overwrite: The output may come to lie where x does, which must be nobody else's.
+        """
+        shortcut = x
+        x = self.conv1(x)
+        if not torch.jit.is_scripting() and self._writes_slices(x):
+            x = self._write_slices(x)
+        else:
+            x = self._concatenate(x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+            overwrite = not torch.jit.is_scripting() and self._owns_shortcut()
+        if self.se is None:
+            return self.conv3(x, shortcut, overwrite)
+        x = self.conv3(x)
+        x = self.se(x)
+        x += shortcut
+        return self.relu(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block on x of shape (B, inplanes, H, W)."""
+        return self.run(x, False)
+
+
+class FusedStage(nn.Sequential):
+    """Deploy form of a stage: in inference a block may write its output over its input, which is
+    what the block before it made. At large batches the memory that is not asked for anew saves more
+    time than the splitting costs.
+
+    Shape:
+        - Input: (B, C, H, W)
+        - Output: (B, C', H', W')
+    """
+
+    @torch.jit.unused
+    def _overwrites(self, x: torch.Tensor) -> bool:
+        return overwrites(self, x) and all(
+            type(block) is FusedBottle2neck
+            and 'forward' not in vars(block)
+            and block._compiled_call_impl is None
+            for block in self
+        )
+
+    @torch.jit.unused
+    def _overwrite(self, x: torch.Tensor) -> torch.Tensor:
+        for i, block in enumerate(self):
+            x = block.run(x, i > 0)  # type: ignore[operator]
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the blocks on x of shape (B, C, H, W)."""
+        if not torch.jit.is_scripting() and self._overwrites(x):
+            return self._overwrite(x)
+        for block in self:
+            x = block(x)
+        return x

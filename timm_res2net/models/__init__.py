@@ -1,0 +1,1 @@
+"""The models that importing this package registers with timm."""

@@ -1,0 +1,40 @@
+"""Values as text for people: tables, lists of names, and what an exception says."""
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+
+__all__ = ['close_names', 'first_line', 'list_some', 'sentence', 'table']
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a Markdown table whose columns also line up as plain text."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
+
+    return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
+
+
+def list_some(names: Collection[str], limit: int = 10) -> str:
+    """Return the number of names and the first `limit` of them in sorted order."""
+    some = ', '.join(sorted(names)[:limit])
+    return f'{len(names)}: {some}' + (', ...' if len(names) > limit else '')
+
+
+def close_names(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean A, B?` for the known names closest to a misspelled one, or ''."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.4)
+    return f' Did you mean {", ".join(close)}?' if close else ''
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first non-empty line of an exception's text without its full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip('.') if lines else type(error).__name__
+
+
+def sentence(text: str) -> str:
+    """Return the text with a full stop at its end."""
+    return text if text.endswith('.') else f'{text}.'
