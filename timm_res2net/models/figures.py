@@ -52,6 +52,7 @@ FIGURES = {
     'res2net50_v1d_26w_4s': Figures(25_718_352, 4.49),
     'res2net101_v1d_26w_4s': Figures(45_225_920, 8.31),
     'res2net50_16w_4s_se': Figures(18_890_872, 2.36),
+    'res2net_custom': Figures(25_699_120, 4.26),  # with the default arguments
     'hrnet_w18_res2net': Figures(21_152_733, 4.26),
     'hrnet_w32_res2net': Figures(41_110_209, 8.90),
     'test_res2net_se': Figures(209_693, 0.01),

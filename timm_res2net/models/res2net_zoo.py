@@ -354,6 +354,7 @@ default_cfgs = generate_default_cfgs({
     'res2net50_v1d_26w_4s.untrained': _ucfg("MMDetection's Res2Net-50 backbone.", **_DEEP),
     'res2net101_v1d_26w_4s.untrained': _ucfg("MMDetection's Res2Net-101 backbone.", **_DEEP),
     'res2net50_16w_4s_se.untrained': _ucfg("The article's network, with its SE module."),
+    'res2net_custom.untrained': _ucfg('Res2Net of any shape, described by its arguments.'),
     'test_res2net_se.digits': _cfg(
         file=str(Path(__file__).parents[1] / 'weights' / 'test_res2net_se.digits.safetensors'),
         num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0,
@@ -513,6 +514,12 @@ def res2net50_16w_4s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
         layers=(3, 4, 6, 3), base_width=16, scale=4, semantics='caffe', attn_layer='se'
     )
     return _create_res2net('res2net50_16w_4s_se', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net_custom(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """Res2Net without a name of its own: every argument of `Res2Net` is the caller's."""
+    return _create_res2net('res2net_custom', pretrained, **kwargs)
 
 
 @register_model
