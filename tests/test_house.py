@@ -1,12 +1,10 @@
 """The house: what stands where, what imports what, what importing does."""
 
 import ast
-import io
 import json
 import os
 import subprocess
 import sys
-import tokenize
 from pathlib import Path
 
 import pytest
@@ -77,54 +75,6 @@ def test_floors():
         above = [name for name in own_imports(path) if name != floor]
         assert all(FLOORS.index(name) < FLOORS.index(floor) for name in above), (path, above)
         assert floor == '__main__' or 'cli' not in above
-
-
-def test_only_public_timm():
-    """timm's exports and the public names of its model files, never `timm.models._x`."""
-    for path in PACKAGE.rglob('*.py'):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [f'{node.module}.{alias.name}' for alias in node.names]
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            assert not [n for n in names if n.startswith('timm.') and '._' in n], path
-
-
-def code_lines(source: str) -> int:
-    """Lines with code on them: blank ones, comments and docstrings aside."""
-    aside = {
-        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }  # fmt: skip
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in aside:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            lines.difference_update(range(node.lineno, node.end_lineno + 1))
-    return len(lines)
-
-
-def test_size():
-    """The plan said about 2,500 lines; with the converter, the Hub, export and the rest they are
-    more."""
-    assert sum(code_lines(path.read_text()) for path in PACKAGE.rglob('*.py')) < 5000
-
-
-def test_public_names_have_docstrings():
-    for name, value in vars(timm_res2net).items():
-        if not name.startswith('_') and callable(value):
-            assert value.__doc__, name
-    for path in PACKAGE.rglob('*.py'):
-        module = ast.parse(path.read_text())
-        assert ast.get_docstring(module), path
-        bodies = [module.body, *(n.body for n in module.body if isinstance(n, ast.ClassDef))]
-        for node in [node for body in bodies for node in body]:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith('_'):
-                visitor = node.name == 'find_class'  # pickle's own name
-                assert ast.get_docstring(node) or visitor, (path, node.name)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:
