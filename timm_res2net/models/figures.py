@@ -4,7 +4,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ['FIGURES', 'Figures']
+__all__ = ['FIGURES', 'Figures', 'Pin']
+
+
+class Pin(NamedTuple):
+    """The weights that a registered tag must load, which `timm_res2net.check` compares.
+
+    Attributes:
+        revision: Commit of the repository, 40 hexadecimal digits; '' for any.
+        sha256: sha256 of the weights, 64 hexadecimal digits; '' for any.
+    """
+
+    revision: str = ''
+    sha256: str = ''
 
 
 class Figures(NamedTuple):
@@ -15,15 +27,18 @@ class Figures(NamedTuple):
         gmacs: Multiply-accumulates of one image of the cfg's `input_size` (224 px but for the test
             model), in 1e9; half of what `torch.utils.flop_counter` counts.
         top1: ImageNet-1k top-1 accuracy in percent by tag, with who published it.
+        pins: What the weights of a tag must be.
     """
 
     params: int
     gmacs: float
     top1: Mapping[str, tuple[float, str]] = MappingProxyType({})
+    pins: Mapping[str, Pin] = MappingProxyType({})
 
 
 _TIMM = 'timm results-imagenet.csv'
 _PADDLE = 'PaddleClas model zoo'
+_DIGITS = '1903a1eee39486312648af5f9f1a60ee0f8b059040e41859911c6d806d0267de'
 
 FIGURES = {
     'res2net50_se': Figures(28_230_112, 4.26, {'se_identity_in1k': (77.950, _TIMM)}),
@@ -55,7 +70,11 @@ FIGURES = {
     'res2net_custom': Figures(25_699_120, 4.26),  # with the default arguments
     'hrnet_w18_res2net': Figures(21_152_733, 4.26),
     'hrnet_w32_res2net': Figures(41_110_209, 8.90),
-    'test_res2net_se': Figures(209_693, 0.01),
+    'test_res2net_se': Figures(
+        209_693,
+        0.01,
+        pins={'digits': Pin(sha256=_DIGITS)},
+    ),
 }
 """Figures of every model that this package registers: parameters and GMACs are counted (a test
 recounts them), the accuracies are the sources' own and were not measured here."""

@@ -361,7 +361,6 @@ default_cfgs = generate_default_cfgs({
         origin_url='https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits',
         description="Tiny model in the package, trained on scikit-learn's handwritten digits.",
         label_names=tuple('0123456789'),
-        notes=('sha256: 1903a1eee39486312648af5f9f1a60ee0f8b059040e41859911c6d806d0267de',),
     ),
 })  # fmt: skip
 
