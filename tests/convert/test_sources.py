@@ -1,0 +1,441 @@
+"""Sources: the files of each give its own outputs."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from tests.common import TIMMS, Reference, image, randomise, relative_error
+from tests.convert.helpers import FIXTURES, random_weights, save
+from tests.fixtures import values
+from timm_res2net import convert_checkpoint
+from timm_res2net.convert import SOURCES, infer_arguments, read_pdparams, recognise
+from timm_res2net.models.figures import FIGURES
+
+# float32; the references fold BatchNorm differently and have up to 150 layers to do so
+FLOAT32 = 2e-4
+
+
+def from_folder(path: Path, **kwargs) -> nn.Module:
+    return timm.create_model(f'local-dir:{path}', pretrained=True, **kwargs).eval()
+
+
+def respell(weights, names, counted: bool = True) -> dict[str, torch.Tensor]:
+    return {
+        names(key): value
+        for key, value in weights.items()
+        if counted or not key.endswith('num_batches_tracked')
+    }
+
+
+@pytest.mark.parametrize('name', TIMMS)
+def test_official_files_give_timms_numbers(name, tmp_path):
+    """The authors' files have timm's keys: v1, v1b (timm's d), Res2NeXt."""
+    model = randomise(timm.create_model(name)).eval()
+    found = convert_checkpoint(save(model.state_dict(), tmp_path / 'w.pth'), tmp_path / 'out')
+    assert (found.source, found.architecture) == ('official', name)
+    x = image()
+    with torch.no_grad():
+        assert torch.equal(from_folder(tmp_path / 'out')(x), model(x))
+        # and by this package's network, which shares no code with timm's block
+        own: Any = timm.create_model('res2net50_18w_4s', **infer_arguments(model.state_dict()))
+        own.load_state_dict(found.model.state_dict())
+        assert torch.equal(own.eval()(x), model(x))
+    config = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    assert 'num_classes' not in config.get('model_args', {})
+    assert config['num_classes'] == 1000
+    assert config['pretrained_cfg'].get('license') is None
+
+
+def test_published_paddle_files():
+    """The README's rows are the registered tags."""
+    rows = {
+        cells[0]: cells[1:]
+        for line in (Path(__file__).parents[2] / 'README.md').read_text().splitlines()
+        if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) == 5
+    }
+    for name, figures in FIGURES.items():
+        for tag, (top1, source) in figures.top1.items():
+            cfg = timm.models.get_pretrained_cfg(f'{name}.{tag}')
+            if cfg.url:
+                top, licence, by, command = rows[cfg.url.rpartition('/')[2]]
+                assert (float(top), licence, f'{by} model zoo') == (top1, 'A', source)
+                assert command == f'`convert`, or `{name}.{tag}`'
+
+
+def test_v1b_152(tmp_path):
+    weights = random_weights('res2net152d')
+    wrapped = {f'module.{key}': value for key, value in weights.items()}
+    found = convert_checkpoint(save({'state_dict': wrapped}, tmp_path / 'w.pth'), tmp_path / 'out')
+    assert found.architecture == 'res2net152d'
+    assert found.file['entry'] == 'state_dict'
+    reference = Reference(weights, 'official', (3, 8, 36, 3), 4, deep=True, avg_down=True)
+    with torch.no_grad():
+        assert relative_error(from_folder(tmp_path / 'out')(image()), reference(image())) < FLOAT32
+
+
+def recorded(file: str) -> dict:
+    return json.loads((FIXTURES / file).read_text())
+
+
+@pytest.mark.parametrize('name', ['plain', 'deep', 'scales 8'])
+def test_mmpretrain_as_recorded(name, tmp_path):
+    """Bit for bit what MMPretrain 1.2.0 answered: tests/fixtures/record_mmpretrain.py."""
+    case = recorded('mmpretrain.json')['cases'][name]
+    weights = {
+        key: torch.tensor(0)
+        if key.endswith('num_batches_tracked')
+        else torch.from_numpy(values.values(key, tuple(shape)))
+        for key, shape in case['shapes'].items()
+    }
+    path = save({'meta': {'CLASSES': ('a',)}, 'state_dict': weights}, tmp_path / 'w.pth')
+    found = convert_checkpoint(path, tmp_path / 'out')
+    assert found.source == 'mmpretrain'
+    named = {'plain': 'res2net50_26w_4s', 'deep': 'res2net50d', 'scales 8': 'res2net50_14w_8s'}
+    assert found.architecture == named[name]
+    model = from_folder(tmp_path / 'out')
+    x = torch.from_numpy(values.image())
+    with torch.no_grad():
+        # the same convolutions in the same order; another machine's kernels may differ in the last
+        # bits
+        assert relative_error(model(x), torch.tensor(case['logits'])) < 1e-5
+        features = model.forward_features(x).mean((2, 3))[:, :8]
+        assert relative_error(features, torch.tensor(case['features'])) < 1e-5
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to='mmpretrain')
+    back = torch.load(tmp_path / 'back.pth')['state_dict']
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[key], weights[key]) for key in weights)
+
+
+def mmdet_name(key: str, prefix: str = 'backbone.') -> str:
+    """timm's name as MMDetection spells it: its deep stem is one Sequential."""
+    if key.startswith('conv1.'):
+        return f'{prefix}stem.{key.removeprefix("conv1.")}'
+    return f'{prefix}stem.7.{key.removeprefix("bn1.")}' if key.startswith('bn1.') else prefix + key
+
+
+def detectron2_name(key: str, prefix: str = 'backbone.bottom_up.') -> str:
+    """timm's name as Res2Net-detectron2 spells it."""
+    if not key.startswith('layer'):
+        return f'{prefix}stem.{key}'
+    stage, block, *rest = key.split('.')
+    name, leaf = '.'.join(rest[:-1]), rest[-1]
+    name = {
+        'bn1': 'conv1.norm', 'bn3': 'conv3.norm', 'downsample.1': 'shortcut.1',
+        'downsample.2': 'shortcut.1.norm',
+    }.get(name, name)  # fmt: skip
+    return f'{prefix}res{int(stage[5:]) + 1}.{block}.{name}.{leaf}'
+
+
+HEADS = {
+    'mmdet': ('neck.fpn_convs.0.conv.weight', 'roi_head.bbox_head.fc_cls.bias'),
+    'detectron2': ('backbone.fpn_lateral2.weight', 'pixel_mean', 'roi_heads.box_head.fc1.bias'),
+}
+
+
+@pytest.mark.parametrize('source', HEADS)
+def test_backbones_of_detectors(source, tmp_path):
+    names = {'mmdet': mmdet_name, 'detectron2': detectron2_name}[source]
+    weights = random_weights('res2net101_v1d_26w_4s', num_classes=0)
+    theirs = respell(weights, names, counted=source == 'mmdet')
+    heads = {key: torch.ones(2) for key in HEADS[source]}
+    entry = 'state_dict' if source == 'mmdet' else 'model'
+    path = save({entry: {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
+    found = convert_checkpoint(path, tmp_path / 'out')
+    assert (found.source, found.semantics) == (source, 'mmdet')
+    assert found.architecture == 'res2net101_v1d_26w_4s'
+    assert sorted(m.source for m in found.moves if not m.target) == sorted(heads)
+    reference = Reference(theirs, 'mmdet', (3, 4, 23, 3), 4, deep=True, avg_down=True, names=names)
+    with torch.no_grad():
+        expected = reference.features(image())
+        neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
+        assert relative_error(neck(image())[0], expected) < FLOAT32
+
+
+@pytest.mark.parametrize('source', HEADS)
+def test_a_backbone_that_still_is_the_authors_classifier(source, tmp_path):
+    """Their converters rename v1b files, classifier included: trained as `official`."""
+    name = {'mmdet': mmdet_name, 'detectron2': detectron2_name}[source]
+    weights = random_weights('res2net101d')
+    theirs = respell(weights, lambda key: name(key, ''))
+    path = tmp_path / 'w.pkl'
+    if source == 'detectron2':
+        arrays = {key: value.numpy() for key, value in theirs.items()}
+        content = {'model': arrays, '__author__': 'torchvision', 'matching_heuristics': True}
+        path.write_bytes(pickle.dumps(content))
+    else:
+        save(theirs, path)
+    found = convert_checkpoint(path, tmp_path / 'out')
+    assert (found.source, found.semantics, found.architecture) == (
+        source,
+        'official',
+        'res2net101d',
+    )
+    for key, value in from_folder(tmp_path / 'out').state_dict().items():
+        assert torch.equal(value, weights[key])
+    found = convert_checkpoint(path, model='res2net101_v1d_26w_4s')
+    assert found.semantics == 'mmdet'
+
+
+def test_paddle_as_recorded(tmp_path):
+    """A file that paddle.save wrote, and what Paddle 3.3.1 answered:
+    tests/fixtures/record_paddle.py."""
+    found = convert_checkpoint(FIXTURES / 'paddle.pdparams', tmp_path / 'out')
+    assert (found.source, found.semantics) == ('paddle', 'paddle')
+    x = torch.from_numpy(values.image())
+    expected = torch.tensor(recorded('paddle.json')['logits'])
+    with torch.no_grad():
+        assert relative_error(from_folder(tmp_path / 'out')(x), expected) < 1e-5
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pdparams', to='paddle')
+    theirs, back = (
+        read_pdparams(p) for p in (FIXTURES / 'paddle.pdparams', tmp_path / 'back.pdparams')
+    )
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(back[key], theirs[key]) for key in theirs)
+
+
+def test_paddles_own_file_under_other_semantics_is_wrong(tmp_path):
+    """So the test above can fail."""
+    found = convert_checkpoint(FIXTURES / 'paddle.pdparams')
+    arguments = {**found.arguments, 'semantics': 'official', 'num_classes': 10}
+    model = timm.create_model(found.architecture, **arguments).eval()
+    model.load_state_dict(found.model.state_dict())
+    expected = torch.tensor(recorded('paddle.json')['logits'])
+    with torch.no_grad():
+        assert relative_error(model(torch.from_numpy(values.image())), expected) > 0.01
+
+
+@pytest.mark.parametrize(
+    ('name', 'block'),
+    [
+        ('res2net200_vd_26w_4s', 'bb_2_47.res4b47_branch2b_3._conv.weight'),
+        ('res2net50_pd_14w_8s', 'bb_2_5.res4f_branch2b_7._batch_norm._mean'),
+    ],
+)
+def test_paddles_names_of_blocks(name, block, tmp_path):
+    """PaddleClas counts the blocks of stage 3 from 101 layers on; before, they go by letters."""
+    weights = random_weights(name)
+    path = save(weights, tmp_path / 'w.pth')
+    found = convert_checkpoint(path, tmp_path / 'w.pdparams', to='paddle', model=name)
+    assert found.architecture == name
+    arrays = read_pdparams(tmp_path / 'w.pdparams')
+    assert {block, 'bb_2_0.res4a_branch2b_1._conv.weight'} <= arrays.keys()
+    back = convert_checkpoint(tmp_path / 'w.pdparams')
+    assert back.architecture == name
+    for key, value in back.model.state_dict().items():
+        assert torch.equal(value, weights[key])
+
+
+def test_paddle_detection(tmp_path):
+    """Its own names, and a deep stem without the average pool in the shortcut."""
+
+    def names(key: str) -> str:
+        path, leaf = key.rsplit('.', 1)
+        if path == 'fc' or not path.startswith('layer'):
+            part = {'conv1.0': 'conv1_1', 'conv1.3': 'conv1_2', 'conv1.6': 'conv1_3'}
+            norm = {'conv1.1': 'conv1_1', 'conv1.4': 'conv1_2', 'bn1': 'conv1_3'}
+            if path in part:
+                return f'backbone.res1.{part[path]}.conv.{leaf}'
+            return f'backbone.res1.{norm[path]}.norm.{bn.get(leaf, leaf)}'
+        stage, block, *rest = path.split('.')
+        place = f'backbone.res{int(stage[5:]) + 1}.blocks.{block}'
+        module, index = rest[0], rest[-1]
+        branch = {
+            'conv1': 'branch2a', 'bn1': 'branch2a', 'conv3': 'branch2c', 'bn3': 'branch2c',
+            'convs': f'branch2b.{index}', 'bns': f'branch2b.{index}', 'downsample': 'branch1',
+        }[module]  # fmt: skip
+        is_conv = module.startswith('conv') or rest == ['downsample', '0']
+        return f'{place}.{branch}.{"conv.weight" if is_conv else "norm." + bn.get(leaf, leaf)}'
+
+    bn = {'running_mean': '_mean', 'running_var': '_variance'}
+    weights = random_weights('res2net50_vd_26w_4s', avg_down=False, num_classes=0)
+    theirs = respell(weights, names, counted=False)
+    arrays = {key: value.numpy() for key, value in theirs.items()}
+    content = {**arrays, 'neck.fpn.weight': np.ones(3, np.float32)}
+    (tmp_path / 'w.pdparams').write_bytes(pickle.dumps(content, 2))
+    found = convert_checkpoint(tmp_path / 'w.pdparams', tmp_path / 'out')
+    assert [m.source for m in found.moves if not m.target] == ['neck.fpn.weight']
+    reference = Reference(theirs, 'paddle', (3, 4, 6, 3), 4, deep=True, names=names)
+    with torch.no_grad():
+        got = from_folder(tmp_path / 'out').forward_features(image())
+        assert relative_error(got, reference.features(image())) < FLOAT32
+
+
+def article_weights(
+    layers=(3, 4, 6, 3), width=16, scales=4, groups=1, num_classes=10, se=True, bias=True, seed=1
+) -> dict[str, torch.Tensor]:
+    """A state dict of the article's network, in float64, everything in it random."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: dict[str, torch.Tensor] = {}
+
+    def uniform(key: str, shape: tuple[int, ...], low: float, high: float) -> None:
+        values = torch.rand(shape, generator=generator, dtype=torch.float64)
+        weights[key] = values * (high - low) + low
+
+    def conv(name: str, out: int, into: int, size: int, has_bias: bool) -> None:
+        bound = (3 / (into * size * size)) ** 0.5
+        uniform(f'{name}.weight', (out, into, size, size), -bound, bound)
+        if has_bias:
+            uniform(f'{name}.bias', (out,), -0.5, 0.5)
+
+    def norm(name: str, channels: int) -> None:
+        for leaf, low, high in (
+            ('weight', 0.5, 1.0), ('bias', -0.2, 0.2), ('running_mean', -0.2, 0.2),
+            ('running_var', 0.5, 1.5),
+        ):  # fmt: skip
+            uniform(f'{name}.{leaf}', (channels,), low, high)
+        weights[f'{name}.num_batches_tracked'] = torch.tensor(3)
+
+    inside = width * scales
+    conv('conv1', inside, 3, 7, False)
+    norm('bn1', inside)
+    for stage, depth in enumerate(layers):
+        planes = width * scales << stage
+        middle = planes * groups
+        split = middle // scales
+        for i in range(depth):
+            block = f'layer{stage + 1}.{i}'
+            conv(f'{block}.conv1', middle, inside, 1, bias)
+            norm(f'{block}.bn1', middle)
+            for j in range(scales - 1):
+                conv(f'{block}.conv2.{j}', split, split // groups, 3, bias)
+                norm(f'{block}.bn2.{j}', split)
+            conv(f'{block}.conv3', planes * 4, middle, 1, bias)
+            norm(f'{block}.bn3', planes * 4)
+            if se:
+                conv(f'{block}.se.fc1', planes * 4 // 16, planes * 4, 1, True)
+                conv(f'{block}.se.fc2', planes * 4, planes * 4 // 16, 1, True)
+            if i == 0:
+                conv(f'{block}.downsample.0', planes * 4, inside, 1, bias)
+                norm(f'{block}.downsample.1', planes * 4)
+            inside = planes * 4
+    uniform('fc.weight', (num_classes, inside), -0.1, 0.1)
+    uniform('fc.bias', (num_classes,), -0.1, 0.1)
+    return weights
+
+
+def article(weights, x, layers, scales, groups=1) -> torch.Tensor:
+    """The article's forward pass in plain loops: first split passes, softmax at the end."""
+
+    def conv(x, name, stride=1, padding=0, groups=1):
+        bias = weights.get(f'{name}.bias')
+        return F.conv2d(x, weights[f'{name}.weight'], bias, stride, padding, 1, groups)
+
+    def norm(x, name):
+        leaves = ('running_mean', 'running_var', 'weight', 'bias')
+        return F.batch_norm(x, *(weights[f'{name}.{leaf}'] for leaf in leaves))
+
+    x = F.max_pool2d(norm(conv(x, 'conv1', 2, 3), 'bn1').relu(), 3, 2, 1)
+    for stage, depth in enumerate(layers):
+        for i in range(depth):
+            block, stride = f'layer{stage + 1}.{i}', 2 if stage and i == 0 else 1
+            y = norm(conv(x, f'{block}.conv1', stride), f'{block}.bn1').relu()
+            xs = y.chunk(scales, 1)
+            ys = [xs[0]]
+            for j in range(scales - 1):
+                z = xs[j + 1] if j == 0 else xs[j + 1] + ys[-1]
+                ys.append(
+                    norm(conv(z, f'{block}.conv2.{j}', 1, 1, groups), f'{block}.bn2.{j}').relu()
+                )
+            y = norm(conv(torch.cat(ys, 1), f'{block}.conv3'), f'{block}.bn3')
+            if f'{block}.se.fc1.weight' in weights:
+                gate = conv(y.mean((2, 3), keepdim=True), f'{block}.se.fc1').relu()
+                y = y * conv(gate, f'{block}.se.fc2').sigmoid()
+            if i == 0:
+                x = norm(conv(x, f'{block}.downsample.0', stride), f'{block}.downsample.1')
+            x = (x + y).relu()
+    return F.linear(x.mean((2, 3)), weights['fc.weight'], weights['fc.bias']).softmax(1)
+
+
+def test_the_articles_network(tmp_path):
+    weights = article_weights()
+    found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
+    assert (found.source, found.architecture) == ('article', 'res2net50_16w_4s_se')
+    model = timm.create_model(f'local-dir:{tmp_path / "out"}', num_classes=10).double().eval()
+    model.load_state_dict(load_file(tmp_path / 'out' / 'model.safetensors'))
+    x = image(dtype=torch.float64)
+    with torch.no_grad():
+        expected = article(weights, x, (3, 4, 6, 3), 4)
+        assert relative_error(model(x).softmax(1), expected) < 1e-12
+        assert relative_error(model(x).log_softmax(1), expected.log()) < 1e-12
+    steps = {row[3] for row in found.rows()}
+    assert steps == {'', 'first split moved to the end', 'subtracted from the running mean'}
+    # and back: the biases are zeros, the numbers the same
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to='article')
+    back = torch.load(tmp_path / 'back.pth')
+    assert back.keys() == weights.keys() | {'conv1.bias'}
+    with torch.no_grad():
+        assert relative_error(article(back, x, (3, 4, 6, 3), 4), expected) < 1e-12
+    again = convert_checkpoint(tmp_path / 'back.pth').model.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in found.model.state_dict().items())
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    layers=st.lists(st.integers(1, 2), min_size=4, max_size=4).map(tuple),
+    width=st.sampled_from([4, 6, 10]),
+    scales=st.integers(2, 5),
+    groups=st.sampled_from([1, 2]),
+    num_classes=st.integers(1, 4),
+    se=st.booleans(),
+    bias=st.booleans(),
+)
+def test_the_articles_options(tmp_path, layers, width, scales, groups, num_classes, se, bias):
+    weights = article_weights(layers, width, scales, groups, num_classes, se, bias)
+    found = convert_checkpoint(save(weights, tmp_path / 'w.pth'))
+    assert found.semantics == 'caffe'
+    x = image(size=33, dtype=torch.float64)
+    with torch.no_grad():
+        expected = article(weights, x, layers, scales, groups)
+        assert relative_error(found.model.double()(x).softmax(1), expected) < 1e-12
+
+
+def test_the_articles_network_without_splits(tmp_path):
+    weights = {
+        k: v for k, v in article_weights().items() if '.conv2.' not in k and '.bn2.' not in k
+    }
+    with pytest.raises(ValueError, match=r'no 3x3 convolution at all'):
+        convert_checkpoint(save(weights, tmp_path / 'w.pth'))
+
+
+def test_an_odd_stem_is_refused(tmp_path):
+    weights = article_weights((1, 1, 1, 1), width=5, scales=3)
+    with pytest.raises(ValueError, match=r'channels\[0\]=15 is also the width of the plain stem'):
+        convert_checkpoint(save(weights, tmp_path / 'w.pth'))
+
+
+@pytest.mark.parametrize(
+    ('keys', 'text'),
+    [
+        (['layer1.0.conv2.weight'], "It is a ResNet's: its blocks have one 3x3 convolution"),
+        (
+            ['encoder.weight'],
+            r"None of its keys is a Res2Net's of paddle, .* \(1: encoder\.weight\)",
+        ),
+    ],
+)
+def test_checkpoints_of_no_known_source(keys, text):
+    with pytest.raises(ValueError, match=text):
+        recognise(keys)
+
+
+def test_every_source_has_its_sentences():
+    assert set(SOURCES) == {
+        'official', 'mmpretrain', 'mmdet', 'detectron2', 'paddle', 'article', 'timm',
+    }  # fmt: skip
+    assert all(source.licence.endswith('.') for source in SOURCES.values())
+    assert {s for source in SOURCES.values() for s in source.semantics} == {
+        'official', 'mmdet', 'paddle', 'caffe',
+    }  # fmt: skip
