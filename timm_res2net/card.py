@@ -1,42 +1,44 @@
-"""Model cards: what a folder's README.md tells its reader, and the Hub."""
+"""The model card: the README.md of a folder, for its reader and for the Hub."""
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
 from timm.models import get_pretrained_cfg
+from torch import nn
 
-from .folder import in_chans_of, timms_names
+from .folder import Config, Provenance, read_card, timm_names
 from .models.figures import FIGURES
+from .models.protocol import as_timm
 from .text import table
 
 __all__ = [
-    'ABOUT',
-    'PERCENT',
-    'Result',
-    'card_of_tag',
-    'made_from_of',
-    'merge_card',
-    'owners_text',
-    'results_of',
-    'write_card',
-]
+    'ABOUT', 'MOVED', 'PERCENT', 'Result', 'card_of_tag', 'merge_card', 'owners_text',
+    'render_card', 'results_of',
+]  # fmt: skip
 
-# What stands between these lines is ours and is written anew; the rest of a card is its owner's.
-_BEGIN = '<!-- timm_res2net writes what stands from here -->'
-_END = '<!-- to here anew; the rest is kept -->'
-_REGION = re.compile(f'{re.escape(_BEGIN)}.*?{re.escape(_END)}', re.DOTALL)
+_TEMPLATE = Path(__file__).with_name('card.md.jinja')
+_REGION = re.compile(
+    r'<!-- begin of the text that timm_res2net generates.*?<!-- end of the text that timm_res2net '
+    r'generates -->',
+    re.DOTALL,
+)
 
 ABOUT = (
-    'A Res2Net splits the channels of every block into parts, each of which sees the convolved one '
-    'before it, so that one block holds several receptive fields.'
+    'A Res2Net block splits its channels and convolves the splits one after the other, so that one '
+    'block has several receptive fields.'
 )
+MOVED = ('their keys', "timm's keys", 'tensors', 'how')
+"""Columns of the table that says what became of a checkpoint's keys."""
 
 _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
 PERCENT = tuple(_METRICS)
-_SOURCES = {
+"""Metrics that are given in percent."""
+
+_PUBLISHERS = {
     'timm results-imagenet.csv': 'https://github.com/huggingface/pytorch-image-models/blob/main/'
     'results/results-imagenet.csv',
     'PaddleClas model zoo': 'https://github.com/PaddlePaddle/PaddleClas',
@@ -78,10 +80,10 @@ class Result(NamedTuple):
     """A measured or published accuracy.
 
     Attributes:
-        metric: 'top1', 'top5', 'accuracy', or another metric's name.
+        metric: 'top1', 'top5', 'accuracy', or the name of another metric.
         value: Its value; percent for the first three.
-        dataset: Name of the data set, as the Hub has it.
-        source: Who published it, '' for the weights' owner.
+        dataset: Name of the data set on the Hub.
+        source: Who published it; '' for the owner of the weights.
     """
 
     metric: str
@@ -90,20 +92,10 @@ class Result(NamedTuple):
     source: str = ''
 
 
-def published(name: str, tag: str) -> list[Result]:
-    """The published accuracy of a registered tag, if there is one."""
-    if tag not in FIGURES[name].top1:
-        return []
-    value, source = FIGURES[name].top1[tag]
-    return [Result('top1', value, 'imagenet-1k', source)]
+def _count_gmacs(model: nn.Module, size: Sequence[int]) -> float:
+    """Count the multiply-accumulates of one image, in 1e9, of a model on the meta device.
 
-
-def count_gmacs(model: Any, size: Sequence[int]) -> float:
-    """Multiply-accumulates of one image in 1e9: half of what `torch.utils.flop_counter` counts.
-
-    Args:
-        model: A model on the meta device.
-        size: Channels, height and width of the image.
+    They are half of the operations that `torch.utils.flop_counter` counts.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -113,231 +105,170 @@ def count_gmacs(model: Any, size: Sequence[int]) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def facts_of(model: Any, architecture: str, semantics: str, gmacs: float) -> dict[str, str]:
-    """The rows of a card's first table.
-
-    Args:
-        model: The model, with the `pretrained_cfg` of its weights.
-        architecture: Its name.
-        semantics: Its block semantics.
-        gmacs: Its multiply-accumulates, in 1e9.
-    """
-    levels = model.feature_info
-    classes = f'{model.num_classes:,}' if model.num_classes else 'none: features only'
+def _facts(config: Config) -> dict[str, str]:
+    """Return the rows of a card's table of facts."""
+    model = timm.create_model(
+        config.architecture, device='meta', num_classes=config.num_classes, **config.model_args
+    ).eval()
+    size = config.pretrained_cfg['input_size']
+    parameters = sum(p.numel() for p in model.parameters())
     return {
-        'architecture': f'`{architecture}`',
-        'parameters': f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M',
-        'multiply-accumulates': f'{gmacs:.2f} G at the image size',
-        'image size': ' × '.join(map(str, model.pretrained_cfg['input_size'][1:])) + ' px',
-        'classes': classes,
-        'block semantics': f'`{semantics}`',
+        'architecture': f'`{config.architecture}`',
+        'parameters': f'{parameters / 1e6:.2f} M',
+        'multiply-accumulates': f'{_count_gmacs(model, size):.2f} G at the image size',
+        'image size': ' × '.join(map(str, size[1:])) + ' px',
+        'classes': f'{config.num_classes:,}' if config.num_classes else 'none, features only',
+        'block semantics': f'`{config.semantics}`',
         'feature levels': ', '.join(
-            f'{level["num_chs"]} channels at stride {level["reduction"]}' for level in levels
+            f'{level["num_chs"]} channels at stride {level["reduction"]}'
+            for level in as_timm(model).feature_info
         ),
     }
 
 
-def _usage(load: str, own: bool, model: Any) -> str:
-    imports = 'import timm, timm_res2net' if own else 'import timm'
-    classes, mode = model.num_classes, {1: 'L', 3: 'RGB'}.get(in_chans_of(model))
-    blocks = []
-    if classes and mode:
-        blocks.append(f"""Classify:
-
-```python
-{imports}
-from PIL import Image
-
-model = timm.create_model('{load}', pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-logits = model(transform(Image.open('image.png').convert('{mode}'))[None])
-top5 = logits.softmax(1).topk({min(5, classes)})
-```""")
-    blocks.append(f"""Features at five levels, for detection and segmentation:
-
-```python
-{imports}
-
-neck = timm.create_model('{load}', pretrained=True, features_only=True)
-print(neck.feature_info.channels(), neck.feature_info.reduction())
-```""")
-    if model.global_pool.pool_type:
-        blocks.append(f"""Embeddings, one vector an image:
-
-```python
-{imports}
-
-encoder = timm.create_model('{load}', pretrained=True, num_classes=0).eval()
-```""")
-    if own:
-        blocks.append('`import timm_res2net` registers the architecture with timm.')
-    return '\n\n'.join(blocks)
+def _results_table(results: Sequence[Result]) -> str:
+    rows = [
+        (
+            result.dataset.replace('|', '/'),
+            _METRICS.get(result.metric, result.metric).replace('|', '/'),
+            f'{result.value:g}',
+            result.source or 'the owner of the weights',
+        )
+        for result in results
+    ]
+    return table(('data set', 'metric', 'value', 'published by'), rows)
 
 
-def _body(
-    title: str,
-    what: str,
-    usage: str,
-    facts: Mapping[str, str],
-    results: Sequence[Result],
-    made_from: str,
-    licence: str,
-    extra: Sequence[str],
-) -> str:
-    """The part of a card that is ours."""
-    parts = [f'# {title}', what, '## Use', usage, '## Facts']
-    parts.append(table(('what', ''), [*facts.items()]))
-    if results:
-        rows = [
-            (
-                r.dataset.replace('|', '/'),
-                _METRICS.get(r.metric, r.metric).replace('|', '/'),
-                f'{r.value:g}',
-                r.source or "the weights' owner",
-            )
-            for r in results
-        ]
-        parts += ['## Accuracy', table(('data set', 'metric', 'value', 'by'), rows)]
-        if any(r.source for r in results):
-            parts.append('Published there, not measured by timm_res2net.')
-    parts += [made_from] * bool(made_from)
-    parts += ['## Licence', licence, '## Citation']
-    cited = [_RES2NET, *extra, _TIMM]
-    parts.append('\n\n'.join(f'```bibtex\n{entry}\n```' for entry in cited))
-    return '\n\n'.join(parts)
+def _made_from_table(made_from: Provenance) -> str:
+    name = made_from.file.translate({ord('`'): "'", ord('|'): '/'})  # what a table cannot hold
+    entry = f", entry '{made_from.entry}'" if made_from.entry else ''
+    widened = f', {made_from.widened} tensors widened to float32' if made_from.widened else ''
+    rows = [
+        ('file', f'`{name}`'),
+        ('sha256', f'`{made_from.sha256}`'),
+        ('size', f'{made_from.bytes:,} bytes'),
+        ('read as', f'{made_from.format}{entry}{widened}'),
+        ('layout', made_from.source),
+    ]
+    return table(('made from', ''), rows)
 
 
 def _metadata(
-    title: str, licence: str | None, results: Sequence[Result], base: str | None, classes: int
+    title: str, config: Config, license: str | None, results: Sequence[Result], base: str | None
 ) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = 'image-classification' if classes else 'image-feature-extraction'
+    task = 'image-classification' if config.num_classes else 'image-feature-extraction'
     found = [
         EvalResult(
             task_type='image-classification',
-            dataset_type=r.dataset,
-            dataset_name=r.dataset,
-            metric_type='accuracy' if r.metric in _METRICS else r.metric,
-            metric_name=_METRICS.get(r.metric, r.metric),
-            metric_value=r.value,
-            source_name=r.source or None,
-            source_url=_SOURCES.get(r.source),
+            dataset_type=result.dataset,
+            dataset_name=result.dataset,
+            metric_type='accuracy' if result.metric in _METRICS else result.metric,
+            metric_name=_METRICS.get(result.metric, result.metric),
+            metric_value=result.value,
+            source_name=result.source or None,
+            source_url=_PUBLISHERS.get(result.source),
         )
-        for r in results
+        for result in results
     ]
     return ModelCardData(
         library_name='timm',
-        license=licence,
+        license=license,
         pipeline_tag=task,
         tags=[task, 'timm', 'res2net', 'transformers'],
-        datasets=list(dict.fromkeys(r.dataset for r in results)) or None,
+        datasets=list(dict.fromkeys(result.dataset for result in results)) or None,
         base_model=base,
         model_name=title if results else None,
         eval_results=found or None,
     )
 
 
-def citations(attention: str, tag: str = '') -> list[str]:
-    """BibTeX entries of what a model is made of besides Res2Net and timm."""
-    return [_SE] * (attention == 'se') + [_SSLD] * tag.startswith('ssld')
-
-
-def write_card(
+def render_card(
+    config: Config,
     title: str,
-    what: str,
     load: str,
-    model: Any,
-    architecture: str,
-    arguments: Mapping[str, Any],
-    semantics: str,
+    summary: str,
     *,
-    licence: str | None,
-    licence_text: str,
+    license: str | None = None,
+    license_text: str = '',
     results: Sequence[Result] = (),
-    anew: Sequence[Result] | None = None,
-    gmacs: float | None = None,
+    stated: Sequence[Result] | None = None,
     base: str | None = None,
-    tag: str = '',
-    made_from: str = '',
+    remarks: Sequence[str] = (),
+    paper: str = '',
+    citations: Sequence[str] = (),
 ) -> str:
-    """A card as a whole.
+    """Render a card from its template.
 
     Args:
-        title: Its heading.
-        what: One paragraph on what the model is.
-        load: What `timm.create_model` is called with, such as 'hf-hub:me/my_res2net'.
-        model: The model, with the `pretrained_cfg` of its weights.
-        architecture: Its name.
-        arguments: What `timm.create_model` has to be given besides.
-        semantics: Its block semantics.
-        licence: Identifier for the Hub; None if unknown.
-        licence_text: What the reader is told of it.
+        config: Config of the model.
+        title: Heading.
+        load: First argument of `timm.create_model`, such as 'hf-hub:me/my_res2net'.
+        summary: One paragraph on what the model is.
+        license: Identifier of the license for the Hub; None if unknown.
+        license_text: The text on the license; by default the identifier.
         results: Accuracies to show.
-        anew: Those of them that the metadata is to name, all if None.
-        gmacs: Multiply-accumulates, in 1e9; counted if None.
-        base: Repository whose weights it starts from.
-        tag: Its tag, for the citations.
-        made_from: A section on the file that it was made from.
+        stated: Those of them that the metadata names; all of them if None.
+        base: Repository whose weights the model starts from.
+        remarks: Further sentences, each an item of a list.
+        paper: The paper, with its identifier.
+        citations: BibTeX entries beside those of Res2Net, SE and timm.
 
     Returns:
-        YAML metadata and markdown.
+        YAML metadata and Markdown.
     """
-    if gmacs is None:
-        made: Any = timm.create_model(
-            architecture, device='meta', num_classes=model.num_classes, **arguments
-        )
-        gmacs = count_gmacs(made.eval(), model.pretrained_cfg['input_size'])
-    own = architecture not in timms_names()
-    body = _body(
-        title,
-        what,
-        _usage(load, own, model),
-        facts_of(model, architecture, semantics, gmacs),
-        results,
-        made_from,
-        licence_text,
-        citations(arguments.get('attn_layer', ''), tag),
-    )
-    stated = results if anew is None else anew
-    data = _metadata(title, licence, stated, base, model.num_classes)
-    return f'---\n{data.to_yaml()}\n---\n{_BEGIN}\n{body}\n{_END}\n'
-
-
-def _read_card(text: str) -> Any:
     from huggingface_hub import ModelCard
 
-    if not text.startswith('---'):
-        text = f'---\n{{}}\n---\n{text}'  # the client would print that there is no metadata
-    try:
-        return ModelCard(text)
-    except Exception as error:  # YAML and the Hub's own checks
-        raise ValueError(
-            f'The metadata of the card cannot be read ({" ".join(str(error).split())}). Mend what '
-            'stands between its --- lines.'
-        ) from error
+    own = config.architecture not in timm_names()
+    in_chans = config.pretrained_cfg['input_size'][0]
+    made_from = config.made_from
+    se = [_SE] if config.model_args.get('attn_layer') == 'se' else []
+    card = ModelCard.from_template(
+        _metadata(title, config, license, results if stated is None else stated, base),
+        template_str=re.sub(r'(\{% .*? %\})\n', r'\1', _TEMPLATE.read_text(encoding='utf-8')),
+        title=title,
+        summary=summary,
+        remarks=remarks,
+        paper=paper,
+        origin=config.pretrained_cfg.get('origin_url'),
+        imports='import timm, timm_res2net' if own else 'import timm',
+        load=load,
+        mode={1: 'L', 3: 'RGB'}.get(in_chans) if config.num_classes else None,
+        top=min(5, config.num_classes),
+        pools=bool(config.global_pool),
+        own=own,
+        facts=table(('what', ''), _facts(config).items()),
+        results=_results_table(results) if results else '',
+        published=any(result.source for result in results),
+        made_from=_made_from_table(made_from) if made_from else '',
+        moves=made_from and table(MOVED, [(a, b, str(n), how) for a, b, n, how in made_from.moves]),
+        license_text=license_text or f'`{license}`.',
+        citations=[_RES2NET, *se, *citations, _TIMM],
+    )
+    return str(card).rstrip('\n') + '\n'
 
 
 def merge_card(new: str, old: str, keep_results: bool = True) -> str:
-    """A new card within an old one: our part and our metadata are new, the rest stays.
+    """Put the generated text and metadata of a new card into an old one.
 
-    An old card without our part keeps all of its text.
+    The rest of the old card stays. If it has no generated text, it keeps all of its text.
 
     Args:
-        new: As `write_card` writes it.
+        new: A card from `render_card`.
         old: A card.
-        keep_results: Keep the old one's results, but for those that the new one has anew.
+        keep_results: Keep the results of the old card that the new one does not state.
 
     Raises:
-        ValueError: The old card's metadata cannot be read.
+        ValueError: The metadata of the old card cannot be read.
     """
-    ours, theirs = _read_card(new), _read_card(old)
+    ours, theirs = read_card(new), read_card(old)
     data, kept = ours.data.to_dict(), theirs.data.to_dict()
     if not keep_results:
         kept.pop('model-index', None)
     elif data.get('model-index') and kept.get('model-index'):
-        anew = {_key(r) for r in ours.data.eval_results}
-        others = [r for r in theirs.data.eval_results if _key(r) not in anew]
+        stated = {_key(result) for result in ours.data.eval_results}
+        others = [result for result in theirs.data.eval_results if _key(result) not in stated]
         ours.data.eval_results = [*others, *ours.data.eval_results]
         data = ours.data.to_dict()
     merged = {**kept, **data}
@@ -345,10 +276,9 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
         both = [*_as_list(kept.get(key)), *_as_list(data.get(key))]
         if both:
             merged[key] = list(dict.fromkeys(both))
-    text = theirs.text.strip('\n')
     part = _REGION.search(ours.text)
-    assert part is not None
-    text = _REGION.sub(lambda _: part[0], text, count=1)
+    assert part is not None  # the template has it
+    text = _REGION.sub(lambda _: part[0], theirs.text.strip('\n'), count=1)
     return f'---\n{type(ours.data)(**merged).to_yaml()}\n---\n{text}\n'
 
 
@@ -356,70 +286,66 @@ def _key(result: Any) -> tuple[Any, ...]:
     return result.dataset_type, result.metric_type, result.metric_name
 
 
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
 def owners_text(card: str) -> str:
-    """What stands on a card outside of our part."""
-    return _REGION.sub('', _read_card(card).text).strip()
+    """Return the text of a card outside of the generated part."""
+    return _REGION.sub('', read_card(card).text).strip()
 
 
-def made_from_of(card: str) -> str:
-    """The section of a card on the file that the model was made from, '' without one."""
-    found = re.search(r'^## Made from\n.*?(?=\n\n## )', card, re.DOTALL | re.MULTILINE)
-    return found[0] if found else ''
-
-
-def results_of(card: str) -> tuple[str | None, list[Result]]:
-    """Licence and numeric results that a card's metadata names.
+def results_of(card: str) -> list[Result]:
+    """Return the numeric results that the metadata of a card names.
 
     Raises:
-        ValueError: They cannot be read.
+        ValueError: The metadata cannot be read.
     """
-    data = _read_card(card).data
     names = {name: metric for metric, name in _METRICS.items()}
-    found = []
-    for r in data.eval_results or []:
-        if isinstance(r.metric_value, int | float):
-            metric = names.get(r.metric_name, r.metric_type)
-            found.append(Result(metric, r.metric_value, r.dataset_type, r.source_name or ''))
-    return data.license, found
+    return [
+        Result(
+            names.get(found.metric_name, found.metric_type),
+            found.metric_value,
+            found.dataset_type,
+            found.source_name or '',
+        )
+        for found in read_card(card).data.eval_results or []
+        if isinstance(found.metric_value, int | float)
+    ]
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def card_of_tag(name: str, tag: str, model: Any) -> str:
-    """The card of a registered tag.
+def card_of_tag(config: Config, tag: str) -> str:
+    """Render the card of a registered tag.
 
     Args:
-        name: Architecture.
-        tag: Its tag.
-        model: The model, with the tag's `pretrained_cfg`.
+        config: Config of the registered model.
+        tag: The tag, without the name.
     """
-    cfg: Any = get_pretrained_cfg(f'{name}.{tag}')
+    name = config.architecture
     full = f'{name}.{tag}'
-    notes = '\n'.join(f'- {note}' for note in cfg.notes or ())
-    licence_text = f'`{cfg.license}`.'
-    if cfg.license == 'unknown':
-        licence_text = (
-            "Unknown: the weights are the Res2Net authors', whose README has said CC BY-NC-SA 4.0 "
-            "since 2021, while timm's model cards say unknown. Commercial use is for you to clear."
-        )
-    elif cfg.url:
-        licence_text = "Apache-2.0, as PaddleClas's repository and its weights are."
-    what = f'{cfg.description} {ABOUT}' + (f'\n\n{notes}' if notes else '')
-    what += f'\n\nPaper: {cfg.paper_name}, {cfg.paper_ids}. Origin: {cfg.origin_url}.'
-    return write_card(
+    cfg: Any = get_pretrained_cfg(full)
+    results = []
+    if tag in FIGURES[name].top1:
+        value, source = FIGURES[name].top1[tag]
+        results = [Result('top1', value, 'imagenet-1k', source)]
+    texts: Mapping[str | None, str] = {
+        'unknown': 'Unknown. The weights are those of the Res2Net authors, whose README has stated '
+        "CC BY-NC-SA 4.0 since 2021, while timm's model cards say unknown. Make sure that your use "
+        'is permitted.',
+    }
+    paddle = 'Apache-2.0, the license of PaddleClas and of its weights.' if cfg.url else ''
+    return render_card(
+        config,
         full,
-        what,
         full,
-        model,
-        name,
-        model.model_args,
-        model.model_args['semantics'],
-        licence=cfg.license,
-        licence_text=licence_text,
-        results=published(name, tag),
-        gmacs=FIGURES[name].gmacs,
+        f'{cfg.description} {ABOUT}',
+        license=cfg.license,
+        license_text=texts.get(cfg.license, paddle),
+        results=results,
         base=cfg.hf_hub_id,
-        tag=tag,
+        remarks=cfg.notes or (),
+        paper=f'{cfg.paper_name}, {cfg.paper_ids}',
+        citations=[_SSLD] if tag.startswith('ssld') else [],
     )

@@ -1,139 +1,151 @@
-"""From a checkpoint file, whoever wrote it, to a folder that timm loads; and back."""
+"""From a checkpoint file of any project to a folder that timm loads, and back."""
 
+import copy
 import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
+from timm.models import get_pretrained_cfg
+from timm.models.resnet import ResNet
+from timm.utils import unwrap_model
 from torch import nn
 
 from . import __version__
-from .card import write_card
+from .card import render_card
 from .convert import (
     SOURCES,
+    Checkpoint,
     Move,
     Rule,
     apply_rules,
-    dump_arrays,
     infer_arguments,
     read_checkpoint,
     recognise,
     undo_rules,
 )
+from .convert.fit import fit
 from .files import check_writable, sha256_of, write_file
 from .folder import (
-    CONFIG,
     DATA,
-    open_folder,
-    read_config,
-    save_folder,
-    set_data,
-    timms_names,
+    Config,
+    ModelFolder,
+    Provenance,
+    in_chans_of,
+    timm_names,
+    without_origin,
 )
 from .layers.align import AlignedBatchNorm2d
 from .layers.bottle2neck import SEMANTICS
+from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
 from .models.hrnet_res2net import HighResolutionRes2Net
+from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
-from .text import list_some, sentence, table
+from .resolve import resolve_name
+from .text import sentence
 
-__all__ = ['Conversion', 'convert_checkpoint', 'fill', 'find_name', 'made_from', 'read']
+__all__ = ['Conversion', 'convert_checkpoint', 'read', 'take_model']
 
-# A model of each semantics, to carry the arguments of a network that has no name of its own
-_BASE = {
-    'official': 'res2net50_18w_4s',
-    'mmdet': 'res2net50_v1d_26w_4s',
-    'paddle': 'res2net50_vd_26w_4s',
-    'caffe': 'res2net50_16w_4s_se',
-}
+# The name of a network that has no name of its own: all its arguments stand in the config
+_CUSTOM = 'res2net_custom'
 
 
-class Conversion(NamedTuple):
-    """A converted checkpoint, checked against the model that it makes.
+@dataclass(frozen=True)
+class Conversion:
+    """A model that was read, with all that a folder of it says.
 
     Attributes:
-        source: The layout that was read, one of `SOURCES`.
-        architecture: Name for `timm.create_model`, of this package or timm's own.
-        arguments: What it has to be given besides, all JSON values.
-        semantics: Block semantics.
-        model: The model, with the checkpoint's tensors as its parameters and buffers.
-        moves: What went where, a move for every key of the file.
-        file: Name, whether it was a folder, size in bytes, sha256, format and entry of what was
-            read, and how many tensors were widened to float32.
+        source: The layout that was read, one of `timm_res2net.convert.SOURCES`.
+        config: Its config, with the file that it was made from.
+        model: The model with the checkpoint's tensors as parameters and buffers, in eval mode.
+        moves: What became of every key of the file.
     """
 
     source: str
-    architecture: str
-    arguments: dict[str, Any]
-    semantics: str
+    config: Config
     model: nn.Module
-    moves: tuple[Move, ...]
-    file: dict[str, Any]
+    moves: tuple[Move, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """Name for `timm.create_model`, of this package or timm's own."""
+        return self.config.architecture
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Further arguments of `timm.create_model`, JSON values."""
+        return self.config.model_args
+
+    @property
+    def semantics(self) -> str:
+        """Block semantics."""
+        return self.config.semantics
+
+    @property
+    def file(self) -> Provenance:
+        """The file that was read."""
+        assert self.config.made_from is not None  # `read` sets it
+        return self.config.made_from
 
     def summary(self) -> dict[str, Any]:
-        """All but the tensors, as JSON values."""
-        model: Any = self.model
+        """Return everything but the tensors, as JSON values."""
+        file = {k: v for k, v in asdict(self.file).items() if k not in ('source', 'moves')}
         return {
             'source': self.source,
             'architecture': self.architecture,
             'arguments': self.arguments,
             'semantics': self.semantics,
-            'num_classes': model.num_classes,
-            'params': sum(p.numel() for p in model.parameters()),
-            'file': self.file,
+            'num_classes': self.config.num_classes,
+            'params': sum(p.numel() for p in self.model.parameters()),
+            'file': file,
             'moves': [
                 {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
                 for move in self.moves
             ],
         }
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """What went where, a row a rule: their keys, timm's, the number of tensors, and how."""
-        counts: Counter[Rule] = Counter(move.rule for move in self.moves)
-        return [
-            (f'`{rule.source}`', f'`{rule.target}`' if rule.target else '', str(n), rule.how)
-            for rule, n in counts.items()
-        ]
+
+# --- which network it is --------------------------------------------------------------------------
 
 
 @functools.cache
 def _named_arguments(name: str) -> dict[str, Any]:
-    """Arguments that a registered name stands for, the class count and input channels apart."""
-    model: Any = timm.create_model(name, device='meta')
-    arguments = infer_arguments(model.state_dict())
+    """Return the arguments of a registered name, without class count and input channels."""
+    model = timm.create_model(name, device='meta')
+    arguments = _architecture(infer_arguments(model.state_dict()))
     semantics = model.model_args['semantics'] if isinstance(model, Res2Net) else 'official'
-    return {**_architecture(arguments), 'semantics': semantics}
+    return {**arguments, 'semantics': semantics}
 
 
 def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if k not in ('num_classes', 'in_chans')}
 
 
-def find_name(found: Mapping[str, Any], semantics: str) -> str | None:
-    """The registered name of a network, timm's own first; None if it has none.
+def _find_name(arguments: Mapping[str, Any]) -> str | None:
+    """Return the registered name of a network, timm's own first; None if it has none.
 
     Args:
-        found: Arguments that the shapes tell.
-        semantics: Its block semantics.
+        arguments: Its arguments, without class count and input channels.
     """
-    arguments = {**_architecture(found), 'semantics': semantics}
     depth = str(3 * sum(arguments['layers']) + 2)
-    for name in (*timms_names(), *default_cfgs):
+    for name in (*timm_names(), *default_cfgs):
         match = re.match(r'res2ne\D*(\d+)', name)
         if (match is None or match[1] == depth) and _named_arguments(name) == arguments:
-            return name
+            return name if name != _CUSTOM else None
     return None
 
 
-def _choose(
+def _choose_semantics(
     tensors: Mapping[str, torch.Tensor], source: str, model: str | None, semantics: str | None
 ) -> str:
-    """The semantics that a checkpoint means."""
+    """Return the semantics that a checkpoint means."""
     known = SOURCES[source].semantics
     if model is not None:
         computes = str(_named_arguments(model)['semantics'])
@@ -141,7 +153,8 @@ def _choose(
             raise ValueError(f'{model} computes {computes}, not {semantics}. Name one of the two')
         semantics = computes
     if semantics is None:
-        # only a classifier's training says so: a bare backbone means what its project runs
+        # Classifiers were trained by the authors' code. A backbone without a classifier means what
+        # its own project computes.
         return 'official' if 'fc.weight' in tensors and 'official' in known else known[0]
     if semantics not in known:
         raise ValueError(
@@ -152,23 +165,18 @@ def _choose(
 
 
 def _build(
-    found: dict[str, Any],
-    semantics: str,
-    name: str | None,
-    silent: Mapping[str, Any],
-    noted: str | None,
+    found: Mapping[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any], nn.Module]:
-    """The model on the meta device, its name and the arguments beside it.
+    """Build the model on the meta device; return its name, its further arguments, and it.
 
     Args:
         found: Arguments that the shapes tell.
-        semantics: Its block semantics.
-        name: The name that is asked for.
+        semantics: Block semantics.
+        name: The name that was asked for.
         silent: Arguments that shapes do not tell.
-        noted: The name that the file notes, whose other arguments may have been changed.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
-    fits = find_name(found, semantics)
+    fits = _find_name(wanted)
     if name is not None:
         named = _named_arguments(name)
         wrong = [
@@ -177,28 +185,25 @@ def _build(
             if value != named.get(key)
         ]
         if wrong:
-            remedy = f'Use {fits}' if fits else f'In its place say semantics={semantics!r}'
+            remedy = f'Use {fits}' if fits else f'Name semantics={semantics!r} instead of a model'
             raise ValueError(f'it has {", ".join(wrong)}. {remedy}')
     name = name or fits
-    extra: dict[str, Any] = {}
-    if name is None:
-        name, extra = noted if noted and noted in default_cfgs else _BASE[semantics], wanted
-    model: Any = timm.create_model(
-        name,
+    model = timm.create_model(
+        name or _CUSTOM,
         device='meta',
         num_classes=found['num_classes'],
         in_chans=found['in_chans'],
-        **{**extra, **silent},
+        **{**({} if name else wanted), **silent},
     )
     if isinstance(model, Res2Net):
         arguments = model.model_args
     else:
         arguments = {'in_chans': found['in_chans']} if found['in_chans'] != 3 else {}
         arguments.update(silent)
-    return name, arguments, model
+    return name or _CUSTOM, arguments, model
 
 
-def fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Make a state dict's tensors the model's own.
 
     Raises:
@@ -208,23 +213,13 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     for key, value in own.items():
         if key.endswith('num_batches_tracked') and key not in tensors:
             tensors[key] = torch.zeros((), dtype=value.dtype)  # Paddle and detectron2 do not count
-    missing = own.keys() - tensors.keys()
-    if missing:
-        raise ValueError(f'parameters are left without a value, {list_some(missing)}')
-    surplus = tensors.keys() - own.keys()
-    if surplus:
-        raise ValueError(f'weights have no place in the model, {list_some(surplus)}')
-    wrong = [
-        f'{key} {tuple(tensors[key].shape)} for {tuple(value.shape)}'
-        for key, value in own.items()
-        if tensors[key].shape != value.shape
-    ]
-    if wrong:
-        raise ValueError(f'shapes do not fit, {list_some(wrong)}')
+    found = fit(own, tensors)
+    if not found.is_exact:
+        raise ValueError(str(found))
     model.load_state_dict(tensors, strict=True, assign=True)
 
 
-# Arguments of `timm.create_model` that change what is computed, and no shape
+# Arguments of `timm.create_model` that change what is computed, but no shape
 _SILENT = (
     'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool',
     'width_multiple',
@@ -232,10 +227,10 @@ _SILENT = (
 
 
 def _trained(training: Mapping[str, Any], source: str) -> tuple[str | None, dict[str, Any]]:
-    """Semantics and other arguments that no shape tells, from what timm's train.py noted."""
+    """Return the semantics and other arguments that timm's train.py recorded."""
     name = training.get('model')
     name = name.partition('.')[0] if isinstance(name, str) else None
-    if source not in ('timm', 'official') or name not in (*default_cfgs, *timms_names()):
+    if source not in ('timm', 'official') or name not in (*default_cfgs, *timm_names()):
         return None, {}
     given = training.get('model_kwargs')
     given = given if isinstance(given, dict) else {}
@@ -245,18 +240,72 @@ def _trained(training: Mapping[str, Any], source: str) -> tuple[str | None, dict
     return str(given.get('semantics') or _named_arguments(name)['semantics']), silent
 
 
-def _describe(
-    model: Any, file: str, source: str, stem_type: str, training: Mapping[str, Any]
-) -> None:
-    """Make the model's cfg that of these weights, not of the name's published ones."""
-    model.pretrained_cfg = dict(
-        model.pretrained_cfg,
-        url='', file=None, hf_hub_id=None, custom_load=False, tag='converted', license=None,
-        origin_url=None, notes=None, label_names=None,
-        description=f'Converted from {file} ({source}).',
-        first_conv='conv1.0' if stem_type else 'conv1',
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _provenance(
+    path: Path, weights: Path, source: str, checkpoint: Checkpoint, moves: tuple[Move, ...]
+) -> Provenance:
+    counts: Counter[Rule] = Counter(move.rule for move in moves)
+    rows = [
+        (f'`{rule.source}`', f'`{rule.target}`' if rule.target else '', n, rule.how)
+        for rule, n in counts.items()
+    ]
+    return Provenance(
+        path.resolve().name, sha256_of(weights), weights.stat().st_size, checkpoint.format,
+        checkpoint.entry, checkpoint.widened, source, rows,
     )  # fmt: skip
-    set_data(model, {key: training[key] for key in DATA if training.get(key)})
+
+
+def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
+    folder = ModelFolder(path)
+    config, weights, model = folder.config, folder.weights, folder.build()
+    checkpoint = read_checkpoint(weights, entry)
+    moves: tuple[Move, ...] = ()
+    tensors = checkpoint.tensors
+    if isinstance(model, HighResolutionRes2Net):  # the tables of rules are of Res2Nets
+        if source not in ('auto', 'timm'):
+            raise ValueError(f'It is an HRNet of timm, not of {source}')
+        source = 'timm'
+    else:
+        source = recognise(tensors) if source == 'auto' else source
+        tensors, moves = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
+    _fill(model, tensors)
+    arguments = dict(config.model_args)
+    if isinstance(model, Res2Net | HighResolutionRes2Net):
+        arguments = model.model_args
+    made_from = config.made_from or _provenance(path, weights, source, checkpoint, moves)
+    described = bool(config.described_by)
+    labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
+    cfg = {**config.pretrained_cfg, **labels}
+    name = config.architecture.partition('.')[0]
+    new = Config.of(model, name, arguments, cfg, described=described, made_from=made_from)
+    return Conversion(source, new, model.eval(), moves)
+
+
+def _read_file(
+    path: Path, source: str, name: str | None, semantics: str | None, entry: str | None
+) -> Conversion:
+    checkpoint = read_checkpoint(path, entry)
+    training = checkpoint.training
+    source = recognise(checkpoint.tensors) if source == 'auto' else source
+    rules = SOURCES[source].rules(checkpoint.tensors.keys())
+    tensors, moves = apply_rules(checkpoint.tensors, rules, source)
+    recorded, silent = _trained(training, source)
+    semantics = _choose_semantics(tensors, source, name, semantics or (None if name else recorded))
+    found = infer_arguments(tensors)
+    architecture, arguments, model = _build(found, semantics, name, silent)
+    _fill(model, tensors)
+    cfg = without_origin(
+        as_timm(model).pretrained_cfg,
+        tag='converted',
+        description=f'Converted from {path.name} ({source}).',
+        first_conv='conv1.0' if found['stem_type'] else 'conv1',
+    )
+    made_from = _provenance(path, path, source, checkpoint, moves)
+    config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
+    config = config.with_data({key: training[key] for key in DATA if training.get(key)})
+    return Conversion(source, config, model.eval(), moves)
 
 
 def read(
@@ -266,77 +315,74 @@ def read(
     semantics: str | None = None,
     entry: str | None = None,
 ) -> Conversion:
-    """Read a checkpoint into the model that it belongs to. Arguments as `convert_checkpoint`."""
+    """Read a checkpoint into the model that it belongs to. Arguments as in `convert_checkpoint`."""
     if source not in ('auto', *SOURCES):
-        raise ValueError(f'Unknown source {source!r}. Use auto, {", ".join(SOURCES)}.')
+        raise ValueError(f"Unknown source '{source}'. Use auto, {', '.join(SOURCES)}.")
     if semantics not in (None, *SEMANTICS):
-        raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
-    model = model and model.partition('.')[0]  # a tag, as `list` prints it, tells no network
-    if model in hrnet_res2net.default_cfgs:
+        raise ValueError(f"Unknown semantics '{semantics}'. Use one of {', '.join(SEMANTICS)}.")
+    name = resolve_name(model).architecture if model else None
+    if name in hrnet_res2net.default_cfgs:
         raise ValueError(
-            f'{model} is an HRNet, whose files hold no name and are not converted. Load yours into '
-            'the model, and push that, or save it by `timm.models.save_for_hf`.'
+            f'{name} is an HRNet, and only Res2Nets are recognised by their shapes. Load the file '
+            'into the model, and push that or save it with `timm.models.save_for_hf`.'
         )
-    if model and model not in (*default_cfgs, *timms_names()):
+    if path.is_dir() and (model or semantics):
         raise ValueError(
-            f'{model!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows the first.'
+            f'{path} is a folder, and its config.json names the model. Leave model and semantics '
+            'out.'
         )
-    built: Any = None
-    weights = path
-    if path.is_dir():
-        if model or semantics:
-            raise ValueError(
-                f'{path} is a folder, whose config.json names the model. Leave model and semantics '
-                'out.'
-            )
-        weights, built = open_folder(path)
-    elif not path.is_file():
-        raise FileNotFoundError(f'There is no file {path}.')
-    checkpoint = read_checkpoint(weights, entry)
+    if not path.exists():
+        raise FileNotFoundError(f'There is no file or folder {path}. Check the path.')
     try:
-        if isinstance(built, HighResolutionRes2Net):  # under its own names, which no table has
-            if source not in ('auto', 'timm'):
-                raise ValueError(f'It is an HRNet of timm, not of {source}')
-            source, tensors, moves = 'timm', checkpoint.tensors, tuple[Move, ...]()
-        else:
-            if source == 'auto':
-                source = recognise(checkpoint.tensors)
-            rules = SOURCES[source].rules(checkpoint.tensors.keys())
-            tensors, moves = apply_rules(checkpoint.tensors, rules, source)
-        if built is None:
-            noted, silent = _trained(checkpoint.training, source)
-            semantics = _choose(tensors, source, model, semantics or (None if model else noted))
-            found = infer_arguments(tensors)
-            name, arguments, built = _build(
-                found, semantics, model, silent, checkpoint.training.get('model')
-            )
-            _describe(built, path.name, source, found['stem_type'], checkpoint.training)
-        else:
-            name = built.pretrained_cfg['architecture']
-            arguments = dict(read_config(path / CONFIG).get('model_args', {}))
-            if isinstance(built, Res2Net | HighResolutionRes2Net):
-                arguments = built.model_args
-            semantics = str(arguments.get('semantics', 'official'))
-        fill(built, tensors)
+        if path.is_dir():
+            return _read_folder(path, source, entry)
+        return _read_file(path, source, name, semantics, entry)
     except ValueError as error:
         raise ValueError(sentence(f'{path} does not convert: {error}')) from error
-    return Conversion(
-        source,
-        name,
-        arguments,
-        semantics,
-        built.eval(),
-        moves,
-        {
-            'name': path.resolve().name,
-            'folder': path.is_dir(),
-            'bytes': weights.stat().st_size,
-            'sha256': sha256_of(weights),
-            'format': checkpoint.format,
-            'entry': checkpoint.entry,
-            'widened': checkpoint.widened,
-        },
+
+
+def take_model(model: nn.Module) -> Conversion:
+    """Take a model in memory as if it had been read. The model is not changed.
+
+    Raises:
+        ValueError: It is not a whole Res2Net of this package or timm, or it is deployed.
+    """
+    plain: Any = unwrap_model(model)
+    kind = type(plain).__name__
+    if any(isinstance(module, FusedBottle2neck) for module in plain.modules()):
+        raise ValueError(
+            f'{kind} is deployed, and no config rebuilds a deployed model. Give the model that it '
+            'was made from.'
+        )
+    cfg = dict(getattr(plain, 'pretrained_cfg', None) or {})
+    name = cfg.get('architecture')
+    is_hrnet = type(plain) is HighResolutionRes2Net and hasattr(plain.global_pool, 'pool_type')
+    if isinstance(plain, Res2Net) or (is_hrnet and name):
+        arguments = plain.model_args
+    elif isinstance(plain, ResNet) and name in timm_names():
+        arguments = {
+            'in_chans': in_chans_of(plain),
+            'global_pool': plain.global_pool.pool_type,
+            'output_stride': plain.feature_info[-1]['reduction'],
+        }
+    else:
+        raise ValueError(
+            f'{kind} is not a whole Res2Net of timm_res2net or timm. Give the model that '
+            '`timm.create_model` made without features_only; for other models there is '
+            '`timm.models.push_to_hf_hub`.'
+        )
+    original = copy.deepcopy(plain).cpu().float().eval()
+    if name is None:  # made by its class
+        found = _architecture(infer_arguments(original.state_dict()))
+        name = _find_name({**found, 'semantics': arguments['semantics']}) or _CUSTOM
+    registered: Any = get_pretrained_cfg(name)
+    cfg = without_origin(
+        {**registered.to_dict(), **cfg},
+        tag='pushed',
+        description=f'{name} with {plain.num_classes:,} classes.',
     )
+    config = Config.of(original, name, arguments, cfg, described=True)
+    return Conversion('timm', config, original)
 
 
 def convert_checkpoint(
@@ -350,167 +396,116 @@ def convert_checkpoint(
     entry: str | None = None,
     dry_run: bool = False,
 ) -> Conversion:
-    """Convert a Res2Net checkpoint of another project, or one of timm into another project's.
+    """Convert a Res2Net checkpoint of another project to timm, or one of timm to another project.
 
-    The file is untrusted: nothing in it is run. Either all that it holds has found its place, or
-    nothing is written.
+    The file is not trusted: no code in it is run. Either every tensor of the file finds its place
+    and every parameter gets a value, or nothing is written.
 
     Args:
         path: A file (.pth, .pdparams, .pkl, .safetensors; the content decides) or a folder that
             this function or timm wrote.
         out: What to write; nothing if None. For `to='timm'` a new or empty folder, which gets
-            `config.json`, `model.safetensors` and `README.md` and loads by
-            `timm.create_model('local-dir:OUT', pretrained=True)`; else a new file.
-        source: Whose layout the file has, one of `timm_res2net.convert.SOURCES`; 'auto' tells it by
-            the keys.
-        to: Whose layout to write.
-        model: Name of the model, of this package or timm's own; by default the one whose
-            arguments are those of the shapes.
-        semantics: Block semantics. Only needed, this or a model that has it, where the keys do not
-            tell: in a state dict under timm's names with other semantics than `official`.
-        entry: Entry of the file that holds the weights; by default see
+            `config.json`, `model.safetensors` and `README.md` and loads with
+            `timm.create_model('local-dir:OUT', pretrained=True)`; otherwise a new file.
+        source: Layout of the file, one of `timm_res2net.convert.SOURCES`; 'auto' recognises it by
+            its keys.
+        to: Layout to write.
+        model: Name of the model, of this package or timm's own. By default it is the model whose
+            arguments the shapes tell.
+        semantics: Block semantics. This or `model` is needed if the keys do not tell them: for a
+            state dict under timm's names with other semantics than `official`.
+        entry: Entry of the file that holds the weights; for the default see
             `timm_res2net.convert.read_checkpoint`.
-        dry_run: Check all, `out` included, and write nothing.
+        dry_run: Check everything, `out` included, and write nothing.
 
     Returns:
         What was read, with the model in eval mode.
 
     Raises:
         FileNotFoundError: There is no such file.
-        FileExistsError: `out` is there already.
-        ValueError: The file cannot be read safely, is of no known source, or does not fit; a key
-            without a rule, a parameter without a value or a shape that does not fit are listed. Or
-            the layout asked for cannot express the network.
+        FileExistsError: `out` already exists.
+        ValueError: The file cannot be read safely, is of no known source, or does not fit; keys
+            without a rule, parameters without a value and shapes that do not fit are listed. Or the
+            layout to write cannot express the network.
+
+    Example:
+        >>> import tempfile, timm, torch, timm_res2net
+        >>> folder = tempfile.mkdtemp()
+        >>> model = timm.create_model('test_res2net_se', num_classes=5)
+        >>> torch.save(model.state_dict(), f'{folder}/theirs.pth')
+        >>> found = timm_res2net.convert_checkpoint(f'{folder}/theirs.pth', f'{folder}/mine')
+        >>> found.architecture, found.semantics, found.config.num_classes
+        ('test_res2net_se', 'official', 5)
+        >>> model = timm.create_model(f'local-dir:{folder}/mine', pretrained=True)
     """
     if to not in SOURCES:
-        raise ValueError(f'Unknown layout {to!r} to write. Use one of {", ".join(SOURCES)}.')
+        raise ValueError(f"Unknown layout '{to}' to write. Use one of {', '.join(SOURCES)}.")
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
     found = read(Path(path), source, model, semantics, entry)
     foreign = {} if to == 'timm' else _undo(found, to)
     if target is None or dry_run:
         return found
     if to == 'timm':
-        save_folder(
-            found.model, found.architecture, found.arguments, _readme(found, target), target
-        )
+        card = _card(found, Path(path).is_dir(), target.name)
+        ModelFolder.write(target, found.config, found.model.state_dict(), card)
     else:
-        write_file(target, lambda file: _SAVE[to](foreign, file))
+        write_file(target, lambda file: SOURCES[to].save(foreign, file))
     return found
 
 
-MOVED = ('their keys', "timm's", 'tensors', 'how')
-
-
-def made_from(found: Conversion) -> str:
-    """What a card says of the file that a model was made from."""
-    facts = found.file
-    name = facts['name'].translate({ord('`'): "'", ord('|'): '/'})  # what a table cannot hold
-    entry = f", entry '{facts['entry']}'" if facts['entry'] else ''
-    widened = f', {facts["widened"]} tensors widened to float32' if facts['widened'] else ''
-    rows = [
-        ('file', f'`{name}`'),
-        ('sha256', f'`{facts["sha256"]}`'),
-        ('size', f'{facts["bytes"]:,} bytes'),
-        ('read as', f'{facts["format"]}{entry}{widened}'),
-        ('layout', found.source),
-    ]
-    return f"""## Made from
-
-{table(('made from', ''), rows)}
-
-Every tensor of the file went where this table says, and no parameter was left without one.
-
-{table(MOVED, found.rows())}"""
-
-
-def _readme(found: Conversion, out: Path) -> str:
-    name = found.file['name'].translate({ord('`'): "'"})
-    licence = SOURCES[found.source].licence
-    if found.file['folder']:
-        licence = 'It was made from a folder: see what that says.'
-    return write_card(
-        out.name,
-        f'A Res2Net converted from `{name}` by timm_res2net {__version__}.',
-        f'local-dir:{out.name}',
-        found.model,
-        found.architecture,
-        found.arguments,
-        found.semantics,
-        licence=None,
-        licence_text=f'The converter cannot tell who published the file. {licence}',
-        made_from=made_from(found),
+def _card(found: Conversion, from_folder: bool, name: str) -> str:
+    file = found.file.file.translate({ord('`'): "'"})
+    license_text = SOURCES[found.source].license
+    if from_folder:
+        license_text = 'The model was converted from a folder, whose card may name a license.'
+    return render_card(
+        found.config,
+        name,
+        f'local-dir:{name}',
+        f'A Res2Net converted from `{file}` by timm_res2net {__version__}.',
+        license_text=f'The converter does not know who published the file. {license_text}',
     )
 
 
-# --- the other way ------------------------------------------------------------------------------
+# --- the other way --------------------------------------------------------------------------------
 
 
 def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
-    """The model's tensors in another project's layout.
+    """Return the model's tensors in another project's layout.
 
     Raises:
-        ValueError: The project's code computes another network than this one.
+        ValueError: The other project's code computes another network.
     """
+    target = SOURCES[to]
     tensors = found.model.state_dict()
-    computes = SOURCES[to].semantics[0]
-    what = f'{found.file["name"]} cannot be written as {to}:'
-    if found.semantics != computes:
+    what = f'{found.file.file} cannot be written as {to}'
+    if found.semantics != target.semantics[0]:
         raise ValueError(
-            f'{what} its block semantics are {found.semantics}, and {to} computes {computes}.'
+            f'{what}: its block semantics are {found.semantics}, and {to} computes '
+            f'{target.semantics[0]}.'
         )
-    other = [name for name, plain in _differences(found.model).items() if not plain]
+    other = _unusual(found.model)
     if other:
-        raise ValueError(f'{what} it has another {", ".join(other)} than {to} knows.')
-    arguments = infer_arguments(tensors)
-    if arguments['attn_layer'] and to != 'article':
-        raise ValueError(f'{what} it has SE modules, which the blocks of {to} have not.')
-    if to == 'article':
-        planes = arguments['channels'][0] * arguments['cardinality']
-        inside = tensors['layer1.0.conv1.weight'].shape[0]
-        if arguments['scale'] < 2 or inside != planes:
-            raise ValueError(
-                f'{what} its first blocks have {inside} channels in {arguments["scale"]} splits, '
-                f"and the article's {planes} in at least 2."
-            )
-    if to in _UNCOUNTED:
+        raise ValueError(f'{what}: {to} has no {", ".join(other)} like those of the model.')
+    reason = target.refuse(infer_arguments(tensors), tensors)
+    if reason:
+        raise ValueError(sentence(f'{what}: {reason}'))
+    if not target.counts_batches:
         tensors = {k: v for k, v in tensors.items() if not k.endswith('num_batches_tracked')}
-    rules = SOURCES[to].rules(tensors.keys())
     try:
-        return undo_rules(tensors, rules, to)
+        return undo_rules(tensors, target.rules(tensors.keys()), to)
     except ValueError as error:
-        raise ValueError(sentence(f'{what} {error}')) from error
+        raise ValueError(sentence(f'{what}: {error}')) from error
 
 
-def _differences(model: Any) -> dict[str, bool]:
-    """Whether what keys and shapes do not tell is as everywhere else, by argument."""
-    modules = list(model.modules())
-    norms = [m for m in modules if 'norm' in type(m).__name__.lower()]
-    return {
+def _unusual(model: Any) -> list[str]:
+    """Return the arguments that no key or shape tells and that are not what every project has."""
+    norms = [m for m in model.modules() if 'norm' in type(m).__name__.lower()]
+    usual = {
         'act_layer': type(model.act1) is nn.ReLU,
         'norm_layer': all(type(norm) in (nn.BatchNorm2d, AlignedBatchNorm2d) for norm in norms),
         'aa_layer or replace_stem_pool': type(model.maxpool) is nn.MaxPool2d,
         'global_pool': model.global_pool.pool_type == 'avg',
         'output_stride': model.feature_info[-1]['reduction'] == 32,
     }
-
-
-_UNCOUNTED = ('paddle', 'detectron2')  # no num_batches_tracked there
-
-
-def _save_mmlab(tensors: dict[str, torch.Tensor], file: Any) -> None:
-    torch.save({'meta': {}, 'state_dict': tensors}, file)
-
-
-def _save_detectron2(tensors: dict[str, torch.Tensor], file: Any) -> None:
-    # with an author, detectron2 takes the names as its own
-    torch.save({'model': tensors, '__author__': 'timm_res2net'}, file)
-
-
-_SAVE: dict[str, Callable[[dict[str, torch.Tensor], Any], None]] = {
-    'official': torch.save,
-    'article': torch.save,
-    'mmpretrain': _save_mmlab,
-    'mmdet': _save_mmlab,
-    'detectron2': _save_detectron2,
-    'paddle': dump_arrays,
-}
+    return [name for name, is_usual in usual.items() if not is_usual]

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# The error of huggingface_hub's HTTP library: of requests before huggingface_hub 1.0, of httpx
+# before 2.0, of httpx2 since. It can go with 2.0: then import it from httpx2.
+from huggingface_hub.errors import HTTPError as HTTPError
+
 # --- timm ----------------------------------------------------------------------------------------
 
 

@@ -1,158 +1,108 @@
-"""A model's folder: config.json, weights and card, as timm, transformers and the Hub read them."""
+"""A model as a folder: config.json, weights and card, as timm, transformers and the Hub read it."""
 
 import dataclasses
 import functools
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
-from timm.models import PretrainedCfg, filter_pretrained_cfg, get_arch_pretrained_cfgs
+from timm.models import PretrainedCfg, filter_pretrained_cfg, get_pretrained_cfg
 from torch import nn
 
-from .files import new_folder
-from .models.figures import FIGURES
+from . import compat
+from .files import new_folder, write_file
+from .models.figures import FIGURES, Pin
+from .models.protocol import as_timm
+from .text import sentence
 
 __all__ = [
-    'CARD',
-    'CONFIG',
-    'DATA',
-    'WEIGHTS',
-    'build',
-    'in_chans_of',
-    'load_model',
-    'model_config',
-    'open_folder',
-    'read_config',
-    'save_folder',
-    'set_data',
-    'timms_names',
-]
+    'CARD', 'CONFIG', 'DATA', 'WEIGHTS', 'Config', 'ModelFolder', 'Origin', 'Provenance',
+    'in_chans_of', 'read_card', 'timm_names', 'without_origin',
+]  # fmt: skip
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 CARD = 'README.md'
+PICKLE = 'pytorch_model.bin'  # the weights that timm and transformers wrote before safetensors
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
-# what describes where weights came from, not what they are
+"""How images are prepared, under the names of timm's train.py."""
+
+_US = 'timm_res2net'
+_NO_PIN = Pin()
+# Fields of a pretrained_cfg that say where weights were loaded from, not what they are
 _NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
 
 
 @functools.cache
-def timms_names() -> tuple[str, ...]:
-    """timm's own Res2Nets, whose folders load without this package."""
+def timm_names() -> tuple[str, ...]:
+    """Return the names of timm's own Res2Nets, whose folders load without this package."""
     return tuple(timm.list_models(module='res2net'))
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
 def in_chans_of(model: Any) -> int:
-    """Channels of the image that a model takes."""
+    """Return the number of image channels that a model takes."""
     first: Any = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
     return int(first.weight.shape[1])
 
 
-def set_data(model: Any, given: Mapping[str, Any]) -> None:
-    """Note in a model's cfg how images are prepared, for as many channels as it takes.
+def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a `pretrained_cfg` without what is true only of the weights it was registered with."""
+    gone = ('url', 'file', 'hf_hub_id', 'notes', 'origin_url', 'license', 'label_names')
+    return {**cfg, **dict.fromkeys(gone), 'label_descriptions': None, 'url': '', **changes}
 
-    Args:
-        model: Its `pretrained_cfg` is replaced.
-        given: Some of `input_size`, `img_size`, `mean`, `std`, `crop_pct` and `interpolation`, as
-            timm's train.py takes them; the rest stays.
+
+def read_card(text: str) -> Any:
+    """Parse the text of a README.md.
+
+    Returns:
+        A `huggingface_hub.ModelCard`.
 
     Raises:
-        ValueError: An unknown name, or values that timm refuses.
+        ValueError: The metadata cannot be read.
     """
-    before, in_chans = model.pretrained_cfg, in_chans_of(model)
-    unknown = sorted(set(given) - set(DATA))
-    if unknown:
-        raise ValueError(f'Unknown {", ".join(unknown)} of images. Use {", ".join(DATA)}.')
+    from huggingface_hub import ModelCard
+
+    if not text.startswith('---'):
+        text = f'---\n{{}}\n---\n{text}'  # otherwise the client prints that metadata is missing
     try:
-        data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
-        create_transform(**data)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        return ModelCard(text)
+    except Exception as error:  # YAML and the checks of the Hub
         raise ValueError(
-            f'Images cannot be prepared with {dict(given)} ({type(error).__name__}: {error}). Give '
-            "values as timm's train.py takes them."
+            f'The metadata of {CARD} cannot be read ({" ".join(str(error).split())}). Correct the '
+            'text between its --- lines.'
         ) from error
-    size = data['input_size'][1:]
-    bad = {
-        'a size that is not from 1 to 4096': not all(1 <= n <= 4096 for n in size),
-        'a std of 0': 0 in data['std'],
-        'a crop_pct that is not above 0 and up to 1': not 0 < data['crop_pct'] <= 1,
-    }
-    if any(bad.values()):
-        text = ', '.join(what for what, is_so in bad.items() if is_so)
-        raise ValueError(f'Images cannot be prepared with {dict(given)}: that is {text}.')
-    data['input_size'] = [in_chans, *size]
-    for key in ('mean', 'std'):
-        values = list(data[key])
-        if len(values) != in_chans:  # of colours, for another number of channels
-            values = [sum(values) / len(values)] * in_chans
-        data[key] = values
-    if data['input_size'][1:] != list(before['input_size'][1:]):
-        data['pool_size'] = None
-    model.pretrained_cfg = dict(before, **data)
 
 
-def model_config(model: Any, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json says of a model, so that timm and transformers rebuild it.
+@dataclass(frozen=True)
+class Provenance:
+    """The checkpoint file that a model was converted from.
 
-    timm's own `save_for_hf` writes the same, but for this: the class count is not among
-    `model_args`, where transformers would be given it twice; label names stand where both look for
-    them; and all versions of timm write the same.
-
-    Args:
-        model: A Res2Net with a `pretrained_cfg`.
-        architecture: Its name for `timm.create_model`.
-        arguments: What that has to be given besides, JSON values.
+    Attributes:
+        file: Name of the file.
+        sha256: Its sha256.
+        bytes: Its size.
+        format: How it was read, such as 'torch' or 'safetensors'.
+        entry: Entry of the file that held the weights; '' if the file itself did.
+        widened: Number of tensors that were widened to float32.
+        source: Layout of the file, one of `timm_res2net.convert.SOURCES`.
+        moves: For each rule its keys in the file, their names in timm, the number of tensors, and
+            what was done to them.
     """
-    cfg = filter_pretrained_cfg(dict(model.pretrained_cfg), remove_source=True)
-    for key in _NOT_SAVED:
-        cfg.pop(key, None)
-    labels = {key: cfg.pop(key, None) for key in ('label_names', 'label_descriptions')}
-    # timm 1.0.22 saves the names of other classes, with the count of these
-    if len(labels['label_names'] or ()) != model.num_classes:
-        labels = {}
-    in_chans = in_chans_of(model)
-    cfg.update(num_classes=model.num_classes, input_size=(in_chans, *cfg['input_size'][1:]))
-    if in_chans != 3:
-        # timm 1.0.22 takes a first convolution that is named for one of 3 channels, and makes its
-        # weights anew
-        cfg.pop('first_conv', None)
-    return {
-        'architecture': architecture,
-        'num_classes': model.num_classes,
-        'num_features': model.num_features,
-        'global_pool': model.global_pool.pool_type,
-        **{key: value for key, value in labels.items() if value},
-        **({'model_args': dict(arguments)} if arguments else {}),
-        'pretrained_cfg': cfg,
-    }
 
-
-def save_folder(
-    model: Any, architecture: str, arguments: Mapping[str, Any], card: str, out: Path
-) -> None:
-    """Write a model's config, weights and card into a new folder.
-
-    The same model gives the same bytes.
-    """
-    with new_folder(out) as made:
-        config = json.dumps(model_config(model, architecture, arguments), indent=2)
-        (made / CONFIG).write_text(config + '\n', encoding='utf-8')
-        (made / CARD).write_text(card, encoding='utf-8')
-        tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-        # transformers wants to be told that they are torch's
-        save_file(tensors, made / WEIGHTS, metadata={'format': 'pt'})
-        (made / WEIGHTS).chmod(0o644)  # safetensors makes it its owner's alone
-
-
-# --- reading ------------------------------------------------------------------------------------
+    file: str
+    sha256: str
+    bytes: int
+    format: str
+    entry: str
+    widened: int
+    source: str
+    moves: Sequence[tuple[str, str, int, str]]
 
 
 def _is_count(value: Any) -> bool:
@@ -167,28 +117,26 @@ def _are_numbers(value: Any) -> bool:
     )
 
 
+def _is_size(value: Any) -> bool:
+    sizes = isinstance(value, list) and len(value) == 3 and all(map(_is_count, value))
+    return sizes and all(0 < n <= 4096 for n in value)
+
+
 _STRING = ('a string', lambda value: isinstance(value, str))
 _COUNT = ('a whole number', _is_count)
 _OBJECT = ('an object', lambda value: isinstance(value, dict))
 _NUMBERS = ('a list of numbers', _are_numbers)
-_SIZE = (
-    'channels, height and width, each from 1 to 4096',
-    lambda value: (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(_is_count(n) and 0 < n <= 4096 for n in value)
-    ),
-)
-_LABELS = ('a list of names', lambda value: isinstance(value, list | dict))
-# Fields that are read, with what they must be; the rest of a config is for its writer.
+# The fields that are read, with what they must be. Other fields are left alone.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'architecture': _STRING,
     'num_classes': _COUNT,
     'model_args': _OBJECT,
-    'label_names': _LABELS,
+    'label_names': ('a list of names', lambda value: isinstance(value, list | dict)),
+    'described_by': _STRING,
+    'made_from': _OBJECT,
     'pretrained_cfg': _OBJECT,
     'pretrained_cfg.num_classes': _COUNT,
-    'pretrained_cfg.input_size': _SIZE,
+    'pretrained_cfg.input_size': ('channels, height and width, each from 1 to 4096', _is_size),
     'pretrained_cfg.mean': _NUMBERS,
     'pretrained_cfg.std': _NUMBERS,
     'pretrained_cfg.crop_pct': ('a number', lambda value: _are_numbers([value])),
@@ -196,124 +144,365 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'pretrained_cfg.license': _STRING,
 }
 _REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
-_KNOWN_CFG = {field.name for field in dataclasses.fields(PretrainedCfg)}
+_KNOWN_CFG = {known.name for known in dataclasses.fields(PretrainedCfg)}
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config.json and check what timm would not, or only with a traceback.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is no JSON, lacks a field, has one of another type or one that timm does not
-            know, or names no Res2Net; the text says which.
-    """
-    what = f'{path} makes no model'
-    if not path.is_file():
-        raise FileNotFoundError(f'There is no {path}. `timm-res2net push` and `convert` write one.')
-    try:
-        config = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:  # JSON and UTF-8
-        raise ValueError(f'{what}: {type(error).__name__}: {error}.') from error
+def _check_fields(config: Any, what: str) -> None:
+    """Raise a ValueError for what timm would ignore or answer with a traceback."""
     if not isinstance(config, dict):
-        raise ValueError(f'{what}: it is {type(config).__name__}, not an object.')
+        raise ValueError(f'{what}: it holds {type(config).__name__}, not an object.')
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
-        raise ValueError(f'{what}: it lacks {", ".join(missing)}. Write it anew from the model.')
+        raise ValueError(f'{what}: it lacks {", ".join(missing)}. Write it again from the model.')
     for key, (kind, fits) in _FIELDS.items():
         where, _, name = key.rpartition('.')
         values = config.get(where) if where else config
         value = values.get(name) if isinstance(values, dict) else None
-        # timm takes null for no value where a cfg has it, not elsewhere
         given = isinstance(values, dict) and name in values
+        # in a pretrained_cfg, null stands for timm's default
         if given and not fits(value) and (value is not None or not where):
             raise ValueError(f'{what}: {key} is {value!r}, not {kind}.')
     unknown = sorted(config['pretrained_cfg'].keys() - _KNOWN_CFG)
     if unknown:
         raise ValueError(
-            f'{what}: timm knows no {", ".join(unknown)} in pretrained_cfg. Remove it.'
+            f'{what}: timm does not know {", ".join(unknown)} in pretrained_cfg. Remove it.'
         )
-    name = config['architecture']
-    if name.partition('.')[0] not in (*FIGURES, *timms_names()):
-        raise ValueError(
-            f'{what}: {name!r} is no Res2Net of timm_res2net or timm. `timm-res2net list` shows '
-            'the first.'
-        )
-    labels = config.get('label_names')
-    if isinstance(labels, list) and len(labels) != config['num_classes']:
-        raise ValueError(
-            f'{what}: it has {len(labels)} label_names for {config["num_classes"]} classes.'
-        )
-    return config
 
 
-def open_folder(path: Path) -> tuple[Path, nn.Module]:
-    """The file with the weights of a model's folder, and its model on the meta device.
+@dataclass(frozen=True)
+class Config:
+    """The content of a config.json.
 
-    Raises:
-        ValueError: It is no such folder, or its config makes no model.
+    Attributes:
+        architecture: Name for `timm.create_model`.
+        num_classes: Classes of the head; 0 for none.
+        num_features: Channels of the last feature level.
+        global_pool: Pooling before the head.
+        pretrained_cfg: timm's description of the weights and of how images are prepared.
+        label_names: Names of the classes in order.
+        label_descriptions: Longer names by label name.
+        model_args: Further arguments of `timm.create_model`, JSON values.
+        described_by: 'timm_res2net' if this package wrote the description of these weights. timm
+            copies the description of the weights that a training started from.
+        made_from: The checkpoint file that the model was converted from.
     """
-    weights = next((p for p in (path / WEIGHTS, path / 'pytorch_model.bin') if p.is_file()), None)
-    if weights is None or not (path / CONFIG).is_file():
-        raise ValueError(
-            f'{path} is a folder without a {CONFIG} and a {WEIGHTS}. Give a checkpoint file, or '
-            'a folder that `convert` or timm wrote.'
-        )
-    read_config(path / CONFIG)
-    return weights, build(path)
 
+    architecture: str
+    num_classes: int
+    num_features: int
+    global_pool: str
+    pretrained_cfg: dict[str, Any]
+    label_names: Sequence[str] | None = None
+    label_descriptions: Mapping[str, str] | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    described_by: str = ''
+    made_from: Provenance | None = None
 
-def build(path: Path) -> nn.Module:
-    """The model of a folder's config on the meta device.
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        architecture: str,
+        arguments: Mapping[str, Any],
+        cfg: Mapping[str, Any],
+        *,
+        described: bool = False,
+        made_from: Provenance | None = None,
+    ) -> 'Config':
+        """Describe a model so that timm and transformers rebuild it.
 
-    Raises:
-        ValueError: The config makes none.
-    """
-    try:
-        return timm.create_model(f'local-dir:{path}', device='meta')
-    except Exception as error:  # what others wrote fails anywhere inside timm
-        text = f'{path / CONFIG} makes no model: {type(error).__name__}: {error}'
-        raise ValueError(text if text.endswith('.') else f'{text}.') from error
+        timm's own `save_for_hf` writes the same fields with two differences. The class count is
+        not among `model_args`, because transformers would pass it twice. Label names stand at the
+        top level, because both libraries look for them there.
 
+        Args:
+            model: A Res2Net or HRNet.
+            architecture: Its name for `timm.create_model`.
+            arguments: Further arguments of `timm.create_model`, JSON values.
+            cfg: Its `pretrained_cfg`.
+            described: Whether the description in the `pretrained_cfg` is of these weights.
+            made_from: The checkpoint file that the model was converted from.
+        """
+        known = as_timm(model)
+        kept = filter_pretrained_cfg(dict(cfg), remove_source=True)
+        for key in _NOT_SAVED:
+            kept.pop(key, None)
+        names, descriptions = kept.pop('label_names', None), kept.pop('label_descriptions', None)
+        if len(names or ()) != known.num_classes:  # names of other classes
+            names = descriptions = None
+        in_chans = in_chans_of(model)
+        kept.update(num_classes=known.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
+        if in_chans != 3:
+            compat.drop_first_conv(kept)
+        return cls(
+            architecture, known.num_classes, known.num_features, known.global_pool.pool_type,
+            kept, names, descriptions, dict(arguments), _US if described else '', made_from,
+        )  # fmt: skip
 
-def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs: Any) -> Any:
-    """The model that a name, a folder or a repository stands for, on every timm and torch.
+    @classmethod
+    def of_tag(cls, full: str) -> 'Config':
+        """Describe a registered tag of this package.
 
-    Args:
-        target: Registered name of this package or timm's, with or without a tag; a folder; or a
-            repository, OWNER/NAME or hf-hub:OWNER/NAME.
-        pretrained: Load its weights.
-        **kwargs: Further arguments of `timm.create_model`.
+        Args:
+            full: Name with its tag, such as 'res2net50_se.se_identity_in1k'.
+        """
+        cfg: Any = get_pretrained_cfg(full)
+        model: Any = timm.create_model(full, device='meta', num_classes=cfg.num_classes)
+        name = full.partition('.')[0]
+        return cls.of(model, name, model.model_args, model.pretrained_cfg)
 
-    Raises:
-        ValueError: There is no such model, or it has no weights; the text says which.
-    """
-    text = os.fspath(target)
-    is_name = timm.is_model(text)
-    if Path(text).is_dir() and ((Path(text) / CONFIG).is_file() or not is_name):
-        weights, _ = open_folder(Path(text))
-        # `local-dir:` alone reads safetensors from timm 1.0.26 on
-        overlay = {'source': 'file', 'file': str(weights)}
-        return timm.create_model(
-            f'local-dir:{text}', pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs
-        )
-    if text.startswith(('.', '/', '~')) or text.count('/') > 1:
-        raise ValueError(f'There is no folder {text}.')
-    if '/' in text:
-        name = text if text.startswith('hf-hub:') else f'hf-hub:{text}'
-    elif not is_name:
-        raise ValueError(
-            f"'{text}' is no folder, no repository (OWNER/NAME) and no registered name. "
-            '`timm-res2net list` shows these.'
-        )
-    else:
-        name = text
-        known, tag = get_arch_pretrained_cfgs(text.partition('.')[0]), text.partition('.')[2]
-        if tag and text not in known:
-            raise ValueError(f"'{text}' is no tag. Use one of {', '.join(known)}.")
-        cfg = timm.get_pretrained_cfg(name)
-        if pretrained and not (cfg and cfg.has_weights):
+    @classmethod
+    def read(cls, path: Path) -> 'Config':
+        """Read a config.json and check what timm would not check.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not JSON, lacks a field, has a field of another type or one that
+                timm does not know, or does not name a Res2Net.
+        """
+        what = f'{path} does not describe a model'
+        if not path.is_file():
+            raise FileNotFoundError(f'There is no {path}. `timm-res2net convert` writes one.')
+        try:
+            found = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as error:  # JSON or UTF-8
+            raise ValueError(f'{what}: {type(error).__name__}: {error}.') from error
+        _check_fields(found, what)
+        name, classes = found['architecture'], found['num_classes']
+        if name.partition('.')[0] not in (*FIGURES, *timm_names()):
             raise ValueError(
-                f"There are no weights to fetch for '{text}'. Give a folder that `timm-res2net "
-                'convert` wrote, or take random ones (--random, pretrained=False).'
+                f"{what}: '{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` "
+                'shows the models.'
             )
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+        labels = found.get('label_names')
+        if isinstance(labels, list) and len(labels) != classes:
+            raise ValueError(f'{what}: it has {len(labels)} label_names for {classes} classes.')
+        made_from = found.get('made_from')
+        try:
+            provenance = None if made_from is None else Provenance(**made_from)
+        except TypeError as error:
+            raise ValueError(f'{what}: made_from cannot be read ({error}). Remove it.') from error
+        return cls(
+            name, classes, found.get('num_features', 0), found.get('global_pool', ''),
+            found['pretrained_cfg'], labels, found.get('label_descriptions'),
+            found.get('model_args', {}), found.get('described_by', ''), provenance,
+        )  # fmt: skip
+
+    def to_json(self) -> str:
+        """Return the text of the file. The same config gives the same text."""
+        found = dataclasses.asdict(self)
+        optional = ('label_names', 'label_descriptions', 'model_args', 'described_by', 'made_from')
+        kept = {key: found[key] for key in found if found[key] or key not in optional}
+        kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
+        return json.dumps(kept, indent=2) + '\n'
+
+    @property
+    def license(self) -> str | None:
+        """Identifier of the license of the weights."""
+        return self.pretrained_cfg.get('license')
+
+    @property
+    def semantics(self) -> str:
+        """Block semantics."""
+        return str(self.model_args.get('semantics', 'official'))
+
+    def with_cfg(self, **changes: Any) -> 'Config':
+        """Return the config with other values in its `pretrained_cfg`."""
+        return dataclasses.replace(self, pretrained_cfg={**self.pretrained_cfg, **changes})
+
+    def with_labels(self, names: Sequence[str]) -> 'Config':
+        """Return the config with names for the classes.
+
+        Raises:
+            ValueError: `names` is not a list of as many names as there are classes.
+        """
+        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f'label_names must be a list of names, got {names!r}.')
+        if len(names) != self.num_classes:
+            raise ValueError(
+                f'There are {len(names)} label names for {self.num_classes} classes. Give one name '
+                'for each class, in order.'
+            )
+        return dataclasses.replace(self, label_names=list(names), label_descriptions=None)
+
+    def with_data(self, given: Mapping[str, Any]) -> 'Config':
+        """Return the config with another preparation of images, for its number of channels.
+
+        Args:
+            given: Some of `DATA` as timm's train.py takes them. The rest stays as it is.
+
+        Raises:
+            ValueError: An unknown name, or a value that timm refuses.
+        """
+        unknown = sorted(set(given) - set(DATA))
+        if unknown:
+            raise ValueError(
+                f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
+            )
+        before = self.pretrained_cfg
+        in_chans = before['input_size'][0]
+        what = f'Images cannot be prepared with {dict(given)}'
+        try:
+            data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
+            create_transform(**data)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{what} ({type(error).__name__}: {error}). Give values as timm's train.py takes "
+                'them.'
+            ) from error
+        size = data['input_size'][1:]
+        bad = {
+            'the size must be from 1 to 4096 px': not all(1 <= n <= 4096 for n in size),
+            'a std must not be 0': 0 in data['std'],
+            'crop_pct must be above 0 and at most 1': not 0 < data['crop_pct'] <= 1,
+        }
+        if any(bad.values()):
+            raise ValueError(f'{what}: {", ".join(text for text, is_so in bad.items() if is_so)}.')
+        data['input_size'] = [in_chans, *size]
+        for key in ('mean', 'std'):
+            values = list(data[key])
+            if len(values) != in_chans:  # statistics of colors, for another number of channels
+                values = [sum(values) / len(values)] * in_chans
+            data[key] = values
+        if data['input_size'][1:] != list(before['input_size'][1:]):
+            data['pool_size'] = None
+        return self.with_cfg(**data)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The repository or the package that a folder's files come from.
+
+    Attributes:
+        name: Repository, or '' for weights in the package.
+        commit: Commit of the repository.
+        sha256: sha256 of the weights as the Hub announces it; '' if it does not.
+        trouble: Why the weights are not those that the Hub announces; '' if they are.
+        pickles: Weights of other formats in the repository.
+        pin: What the weights must be for the registered name.
+    """
+
+    name: str = ''
+    commit: str = ''
+    sha256: str = ''
+    trouble: str = ''
+    pickles: tuple[str, ...] = ()
+    pin: Pin = _NO_PIN
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder. Its files are read when they are asked for.
+
+    Attributes:
+        path: The folder.
+        original: The model that the folder was written from, for `checks` to compare with.
+        origin: Where the folder was fetched from.
+    """
+
+    path: Path
+    original: nn.Module | None = None
+    origin: Origin | None = None
+
+    @classmethod
+    def write(
+        cls,
+        path: Path,
+        config: Config,
+        tensors: Mapping[str, torch.Tensor],
+        card: str = '',
+        original: nn.Module | None = None,
+    ) -> 'ModelFolder':
+        """Write a new folder: all of it, or nothing. The same model gives the same bytes.
+
+        Args:
+            path: New or empty folder.
+            config: The config.
+            tensors: The weights by their names in timm.
+            card: The text of README.md; none is written if it is empty.
+            original: The model that the weights are from.
+        """
+        with new_folder(path) as made:
+            (made / CONFIG).write_text(config.to_json(), encoding='utf-8')
+            whole = {key: value.contiguous() for key, value in tensors.items()}
+            # transformers asks for the format
+            save_file(whole, made / WEIGHTS, metadata={'format': 'pt'})
+            (made / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read it
+            if card:
+                (made / CARD).write_text(card, encoding='utf-8')
+        return cls(path, original)
+
+    def write_card(self, text: str) -> None:
+        """Write README.md, replacing one that exists."""
+        write_file(self.path / CARD, lambda file: file.write(text.encode()))
+
+    @property
+    def config(self) -> Config:
+        """The config; errors as in `Config.read`."""
+        return Config.read(self.path / CONFIG)
+
+    @property
+    def weights(self) -> Path:
+        """The file with the weights: safetensors, else the pickle that older libraries wrote.
+
+        Raises:
+            FileNotFoundError: There is neither.
+        """
+        for name in (WEIGHTS, PICKLE):
+            if (self.path / name).is_file():
+                return self.path / name
+        raise FileNotFoundError(
+            f'{self.path} has no {WEIGHTS}. Give a checkpoint file, or a folder that '
+            '`timm-res2net convert` or timm wrote.'
+        )
+
+    @functools.cached_property
+    def loaded(self) -> nn.Module:
+        """The model with its weights in eval mode; errors as in `create_model`."""
+        return self.create_model().eval()
+
+    @property
+    def card(self) -> str:
+        """The text of README.md, '' if there is none."""
+        path = self.path / CARD
+        return path.read_text(encoding='utf-8') if path.is_file() else ''
+
+    @property
+    def license(self) -> str | None:
+        """The license that the card names, else the config's."""
+        card = self.card
+        return (read_card(card).data.license if card else None) or self.config.license
+
+    def build(self) -> nn.Module:
+        """Build the config's model on the meta device, without weights.
+
+        Raises:
+            FileNotFoundError: There is no config.
+            ValueError: The config does not describe a model.
+        """
+        what = f'{self.path / CONFIG} does not describe a model'
+        _ = self.config  # its errors are the clearer ones
+        try:
+            return timm.create_model(f'local-dir:{self.path}', device='meta')
+        except Exception as error:  # what others wrote fails anywhere inside timm
+            raise ValueError(sentence(f'{what}: {type(error).__name__}: {error}')) from error
+
+    def create_model(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
+        """Create the model with timm, on every supported version of timm and torch.
+
+        Args:
+            pretrained: Load the weights.
+            **kwargs: Further arguments of `timm.create_model`.
+
+        Raises:
+            FileNotFoundError: There is no config, or there are no weights.
+            ValueError: The config does not describe a model.
+        """
+        self.build()
+        overlay = compat.local_dir_overlay(self.weights)
+        return timm.create_model(
+            f'local-dir:{self.path}',
+            pretrained=pretrained,
+            pretrained_cfg_overlay=overlay,
+            **kwargs,
+        )

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from .deploy import is_block
 from .files import check_writable, write_file
-from .folder import load_model
 from .layers.fused_block import adds_splits
+from .resolve import load_model
 
 __all__ = ['Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
 

@@ -1,0 +1,333 @@
+"""Is a model's folder in order? One question a function, and one table of what an answer means.
+
+`push_to_hub` refuses what the table calls an error under `push`; `pull` writes nothing if there is
+an error under `pull`; `check` prints everything.
+"""
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data import create_transform, resolve_data_config
+from torch import nn
+
+from .convert.fit import fit
+from .folder import CARD, WEIGHTS, ModelFolder, Origin, read_card
+from .text import list_some
+
+__all__ = ['PICKLES', 'QUESTIONS', 'Finding', 'Question', 'checks', 'refuse']
+
+Verb = Literal['push', 'check', 'pull']
+
+PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
+"""Suffixes of weights that are not safetensors."""
+
+_TOLERANCE = 1e-4  # relative, in float32: another memory format adds in another order
+_LARGEST = 512  # px; a config that is not trusted may claim any size
+
+
+class Finding(NamedTuple):
+    """One line of a check.
+
+    Attributes:
+        what: What was looked at.
+        state: 'ok', 'warning' or 'error'.
+        text: What was found.
+    """
+
+    what: str
+    state: str
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.state:<8} {self.what:<11} {self.text}'
+
+
+# --- the questions: each returns what is fine ('' if that is not worth a line), or raises ---------
+
+
+def comes_from(folder: ModelFolder) -> str:
+    """Which commit of which repository is it?"""
+    origin = folder.origin or Origin()
+    return f'{origin.name} at {origin.commit}' if origin.name else ''
+
+
+def is_as_announced(folder: ModelFolder) -> str:
+    """Are the weights those that the Hub announces?"""
+    origin = folder.origin or Origin()
+    if origin.trouble:
+        raise ValueError(origin.trouble)
+    announced = origin.name and origin.sha256
+    return f'sha256 {origin.sha256} as the Hub announces' if announced else ''
+
+
+def has_config(folder: ModelFolder) -> str:
+    """Is there a config that describes a Res2Net?"""
+    config = folder.config
+    size = config.pretrained_cfg.get('input_size') or [3, 224, 224]
+    return f'{config.architecture}, {config.num_classes} classes, {size[-1]} px'
+
+
+def has_weights(folder: ModelFolder) -> str:
+    """Are there weights as safetensors, and can they be read?"""
+    weights = folder.path / WEIGHTS
+    if not weights.is_file():
+        others = _pickles_in(folder)
+        if others:
+            raise FileNotFoundError(
+                f'{others[0]} is a pickle, and there is no {WEIGHTS}. `timm-res2net convert` '
+                'writes one.'
+            )
+        raise FileNotFoundError(f'There is no {WEIGHTS}. `timm-res2net convert` writes one.')
+    try:
+        with safe_open(weights, framework='pt') as file:
+            count = len(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f'{WEIGHTS} is damaged ({error}). Download or write it again.') from error
+    if not count:
+        raise ValueError(f'{WEIGHTS} is empty. Push the model again.')
+    return f'{WEIGHTS}, {weights.stat().st_size:,} bytes, {count} tensors'
+
+
+def has_no_pickles(folder: ModelFolder) -> str:
+    """Are there weights of other formats, which nobody has looked at?"""
+    there = (*_pickles_in(folder), *(folder.origin.pickles if folder.origin else ()))
+    if there:
+        names = ', '.join(dict.fromkeys(there))
+        raise ValueError(f'{names}: not checked. `timm-res2net convert` makes safetensors of them.')
+    return ''
+
+
+def tensors_fit(folder: ModelFolder) -> str:
+    """Do the names and shapes of the weights fit the config?"""
+    own = {key: value.shape for key, value in folder.build().state_dict().items()}
+    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
+        given = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    found = fit(own, given)
+    if not found.is_exact:
+        raise ValueError(f'{found}. Config and weights are of different models: push again.')
+    return f'all {len(own)} fit the config'
+
+
+def values_are_finite(folder: ModelFolder) -> str:
+    """Are all weights finite?"""
+    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
+        bad = [key for key in file.keys() if not file.get_tensor(key).isfinite().all()]  # noqa: SIM118
+    if bad:
+        raise ValueError(f'Weights are NaN or infinite: {list_some(bad)}. Use another checkpoint.')
+    return 'all finite'
+
+
+def outputs_are_finite(folder: ModelFolder) -> str:
+    """Does an image give finite outputs?"""
+    out = _outputs(folder.loaded, _size(folder))
+    if not out.isfinite().all():
+        raise ValueError('An image gives outputs that are NaN or infinite. Use another checkpoint.')
+    return f'an image gives {out.shape[1]} finite outputs'
+
+
+def outputs_are_the_same(folder: ModelFolder) -> str:
+    """Does the folder load as the model that it was written from?"""
+    if folder.original is None:
+        return ''
+    size = _size(folder)
+    expected, got = _outputs(folder.original, size), _outputs(folder.loaded, size)
+    largest = expected.abs().max().clamp_min(1e-30)
+    error = float((got - expected).abs().max() / largest)
+    if not error <= _TOLERANCE:
+        raise ValueError(
+            f'The folder loads as another model (its outputs differ by {error:.1e} of the largest '
+            'output): the model has parts that no recorded argument describes, such as another '
+            'activation. Nothing was pushed; `timm.models.push_to_hf_hub` takes models as they are.'
+        )
+    return f'same outputs, within {error:.0e}'
+
+
+def images_can_be_prepared(folder: ModelFolder) -> str:
+    """Can images be prepared as the config says?"""
+    from PIL import Image
+
+    data = resolve_data_config({}, pretrained_cfg=folder.config.pretrained_cfg)
+    told = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
+    try:
+        transform: Any = create_transform(**data)
+        channels = data['input_size'][0]
+        mode = {1: 'L', 3: 'RGB'}.get(channels)
+        if mode:
+            image = transform(Image.new(mode, (64, 64)))
+            fits = image.shape[0] == channels and bool(image.isfinite().all())
+        else:
+            fits = {len(data['mean']), len(data['std'])} <= {1, channels}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f'Images cannot be prepared with {told} ({type(error).__name__}: {error}). Push again '
+            'with other values.'
+        ) from error
+    if not fits:
+        raise ValueError(f'{told} do not suit {channels} channels. Push again with other values.')
+    return told
+
+
+def names_license(folder: ModelFolder) -> str:
+    """Is there a license?"""
+    if not folder.license:
+        raise ValueError(
+            'No license is known for these weights. Name it, for instance '
+            "license='cc-by-nc-sa-4.0' (`timm-res2net push --license`). It must be compatible with "
+            'the license of the weights that training started from.'
+        )
+    return ''
+
+
+def knows_license(folder: ModelFolder) -> str:
+    """Is the license more than 'unknown'?"""
+    if folder.license == 'unknown':
+        raise ValueError(
+            "The license is only known as 'unknown'. Name it (`timm-res2net push --license`)."
+        )
+    return str(folder.license)
+
+
+def has_card(folder: ModelFolder) -> str:
+    """Is there a card with metadata?"""
+    card = folder.card
+    if not card:
+        raise FileNotFoundError(f'There is no {CARD}. `timm-res2net push` writes one.')
+    if not card.startswith('---'):
+        raise ValueError(f'{CARD} has no metadata. `timm-res2net push` writes it.')
+    return ''
+
+
+def card_is_valid(folder: ModelFolder) -> str:
+    """Can the card's metadata be read?"""
+    read_card(folder.card)
+    return f'{CARD} with valid metadata'
+
+
+def is_as_pinned(folder: ModelFolder) -> str:
+    """Are the weights those that the registered name pins?"""
+    origin = folder.origin or Origin()
+    pin = origin.pin
+    if pin.revision and origin.commit and pin.revision != origin.commit:
+        raise ValueError(
+            f'The revision is {origin.commit}, and {pin.revision} is pinned. Pull the pinned one.'
+        )
+    if pin.sha256 and pin.sha256 != origin.sha256:
+        raise ValueError(
+            f'The weights have sha256 {origin.sha256}, and {pin.sha256} is pinned. They are not '
+            'those that the tag was registered with: download them again.'
+        )
+    told = [f'{key} {value[:12]}…' for key, value in pin._asdict().items() if value]
+    return f'{", ".join(told)} as pinned' if told else ''
+
+
+def _pickles_in(folder: ModelFolder) -> list[str]:
+    return sorted(path.name for path in folder.path.iterdir() if path.name.endswith(PICKLES))
+
+
+def _size(folder: ModelFolder) -> list[int]:
+    channels, *sides = folder.config.pretrained_cfg.get('input_size') or [3, 224, 224]
+    return [channels, *(min(side, _LARGEST) for side in sides)]
+
+
+def _outputs(model: nn.Module, size: Sequence[int]) -> torch.Tensor:
+    image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model(image)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        what: What it looks at.
+        ask: The question. It returns a text if all is well, and raises an error otherwise.
+        needs: Questions without an error, before which this one cannot be asked.
+        push: What a problem is for `push_to_hub`: 'error' refuses the push.
+        check: What it is for `check`.
+        pull: What it is for `pull`: 'error' keeps it from writing.
+    """
+
+    what: str
+    ask: Callable[[ModelFolder], str]
+    needs: tuple[Callable[[ModelFolder], str], ...]
+    push: str
+    check: str
+    pull: str
+
+
+_E, _W = 'error', 'warning'
+# fmt: off
+QUESTIONS = (
+    #        what          question                needs                      push check pull
+    Question('repository', comes_from,             (),                        _E, _E, _E),
+    Question('content',    is_as_announced,        (),                        _E, _E, _E),
+    Question('config',     has_config,             (),                        _E, _E, _E),
+    Question('weights',    has_weights,            (is_as_announced,),        _E, _E, _E),
+    Question('pickles',    has_no_pickles,         (),                        _W, _W, _W),
+    Question('tensors',    tensors_fit,            (has_config, has_weights), _E, _E, _E),
+    # a diverged model may be looked at, and fetched to look at, but not published
+    Question('values',     values_are_finite,      (has_weights,),            _E, _W, _W),
+    Question('outputs',    outputs_are_finite,     (tensors_fit,),            _E, _W, _W),
+    Question('same',       outputs_are_the_same,   (outputs_are_finite,),     _E, _E, _E),
+    Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
+    # one may fetch what one may not publish
+    Question('license',    names_license,          (),                        _E, _E, _W),
+    Question('license',    knows_license,          (names_license,),          _E, _W, _W),
+    Question('card',       has_card,               (),                        _E, _W, _W),
+    Question('card',       card_is_valid,          (has_card,),               _E, _E, _E),
+    Question('pin',        is_as_pinned,           (has_weights,),            _E, _E, _E),
+)
+"""Every question with what a problem means for each verb: 'warning' or 'error'."""
+# fmt: on
+
+
+def checks(
+    folder: ModelFolder,
+    verb: Verb,
+    waive: Collection[Callable[[ModelFolder], str]] = (),
+) -> list[Finding]:
+    """Ask all questions about a folder.
+
+    Args:
+        folder: The folder.
+        verb: Whose column of the table says what a problem means.
+        waive: Questions that are not asked.
+
+    Returns:
+        A finding for each question that has something to say.
+    """
+    findings: list[Finding] = []
+    failed: set[Callable[[ModelFolder], str]] = set()
+    for question in QUESTIONS:
+        if question.ask in waive:
+            continue
+        if failed.intersection(question.needs):
+            failed.add(question.ask)
+            continue
+        try:
+            text = question.ask(folder)
+        except (OSError, ValueError, RuntimeError) as error:
+            failed.add(question.ask)
+            findings.append(Finding(question.what, getattr(question, verb), str(error)))
+        else:
+            if text:
+                findings.append(Finding(question.what, 'ok', text))
+    return findings
+
+
+def refuse(findings: Sequence[Finding], what: str | os.PathLike[str]) -> None:
+    """Raise a ValueError if there are errors among findings.
+
+    Args:
+        findings: From `checks`.
+        what: What they are about, for the error.
+    """
+    errors = [finding for finding in findings if finding.state == 'error']
+    if errors:
+        raise ValueError(f'{what}: ' + ' '.join(f'{f.text}' for f in errors))

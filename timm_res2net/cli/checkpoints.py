@@ -1,0 +1,76 @@
+"""`convert`: checkpoints of other projects."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..card import MOVED
+from ..checkpoint import convert_checkpoint
+from ..convert import SOURCES
+from ..text import table
+from .frame import Verbs
+from .options import add_checkpoint, add_json
+
+__all__ = ['add']
+
+
+def _convert(args: argparse.Namespace) -> int:
+    if args.out is None and not args.dry_run:
+        raise ValueError('Name what to write with --out, or only look with --dry-run.')
+    found = convert_checkpoint(
+        args.source,
+        args.out,
+        source=args.layout,
+        to=args.to,
+        model=args.model,
+        semantics=args.semantics,
+        entry=args.entry,
+        dry_run=args.dry_run,
+    )
+    known = {**found.summary(), 'out': None if args.dry_run else str(args.out)}
+    if args.json:
+        print(json.dumps(known, indent=2))
+        return 0
+    entry = f", entry '{found.file.entry}'" if found.file.entry else ''
+    print(f'{args.source}: {found.file.format}{entry}, layout {found.source}')
+    print(
+        f'{found.architecture}, block semantics {found.semantics}, {known["params"]:,} parameters, '
+        f'{known["num_classes"] or "no"} classes'
+    )
+    print(table(MOVED, [(a, b, str(n), how) for a, b, n, how in found.file.moves]))
+    print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
+    if args.dry_run:
+        print('Nothing was written.')
+    elif args.to == 'timm':
+        print(f"Written: timm.create_model('local-dir:{args.out}', pretrained=True)")
+    else:
+        print(f'Written to {args.out}')
+    return 0
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb `convert`."""
+    parser = verbs.add(
+        'convert',
+        _convert,
+        'convert a checkpoint of another project to a folder that timm loads, or back',
+        'timm-res2net convert res2net50_26w_4s-06e79181.pth --out my_res2net',
+        'timm-res2net convert theirs.pth --dry-run --json',
+        'timm-res2net convert my_res2net --to mmpretrain --out my_res2net.pth',
+    )
+    add_checkpoint(parser)
+    parser.add_argument(
+        '--out', type=Path, metavar='PATH', help='folder to write; with --to, file to write'
+    )
+    parser.add_argument(
+        '--from',
+        dest='layout',
+        choices=('auto', *SOURCES),
+        default='auto',
+        help='layout of the checkpoint (default: recognised by its keys)',
+    )
+    parser.add_argument(
+        '--to', choices=SOURCES, default='timm', help='layout to write (default: %(default)s)'
+    )
+    parser.add_argument('--dry-run', action='store_true', help='check everything, write nothing')
+    add_json(parser)

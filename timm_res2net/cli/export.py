@@ -1,0 +1,65 @@
+"""`export`: a model for another runtime."""
+
+import argparse
+from pathlib import Path
+
+from ..export import FORMATS, export_model
+from .frame import Verbs
+from .options import add_random
+
+__all__ = ['add']
+
+
+def _export(args: argparse.Namespace) -> int:
+    done = export_model(
+        args.model,
+        args.out,
+        args.format,
+        features=args.features,
+        deploy=args.deploy,
+        static=args.static,
+        img_size=args.img_size,
+        batch_size=args.batch_size,
+        pretrained=not args.random,
+    )
+    print(
+        f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
+        f"Run and compared: at most {done.error:.1e} of the largest output off the model's."
+    )
+    return 0
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb `export`."""
+    parser = verbs.add(
+        'export',
+        _export,
+        'write a model for another runtime, and check the file by running it',
+        'timm-res2net export res2net50_se --format onnx --out res2net50_se.onnx',
+        'timm-res2net export my_res2net --format onnx --features --out features.onnx',
+        'timm-res2net export me/my_res2net --format pt2 --deploy --out my_res2net.pt2',
+    )
+    add_random(parser)
+    formats = ', '.join(f'{name} ({kind.help})' for name, kind in FORMATS.items())
+    parser.add_argument(
+        '--format', choices=FORMATS, default='onnx', help=f'{formats}; default: %(default)s'
+    )
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='file to write')
+    parser.add_argument(
+        '--features',
+        action='store_true',
+        help='export the feature levels of strides 4 to 32 instead of logits',
+    )
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='export the deployed model, with BatchNorms folded (in an HRNet only those of its '
+        'bottlenecks)',
+    )
+    parser.add_argument('--static', action='store_true', help='fix batch and image size')
+    parser.add_argument(
+        '--img-size', type=int, metavar='PX', help="side of the image (default: the model's)"
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=1, metavar='N', help='images (default: %(default)s)'
+    )

@@ -1,0 +1,223 @@
+"""`list`, `info`, `hub-configs`: the registered models."""
+
+import argparse
+import fnmatch
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+from timm.models import get_arch_pretrained_cfgs
+
+from ..card import card_of_tag
+from ..files import write_file
+from ..folder import CARD, CONFIG, Config
+from ..models.figures import FIGURES
+from ..resolve import resolve_name
+from ..text import table
+from .frame import Verbs
+from .options import add_json
+
+__all__ = ['Row', 'add', 'models_table', 'rows', 'write_hub_configs']
+
+
+class Row(NamedTuple):
+    """A registered tag.
+
+    Attributes:
+        model: Name with its tag.
+        params: Parameters.
+        gmacs: Multiply-accumulates at the image size, in 1e9.
+        image_size: Side of the image in px.
+        top1: Published ImageNet-1k top-1 accuracy in percent; None if there is none.
+        top1_source: Who published it.
+        license: License of the weights.
+        weights: Where they come from; None if no weights are published.
+    """
+
+    model: str
+    params: int
+    gmacs: float
+    image_size: int
+    top1: float | None
+    top1_source: str | None
+    license: str | None
+    weights: str | None
+
+
+def rows(pattern: str = '*') -> list[Row]:
+    """Return a row for every tag whose name, with or without the tag, matches a glob."""
+    found = []
+    for name, figures in FIGURES.items():
+        for full, cfg in get_arch_pretrained_cfgs(name).items():
+            if not any(fnmatch.fnmatch(n, pattern) for n in (name, full)):
+                continue
+            top1, source = figures.top1.get(cfg.tag or '') or (None, None)
+            hub = f'hf-hub:{cfg.hf_hub_id}' if cfg.hf_hub_id else None
+            weights = hub or ('in the package' if cfg.file else str(cfg.url or '')) or None
+            side = cfg.input_size[-1]
+            found.append(
+                Row(full, figures.params, figures.gmacs, side, top1, source, cfg.license, weights)
+            )
+    return found
+
+
+def models_table(found: list[Row]) -> str:
+    """Format rows as the table that `timm-res2net list` prints."""
+    cells = [
+        (
+            row.model,
+            f'{row.params / 1e6:.2f}',
+            f'{row.gmacs:.2f}',
+            '' if row.top1 is None else f'{row.top1:.2f}',
+            row.top1_source or '',
+            row.license or '',
+            (row.weights or 'none published').rpartition('/dygraph/')[2],
+        )
+        for row in found
+    ]
+    return table(('model', 'M', 'GMACs', 'top-1', 'published by', 'license', 'weights'), cells)
+
+
+def _list(args: argparse.Namespace) -> int:
+    found = rows(args.filter)
+    if not found:
+        raise ValueError(f"No model matches '{args.filter}'. `timm-res2net list` shows all models.")
+    as_json = json.dumps([row._asdict() for row in found], indent=2)
+    print(as_json if args.json else models_table(found))
+    return 0
+
+
+def _describe(text: str) -> dict[str, Any]:
+    """Return what is known of a model, of its default tag if none is named."""
+    found = resolve_name(text)
+    if found.architecture not in FIGURES:
+        raise ValueError(
+            f"'{text}' is a model of timm, not of timm_res2net. `timm.create_model` makes it."
+        )
+    of_name = rows(found.architecture)
+    row = next(row for row in of_name if text in (found.architecture, row.model))
+    cfg = found.cfg
+    model: Any = timm.create_model(found.architecture, device='meta')
+    paper_ids = (cfg.paper_ids,) if isinstance(cfg.paper_ids, str) else cfg.paper_ids
+    return {
+        **row._asdict(),
+        'tags': [row.model.partition('.')[2] for row in of_name],
+        'description': cfg.description,
+        'notes': list(cfg.notes or ()),
+        'input_size': list(cfg.input_size),
+        'num_classes': cfg.num_classes,
+        'feature_channels': [level['num_chs'] for level in model.feature_info],
+        'feature_strides': [level['reduction'] for level in model.feature_info],
+        'arguments': model.model_args,
+        'paper': f'{cfg.paper_name}, {", ".join(paper_ids)}',
+        'origin': cfg.origin_url,
+    }
+
+
+def _info(args: argparse.Namespace) -> int:
+    known = _describe(args.model)
+    if args.json:
+        print(json.dumps(known, indent=2))
+        return 0
+    pretrained = ', pretrained=True' if known['weights'] else ''
+    create = f"timm.create_model('{args.model}'{pretrained}"
+    size = f'{known["params"] / 1e6:.2f} M parameters, {known["gmacs"]:.2f} GMACs at '
+    lines = {
+        'model': f'{known["model"]} (tags: {", ".join(known["tags"])})',
+        'description': known['description'],
+        'size': f'{size}{known["image_size"]} px, {known["num_classes"]} classes',
+        'ImageNet top-1': known['top1'] and f'{known["top1"]} %, by {known["top1_source"]}',
+        'weights': known['weights'] or 'none published',
+        'license': known['license'],
+        'notes': '\n'.join(known['notes']),
+        'feature channels': known['feature_channels'],
+        'feature strides': known['feature_strides'],
+        'arguments': '\n'.join(f'{k}={v!r}' for k, v in known['arguments'].items()),
+        'paper': known['paper'],
+        'origin': known['origin'],
+        'load': 'import timm, timm_res2net\n'
+        f'model = {create})\n'
+        f'neck = {create}, features_only=True, out_indices=(1, 2, 3, 4))',
+    }
+    for key, value in lines.items():
+        if value:
+            print(f'{key:<18}' + str(value).replace('\n', '\n' + ' ' * 18))
+    return 0
+
+
+_HUB_CONFIGS = """# Models
+
+Every model that timm_res2net registers, as `timm-res2net list` prints it. `M` is parameters in
+millions. GMACs are multiply-accumulates at 224 px (64 px for the test model), in 1e9. Top-1 is the
+ImageNet-1k accuracy in percent that the named publisher gives; timm_res2net has not measured it. An
+`se_identity` tag computes exactly what the plain network with these weights computes. timm's own
+nine `res2net*` and `res2next50` models stay as they are.
+
+{table}
+
+Each folder holds `config.json` and the model card of a tag that has weights. This file and the
+folders are written by `timm-res2net hub-configs --out hub_configs`.
+"""
+
+
+def write_hub_configs(out: Path) -> list[Path]:
+    """Write config.json and card of every registered tag that has weights, and a table of all.
+
+    Args:
+        out: Folder that gets a folder `<architecture>.<tag>` for each tag, and README.md. It is
+            created if it does not exist. Existing files are replaced.
+
+    Returns:
+        The folders.
+    """
+    if out.is_file():
+        raise FileExistsError(f'{out} is a file. Name a folder.')
+    made = []
+    for name in FIGURES:
+        for full, cfg in get_arch_pretrained_cfgs(name).items():
+            if not cfg.has_weights:
+                continue
+            config = Config.of_tag(full)
+            folder = out / full
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / CONFIG, config.to_json())
+            _write(folder / CARD, card_of_tag(config, cfg.tag or ''))
+            made.append(folder)
+    _write(out / 'README.md', _HUB_CONFIGS.format(table=models_table(rows())))
+    return made
+
+
+def _write(path: Path, text: str) -> None:
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def _hub_configs(args: argparse.Namespace) -> int:
+    for folder in write_hub_configs(args.out):
+        print(folder)
+    return 0
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs `list`, `info` and `hub-configs`."""
+    parser = verbs.add(
+        'list', _list, 'list the models and their weights', "timm-res2net list '*_se'"
+    )
+    parser.add_argument('filter', nargs='?', default='*', help='glob for names, such as *_vd_*')
+    add_json(parser)
+    parser = verbs.add(
+        'info',
+        _info,
+        'show what is known of a model',
+        'timm-res2net info res2net50_se',
+        'timm-res2net info res2net50_vd_26w_4s.in1k --json',
+    )
+    parser.add_argument('model', metavar='NAME', help='registered name, with or without a tag')
+    add_json(parser)
+    parser = verbs.add(
+        'hub-configs',
+        _hub_configs,
+        'write config.json and card of every tag with weights, and a table of all models',
+        'timm-res2net hub-configs --out hub_configs',
+    )
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to fill')

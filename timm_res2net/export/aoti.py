@@ -1,0 +1,22 @@
+"""The program of torch.export, compiled by AOTInductor for machines like this one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .base import Format, Request, Run
+
+__all__ = ['FORMAT']
+
+
+def _write(request: Request, path: Path) -> Run:
+    inductor: Any = torch._inductor
+    configs = {'aot_inductor.metadata': {'timm_res2net': request.meta}}
+    inductor.aoti_compile_and_package(
+        request.subject, package_path=str(path), inductor_configs=configs
+    )
+    return inductor.aoti_load_package(str(path))
+
+
+FORMAT = Format(_write, '.pt2', True, 'compiled by AOTInductor for this kind of machine')

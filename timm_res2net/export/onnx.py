@@ -1,0 +1,33 @@
+"""ONNX, for ONNX Runtime, OpenVINO and TensorRT."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .base import INPUT, Format, Request, Run, dynamic_shapes
+
+__all__ = ['FORMAT']
+
+
+def _write(request: Request, path: Path) -> Run:
+    import onnxruntime
+
+    made: Any = torch.onnx.export(
+        request.subject,
+        (request.images,),
+        dynamo=True,
+        verbose=False,
+        input_names=[INPUT],
+        output_names=request.outputs,
+        dynamic_shapes=dynamic_shapes(request.step) if request.step else None,
+    )
+    made.model.metadata_props['timm_res2net'] = request.meta
+    made.save(str(path), external_data=False)
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return lambda image: session.run(None, {INPUT: image.numpy()})
+
+
+FORMAT = Format(
+    _write, '.onnx', True, 'ONNX Runtime, OpenVINO, ...', ('onnx', 'onnxscript', 'onnxruntime')
+)

@@ -1,0 +1,457 @@
+"""Push a model to the Hub: take it, adjust what its folder says, refuse or send."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from torch import nn
+
+from .. import __version__
+from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
+from ..checkpoint import Conversion, read, take_model
+from ..checks import checks, knows_license, refuse
+from ..files import sha256_of
+from ..folder import CARD, CONFIG, WEIGHTS, Config, ModelFolder, read_card
+from ..resolve import Repository, resolve_repository
+from .errors import explaining
+
+__all__ = ['FileSent', 'Push', 'push_to_hub']
+
+
+@dataclass(frozen=True)
+class FileSent:
+    """A file of a push.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Its sha256.
+        changed: Whether the Hub did not have this file with this content.
+    """
+
+    bytes: int
+    sha256: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a push did.
+
+    Attributes:
+        repo: Repository, with its owner.
+        revision: Branch.
+        files: The files by name.
+        card: Text of the card.
+        config: The config.
+        notes: What the owner should know, a sentence each.
+        commit: Commit that the branch is at; None after a dry run.
+        url: Page of the repository; '' after a dry run.
+        verified: Whether the files were downloaded again and compared.
+    """
+
+    repo: str
+    revision: str
+    files: Mapping[str, FileSent]
+    card: str
+    config: Config
+    notes: tuple[str, ...] = ()
+    commit: str | None = None
+    url: str = ''
+    verified: bool = False
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the files that the Hub did not have like this; after a dry run, of all."""
+        return tuple(name for name, file in self.files.items() if file.changed)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """What the Hub has of a repository.
+
+    Attributes:
+        info: Of the branch, else of main; None if there is no such repository.
+        on_branch: Whether the branch exists.
+        card: Text of the card, '' without one.
+        labels: Names of the classes in its config.
+    """
+
+    info: Any = None
+    on_branch: bool = False
+    card: str = ''
+    labels: Sequence[str] | None = None
+
+    def differs(self, path: Path) -> bool:
+        """Return whether the Hub does not have a file of this name with this content."""
+        siblings = self.info.siblings if self.info else ()
+        there = next((s for s in siblings if s.rfilename == path.name), None)
+        if there is None:
+            return True
+        if there.lfs:
+            return bool(there.lfs.sha256 != sha256_of(path))
+        content = path.read_bytes()
+        git_sha1 = hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+        return bool(there.blob_id != git_sha1)
+
+
+def push_to_hub(
+    model: nn.Module | str | os.PathLike[str],
+    repo_id: str,
+    *,
+    license: str | None = None,
+    results: Mapping[str, float] | None = None,
+    dataset: str | None = None,
+    label_names: Sequence[str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    architecture: str | None = None,
+    semantics: str | None = None,
+    entry: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    card: str | None = None,
+    verify: bool = False,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+) -> Push:
+    """Push a Res2Net to the Hugging Face Hub: config.json, model.safetensors and a card.
+
+    Before anything is sent, timm loads what would be sent, and its outputs are compared with the
+    model's. Files that the Hub already has are not sent again.
+
+    Args:
+        model: A model in memory (of this package, or a Res2Net of timm), a folder, or a checkpoint
+            file that `convert_checkpoint` reads, those of timm's train.py included.
+        repo_id: Repository, as OWNER/NAME. It is created if it does not exist.
+        license: Identifier of the license, such as 'apache-2.0'. It is required unless the folder
+            or the card on the Hub names one.
+        results: Accuracies by metric: 'top1', 'top5' and 'accuracy' in percent, others as they are.
+        dataset: Name on the Hub of the data set on which they were measured.
+        label_names: Names of the classes, in order; by default those of a folder. A model in memory
+            has none, because it may have been trained for other classes than its weights.
+        data: How images are prepared: some of `input_size`, `img_size`, `mean`, `std`, `crop_pct`
+            and `interpolation`; by default as the folder, train.py's arguments or the name say.
+        architecture: Name of the model, for a checkpoint whose shapes do not tell it.
+        semantics: Block semantics, for a checkpoint whose keys do not tell them.
+        entry: Entry of the file that holds the weights, as in `convert_checkpoint`.
+        revision: Branch; it is created from main if it does not exist.
+        private: Make the repository private if it is created.
+        commit_message: Message of the commit.
+        card: Which text stays if the author's text on the folder's card and on the Hub's card
+            differ: 'folder' or 'hub'. By default that is an error.
+        verify: Download what was pushed and compare it.
+        dry_run: Do everything that needs no network, and send nothing.
+        token: Access token, by default that of the login; False for none.
+
+    Returns:
+        What was done. If `changed` is empty, the Hub already had everything.
+
+    Raises:
+        ValueError: `checks` finds an error, the model cannot be read, or an argument does not fit.
+        OSError: The Hub refuses, cannot be reached or has changed in the meantime. The repository
+            never holds a part of a push: a commit holds all files, or there is none.
+
+    Example:
+        >>> import timm, timm_res2net
+        >>> model = timm.create_model('test_res2net_se', pretrained=True)
+        >>> done = timm_res2net.push_to_hub(model, 'me/digits', license='mit', dry_run=True)
+        >>> sorted(done.files)
+        ['README.md', 'config.json', 'model.safetensors']
+    """
+    target = _check_target(repo_id, revision)
+    _check_words(license, card)
+    measured = _check_results(results, dataset)
+    taken = _take(model, architecture, semantics, entry)
+    api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
+    remote = _Remote()
+    if not dry_run:
+        with explaining(target.id, revision):
+            remote = _ask(api, target, token, private)
+
+    old = _author_card(taken.card, remote.card, card, target.id)
+    config, notes = _adjust(taken, remote, license, label_names, data, old)
+    with tempfile.TemporaryDirectory() as scratch:
+        tensors = taken.model.model.state_dict()
+        folder = ModelFolder.write(
+            Path(scratch) / 'model', config, tensors, original=taken.model.model
+        )
+        text, more = _write_card(folder, taken, remote, old, target, measured)
+        folder.write_card(text)
+        waived = [knows_license] if license == 'unknown' else []
+        asked = ' (a dry run does not ask the Hub for a license)' if dry_run else ''
+        refuse(checks(folder, 'push', waived), f'{target.id} was not pushed{asked}')
+        done = _describe(folder, target, remote, text, (*notes, *more))
+        return (
+            done if dry_run else _send(api, done, remote, folder, private, commit_message, verify)
+        )
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def _check_target(repo_id: str, revision: str | None) -> Repository:
+    target = resolve_repository(repo_id)
+    if target.revision:
+        raise ValueError(
+            f"'{repo_id}' names a branch. Name it apart: revision='{target.revision}' (--revision)."
+        )
+    return Repository(target.id, revision)
+
+
+def _check_words(license: str | None, card: str | None) -> None:
+    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+        raise ValueError(
+            f"'{license}' is not the identifier of a license. Use one of the Hub's, such as "
+            'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
+        )
+    if card not in (None, 'folder', 'hub'):
+        raise ValueError(f"card must be 'folder', 'hub' or None, got {card!r}.")
+
+
+def _check_results(values: Mapping[str, float] | None, dataset: str | None) -> list[Result]:
+    if not values:
+        if dataset:
+            raise ValueError(f"Give the results on '{dataset}', such as top1=78.3.")
+        return []
+    if not dataset:
+        raise ValueError(f'Name the data set on which {", ".join(values)} was measured.')
+    bad = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not isfinite(value)
+        or (key in PERCENT and not 0 <= value <= 100)
+    }
+    if bad:
+        raise ValueError(
+            f'Results must be numbers, {", ".join(PERCENT)} in percent from 0 to 100; got {bad}.'
+        )
+    return [Result(metric, float(value), dataset) for metric, value in values.items()]
+
+
+# --- take and adjust ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A model that is to be pushed, with the card of the folder it was read from."""
+
+    model: Conversion
+    card: str = ''
+
+
+def _take(
+    model: nn.Module | str | os.PathLike[str],
+    architecture: str | None,
+    semantics: str | None,
+    entry: str | None,
+) -> _Taken:
+    if isinstance(model, nn.Module):
+        if architecture or semantics or entry:
+            raise ValueError(
+                'A model in memory knows its architecture and semantics. Leave architecture, '
+                'semantics and entry out.'
+            )
+        return _Taken(take_model(model))
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f'model must be a model or the path of a checkpoint or folder, not a '
+            f'{type(model).__name__}.'
+        )
+    path = Path(os.fspath(model).removeprefix('local-dir:')).expanduser()
+    found = read(path, model=architecture, semantics=semantics, entry=entry)
+    config = found.config
+    if path.is_dir():
+        card = ModelFolder(path).card
+        recorded = ModelFolder(path).config.made_from
+        if config.described_by:
+            return _Taken(replace(found, config=replace(config, made_from=recorded)), card)
+        origin = ''
+    else:
+        card, recorded = '', None
+        known_keys = found.source in ('timm', 'official')
+        origin = f', from `{path.name}`' + ('' if known_keys else f' of {found.source}')
+        recorded = None if known_keys else config.made_from
+    text = f'{found.architecture} with {config.num_classes:,} classes{origin}.'
+    labels = config.label_names
+    config = config.with_cfg(description=text, tag='pushed', notes=None, origin_url=None)
+    config = replace(config, made_from=recorded, described_by='timm_res2net', label_names=labels)
+    return _Taken(replace(found, config=config), card)
+
+
+def _adjust(
+    taken: _Taken,
+    remote: _Remote,
+    license: str | None,
+    label_names: Sequence[str] | None,
+    data: Mapping[str, Any] | None,
+    card: str,
+) -> tuple[Config, list[str]]:
+    """Return the config with what the arguments and the Hub say, and notes for the owner."""
+    config, notes = taken.model.config.with_data(data or {}), []
+    made_from = taken.model.config.made_from
+    if made_from and made_from.entry:
+        notes.append(f"The weights are those of the entry '{made_from.entry}'.")
+    if label_names is not None:
+        config = config.with_labels(label_names)
+    elif remote.labels and not config.label_names:
+        if len(remote.labels) == config.num_classes:
+            config = config.with_labels(remote.labels)
+            notes.append('The names of the classes are those that the Hub had.')
+        else:
+            notes.append('The Hub had names for another number of classes; they were removed.')
+    on_card = read_card(card).data.license if card else None
+    return config.with_cfg(license=license or on_card or config.license), notes
+
+
+def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
+    """Return the card whose author's text stays: the folder's or the Hub's."""
+    if card == 'folder' or not hub:
+        return folder
+    if card == 'hub' or not folder or owners_text(folder) in ('', owners_text(hub)):
+        return hub
+    raise ValueError(
+        f"The author's text on the folder's card and on the card of {repo} differ. Say which one "
+        "stays: card='folder' or card='hub' (--card)."
+    )
+
+
+def _write_card(
+    folder: ModelFolder,
+    taken: _Taken,
+    remote: _Remote,
+    old: str,
+    target: Repository,
+    measured: Sequence[Result],
+) -> tuple[str, list[str]]:
+    """Return the text of the card, and notes on what was removed from it."""
+    config, notes = folder.config, []
+    # results belong to weights: those on the Hub stay as long as its weights do
+    keep = old == taken.card or not remote.differs(folder.path / WEIGHTS)
+    shown = results_of(taken.card) if taken.card else []
+    if remote.card and not taken.card:
+        on_hub = results_of(remote.card)
+        shown = on_hub if keep else []
+        if on_hub and not keep:
+            notes.append('The results on the card were of other weights and were removed.')
+    latest = {(r.metric, r.dataset): r for r in (*shown, *measured)}
+    branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
+    text = render_card(
+        config,
+        target.id.rpartition('/')[2],
+        f'hf-hub:{target.id}{branch}',
+        f'{config.pretrained_cfg.get("description") or config.architecture} {ABOUT}',
+        license=config.license,
+        results=[*latest.values()],
+        stated=measured if keep else None,
+    )
+    return (merge_card(text, old, keep_results=keep) if old else text), notes
+
+
+def _describe(
+    folder: ModelFolder, target: Repository, remote: _Remote, card: str, notes: Sequence[str]
+) -> Push:
+    paths = [folder.path / name for name in (CONFIG, WEIGHTS, CARD)]
+    files = {
+        path.name: FileSent(path.stat().st_size, sha256_of(path), remote.differs(path))
+        for path in paths
+    }
+    return Push(target.id, target.revision or 'main', files, card, folder.config, tuple(notes))
+
+
+# --- the Hub --------------------------------------------------------------------------------------
+
+
+def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> _Remote:
+    """Look at what the Hub has."""
+    on_branch = True
+    try:
+        info = api.model_info(target.id, revision=target.revision, files_metadata=True)
+    except RevisionNotFoundError:
+        info, on_branch = api.model_info(target.id, files_metadata=True), False
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return _Remote()
+    if private and not info.private:
+        raise ValueError(
+            f'{target.id} exists and is public. Push without private, or make it private on the '
+            'Hub first.'
+        )
+    names = {sibling.rfilename for sibling in info.siblings or ()}
+    card, labels = '', None
+    if CARD in names:
+        path = hf_hub_download(target.id, CARD, revision=info.sha, token=token)
+        card = Path(path).read_text(encoding='utf-8')
+    if CONFIG in names:
+        path = hf_hub_download(target.id, CONFIG, revision=info.sha, token=token)
+        try:
+            labels = Config.read(Path(path)).label_names
+        except ValueError:
+            labels = None  # until now the repository held another kind of model
+    return _Remote(info, on_branch, card, labels if isinstance(labels, list) else None)
+
+
+def _send(
+    api: HfApi,
+    push: Push,
+    remote: _Remote,
+    folder: ModelFolder,
+    private: bool | None,
+    message: str | None,
+    verify: bool,
+) -> Push:
+    """Create repository, branch and commit as far as they are needed."""
+    with explaining(push.repo, push.revision):
+        if push.changed:
+            _validate(push.card, push.config.license)
+        repo, commit = push.repo, ''
+        if remote.info is None:
+            repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        else:
+            repo, commit = remote.info.id, remote.info.sha
+        if push.revision != 'main' and not remote.on_branch:
+            api.create_branch(repo, branch=push.revision, exist_ok=True)
+        if push.changed:
+            commit = api.create_commit(
+                repo,
+                [CommitOperationAdd(name, folder.path / name) for name in push.changed],
+                commit_message=message or 'Push by timm_res2net',
+                revision=push.revision,
+                parent_commit=commit or None,
+            ).oid
+        if verify:
+            _verify(api, repo, commit, push.files)
+    url = f'{api.endpoint}/{repo}'
+    return replace(push, repo=repo, commit=commit, url=url, verified=verify)
+
+
+def _validate(card: str, license: str | None) -> None:
+    """Let the Hub check the metadata before anything is created."""
+    try:
+        ModelCard(card).validate()
+    except ValueError as error:
+        raise ValueError(
+            f"The Hub refuses the card's metadata, with license '{license}': {error}"
+        ) from error
+
+
+def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -> None:
+    """Download what a commit holds, without the cache, and compare."""
+    with tempfile.TemporaryDirectory() as cache:
+        for name, file in files.items():
+            path = hf_hub_download(repo, name, revision=commit, token=api.token, cache_dir=cache)
+            if sha256_of(Path(path)) != file.sha256:
+                raise OSError(
+                    f'{name} of {repo} at {commit} is not the file that was pushed. Look at it '
+                    'with `timm-res2net check`.'
+                )
