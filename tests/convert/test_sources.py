@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from tests.common import TIMMS, Reference, image, randomise, relative_error
 from tests.convert.helpers import FIXTURES, random_weights, save
 from tests.fixtures import values
 from timm_res2net import convert_checkpoint
-from timm_res2net.convert import SOURCES, infer_arguments, read_pdparams, recognise
+from timm_res2net.convert import (
+    SOURCES,
+    infer_arguments,
+    published_table,
+    read_checkpoint,
+    read_pdparams,
+    recognise,
+    sources,
+    undo_rules,
+)
+from timm_res2net.convert.fit import without_counters
 from timm_res2net.models.figures import FIGURES
 
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
@@ -57,20 +68,105 @@ def test_official_files_give_timms_numbers(name, tmp_path):
     assert config['pretrained_cfg'].get('license') is None
 
 
-def test_published_paddle_files():
-    """The README's rows are the registered tags."""
-    rows = {
-        cells[0]: cells[1:]
-        for line in (Path(__file__).parents[2] / 'README.md').read_text().splitlines()
-        if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) == 5
-    }
+def registered_weights() -> dict[str, tuple[float, str, str]]:
+    """Figure, its publisher and address of every registered tag whose weights come by network."""
+    found = {}
     for name, figures in FIGURES.items():
-        for tag, (top1, source) in figures.top1.items():
+        for tag, (top1, publisher) in figures.top1.items():
             cfg = timm.models.get_pretrained_cfg(f'{name}.{tag}')
-            if cfg.url:
-                top, licence, by, command = rows[cfg.url.rpartition('/')[2]]
-                assert (float(top), licence, f'{by} model zoo') == (top1, 'A', source)
-                assert command == f'`convert`, or `{name}.{tag}`'
+            url = cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}'
+            found[f'{name}.{tag}'] = top1, publisher, url
+    return found
+
+
+def test_published_files_are_the_registered_ones():
+    files = [file for source in SOURCES.values() for file in source.published]
+    assert len({file.file for file in files}) == len(files)
+    registered = registered_weights()
+    assert len(registered) == 17
+    assert {f.registered for f in files if f.registered} == set(registered)
+    for file in files:
+        if file.registered:
+            top1, publisher, url = registered[file.registered]
+            assert file.figure == f'{file.figure.split()[0]} % top-1'
+            assert (float(file.figure.split()[0]), file.figure_source) == (top1, publisher)
+            assert file.url == url
+            license = timm.models.get_pretrained_cfg(file.registered).license
+            assert license == file.license
+
+
+def test_every_published_file_says_whose_its_figure_and_license_are():
+    for source in SOURCES.values():
+        for file in source.published:
+            assert file.license in ('cc-by-nc-sa-4.0', 'apache-2.0', 'unknown')
+            assert file.license_source and file.by
+            assert file.figure_source or not file.figure
+            assert not file.sha256 or re.fullmatch('[0-9a-f]{64}', file.sha256)
+
+
+def test_the_readme_has_the_table_of_published_files():
+    readme = Path(sources.__file__).parents[1] / 'README.md'
+    assert published_table() in readme.read_text()
+
+
+def a_network(name: str, **kwargs) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Arguments and state dict of a registered model, without memory."""
+    model: Any = timm.create_model(name, device='meta', **kwargs)
+    tensors = model.state_dict()
+    semantics = model.model_args['semantics'] if hasattr(model, 'model_args') else 'official'
+    return {**infer_arguments(tensors), 'semantics': semantics}, tensors
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'to', 'words'),
+    [
+        ('res2net50_26w_4s', {}, 'official', ''),
+        ('res2net50_pd_26w_4s', {}, 'official', 'semantics are paddle, and official computes'),
+        ('res2net50_26w_4s', {}, 'mmdet', 'semantics are official, and mmdet computes mmdet'),
+        ('res2net50_se', {}, 'timm', ''),
+        ('res2net50_se', {}, 'mmpretrain', 'SE modules, which the blocks of mmpretrain do not'),
+        ('res2net50_pd_26w_4s', {}, 'paddle', ''),
+        ('res2net50_pd_26w_4s', {}, 'article', 'semantics are paddle, and article computes caffe'),
+        ('res2net50_16w_4s_se', {}, 'article', ''),
+        ('res2net50_16w_4s_se', {'base_width': 26}, 'article', '104 channels in 4 splits'),
+        ('res2net50_16w_4s_se', {'scale': 1, 'base_width': 64}, 'article', 'in at least 2'),
+    ],
+)
+def test_networks_that_a_source_cannot_express(name, kwargs, to, words):
+    arguments, tensors = a_network(name, **kwargs)
+    reason = SOURCES[to].refuse(arguments, tensors)
+    assert words in reason
+    assert bool(reason) == bool(words)
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_a_saved_file_is_recognised(name, tmp_path):
+    """Whatever a source saves, its reader finds."""
+    weights = tiny_as(name)
+    with open(tmp_path / 'w', 'wb') as file:
+        SOURCES[name].save(weights, file)
+    found = read_checkpoint(tmp_path / 'w')
+    assert recognise(found.tensors) == name
+    assert found.tensors.keys() == weights.keys()
+    assert all(torch.equal(found.tensors[key], weights[key]) for key in weights)
+
+
+def tiny_as(name: str) -> dict[str, torch.Tensor]:
+    """A tiny network in a source's layout."""
+    source = SOURCES[name]
+    detector = name in ('mmdet', 'detectron2')
+    weights = random_weights(
+        'test_res2net_se',
+        semantics=source.semantics[0],
+        attn_layer='se' if source.has_se else '',
+        num_classes=0 if detector else 7,
+        **dict(stem_type='deep', stem_width=8, avg_down=True, down_kernel_size=1)
+        if detector
+        else {},
+    )
+    if not source.counts_batches:
+        weights = without_counters(weights)
+    return undo_rules(weights, source.rules(weights), name)
 
 
 def test_v1b_152(tmp_path):
@@ -406,7 +502,7 @@ def test_the_articles_network_without_splits(tmp_path):
     weights = {
         k: v for k, v in article_weights().items() if '.conv2.' not in k and '.bn2.' not in k
     }
-    with pytest.raises(ValueError, match=r'no 3x3 convolution at all'):
+    with pytest.raises(ValueError, match=r'no 3x3 convolution .*scales=1'):
         convert_checkpoint(save(weights, tmp_path / 'w.pth'))
 
 
@@ -422,7 +518,7 @@ def test_an_odd_stem_is_refused(tmp_path):
         (['layer1.0.conv2.weight'], "It is a ResNet's: its blocks have one 3x3 convolution"),
         (
             ['encoder.weight'],
-            r"None of its keys is a Res2Net's of paddle, .* \(1: encoder\.weight\)",
+            r'None of its keys belongs to a Res2Net of paddle, .* \(1: encoder\.weight\)',
         ),
     ],
 )
@@ -435,7 +531,8 @@ def test_every_source_has_its_sentences():
     assert set(SOURCES) == {
         'official', 'mmpretrain', 'mmdet', 'detectron2', 'paddle', 'article', 'timm',
     }  # fmt: skip
-    assert all(source.licence.endswith('.') for source in SOURCES.values())
+    assert all(SOURCES[name].name == name for name in SOURCES)
+    assert all(source.license.endswith('.') for source in SOURCES.values())
     assert {s for source in SOURCES.values() for s in source.semantics} == {
         'official', 'mmdet', 'paddle', 'caffe',
     }  # fmt: skip

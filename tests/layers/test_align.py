@@ -200,7 +200,7 @@ def test_features(feature_cls):
     assert aligned.feature_info.channels() == plain.feature_info.channels()
 
 
-def test_script_export_compile_and_copies():
+def test_script_and_copies():
     plain, aligned = two()
     plain.eval()
     aligned.eval()
@@ -208,18 +208,26 @@ def test_script_export_compile_and_copies():
     expected = plain(x)
     assert relative_error(torch.jit.script(aligned)(x), expected) < 1e-12
     assert relative_error(torch.jit.trace(aligned, x)(x), expected) < 1e-12
-    exported = torch.export.export(aligned, (x,)).module()
-    assert relative_error(exported(x), expected) < 1e-12
     assert relative_error(copy.deepcopy(aligned)(x), expected) < 1e-12
     buffer = io.BytesIO()
     torch.save(aligned, buffer)
     buffer.seek(0)
     assert relative_error(torch.load(buffer, weights_only=False)(x), expected) < 1e-12
+    scripted = torch.jit.script(aligned.train())
+    assert relative_error(scripted(x), plain.train()(x)) < 1e-10
+
+
+@pytest.mark.slow
+def test_export_and_compile():
+    plain, aligned = two()
+    plain.eval()
+    aligned.eval()
+    x = image(2, 65).double()
+    exported = torch.export.export(aligned, (x,)).module()
+    assert relative_error(exported(x), plain(x)) < 1e-12
     for mode in (False, True):
         compiled = torch.compile(aligned.train(mode), backend='eager', fullgraph=True)
         assert relative_error(compiled(x), plain.train(mode)(x)) < 1e-12
-    scripted = torch.jit.script(aligned.train())
-    assert relative_error(scripted(x), plain.train()(x)) < 1e-10
 
 
 DDP = """
@@ -253,6 +261,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     runs = [
         subprocess.Popen(
@@ -285,32 +294,22 @@ def test_what_is_aligned_already_stays_plain():
 
 @pytest.mark.parametrize('multiple', [0, -8, 8.0, '8', True, None])
 def test_multiple(multiple):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match='width_multiple must be a whole number') as error:
         align_widths(timm.create_model(TINY), multiple)
-    assert str(error.value) == (
-        f'width_multiple must be a whole number of at least 1, got {multiple!r}.'
-    )
+    assert repr(multiple) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ('kwargs', 'message'),
+    ('kwargs', 'value', 'remedy'),
     [
-        (
-            {'norm_layer': 'groupnorm1'},
-            'Aligned widths need BatchNorm2d, and the norm layer is GroupNorm1. Leave '
-            'width_multiple at 1.',
-        ),
-        (
-            {'drop_block_rate': 0.1},
-            'Aligned widths and DropBlock do not go together: it would count the padding. Leave '
-            'width_multiple at 1 or drop_block_rate at 0.',
-        ),
+        ({'norm_layer': 'groupnorm1'}, 'GroupNorm1', 'Leave width_multiple at 1'),
+        ({'drop_block_rate': 0.1}, 'DropBlock', 'width_multiple at 1 or drop_block_rate at 0'),
     ],
 )
-def test_what_cannot_be_aligned(kwargs, message):
-    with pytest.raises(ValueError) as error:
+def test_what_cannot_be_aligned(kwargs, value, remedy):
+    with pytest.raises(ValueError, match=value) as error:
         timm.create_model(TINY, width_multiple=8, **kwargs)
-    assert str(error.value) == message
+    assert remedy in str(error.value)
     model = timm.create_model(TINY, **kwargs)
     with pytest.raises(ValueError):
         align_widths(model, 8)
@@ -318,11 +317,8 @@ def test_what_cannot_be_aligned(kwargs, message):
 
 
 def test_twice():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r'already aligned.*another width_multiple'):
         align_widths(timm.create_model(TINY, width_multiple=8), 16)
-    assert str(error.value) == (
-        'The widths of this model are aligned already. Create it anew with another width_multiple.'
-    )
 
 
 CONVERTERS = {
@@ -335,26 +331,20 @@ CONVERTERS = {
 
 @pytest.mark.parametrize('name', CONVERTERS)
 def test_conversion_to_another_norm(name):
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(RuntimeError, match=r'aligned widths cannot be converted.*width_multiple=1'):
         CONVERTERS[name](timm.create_model(TINY, width_multiple=8))
-    assert str(error.value) == (
-        'A BatchNorm with aligned widths cannot be converted into another layer, such as '
-        'SyncBatchNorm or FrozenBatchNorm2d. Convert a model of width_multiple=1.'
-    )
     converted = CONVERTERS[name](timm.create_model(TINY))
-    with pytest.raises(ValueError, match=r'the norm layer is \w+\. Leave width_multiple at 1\.$'):
+    norm = type(converted.layer1[0].bn1).__name__
+    with pytest.raises(ValueError, match=rf'{norm}.*Leave width_multiple at 1'):
         align_widths(converted, 8)
 
 
 def test_all_blocks_or_none():
     model = timm.create_model(TINY)
     model.layer4[0].convs[0].padding_mode = 'reflect'
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r'plain Conv2d.*Leave width_multiple at 1') as error:
         align_widths(model, 8)
-    assert str(error.value) == (
-        'Aligned widths need plain Conv2d layers with zero padding, got '
-        f'{model.layer4[0].convs[0]}. Leave width_multiple at 1.'
-    )
+    assert str(model.layer4[0].convs[0]) in str(error.value)
     assert not [m for m in model.modules() if isinstance(m, AlignedConv2d)]
 
 

@@ -132,30 +132,25 @@ def test_zero_init_last_makes_the_block_its_shortcut():
 
 
 @pytest.mark.parametrize(
-    ('kwargs', 'text'),
+    ('kwargs', 'remedy'),
     [
-        ({'scale': 0}, 'scale must be a whole number of at least 1, got 0'),
-        ({'scale': 2.5}, 'scale must be a whole number of at least 1, got 2.5'),
-        ({'cardinality': 0}, 'cardinality must be a whole number of at least 1, got 0'),
-        (
-            {'base_width': 3},
-            'base_width=3 with planes=16 gives splits of 0 channels. '
-            'Use a base_width of at least 4.',
-        ),
-        (
-            {'semantics': 'torch'},
-            "Unknown semantics 'torch'. Use one of official, mmdet, paddle, caffe",
-        ),
-        ({'attn_layer': 'sse'}, "Unknown attn_layer 'sse'. Use one of se, ese, eca"),
-        ({'attn_layer': 'halo'}, "Unknown attn_layer 'halo'. Use one of se, ese, eca"),
-        ({'attn_layer': 5}, 'Unknown attn_layer 5. Use one of se, ese, eca'),
-        ({'attn_layer': nn.Identity()}, 'Unknown attn_layer Identity(). Use one of se, ese, eca'),
+        ({'scale': 0}, 'whole number of at least 1'),
+        ({'scale': 2.5}, 'whole number of at least 1'),
+        ({'cardinality': 0}, 'whole number of at least 1'),
+        ({'base_width': 3}, 'at least 4'),
+        ({'semantics': 'torch'}, 'official, mmdet, paddle, caffe'),
+        ({'attn_layer': 'sse'}, 'se, ese, eca'),
+        ({'attn_layer': 'halo'}, 'se, ese, eca'),
+        ({'attn_layer': 5}, 'se, ese, eca'),
+        ({'attn_layer': nn.Identity()}, 'se, ese, eca'),
     ],
 )
-def test_impossible_values(kwargs, text):
-    with pytest.raises(ValueError) as error:
+def test_impossible_values(kwargs, remedy):
+    ((name, value),) = kwargs.items()
+    with pytest.raises(ValueError, match=name) as error:
         Bottle2neck(64, 16, **kwargs)
-    assert text in str(error.value)
+    assert repr(value) in str(error.value)
+    assert remedy in str(error.value)
 
 
 def test_unknown_arguments():

@@ -1,9 +1,6 @@
-"""Checkpoints of other projects, as state dicts under timm's names.
+"""Read checkpoints of other projects as state dicts under timm's keys, and write them back.
 
-State dict in, state dict out: nothing here knows a model. A source is a table of `Rule`s;
-`apply_rules` applies any table, `undo_rules` goes back, and both fail naming what no rule takes;
-`files` reads a file without running anything in it; `infer` reads a network's arguments off its
-shapes.
+Nothing here knows a model: a state dict goes in, a state dict comes out. See README.md.
 """
 
 from .engine import Converted as Converted
@@ -17,7 +14,9 @@ from .reading import Checkpoint as Checkpoint
 from .reading import read_checkpoint as read_checkpoint
 from .reading import read_pdparams as read_pdparams
 from .safe_pickle import dump_arrays as dump_arrays
+from .source import Published as Published
+from .source import Source as Source
 from .sources import SOURCES as SOURCES
-from .sources import Source as Source
+from .sources import published_table as published_table
 from .sources import recognise as recognise
 from .sources.paddle import paddle_rules as paddle_rules

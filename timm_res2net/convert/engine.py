@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ..text import list_some
+from .fit import fit
 
 __all__ = ['Converted', 'Move', 'Rule', 'apply_rules', 'conv_bn', 'require_keys', 'undo_rules']
 
@@ -239,14 +240,12 @@ def undo_rules(
 
 
 def require_keys(state_dict: Mapping[str, torch.Tensor], keys: Iterable[str], source: str) -> None:
-    """Check that a converted state dict fills every key that a model expects.
+    """Check that a converted state dict has a value for every key of a model.
 
     Raises:
-        ValueError: Keys without a value, named.
+        ValueError: Keys without a value. The text names them.
     """
-    missing = [
-        key for key in keys if key not in state_dict and not key.endswith('num_batches_tracked')
-    ]
+    missing = fit(dict.fromkeys(keys, ()), dict.fromkeys(state_dict, ())).missing
     if missing:
         raise ValueError(
             f'Parameters that the {source} checkpoint leaves without a value, {list_some(missing)}'

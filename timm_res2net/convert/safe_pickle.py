@@ -8,6 +8,7 @@ is built from a pickle; arrays and dtypes come as inert records and are checked 
 import math
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -236,6 +237,6 @@ class _Pickler(_BasePickler):
             _BasePickler.save_global(self, obj, name)
 
 
-def dump_arrays(tensors: dict[str, torch.Tensor], file: IO[bytes]) -> None:
+def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     """Pickle tensors as a dictionary of numpy arrays, as `paddle.save` does."""
     _Pickler(file, 2).dump({key: value.numpy() for key, value in tensors.items()})

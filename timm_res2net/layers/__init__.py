@@ -1,1 +1,1 @@
-"""How one layer or one block computes: torch and `timm.layers` only."""
+"""Layers and blocks: how each one computes. They need torch, torchvision and `timm.layers` only."""

@@ -1,11 +1,12 @@
-"""Splits as wide as the hardware likes them: zero channels that nobody sees.
+"""Aligned widths: splits padded with zero channels to a multiple that the hardware prefers.
 
-A split of 26 or 52 channels misses the multiple of 8 that tensor cores work in. Padded with zero
-channels it computes the same: a zero row of weights with a zero BatchNorm affine gives a zero
-channel, which meets zero columns in the next convolution, and gradients of all of these are cut off
-before they reach a parameter.
+Tensor cores work on multiples of 8 channels, and splits of 26 or 52 channels miss them. Padding
+does not change the result: a zero row of weights and a zero BatchNorm affine give a zero channel,
+and the next convolution has zero columns for it. The padding is added in forward, so parameters
+keep their logical shapes and the gradients of the padding never reach them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,27 +15,34 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
+from ..compat import drop_block_of
 from .fold import pad_splits, recast
 
 __all__ = ['AlignedBatchNorm2d', 'AlignedConv2d', 'align_blocks', 'aligned_width']
 
 
 def aligned_width(width: int, groups: int, multiple: int) -> int:
-    """Channels of a padded split: the smallest multiple of `multiple` that holds `groups` groups of
-    equal size, none narrower than before."""
-    narrow = width // groups
-    while narrow * groups % multiple:
-        narrow += 1
-    return narrow * groups
+    """Return the channels of a padded split.
+
+    Args:
+        width: Channels of the split, a multiple of `groups`.
+        groups: Groups of the convolution of the split.
+        multiple: The result is a multiple of this.
+
+    Returns:
+        The smallest multiple of both `multiple` and `groups` that is at least `width`.
+    """
+    step = math.lcm(groups, multiple)
+    return math.ceil(width / step) * step
 
 
-@register_notrace_module  # torch.fx would fix the padding and the mode
+@register_notrace_module  # torch.fx would record the padding and the mode as constants
 class AlignedConv2d(nn.Conv2d):
-    """A convolution with splits padded in forward, and parameters of their logical shapes.
+    """Convolution over padded splits, with parameters of the logical shapes.
 
     Shape:
-        - Input: (B, in_splits[2] * in_splits[0], H, W) with padded splits
-        - Output: (B, out_splits[2] * out_splits[0], H', W') with padded splits
+        - Input: (B, in_splits[0] * in_splits[2], H, W) with padded splits
+        - Output: (B, out_splits[0] * out_splits[2], H', W') with padded splits
     """
 
     in_splits: tuple[int, int, int]
@@ -44,13 +52,13 @@ class AlignedConv2d(nn.Conv2d):
     def of(
         cls, conv: Any, in_splits: tuple[int, int, int], out_splits: tuple[int, int, int]
     ) -> 'AlignedConv2d':
-        """The same for a plain convolution, whose parameters it shares.
+        """Return the aligned form of a plain convolution.
 
         Args:
-            conv: `nn.Conv2d`.
-            in_splits: Number, width and padded width of what the weight's input channels hold, per
-                group of the convolution.
-            out_splits: The same of its output channels.
+            conv: `nn.Conv2d`. The new layer shares its parameters.
+            in_splits: Number, width and padded width of the splits in the input channels of the
+                weight, that is, per group of the convolution.
+            out_splits: Number, width and padded width of the splits in the output channels.
         """
         same = recast(conv, cls)
         same.in_splits, same.out_splits = in_splits, out_splits
@@ -62,7 +70,7 @@ class AlignedConv2d(nn.Conv2d):
         return weight, bias if bias is None else pad_splits(bias, 0, self.out_splits)
 
     def bake(self) -> nn.Conv2d:
-        """A plain convolution with the padding in its parameters."""
+        """Return a plain convolution with the padding in its parameters."""
         with torch.no_grad():
             weight, bias = self._padded()
         baked = nn.Conv2d(
@@ -75,59 +83,58 @@ class AlignedConv2d(nn.Conv2d):
         return baked.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `print` shows of the layer."""
+        """Return the text that `print` shows for the layer."""
         return f'{super().extra_repr()}, in_splits={self.in_splits}, out_splits={self.out_splits}'
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve x."""
+        """Convolve x with the padded weight."""
         weight, bias = self._padded()
         return self._conv_forward(x, weight, bias)
 
 
 @register_notrace_module
 class AlignedBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm over padded splits, with parameters and statistics of their logical shapes.
+    """BatchNorm over padded splits, with parameters and statistics of the logical shapes.
 
     Shape:
-        - Input: (B, splits[2] * splits[0], H, W) with padded splits
-        - Output: the same; padded channels are zero
+        - Input: (B, splits[0] * splits[2], H, W) with padded splits
+        - Output: (B, splits[0] * splits[2], H, W) with padded splits, the padding zero
     """
 
+    # torch.jit.script reads these attributes; num_features is left out
     __constants__: ClassVar = ['eps', 'momentum', 'affine', 'track_running_stats']  # type: ignore[misc]
 
-    splits: tuple[int, int, int]
-
-    @classmethod
-    def of(cls, norm: Any, splits: tuple[int, int, int]) -> 'AlignedBatchNorm2d':
-        """The same for a plain BatchNorm2d, whose parameters and buffers it shares.
-
+    def __init__(self, norm: Any, splits: tuple[int, int, int]):
+        """
         Args:
-            norm: `nn.BatchNorm2d`.
+            norm: `nn.BatchNorm2d`. The new layer shares its parameters and buffers.
             splits: Number, width and padded width of the splits.
         """
-        same = cls(
-            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats,
-            device='meta',
-        )  # fmt: skip
-        for name, value in (*norm.named_parameters(), *norm.named_buffers()):
-            setattr(same, name, value)
-        del same.num_features
-        same.splits = splits
-        return same.train(norm.training)
+        nn.Module.__init__(self)  # the constructor of nn.BatchNorm2d would set num_features
+        self.splits = splits
+        self.eps, self.momentum = norm.eps, norm.momentum
+        self.affine, self.track_running_stats = norm.affine, norm.track_running_stats
+        for name in ('weight', 'bias'):
+            self.register_parameter(name, getattr(norm, name))
+        for name in ('running_mean', 'running_var', 'num_batches_tracked'):
+            self.register_buffer(name, getattr(norm, name))
+        self.train(norm.training)
 
     def __getattr__(self, name: str) -> Any:
-        # What converts a BatchNorm into another layer asks for this attribute first, and would go
-        # on without the padding: SyncBatchNorm's converters, timm's freeze_batch_norm_2d and
-        # convert_splitbn_model.
+        """Return a parameter or buffer, and say why there is no `num_features`.
+
+        Every function that converts BatchNorms (to SyncBatchNorm, FrozenBatchNorm2d or timm's split
+        BatchNorm) reads `num_features` first, and would build a layer without the padding.
+        """
         if name == 'num_features':
             raise RuntimeError(
                 'A BatchNorm with aligned widths cannot be converted into another layer, such as '
-                'SyncBatchNorm or FrozenBatchNorm2d. Convert a model of width_multiple=1.'
+                'SyncBatchNorm or FrozenBatchNorm2d. Convert a model with width_multiple=1.'
             )
         return super().__getattr__(name)
 
     def bake(self) -> nn.BatchNorm2d:
-        """A plain BatchNorm2d with the padding in its parameters and statistics."""
+        """Return a plain BatchNorm2d with the padding in its parameters and statistics."""
         number, _, padded = self.splits
         baked = nn.BatchNorm2d(
             number * padded, self.eps, self.momentum, self.affine, self.track_running_stats,
@@ -145,15 +152,15 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
         return baked.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `print` shows of the layer."""
+        """Return the text that `print` shows for the layer."""
         return f'splits={self.splits}, eps={self.eps}, momentum={self.momentum}'
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x; in training with the batch's statistics, which go into the running ones."""
+        """Normalize x, in training with the batch statistics, which update the running ones."""
         factor = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # a cumulative average
+            if self.momentum is None:  # cumulative average
                 factor = 1.0 / float(self.num_batches_tracked)
         weight: torch.Tensor | None = self.weight
         bias: torch.Tensor | None = self.bias
@@ -173,10 +180,10 @@ class AlignedBatchNorm2d(nn.BatchNorm2d):
 
 
 def _check(block: Any) -> None:
-    """Raise a ValueError where the splits of a block, ours or timm's, cannot be padded."""
+    """Raise a ValueError if the splits of a block cannot be padded."""
     if isinstance(block.conv1, AlignedConv2d):
         raise ValueError(
-            'The widths of this model are aligned already. Create it anew with another '
+            'The widths of this model are already aligned. Create the model again with another '
             'width_multiple.'
         )
     for conv in (block.conv1, *block.convs, block.conv3):
@@ -191,16 +198,15 @@ def _check(block: Any) -> None:
                 f'Aligned widths need BatchNorm2d, and the norm layer is {type(norm).__name__}. '
                 'Leave width_multiple at 1.'
             )
-    # timm's block has had one since 1.0.31
-    if not isinstance(getattr(block, 'drop_block', None), nn.Identity | None):
+    if not isinstance(drop_block_of(block), nn.Identity | None):
         raise ValueError(
-            'Aligned widths and DropBlock do not go together: it would count the padding. Leave '
-            'width_multiple at 1 or drop_block_rate at 0.'
+            'Aligned widths cannot be combined with DropBlock, which would count the padding. '
+            'Leave width_multiple at 1 or drop_block_rate at 0.'
         )
 
 
 def _align(block: Any, multiple: int) -> None:
-    """Pad the splits of a block that `_check` has passed, in place."""
+    """Pad the splits of a block in place. `_check` must have passed."""
     groups = block.convs[0].groups
     width, padded = block.width, aligned_width(block.width, groups, multiple)
     if padded == width:
@@ -209,21 +215,27 @@ def _align(block: Any, multiple: int) -> None:
     split, all_splits = (groups, *narrow), (groups * block.scale, *narrow)
     plain_in, plain_out = block.conv1.in_channels, block.conv3.out_channels
     block.conv1 = AlignedConv2d.of(block.conv1, (1, plain_in, plain_in), all_splits)
-    block.bn1 = AlignedBatchNorm2d.of(block.bn1, all_splits)
+    block.bn1 = AlignedBatchNorm2d(block.bn1, all_splits)
     for i, (conv, norm) in enumerate(zip(block.convs, block.bns, strict=True)):
         block.convs[i] = AlignedConv2d.of(conv, (1, *narrow), split)
-        block.bns[i] = AlignedBatchNorm2d.of(norm, split)
+        block.bns[i] = AlignedBatchNorm2d(norm, split)
     block.conv3 = AlignedConv2d.of(block.conv3, all_splits, (1, plain_out, plain_out))
     block.width = padded
 
 
 def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
-    """Pad the splits of Res2Net blocks, ours or timm's, to a multiple of channels, in place; of all
-    or none. Parameters and buffers stay the same objects.
+    """Pad the splits of Res2Net blocks to a multiple of channels, in place.
+
+    Parameters and buffers stay the same objects. If one block cannot be padded, none is.
+
+    Args:
+        blocks: Res2Net blocks of this package or of timm.
+        multiple: Channels of a split become a multiple of this.
 
     Raises:
-        ValueError: Another norm layer than BatchNorm2d, another convolution than a plain Conv2d,
-            DropBlock, a block aligned before, a `multiple` that is no whole number of at least 1.
+        ValueError: `multiple` is not a whole number of at least 1, or a block is already aligned,
+            has another norm than BatchNorm2d, another convolution than a plain Conv2d, or
+            DropBlock.
     """
     if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
         raise ValueError(f'width_multiple must be a whole number of at least 1, got {multiple!r}.')

@@ -3,9 +3,8 @@
 Paper:
 * `Res2Net: A New Multi-scale Backbone Architecture` - https://arxiv.org/abs/1904.01169
 
-One implementation serves every published variant. The variants share their parameters, names and
-shapes and differ only in what the first block of a stage does; `SEMANTICS` says how, one row a
-source.
+One class implements every published variant. The variants have the same parameters, names and
+shapes. They differ in what the first block of a stage computes (see `SEMANTICS`).
 """
 
 import math
@@ -16,30 +15,33 @@ import torch
 from timm.layers import SEModule, get_attn
 from torch import nn
 
+from ..compat import knows_attn
 from .fused_block import FusedBottle2neck
 
 __all__ = ['ATTN_LAYERS', 'SEMANTICS', 'Bottle2neck', 'Semantics']
 
 
 class Semantics(NamedTuple):
-    """What the first block of a stage does; every later block adds each split to the one before and
-    passes the last.
+    """What the first block of a stage computes.
 
-    A first block is one of three kinds: stride 1 (stage 1), strided (stages 2 to 4), or dilated (a
-    stage whose stride was traded for dilation by `output_stride` 8 or 16).
+    All later blocks are equal in every variant: they add to each split the output of the split
+    before it, and they pass the last split on unchanged.
+
+    There are three kinds of first blocks: with stride 1 (stage 1), strided (stages 2 to 4), and
+    dilated (a stage whose stride is replaced by dilation, with `output_stride` 8 or 16).
 
     Attributes:
-        first_adds: A stride-1 first block adds the previous split's output to the next split, as
-            later blocks do.
-        first_pools: A stride-1 first block average-pools its last split (3x3, stride 1) instead of
-            passing it.
-        strided_adds: A strided or dilated first block adds as well.
-        strided_pools: A strided first block pools its last split with its stride; without, the
-            split passes, which needs `stride_in_conv1`.
-        dilated_pools: A dilated first block pools its last split with stride 1.
-        stride_in_conv1: The stride sits in the 1x1 conv1 rather than in the 3x3 convolutions.
-        count_pads: The average counts the padding's zeros (torch `count_include_pad=True`, Paddle
-            `exclusive=False`).
+        first_adds: A first block with stride 1 adds the output of the previous split.
+        first_pools: A first block with stride 1 average-pools its last split (3x3, stride 1).
+            Otherwise the last split passes unchanged.
+        strided_adds: A strided or dilated first block adds the output of the previous split.
+        strided_pools: A strided first block average-pools its last split (3x3, with the stride of
+            the block). Otherwise the last split passes unchanged, which needs `stride_in_conv1`.
+        dilated_pools: A dilated first block average-pools its last split (3x3, stride 1).
+        stride_in_conv1: The 1x1 convolution conv1 has the stride of the block. Otherwise the 3x3
+            convolutions have it.
+        count_pads: The pooling counts the zeros of the padding (`count_include_pad=True` in torch,
+            `exclusive=False` in Paddle).
     """
 
     first_adds: bool
@@ -60,39 +62,44 @@ SEMANTICS = {
     'paddle':   Semantics(True,    False,   False,    True,     True,     False,      False),
     'caffe':    Semantics(True,    False,   True,     False,    False,    True,       True),
 }
-"""Semantics by name: `official` is gasvn/Res2Net, timm and MMPretrain; `mmdet` is MMDetection and
-Res2Net-detectron2; `paddle` is PaddleClas and PaddleDetection; `caffe` (stride in the 1x1
-convolution, as Caffe's ResNet had it) is 4uiiurz1/pytorch-res2net and the article's network."""
+"""`Semantics` by name.
+
+* `official`: gasvn/Res2Net, timm and MMPretrain
+* `mmdet`: MMDetection and Res2Net-detectron2
+* `paddle`: PaddleClas and PaddleDetection
+* `caffe`: 4uiiurz1/pytorch-res2net and the article's network, with the stride in the 1x1
+  convolution as in Caffe's ResNet
+
+>>> from timm_res2net import SEMANTICS
+>>> list(SEMANTICS)
+['official', 'mmdet', 'paddle', 'caffe']
+>>> SEMANTICS['paddle'].count_pads
+False
+"""
 # fmt: on
 
 
-def _has_attn(name: str) -> bool:
-    try:
-        return get_attn(name) is not None
-    except AssertionError:  # how an older timm says that it does not know the name
-        return False
-
-
-# What `timm.layers.create_attn` builds from a channel count alone, for feature maps of any size.
-# Left out: ge and bottleneck (cannot be built so), halo and bat (sizes must divide by their block).
+# Names of `timm.layers.create_attn` that need only a channel count and take maps of any size. Left
+# out: ge and bottleneck need more arguments, halo and bat need sizes divisible by their block size.
 ATTN_LAYERS = tuple(
     name
     for name in (
         'se', 'ese', 'eca', 'ecam', 'ceca', 'gc', 'gca', 'cbam', 'lcbam', 'coord', 'scoord', 'ela',
         'strip', 'sk', 'splat', 'lambda', 'nl',
     )
-    if _has_attn(name)
+    if knows_attn(name)
 )  # fmt: skip
-"""Names that `attn_layer` takes, those of them that the installed timm knows."""
+"""Names that `attn_layer` takes."""
 
 AttnLayer = str | Callable[..., nn.Module] | None
 
 
 def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | None:
+    """Build the attention of a block, None without attention."""
     if attn_layer is None or attn_layer == '':
         return None
     if attn_layer == 'se':
-        # channels // 16 as in the article; timm's default rounds it to a multiple of 8
+        # channels // 16 as in the article; timm's default rounds to a multiple of 8
         return SEModule(channels, rd_channels=max(channels // 16, 1), **dd)
     layer = get_attn(attn_layer) if attn_layer in ATTN_LAYERS else attn_layer
     if isinstance(layer, str | nn.Module) or not callable(layer):
@@ -104,25 +111,32 @@ def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | 
 
 
 class Bottle2neck(nn.Module):
-    """Res2Net bottleneck: a residual block whose 3x3 convolution is a cascade of small ones.
+    """Res2Net bottleneck, a residual block that replaces one 3x3 convolution by a cascade.
 
-    Idea: conv1's output is cut into `scale` splits. The first goes through its own 3x3 convolution,
-    every next one is first added to the result before it, and the last passes as it is.
+    Idea: the output of conv1 is cut into `scale` splits. The first split goes through a 3x3
+    convolution. Every next split is added to the output of the previous one before its own 3x3
+    convolution. The last split passes unchanged.
 
-    Reason: a split that has crossed k convolutions sees (2k + 1) x (2k + 1) pixels, so one block
-    holds `scale` receptive fields side by side, where a ResNet bottleneck holds one.
+    Reason: a split that has crossed k convolutions sees (2k + 1) x (2k + 1) pixels. One block thus
+    has `scale` receptive fields side by side, and a ResNet bottleneck has one.
 
-    Consequence: the first block of a stage cannot simply do this, since its last split must shrink
-    with the others. The published implementations settle that differently while their checkpoints
-    look alike, so a checkpoint needs the `semantics` it was trained with: loaded under another it
-    fits every key and is wrong by percents.
+    Consequence: the first block of a stage needs another rule, because its last split must shrink
+    with the others. The published implementations chose different rules, and their checkpoints have
+    the same keys and shapes. Load a checkpoint with the `semantics` that it was trained with: under
+    other semantics every key fits and the outputs are wrong by several percent.
 
-    The constructor takes what timm's `ResNet` passes to a block, and names parameters as timm and
-    the official code do: conv1, bn1, convs.i, bns.i, conv3, bn3, se, downsample.
+    The arguments are those that timm's `ResNet` passes to a block. The parameters have the names of
+    timm and of the official code: conv1, bn1, convs.i, bns.i, conv3, bn3, se, downsample.
 
     Shape:
         - Input: (B, inplanes, H, W)
         - Output: (B, planes * 4, ceil(H / stride), ceil(W / stride))
+
+    >>> import torch
+    >>> from timm_res2net import Bottle2neck
+    >>> block = Bottle2neck(256, 64, base_width=26, scale=4, attn_layer='se')
+    >>> block(torch.randn(1, 256, 56, 56)).shape
+    torch.Size([1, 256, 56, 56])
     """
 
     expansion = 4
@@ -152,35 +166,35 @@ class Bottle2neck(nn.Module):
         """
         Args:
             inplanes: Input channels.
-            planes: A quarter of the output channels; with `base_width` it sets the width of a
+            planes: A quarter of the output channels. With `base_width` it sets the channels of a
                 split.
-            stride: Stride of the block, in pixels of its input.
-            downsample: Module for the shortcut, where the block changes resolution or channels.
+            stride: Stride of the block.
+            downsample: Module of the shortcut. It is needed if the block changes the resolution or
+                the channels.
             cardinality: Groups of the 3x3 convolutions.
-            base_width: Channels of a split, per group, at planes = 64:
-                width = floor(planes * base_width / 64) * cardinality.
+            base_width: Channels of a split, per group, at planes = 64. A split has
+                floor(planes * base_width / 64) * cardinality channels.
             scale: Number of splits. 1 gives a plain bottleneck with one 3x3 convolution.
-            reduce_first: Accepted because timm's `ResNet` passes it to every block; without effect,
-                as in timm.
-            dilation: Dilation of the 3x3 convolutions of the stage's later blocks.
-            first_dilation: Dilation in this block, where it differs (the first block of a dilated
-                stage).
+            reduce_first: No effect, as in timm's block. timm's `ResNet` passes it to every block.
+            dilation: Dilation of the 3x3 convolutions in the later blocks of the stage.
+            first_dilation: Dilation of the 3x3 convolutions in this block, `dilation` if None. It
+                differs in the first block of a dilated stage.
             act_layer: Activation layer class.
-            norm_layer: Normalization layer class, BatchNorm2d when None.
-            attn_layer: Attention after bn3 and before the residual add (paper, 3.2.2): one of
-                `ATTN_LAYERS`, or a class called with the channel count. 'se' is SEModule with
-                channels // 16 reduced channels.
-            aa_layer: Accepted because timm's `ResNet` passes it to every block; it reaches the stem
-                only, as in timm.
-            drop_block: DropBlock class, applied to the concatenated splits.
-            drop_path: DropPath module, applied to the residual branch.
-            semantics: One of `SEMANTICS`.
-            device: Device of the parameters, 'meta' included.
+            norm_layer: Normalization layer class, BatchNorm2d if None.
+            attn_layer: Attention after bn3 and before the residual add (section 3.2.2 of the
+                paper): one of `ATTN_LAYERS`, a class that takes a channel count, or '' for none.
+                'se' is SEModule with channels // 16 reduced channels.
+            aa_layer: No effect, as in timm's block. timm's `ResNet` passes it to every block, and
+                anti-aliases its stem only.
+            drop_block: DropBlock class. The layer is applied to the concatenated splits.
+            drop_path: DropPath module. It is applied to the residual branch.
+            semantics: Computation of the first block of a stage, one of `SEMANTICS`.
+            device: Device of the parameters. 'meta' is supported.
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: `scale` or `cardinality` below 1, a split narrower than one channel, unknown
-                `semantics` or `attn_layer`.
+            ValueError: `scale` or `cardinality` is not a whole number of at least 1, a split would
+                have no channel, or `semantics` or `attn_layer` is unknown.
         """
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
@@ -199,22 +213,20 @@ class Bottle2neck(nn.Module):
         norm_layer = norm_layer or nn.BatchNorm2d
         first_dilation = first_dilation or dilation
         is_first = stride > 1 or downsample is not None
-        is_dilated = stride == 1 and first_dilation != dilation
-        is_strided = stride > 1 or is_dilated
+        if not is_first:
+            adds, pools = True, False
+        elif stride > 1:
+            adds, pools = sem.strided_adds, sem.strided_pools
+        elif first_dilation != dilation:
+            adds, pools = sem.strided_adds, sem.dilated_pools
+        else:
+            adds, pools = sem.first_adds, sem.first_pools
         self.width = width
         self.scale = scale
-        self.adds = not is_first or (sem.strided_adds if is_strided else sem.first_adds)
-        pools = is_first and (
-            sem.dilated_pools
-            if is_dilated
-            else sem.strided_pools
-            if is_strided
-            else sem.first_pools
-        )
+        self.adds = adds
         conv1_stride, conv_stride = (stride, 1) if sem.stride_in_conv1 else (1, stride)
 
-        # The order in which modules are built and registered is timm's: the same seed gives the
-        # same weights.
+        # Build and register the modules in timm's order, so that a seed gives the same weights.
         self.conv1 = nn.Conv2d(inplanes, width * scale, 1, stride=conv1_stride, bias=False, **dd)
         self.bn1 = norm_layer(width * scale, **dd)
         convs, bns = [], []
@@ -242,17 +254,22 @@ class Bottle2neck(nn.Module):
         self.drop_path = drop_path
 
     def zero_init_last(self) -> None:
-        """Set bn3's weight to 0: the block starts as its shortcut, as in timm and the article."""
+        """Set the weight of bn3 to 0, so that the block starts as its shortcut.
+
+        timm's `ResNet` calls it. The article's network does the same.
+        """
         if getattr(self.bn3, 'weight', None) is not None:
             nn.init.zeros_(self.bn3.weight)  # type: ignore[arg-type]
 
     def _convolve_splits(self, x: torch.Tensor) -> torch.Tensor:
-        """The cascade over x of shape (B, scale * width, H, W). A method of its own, so that in
-        inference the splits are gone when conv3 runs."""
+        """Run the cascade on x of shape (B, scale * width, H, W).
+
+        It is a separate method so that the splits are freed before conv3 runs in inference.
+        """
         splits = torch.split(x, self.width, 1)  # scale x [B, width, H, W]
         outs = []
-        y = splits[0]  # torch.jit.script wants it defined before the loop
-        # torch.jit.script knows no zip(strict=True)
+        y = splits[0]  # torch.jit.script needs y defined before the loop
+        # torch.jit.script does not support zip(strict=True)
         for i, (conv, bn) in enumerate(zip(self.convs, self.bns)):  # noqa: B905
             if i > 0:
                 y = y + splits[i] if self.adds else splits[i]
@@ -266,7 +283,7 @@ class Bottle2neck(nn.Module):
         """Run the block on x of shape (B, inplanes, H, W)."""
         shortcut = x
 
-        # a statement a layer: nested calls would hold a layer's input until the next is done
+        # one layer per statement: nested calls would keep an input alive until the next layer ends
         x = self.conv1(x)
         x = self.bn1(x)
         x = self.relu(x)
@@ -284,6 +301,9 @@ class Bottle2neck(nn.Module):
         return self.relu(x)
 
     def fuse(self) -> 'FusedBottle2neck':
-        """The deploy form, a new module; `timm.utils.reparameterize_model` calls this."""
-        with torch.inference_mode(False):  # weights born in inference mode could not be packed
+        """Return the deploy form as a new module.
+
+        `timm.utils.reparameterize_model` calls this method.
+        """
+        with torch.inference_mode(False):  # weights created in inference mode cannot be packed
             return FusedBottle2neck(self)

@@ -1,4 +1,4 @@
-"""Pure functions on layers and weights that change their form and not what they compute."""
+"""Pure functions that change the form of layers and weights, but not what they compute."""
 
 import copy
 from typing import Any, TypeVar
@@ -16,18 +16,19 @@ Conv = TypeVar('Conv', bound=nn.Conv2d)
 def fold_bn(
     weight: torch.Tensor, bias: torch.Tensor | None, norm: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of a convolution that includes the BatchNorm after it.
+    """Fold a BatchNorm into the weight and bias of the convolution before it.
 
-    With s = gamma / sqrt(running_var + eps): weight * s and (bias - running_mean) * s + beta
-    (Jacob et al. 2018, arXiv:1712.05877, 3.2). Computed in float64 and rounded once.
+    With s = gamma / sqrt(running_var + eps), the weight becomes weight * s and the bias becomes
+    (bias - running_mean) * s + beta (Jacob et al. 2018, arXiv:1712.05877, section 3.2). Both are
+    computed in float64 and rounded once.
 
     Args:
-        weight: (out, in / groups, kH, kW).
-        bias: (out,), or None for zeros.
+        weight: Tensor (out, in / groups, kH, kW).
+        bias: Tensor (out,), or None for zeros.
         norm: BatchNorm with running statistics.
 
     Returns:
-        Weight and bias in the weight's type, on its device and in its memory format.
+        Weight and bias with the dtype, device and memory format of `weight`.
     """
     wide = torch.float32 if weight.device.type == 'mps' else torch.float64  # MPS has no float64
     mean, var = norm.running_mean.to(wide), norm.running_var.to(wide)
@@ -43,16 +44,20 @@ def fold_bn(
 
 
 def folds(norm: nn.Module) -> bool:
-    """Whether a norm is an affine map in inference, so that a convolution can take it in."""
-    # by exact type: timm's BatchNormAct2d, for one, is a BatchNorm2d that does more
+    """Return whether a norm is an affine map in inference, so that a convolution can include it."""
+    # Compare exact types: subclasses may do more, for example timm's BatchNormAct2d.
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
     return known and norm.running_mean is not None
 
 
 def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    """A new convolution that includes the norm after it, for which `folds` holds.
+    """Return a new convolution that includes the norm after it.
 
-    Gradients are required of the new parameters where they were of the convolution's weight.
+    The new parameters inherit `requires_grad` from `conv.weight`.
+
+    Args:
+        conv: Convolution. It is not changed.
+        norm: Norm for which `folds` is true. It is not changed.
     """
     folded = copy.deepcopy(conv)
     with torch.no_grad():
@@ -64,14 +69,13 @@ def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 
 
 def merge_convs(convs: list[nn.Conv2d]) -> nn.Conv2d:
-    """One grouped convolution that does side by side what convolutions of the same shape do each to
-    its own slice of the channels.
+    """Merge parallel convolutions, each on its own slice of the channels, into one grouped one.
 
     Args:
-        convs: Convolutions with the same arguments, all with a bias or all without.
+        convs: Convolutions with equal arguments, either all with a bias or all without.
 
     Returns:
-        A convolution (n * in, n * out) with n times the groups.
+        A convolution from n * in to n * out channels with n times the groups, for n convolutions.
     """
     first = convs[0]
     merged = copy.deepcopy(first)
@@ -90,35 +94,36 @@ def merge_convs(convs: list[nn.Conv2d]) -> nn.Conv2d:
 def pad_splits(
     values: torch.Tensor, dim: int, splits: tuple[int, int, int], value: float = 0.0
 ) -> torch.Tensor:
-    """Pad each split along a dimension.
+    """Pad each split along one dimension.
 
     Args:
         values: Tensor of any shape.
-        dim: Dimension that holds the splits one after the other, counted from 0.
-        splits: Number of splits, entries of each, and entries of each when padded.
-        value: What to pad with.
+        dim: Dimension that holds the splits one after another, counted from 0.
+        splits: Number of splits, entries of each split, and entries of each padded split.
+        value: Value of the padding.
 
     Returns:
-        The tensor with `dim` of size number * padded; itself where nothing is to pad.
+        The tensor with number * padded entries along `dim`, or `values` itself if there is nothing
+        to pad.
     """
     number, width, padded = splits
     if padded == width:
         return values
-    # F.pad counts from the last dimension, two numbers each
+    # F.pad takes two numbers per dimension, starting from the last dimension.
     pads = [0] * (2 * (values.dim() - dim - 1)) + [0, padded - width]
     if number == 1:
-        return F.pad(values, pads, value=value)  # in its memory format
+        return F.pad(values, pads, value=value)  # keeps the memory format
     apart = values.unflatten(dim, (number, width))  # [..., number, width, ...]
     return F.pad(apart, pads, value=value).flatten(dim, dim + 1)
 
 
 def recast(conv: Any, cls: type[Conv], **kwargs: Any) -> Conv:
-    """A convolution of another class with the same arguments, parameters and mode.
+    """Return a convolution of another class with the same arguments, parameters and mode.
 
     Args:
-        conv: `nn.Conv2d`; the new one shares its parameters.
-        cls: Class that takes `nn.Conv2d`'s arguments.
-        **kwargs: What the class takes besides.
+        conv: `nn.Conv2d`. The new convolution shares its parameters.
+        cls: Class that takes the arguments of `nn.Conv2d`.
+        **kwargs: Further arguments of the class.
     """
     same = cls(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,

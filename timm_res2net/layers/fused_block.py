@@ -1,4 +1,4 @@
-"""The deploy form of a Res2Net block and of a stage of them."""
+"""The deploy forms of a Res2Net block and of a stage of blocks."""
 
 import copy
 from typing import Any
@@ -14,21 +14,22 @@ __all__ = ['FusedBottle2neck', 'FusedStage', 'adds_splits']
 
 
 def adds_splits(block: Any) -> bool:
-    """Whether a block adds each split to the result of the one before it.
+    """Return whether a block adds to each split the output of the split before it.
 
     Args:
-        block: A Res2Net block of this package, or timm's, which does so in all but first blocks.
+        block: Res2Net block of this package or of timm. timm's adds in all blocks but the first.
     """
     return block.adds if hasattr(block, 'adds') else not block.is_first
 
 
 class FusedBottle2neck(nn.Module):
-    """Deploy form of a `Bottle2neck`, ours or timm's: the same function of inference, faster.
+    """Deploy form of a `Bottle2neck`: the same function in inference, but faster.
 
-    Every convolution includes its BatchNorm, with the running statistics whatever the mode, its
-    activation and, where no attention stands between, the residual add. The splits of a first block
-    that does not add are convolved side by side by one grouped convolution. DropBlock and DropPath,
-    identities in inference, are left out. `timm_res2net.kernels` says which form runs when.
+    Every convolution includes its BatchNorm (with the running statistics in either mode), its
+    activation and, unless attention comes between, the residual add. In a first block that does not
+    add, one grouped convolution runs the parallel convolutions of the splits. DropBlock and
+    DropPath, which are identities in inference, are left out. layers/rules.py says which form of a
+    layer runs when.
 
     Shape:
         - Input: (B, inplanes, H, W)
@@ -38,7 +39,7 @@ class FusedBottle2neck(nn.Module):
     def __init__(self, block: nn.Module):
         """
         Args:
-            block: `Bottle2neck` of this package, or of `timm.models.res2net`. It is not changed.
+            block: `Bottle2neck` of this package or of `timm.models.res2net`. It is not changed.
         """
         super().__init__()
         source: Any = block
@@ -60,14 +61,14 @@ class FusedBottle2neck(nn.Module):
         self.downsample = (
             fuse_sequential(down) if isinstance(down, nn.Sequential) else copy.deepcopy(down)
         )
-        # a convolution's result is a new tensor; pooling may come before it, identities after
+        # a convolution makes the shortcut a new tensor; pooling and identities do not
         self.makes_shortcut = isinstance(self.downsample, nn.Sequential) and any(
             isinstance(layer, FusedConv2d) for layer in self.downsample
         )
         self.train(block.training)
 
     def fuse(self) -> 'FusedBottle2neck':
-        """Itself: it is deployed already."""
+        """Return the block itself, which is already deployed."""
         return self
 
     @torch.jit.unused
@@ -76,8 +77,10 @@ class FusedBottle2neck(nn.Module):
 
     @torch.jit.unused
     def _write_slices(self, x: torch.Tensor) -> torch.Tensor:
-        """The cascade with its results written over x, where conv3 reads them. A block that adds
-        keeps its resolution and passes its last split."""
+        """Run the cascade on x of shape (B, scale * width, H, W) and write its outputs over x.
+
+        This works for blocks that add, because they keep the resolution and pass the last split.
+        """
         y = x
         for i, conv in enumerate(self.convs):
             split = x.narrow(1, i * self.width, self.width)
@@ -86,10 +89,10 @@ class FusedBottle2neck(nn.Module):
         return x
 
     def _concatenate(self, x: torch.Tensor) -> torch.Tensor:
-        """The cascade over x of shape (B, scale * width, H, W)."""
+        """Run the cascade on x of shape (B, scale * width, H, W) and concatenate its outputs."""
         step = self.convolved if self.merged else self.width
         outs = []
-        y = x  # torch.jit.script wants it defined before the loop
+        y = x  # torch.jit.script needs y defined before the loop
         for i, conv in enumerate(self.convs):
             split = x.narrow(1, i * step, step)
             y = conv(y + split if self.adds and i > 0 else split)
@@ -101,15 +104,15 @@ class FusedBottle2neck(nn.Module):
 
     @torch.jit.unused
     def _owns_shortcut(self) -> bool:
-        """Whether nobody else holds what the shortcut's layers made and conv3 gets."""
+        """Return whether the shortcut that conv3 gets is a new tensor that nothing else holds."""
         return self.makes_shortcut and not is_watched((*self.downsample.modules(), self.conv3))
 
     def run(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
-        """The forward pass.
+        """Run the block.
 
         Args:
             x: Input of shape (B, inplanes, H, W).
-            overwrite: The output may come to lie where x does, which must be nobody else's.
+            overwrite: The output may be written over x, which no one else may use.
         """
         shortcut = x
         x = self.conv1(x)
@@ -133,9 +136,7 @@ class FusedBottle2neck(nn.Module):
 
 
 class FusedStage(nn.Sequential):
-    """Deploy form of a stage: in inference a block may write its output over its input, which is
-    what the block before it made. At large batches the memory that is not asked for anew saves more
-    time than the splitting costs.
+    """Deploy form of a stage, whose blocks may overwrite the output of the block before them.
 
     Shape:
         - Input: (B, C, H, W)
@@ -144,6 +145,7 @@ class FusedStage(nn.Sequential):
 
     @torch.jit.unused
     def _overwrites(self, x: torch.Tensor) -> bool:
+        # run() would bypass a forward that was replaced or compiled
         return overwrites(self, x) and all(
             type(block) is FusedBottle2neck
             and 'forward' not in vars(block)
@@ -152,7 +154,7 @@ class FusedStage(nn.Sequential):
         )
 
     @torch.jit.unused
-    def _overwrite(self, x: torch.Tensor) -> torch.Tensor:
+    def _run_overwriting(self, x: torch.Tensor) -> torch.Tensor:
         for i, block in enumerate(self):
             x = block.run(x, i > 0)  # type: ignore[operator]
         return x
@@ -160,7 +162,7 @@ class FusedStage(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the blocks on x of shape (B, C, H, W)."""
         if not torch.jit.is_scripting() and self._overwrites(x):
-            return self._overwrite(x)
+            return self._run_overwriting(x)
         for block in self:
             x = block(x)
         return x

@@ -1,35 +1,40 @@
-"""Which form of a layer is fastest where: rules that were measured, and one override.
+"""Which form of a layer runs when: all rules in one place, and `override` to change them.
 
-All forms compute the same. What is chosen when a model is deployed depends on layers alone; what is
-chosen at run time depends on the input and on how the model runs, and gives way to the plain form
-under autograd, torch.compile, scripting, tracing and whatever else looks on (a dispatch mode such
-as a FLOP counter, a functorch transform), all of which know the plain operators only.
+All forms of a layer compute the same. One rule, `merges`, is applied when a model is deployed and
+depends on the layers alone. The others are applied in each forward pass and depend on the input.
+They choose the plain form under autograd, torch.compile, scripting and tracing, and under dispatch
+modes and functorch transforms (a FLOP counter, for example), because all of these know plain
+operators only.
 
-The figures behind the rules: `python -m benchmarks.kernels`, benchmarks/results/kernels.json. Two
-forms that a convolution could have besides are not here, since the packed one is as fast or faster
-there: a 1x1 convolution as a linear layer (x 0.97 to 1.51 of its time), and a contiguous memory
-format (x 1.05 to 2.89).
+The rules follow measurements: `python -m benchmarks.kernels`, benchmarks/results/kernels.json. Two
+more forms of a convolution were measured and left out, because the packed form is as fast or
+faster: a 1x1 convolution as a linear layer (0.97 to 1.51 times as long) and a contiguous memory
+format (1.05 to 2.89 times as long).
 """
 
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 __all__ = [
-    'FORMS', 'is_eager_inference', 'is_watched', 'merges', 'override', 'overwrites', 'packs',
-    'supported', 'writes_slices',
+    'FORMS', 'conv_dtype', 'is_eager_inference', 'is_watched', 'merges', 'override', 'overwrites',
+    'packs', 'packs_now', 'writes_slices',
 ]  # fmt: skip
 
 FORMS = ('merge', 'packed', 'slices')
-"""`merge`: the convolutions of a first block that does not add, side by side as one grouped
-convolution. `packed`: a convolution with weights that oneDNN has packed once, its activation and
-its residual add inside, in channels_last. `slices`: results written where conv3 reads them, instead
-of concatenated."""
+"""Forms that `override` takes.
 
-# The packed form was measured on x86-64 only; elsewhere it waits for an override.
+* `merge`: the parallel convolutions of a first block run as one grouped convolution
+* `packed`: a convolution runs in channels_last with weights that oneDNN has packed once, and
+  includes its activation and residual add
+* `slices`: the outputs of the splits are written where conv3 reads them, instead of concatenated
+"""
+
+# The packed form was measured on x86-64 only. Elsewhere it needs an override.
 _PACKS = platform.machine().lower() in ('x86_64', 'amd64')
 
 _forced: dict[str, bool] = {}
@@ -37,13 +42,23 @@ _forced: dict[str, bool] = {}
 
 @contextmanager
 def override(**forms: bool) -> Iterator[None]:
-    """Force forms on or off, whatever the rules say: `with override(packed=False, slices=True):`.
+    """Force forms of layers on or off within a `with` block, for measurements.
 
-    `merge` is chosen when a model is deployed, the others whenever it runs. A form that the machine
-    or the input cannot have stays off. Meant for measuring: it holds for all threads.
+    It applies to all threads. A form that the machine or the input does not support stays off.
+
+    Args:
+        **forms: True or False for each of `FORMS`. `merge` takes effect when a model is deployed,
+            the others whenever a deployed model runs.
 
     Raises:
-        ValueError: A form that is not in `FORMS`.
+        ValueError: A name that is not in `FORMS`.
+
+    >>> import timm, torch
+    >>> from timm_res2net import override, reparameterize_model
+    >>> model = reparameterize_model(timm.create_model('test_res2net_se'))
+    >>> with override(packed=False), torch.inference_mode():
+    ...     model(torch.randn(1, 3, 64, 64)).shape
+    torch.Size([1, 10])
     """
     for name in forms:
         if name not in FORMS:
@@ -57,52 +72,64 @@ def override(**forms: bool) -> Iterator[None]:
         _forced.update(before)
 
 
-def packs(x: torch.Tensor) -> bool:
-    """Whether a convolution of x may run packed at all."""
-    return is_eager_inference(x) and _forced.get('packed', _PACKS)
-
-
-def is_eager_inference(x: torch.Tensor) -> bool:
-    """Whether x runs in eager inference on a CPU, with nothing looking on."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and type(x) is torch.Tensor  # a stand-in of torch.fx or a subclass is not
-        and x.device.type == 'cpu'
-        and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
-    )
+# --- when a model is deployed ---------------------------------------------------------------------
 
 
 def merges(convs: Sequence[nn.Module]) -> bool:
-    """Whether convolutions of the same shape, side by side, are better done as one grouped one:
-    on a CPU for x 0.89 to 0.98 of a block's time at batch 1, at batch 8 for nothing. Where the
-    weights lie when the model is deployed decides; no GPU was measured."""
+    """Return whether to merge parallel convolutions of equal shape into one grouped convolution.
+
+    On a CPU it takes 0.89 to 0.98 of the time of a block at batch 1, and makes no difference at
+    batch 8. Convolutions on a GPU stay separate, because no GPU was measured.
+    """
     if not all(isinstance(conv, nn.Conv2d) for conv in convs):
         return False
     on_cpu = all(conv.weight.device.type in ('cpu', 'meta') for conv in convs)
     return _forced.get('merge', on_cpu)
 
 
-def is_watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether a hook sees what goes into these modules or comes out of them."""
-    hooks = torch.nn.modules.module
-    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or any(
-        module._forward_hooks or module._forward_pre_hooks for module in modules
+# --- in each forward pass -------------------------------------------------------------------------
+
+
+def packs(conv: nn.Conv2d, x: torch.Tensor) -> bool:
+    """Return whether a convolution of x may run packed."""
+    return (
+        is_eager_inference(x)
+        and _forced.get('packed', _PACKS)
+        and type(conv.weight) is nn.Parameter
+        and conv.weight.device.type == 'cpu'
+        # inference tensors have no version counter, so that a write to them would go unnoticed
+        and not conv.weight.is_inference()
+        and (conv.bias is None or not conv.bias.is_inference())
+        and x.dim() == 4
+        and x.numel() > 0
+        and _onednn_supports(conv_dtype(conv, x))
     )
 
 
-def overwrites(stage: nn.Module, x: torch.Tensor) -> bool:
-    """Whether the blocks of a stage, run on x, may write over what the block before them made."""
-    children = (module for module in stage.modules() if module is not stage)
-    return is_eager_inference(x) and not is_watched(children)
+def packs_now(key: Any, last: Any) -> bool:
+    """Return whether to pack weights for an input, or to convolve it unpacked.
+
+    A pack serves one shape. With another shape it can be far slower than no pack at all. Weights
+    are therefore packed when two inputs in a row are alike, and inputs that change their size all
+    the time, for example those of a detector, run unpacked.
+
+    Args:
+        key: Dtype and shape of the input, and versions of the parameters.
+        last: The same for the input before it.
+    """
+    return key == last
 
 
 def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
-    """Whether a block is to write its splits' results over x, (B, C, H, W), its conv1's output,
-    instead of concatenating them. It spares a tensor, and with two million values x 0.98 of a
-    block's time; with less it gains nothing."""
+    """Return whether a block writes the outputs of its splits over x instead of concatenating them.
+
+    It saves a tensor. With two million values or more it takes 0.98 of the time of a block, with
+    fewer it gains nothing.
+
+    Args:
+        block: Deploy form of a block.
+        x: Output of its conv1, (B, scale * width, H, W).
+    """
     return (
         is_eager_inference(x)
         and _forced.get('slices', x.numel() >= 2_000_000)
@@ -110,8 +137,48 @@ def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
     )
 
 
-def supported(dtype: torch.dtype | None) -> bool:
-    """Whether oneDNN convolves this type on this machine."""
+def overwrites(stage: nn.Module, x: torch.Tensor) -> bool:
+    """Return whether each block of a stage may overwrite the output of the block before it.
+
+    At large batch sizes, reusing memory saves more time than splitting costs.
+    """
+    children = (module for module in stage.modules() if module is not stage)
+    return is_eager_inference(x) and not is_watched(children)
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+def is_eager_inference(x: torch.Tensor) -> bool:
+    """Return whether x runs in eager inference on a CPU and nothing observes the operators."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and type(x) is torch.Tensor  # no proxy of torch.fx, no subclass
+        and x.device.type == 'cpu'
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def is_watched(modules: Iterable[nn.Module]) -> bool:
+    """Return whether a hook sees inputs or outputs of these modules."""
+    hooks = torch.nn.modules.module
+    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
+    )
+
+
+def conv_dtype(conv: nn.Conv2d, x: torch.Tensor) -> torch.dtype | None:
+    """Return the dtype that a plain convolution of x computes in, None if it would raise."""
+    if torch.is_autocast_enabled('cpu') and torch.float64 not in (x.dtype, conv.weight.dtype):
+        return torch.get_autocast_dtype('cpu')
+    return x.dtype if x.dtype == conv.weight.dtype else None
+
+
+def _onednn_supports(dtype: torch.dtype | None) -> bool:
+    """Return whether oneDNN is enabled and has convolutions of this dtype on this machine."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     if dtype == torch.float32:

@@ -1,106 +1,63 @@
-"""Whose checkpoint it is: every known source, what tells it from the others, and its table."""
+"""Every source, a file each, and how a checkpoint's source is recognised."""
 
 import re
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Collection
 
-from ...text import list_some
-from ..engine import Rule
-from .article import article_rules
-from .detectron2 import detectron2_rules
-from .official import official_rules
-from .openmmlab import mmdet_rules, mmpretrain_rules
-from .paddle import paddle_rules
+from ...text import list_some, table
+from ..source import Source
+from .article import SOURCE as ARTICLE
+from .detectron2 import SOURCE as DETECTRON2
+from .mmdet import SOURCE as MMDET
+from .mmpretrain import SOURCE as MMPRETRAIN
+from .official import SOURCE as OFFICIAL
+from .paddle import SOURCE as PADDLE
+from .timm import SOURCE as TIMM
 
-__all__ = ['SOURCES', 'Source', 'recognise']
+__all__ = ['SOURCES', 'published_table', 'recognise']
 
-
-class Source(NamedTuple):
-    """A project whose checkpoints are known.
-
-    Attributes:
-        mark: Regular expression for a key that tells the source.
-        rules: The table, for a checkpoint with given keys.
-        semantics: Block semantics that its checkpoints may mean, the usual one first.
-        licence: What is known of its published files.
-    """
-
-    mark: str
-    rules: Callable[[Collection[str]], tuple[Rule, ...]]
-    semantics: tuple[str, ...]
-    licence: str
-
-
-_AUTHORS = "The authors' README has said CC BY-NC-SA 4.0 for their weights since 2021"
-
-# In the order in which they are tried: an earlier mark may also fit a later source.
-SOURCES = {
-    'paddle': Source(
-        r'bb_0_0\.conv0\._conv\.weight|(backbone\.)?res2\.blocks\.0\.branch2a\.conv\.weight',
-        paddle_rules,
-        ('paddle',),
-        "PaddleClas's and PaddleDetection's published weights are Apache-2.0.",
-    ),
-    'article': Source(
-        r'layer1\.0\.conv2\.0\.weight',
-        article_rules,
-        ('caffe',),
-        'The weights belong to whoever trained them.',
-    ),
-    'detectron2': Source(
-        r'(\w+\.)*res2\.0\.conv1\.norm\.weight',
-        detectron2_rules,
-        ('mmdet', 'official'),
-        f'{_AUTHORS}, and Res2Net-detectron2 starts from those; its code is Apache-2.0.',
-    ),
-    'mmdet': Source(
-        r'(backbone\.)?stem\.0\.weight',
-        mmdet_rules,
-        ('mmdet', 'official'),
-        f"{_AUTHORS}, and MMDetection's start from those; its code is Apache-2.0.",
-    ),
-    'mmpretrain': Source(
-        r'(backbone\.)?stem\.0\.conv\.weight|backbone\.layer1\.0\.convs\.0\.weight',
-        mmpretrain_rules,
-        ('official',),
-        f"{_AUTHORS}, and MMPretrain's are those converted; its code is Apache-2.0.",
-    ),
-    'timm': Source(
-        r'layer1\.0\.se\.fc1\.weight',
-        official_rules,
-        ('official', 'mmdet', 'paddle', 'caffe'),
-        'The weights belong to whoever trained them.',
-    ),
-    'official': Source(
-        r'layer1\.0\.convs\.0\.weight',
-        official_rules,
-        ('official', 'mmdet', 'paddle', 'caffe'),
-        f'{_AUTHORS}; before, it named no licence.',
-    ),
+# The first source whose mark fits is recognised. An earlier mark may also fit a later source.
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (PADDLE, ARTICLE, DETECTRON2, MMDET, MMPRETRAIN, TIMM, OFFICIAL)
 }
-"""Every source by its name. The keys of `official` and `timm` tell no semantics: a model's name
-does."""
+"""Every source by its name."""
 
 
 def recognise(keys: Collection[str]) -> str:
-    """The name of the source whose keys these are.
+    """Return the name of the source that a checkpoint's keys belong to.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: The keys belong to no known source.
     """
     if 'layer1.0.conv2.weight' in keys:
         raise ValueError("It is a ResNet's: its blocks have one 3x3 convolution")
     convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
     if 'layer1.0.conv1.weight' in keys and not convolved:
         raise ValueError(
-            "Its blocks have no 3x3 convolution at all (the article's network at scales=1), and "
-            'here a block has at least one'
+            "Its blocks have no 3x3 convolution (the article's network at scales=1), and a block "
+            'of this package has at least one'
         )
     for name, source in SOURCES.items():
         mark = re.compile(source.mark)
         if any(mark.fullmatch(key) for key in keys):
             return name
     raise ValueError(
-        f"None of its keys is a Res2Net's of {', '.join(SOURCES)} ({list_some(keys)}). If it is "
-        'one inside a larger model, save the state dict of that part alone.'
+        f'None of its keys belongs to a Res2Net of {", ".join(SOURCES)} ({list_some(keys)}). If '
+        'the Res2Net is part of a larger model, save the state dict of that part alone.'
     )
+
+
+def published_table() -> str:
+    """Return the Markdown table of all published files."""
+    rows = [
+        (
+            f'[{file.file}]({file.url})' if file.url else file.file,
+            file.figure,
+            file.license,
+            file.by,
+            f'`{file.registered}`' if file.registered else file.note or '`convert`',
+        )
+        for source in reversed(SOURCES.values())
+        for file in source.published
+    ]
+    return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)

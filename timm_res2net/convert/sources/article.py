@@ -1,22 +1,27 @@
-"""Key rules for the article's network and 4uiiurz1/pytorch-res2net, block semantics `caffe`.
+"""Checkpoints of the article's network and of 4uiiurz1/pytorch-res2net, block semantics `caffe`.
 
-There the first split of a block passes and the others are convolved; here the last one passes. That
-is the same network with the channels between conv1 and conv3 rotated by one split. The article's
-convolutions carry biases, which their BatchNorms swallow.
+In these blocks the first split passes and the others are convolved; here the last split passes. The
+two are the same network if the channels between conv1 and conv3 are rotated by one split. The
+biases of the article's convolutions are subtracted from the running means of the BatchNorms that
+follow them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
 
 from ..engine import Rule
+from ..source import Source
 from .official import same
 
-__all__ = ['article_rules']
+__all__ = ['SOURCE', 'article_rules']
 
 _BLOCK = 'layer{stage}.{block}'
 
 
 def article_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """The table for a checkpoint with these keys, of either spelling."""
+    """Return the rules for a checkpoint with these keys, the article's or timm's."""
     convolved = max(
         sum(key.startswith(f'layer1.0.{name}.') and key.endswith('.weight') for key in keys)
         for name in ('conv2', 'convs')
@@ -41,3 +46,26 @@ def article_rules(keys: Collection[str]) -> tuple[Rule, ...]:
         Rule(f'{b}.downsample.0.bias', f'{b}.downsample.1.running_mean', into_mean=True),
         *same(f'{b}.downsample.1.*', 'fc.*'),
     )
+
+
+def _limits(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return why the article's constructor cannot build the widths of a network, or ''."""
+    planes = arguments['channels'][0] * arguments['cardinality']
+    inside = tensors['layer1.0.conv1.weight'].shape[0]
+    if arguments['scale'] >= 2 and inside == planes:
+        return ''
+    return (
+        f'its first blocks have {inside} channels in {arguments["scale"]} splits, and the '
+        f"article's {planes} in at least 2"
+    )
+
+
+SOURCE = Source(
+    name='article',
+    mark=r'layer1\.0\.conv2\.0\.weight',
+    rules=article_rules,
+    semantics=('caffe',),
+    license='The weights belong to the person who trained them.',
+    has_se=True,
+    limits=_limits,
+)

@@ -1,12 +1,18 @@
-"""Key rules for Res2Net-detectron2, block semantics `mmdet`."""
+"""Res2Net-detectron2's checkpoints, block semantics `mmdet`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import IO
+
+import torch
 
 from ..engine import Rule
+from ..source import Published, Source
+from .official import AUTHORS_LICENSE
 
-__all__ = ['detectron2_rules']
+__all__ = ['SOURCE', 'detectron2_rules']
 
-_MARK = 'res2.0.conv1.norm.weight'
+_FIRST_NORM = 'res2.0.conv1.norm.weight'
 _FOUND = 'res{stage+1}.{block}'
 _BLOCK = 'layer{stage}.{block}'
 _RULES = (
@@ -24,7 +30,7 @@ _RULES = (
     Rule(f'{_FOUND}.bns.{{i}}.*', f'{_BLOCK}.bns.{{i}}.*'),
     Rule(f'{_FOUND}.shortcut.1.weight', f'{_BLOCK}.downsample.1.weight'),
     Rule(f'{_FOUND}.shortcut.1.norm.*', f'{_BLOCK}.downsample.2.*'),
-    # what its converter makes of a classifier's last layer
+    # the name that the project's converter gives to a classifier's last layer
     Rule('stem.fc.*', 'fc.*'),
 )
 _HEADS = (
@@ -34,10 +40,45 @@ _HEADS = (
 
 
 def detectron2_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """The table, for a backbone or for a whole detector, whose pyramid and heads go."""
-    marks = [key for key in keys if key.endswith(_MARK)]
-    prefix = marks[0].removesuffix(_MARK) if marks else ''
+    """Return the rules for a backbone, or for a whole detector, whose pyramid and heads are
+    dropped."""
+    found = [key for key in keys if key.endswith(_FIRST_NORM)]
+    prefix = found[0].removesuffix(_FIRST_NORM) if found else ''
     return (
         *(rule._replace(source=prefix + rule.source) for rule in _RULES),
         *(Rule(head, '') for head in _HEADS),
     )
+
+
+def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
+    # without an author, detectron2 matches the keys by heuristics
+    torch.save({'model': dict(tensors), '__author__': 'timm_res2net'}, file)
+
+
+_file = partial(
+    Published,
+    figure_source="Res2Net-detectron2's README",
+    license='cc-by-nc-sa-4.0',
+    license_source="the authors' README: training started from their weights",
+    by='Res2Net-detectron2',
+)
+
+SOURCE = Source(
+    name='detectron2',
+    mark=r'(\w+\.)*res2\.0\.conv1\.norm\.weight',
+    rules=detectron2_rules,
+    semantics=('mmdet', 'official'),
+    license=(
+        f'{AUTHORS_LICENSE}, and Res2Net-detectron2 starts from those; its code is Apache-2.0.'
+    ),
+    counts_batches=False,
+    save=_save,
+    published=(
+        _file('Res2Net-101 backbone (linked without a name)', ''),
+        _file(
+            'panoptic FPN, 3x (linked without a name)',
+            '44.0 box AP',
+            note='wrong outputs: strides in conv1',
+        ),
+    ),
+)

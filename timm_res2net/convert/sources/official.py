@@ -1,20 +1,23 @@
-"""Key rules for the authors' checkpoints (v1, v1b, Res2NeXt) and timm's, which share their names;
-also the common part of whoever kept those names inside a block."""
+"""The authors' checkpoints (v1, v1b and Res2NeXt), whose keys are timm's."""
 
 from collections.abc import Collection
+from functools import partial
 
 from ..engine import Rule
+from ..source import Published, Source
 
-__all__ = ['block_rules', 'official_rules', 'same']
+__all__ = ['AUTHORS_LICENSE', 'SOURCE', 'block_rules', 'official_rules', 'same']
+
+AUTHORS_LICENSE = "The authors' README has said CC BY-NC-SA 4.0 for their weights since 2021"
 
 
 def same(*keys: str) -> tuple[Rule, ...]:
-    """Rules for keys that keep their names."""
+    """Return rules for keys that keep their names."""
     return tuple(Rule(key, key) for key in keys)
 
 
 def block_rules(prefix: str = '') -> tuple[Rule, ...]:
-    """The blocks, where only a prefix stands before timm's names."""
+    """Return the rules of the blocks for a project that only adds a prefix to the keys."""
     block = 'layer{stage}.{block}'
     parts = (
         'conv1.weight', 'bn1.*', 'convs.{i}.weight', 'bns.{i}.*', 'conv3.weight', 'bn3.*',
@@ -24,6 +27,35 @@ def block_rules(prefix: str = '') -> tuple[Rule, ...]:
 
 
 def official_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """The table: the names are timm's own. A deep stem is v1b's and timm's d models'."""
+    """Return the rules, which rename nothing. Only v1b has the keys of a deep stem."""
     stem = same('conv1.weight', 'conv1.{i}.*', 'bn1.*', 'maxpool.{i}.*')
     return (*stem, *block_rules(), *same('fc.*'))
+
+
+_file = partial(
+    Published,
+    figure_source="the authors' README, from the top-1 error",
+    license='cc-by-nc-sa-4.0',
+    license_source="the authors' README, since 2021",
+    by='the authors',
+)
+
+SOURCE = Source(
+    name='official',
+    mark=r'layer1\.0\.convs\.0\.weight',
+    rules=official_rules,
+    # a state dict under these keys may have been trained with other blocks
+    semantics=('official', 'mmdet', 'paddle', 'caffe'),
+    license=f'{AUTHORS_LICENSE}; before, it named no license.',
+    published=(
+        _file('res2net50_48w_2s-afed724a.pth', '77.32 % top-1'),
+        _file('res2net50_26w_4s-06e79181.pth', '77.99 % top-1'),
+        _file('res2net50_14w_8s-6527dddc.pth', '78.14 % top-1'),
+        _file('res2net50_26w_6s-19041792.pth', '78.58 % top-1'),
+        _file('res2net50_26w_8s-2c7c9f12.pth', '79.20 % top-1'),
+        _file('res2net101_26w_4s-02a759a1.pth', '79.19 % top-1'),
+        _file('res2next50_4s-6ef7e7bf.pth', '78.24 % top-1'),
+        _file('res2net50_v1b_26w_4s-3cf99910.pth', '80.27 % top-1'),
+        _file('res2net101_v1b_26w_4s-0812c246.pth', '81.23 % top-1'),
+    ),
+)

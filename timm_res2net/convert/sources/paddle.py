@@ -1,22 +1,24 @@
-"""Key rules for PaddleClas and PaddleDetection checkpoints (.pdparams), block semantics
-`paddle`."""
+"""Checkpoints of PaddleClas and PaddleDetection (.pdparams), block semantics `paddle`."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 
 from ..engine import Rule, conv_bn
+from ..safe_pickle import dump_arrays
+from ..source import Published, Source
 
-__all__ = ['paddle_rules']
+__all__ = ['SOURCE', 'paddle_rules']
 
 _BN = ('weight', 'bias', '_mean', '_variance')
 _CLAS = ('_conv.weight', '_batch_norm', _BN)
 _DET = ('conv.weight', 'norm', _BN)
 _BLOCK = 'layer{stage+1}.{block}'
 _IN_BLOCK = re.compile(r'layer(\d+)\.(\d+)\.')
-# convolutions and norms of the deep stem under timm's names
+# convolutions and norms of the deep stem under timm's keys
 _STEM = {'1': ('conv1.0', 'conv1.1'), '2': ('conv1.3', 'conv1.4'), '3': ('conv1.6', 'bn1')}
-# The star is the name that Paddle's static graph gave the block, res2a to res5c or res4b22: {stage}
-# and {block} say the same. branch2b counts its splits from 1.
+# The star stands for the block's name in Paddle's static graph, such as res2a or res4b22, which
+# repeats {stage} and {block}. branch2b counts splits from 1.
 _CLAS_BODY = (
     *conv_bn('bb_{stage}_{block}.conv0', (f'{_BLOCK}.conv1', f'{_BLOCK}.bn1'), _CLAS),
     *conv_bn(
@@ -45,10 +47,10 @@ _DET_HEADS = ('neck', 'rpn_head', 'bbox_head', 'mask_head', 'head', 'yolo_head')
 
 
 def paddle_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """The table for a checkpoint with these keys, Paddle's or timm's.
+    """Return the rules for a checkpoint with these keys, Paddle's or timm's.
 
-    A deep stem (the vd models) comes with an average pool in PaddleClas's shortcut, which moves its
-    convolution and BatchNorm one place on.
+    If the keys are timm's, the rules are PaddleClas's. Its models with a deep stem (vd) have an
+    average pool at the start of a shortcut, so the convolution and BatchNorm stand one place later.
     """
     if any(key.endswith('res2.blocks.0.branch2a.conv.weight') for key in keys):
         return _paddle_detection_rules(keys)
@@ -82,10 +84,15 @@ def _paddle_detection_rules(keys: Collection[str]) -> tuple[Rule, ...]:
 
 
 def _spell(rules: Iterable[Rule], keys: Collection[str]) -> Iterator[Rule]:
-    """The table for writing, from keys under timm's names: in place of a star the block's name.
+    """Yield the rules with each star replaced by the names of the blocks.
 
-    From 101 layers on, PaddleClas numbers the blocks of stage 3 (res4a, res4b1, res4b2, ...), where
-    all others go by letters.
+    A star cannot be written back because timm's keys do not have these names. PaddleClas names
+    blocks by letters, except those of stage 3 in networks of 101 layers and more: res4a, res4b1,
+    res4b2, ...
+
+    Args:
+        rules: The rules.
+        keys: Keys of the network under timm's names.
     """
     blocks = sorted({(int(m[1]) - 1, int(m[2])) for m in map(_IN_BLOCK.match, keys) if m})
     numbered = (2, 6) in blocks
@@ -100,3 +107,54 @@ def _spell(rules: Iterable[Rule], keys: Collection[str]) -> Iterator[Rule]:
             for field, value in number.items():
                 source, target = (text.replace(field, str(value)) for text in (source, target))
             yield rule._replace(source=source, target=target)
+
+
+_clas = partial(
+    Published,
+    figure_source='PaddleClas model zoo',
+    license='apache-2.0',
+    license_source="PaddleClas's repository",
+    by='PaddleClas',
+)
+_det = partial(
+    Published,
+    figure_source="PaddleDetection's configs/res2net/README.md",
+    license='apache-2.0',
+    license_source="PaddleDetection's repository",
+    by='PaddleDetection',
+)
+
+
+def _clas_file(name: str, top1: str, registered: str) -> Published:
+    file = f'{name}_pretrained.pdparams'
+    url = f'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}'
+    return _clas(file, f'{top1} % top-1', url=url, registered=registered)
+
+
+def _det_file(name: str, figure: str) -> Published:
+    file = f'{name}.pdparams'
+    return _det(file, figure, url=f'https://paddledet.bj.bcebos.com/models/{file}')
+
+
+SOURCE = Source(
+    name='paddle',
+    mark=r'bb_0_0\.conv0\._conv\.weight|(backbone\.)?res2\.blocks\.0\.branch2a\.conv\.weight',
+    rules=paddle_rules,
+    semantics=('paddle',),
+    license="PaddleClas's and PaddleDetection's published weights are Apache-2.0.",
+    counts_batches=False,
+    save=dump_arrays,
+    published=(
+        _clas_file('Res2Net50_26w_4s', '79.33', 'res2net50_pd_26w_4s.in1k'),
+        _clas_file('Res2Net50_14w_8s', '79.46', 'res2net50_pd_14w_8s.in1k'),
+        _clas_file('Res2Net50_vd_26w_4s', '79.75', 'res2net50_vd_26w_4s.in1k'),
+        _clas_file('Res2Net101_vd_26w_4s', '80.64', 'res2net101_vd_26w_4s.in1k'),
+        _clas_file('Res2Net200_vd_26w_4s', '81.21', 'res2net200_vd_26w_4s.in1k'),
+        _clas_file('Res2Net50_vd_26w_4s_ssld', '83.10', 'res2net50_vd_26w_4s.ssld_in1k'),
+        _clas_file('Res2Net101_vd_26w_4s_ssld', '83.90', 'res2net101_vd_26w_4s.ssld_in1k'),
+        _clas_file('Res2Net200_vd_26w_4s_ssld', '85.13', 'res2net200_vd_26w_4s.ssld_in1k'),
+        _det_file('faster_rcnn_res2net50_vb_26w_4s_fpn_1x_coco', '40.6 box AP'),
+        _det_file('mask_rcnn_res2net50_vb_26w_4s_fpn_2x_coco', '42.4 box AP, 38.1 mask AP'),
+        _det_file('mask_rcnn_res2net50_vd_26w_4s_fpn_2x_coco', '42.6 box AP, 38.1 mask AP'),
+    ),
+)

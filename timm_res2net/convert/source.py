@@ -1,0 +1,106 @@
+"""The description of a source: a project whose checkpoints can be read and written."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
+
+import torch
+
+from .engine import Rule
+
+__all__ = ['Published', 'Source', 'save_state_dict']
+
+
+class Published(NamedTuple):
+    """A checkpoint file that a project published.
+
+    Attributes:
+        file: Name of the file, or a description in words if it has none.
+        figure: Accuracy as published, such as '79.33 % top-1' on ImageNet-1k or '43.0 box AP' on
+            COCO; '' if none was published.
+        figure_source: Who published the figure.
+        license: Identifier of the license.
+        license_source: What names this license.
+        by: The project that published the file.
+        url: Address of the file; '' if unknown.
+        sha256: sha256 of the file, 64 hexadecimal digits; '' if unknown.
+        registered: Name and tag that load the file, such as 'res2net50_pd_26w_4s.in1k'; '' if the
+            file has to be converted first.
+        note: What does not work; '' if all does.
+    """
+
+    file: str
+    figure: str
+    figure_source: str
+    license: str
+    license_source: str
+    by: str
+    url: str = ''
+    sha256: str = ''
+    registered: str = ''
+    note: str = ''
+
+
+def save_state_dict(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
+    """Write a bare state dict with `torch.save`."""
+    torch.save(dict(tensors), file)
+
+
+def _express_all(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    return ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A project whose checkpoints can be read and written.
+
+    Attributes:
+        name: Name of the source.
+        mark: Regular expression that fully matches a key of this source, and no key of the sources
+            that come after it in `SOURCES`.
+        rules: Return the key rules for a checkpoint with the given keys. The keys are the source's,
+            or timm's if a checkpoint is to be written.
+        semantics: Block semantics that a checkpoint may have. The first is what the project's own
+            code computes.
+        license: What is known of the license of the published files, in full sentences.
+        published: The files that the project published.
+        has_se: Whether the project's blocks have SE modules.
+        counts_batches: Whether its state dicts have `num_batches_tracked`.
+        save: Write tensors under the source's keys to an open file.
+        limits: Return the reason why the project's code cannot express a network beyond its
+            semantics and SE modules; '' if it can. The arguments are those of `refuse`.
+    """
+
+    name: str
+    mark: str
+    rules: Callable[[Collection[str]], tuple[Rule, ...]]
+    semantics: tuple[str, ...]
+    license: str
+    published: tuple[Published, ...] = ()
+    has_se: bool = False
+    counts_batches: bool = True
+    save: Callable[[Mapping[str, torch.Tensor], IO[bytes]], None] = save_state_dict
+    limits: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], str] = _express_all
+
+    @property
+    def licence(self) -> str:  # TODO: remove once checkpoint.py reads `license`
+        """Return `license`."""
+        return self.license
+
+    def refuse(self, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+        """Return the reason why the project's code cannot express a network, or ''.
+
+        Args:
+            arguments: Arguments of the network, as `infer_arguments` returns them, and its
+                `semantics`.
+            tensors: State dict of the network under timm's keys.
+        """
+        computes = self.semantics[0]
+        if arguments['semantics'] != computes:
+            return (
+                f'its block semantics are {arguments["semantics"]}, and {self.name} computes '
+                f'{computes}'
+            )
+        if arguments['attn_layer'] and not self.has_se:
+            return f'it has SE modules, which the blocks of {self.name} do not have'
+        return self.limits(arguments, tensors)

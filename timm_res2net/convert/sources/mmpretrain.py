@@ -1,0 +1,62 @@
+"""MMPretrain's checkpoints (formerly MMClassification), block semantics `official`."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import IO
+
+import torch
+
+from ..engine import Rule
+from ..source import Published, Source
+from .official import AUTHORS_LICENSE, block_rules
+
+__all__ = ['SOURCE', 'mmpretrain_rules', 'save_openmmlab']
+
+
+def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
+    """Return the rules for a classifier or its bare backbone.
+
+    A classifier has the prefix `backbone.` and a `head.fc`. A bare backbone is recognised by its
+    deep stem, `stem.`. If the keys are timm's, the rules are those of a classifier.
+    """
+    prefix = '' if any(key.startswith('stem.') for key in keys) else 'backbone.'
+    deep = any(key in keys for key in ('conv1.0.weight', f'{prefix}stem.0.conv.weight'))
+    stem = {'conv1.weight': 'conv1.weight', 'bn1.*': 'bn1.*'}
+    if deep:
+        pairs = (('conv1.0', 'conv1.1'), ('conv1.3', 'conv1.4'), ('conv1.6', 'bn1'))
+        stem = {}
+        for i, (conv, bn) in enumerate(pairs):
+            stem.update({f'stem.{i}.conv.weight': f'{conv}.weight', f'stem.{i}.bn.*': f'{bn}.*'})
+    return (
+        *(Rule(f'{prefix}{theirs}', ours) for theirs, ours in stem.items()),
+        *block_rules(prefix),
+        Rule('head.fc.*', 'fc.*'),
+    )
+
+
+def save_openmmlab(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
+    """Write a checkpoint as MMEngine does."""
+    torch.save({'meta': {}, 'state_dict': dict(tensors)}, file)
+
+
+_file = partial(
+    Published,
+    figure_source="MMPretrain's README",
+    license='cc-by-nc-sa-4.0',
+    license_source="the authors' README: these are their weights, converted",
+    by='MMPretrain',
+)
+
+SOURCE = Source(
+    name='mmpretrain',
+    mark=r'(backbone\.)?stem\.0\.conv\.weight|backbone\.layer1\.0\.convs\.0\.weight',
+    rules=mmpretrain_rules,
+    semantics=('official',),
+    license=f"{AUTHORS_LICENSE}, and MMPretrain's are those converted; its code is Apache-2.0.",
+    save=save_openmmlab,
+    published=(
+        _file('res2net50-w14-s8_3rdparty_8xb32_in1k_20210927-bc967bf1.pth', '78.14 % top-1'),
+        _file('res2net50-w26-s8_3rdparty_8xb32_in1k_20210927-f547a94b.pth', '79.20 % top-1'),
+        _file('res2net101-w26-s4_3rdparty_8xb32_in1k_20210927-870b6c36.pth', '79.19 % top-1'),
+    ),
+)
