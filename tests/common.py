@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_res2net import push_to_hub
-from timm_res2net.folder import save_folder
+from timm_res2net.folder import ModelFolder
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
@@ -55,9 +55,7 @@ def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
     """A folder with random weights and statistics: those of the package would hide little."""
     model = randomise(timm.create_model(name, **kwargs)).eval()
     done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
-    model.pretrained_cfg = dict(model.pretrained_cfg, **done.config['pretrained_cfg'])
-    save_folder(model, name, model.model_args, done.card, path)
-    return path
+    return ModelFolder.write(path, done.config, model.state_dict(), done.card).path
 
 
 def image(batch: int = 2, size: int = 64, channels: int = 3, **kwargs) -> torch.Tensor:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -30,7 +31,7 @@ from .convert import (
     recognise,
     undo_rules,
 )
-from .convert.fit import fit
+from .convert.fit import fit, shapes, with_counters, without_counters
 from .files import check_writable, sha256_of, write_file
 from .folder import (
     DATA,
@@ -165,7 +166,11 @@ def _choose_semantics(
 
 
 def _build(
-    found: Mapping[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
+    found: Mapping[str, Any],
+    semantics: str,
+    name: str | None,
+    silent: Mapping[str, Any],
+    recorded: str | None,
 ) -> tuple[str, dict[str, Any], nn.Module]:
     """Build the model on the meta device; return its name, its further arguments, and it.
 
@@ -174,6 +179,7 @@ def _build(
         semantics: Block semantics.
         name: The name that was asked for.
         silent: Arguments that shapes do not tell.
+        recorded: The name that training recorded, whose arguments may have been changed.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
     fits = _find_name(wanted)
@@ -187,36 +193,37 @@ def _build(
         if wrong:
             remedy = f'Use {fits}' if fits else f'Name semantics={semantics!r} instead of a model'
             raise ValueError(f'it has {", ".join(wrong)}. {remedy}')
+    further = dict(silent)
     name = name or fits
+    if name is None:
+        name = recorded if recorded and recorded in default_cfgs else _CUSTOM
+        further = {**wanted, **silent}
     model = timm.create_model(
-        name or _CUSTOM,
+        name,
         device='meta',
         num_classes=found['num_classes'],
         in_chans=found['in_chans'],
-        **{**({} if name else wanted), **silent},
+        **further,
     )
     if isinstance(model, Res2Net):
         arguments = model.model_args
     else:
         arguments = {'in_chans': found['in_chans']} if found['in_chans'] != 3 else {}
         arguments.update(silent)
-    return name or _CUSTOM, arguments, model
+    return name, arguments, model
 
 
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Make a state dict's tensors the model's own.
 
     Raises:
         ValueError: Some are missing, are too many, or have other shapes.
     """
     own = model.state_dict()
-    for key, value in own.items():
-        if key.endswith('num_batches_tracked') and key not in tensors:
-            tensors[key] = torch.zeros((), dtype=value.dtype)  # Paddle and detectron2 do not count
-    found = fit(own, tensors)
-    if not found.is_exact:
-        raise ValueError(str(found))
-    model.load_state_dict(tensors, strict=True, assign=True)
+    problem = fit(shapes(own), shapes(tensors)).describe()
+    if problem:
+        raise ValueError(problem)
+    model.load_state_dict(with_counters(tensors, own), strict=True, assign=True)
 
 
 # Arguments of `timm.create_model` that change what is computed, but no shape
@@ -226,18 +233,32 @@ _SILENT = (
 )  # fmt: skip
 
 
-def _trained(training: Mapping[str, Any], source: str) -> tuple[str | None, dict[str, Any]]:
-    """Return the semantics and other arguments that timm's train.py recorded."""
+class _Training(NamedTuple):
+    """What timm's train.py recorded of a network.
+
+    Attributes:
+        name: Name of the model, without a tag.
+        semantics: Block semantics.
+        silent: Arguments that no shape tells.
+    """
+
+    name: str | None = None
+    semantics: str | None = None
+    silent: Mapping[str, Any] = MappingProxyType({})
+
+
+def _trained(training: Mapping[str, Any], source: str) -> _Training:
     name = training.get('model')
     name = name.partition('.')[0] if isinstance(name, str) else None
     if source not in ('timm', 'official') or name not in (*default_cfgs, *timm_names()):
-        return None, {}
+        return _Training()
     given = training.get('model_kwargs')
     given = given if isinstance(given, dict) else {}
     silent = {key: given[key] for key in _SILENT if given.get(key) is not None}
     if isinstance(training.get('gp'), str):
         silent['global_pool'] = training['gp']
-    return str(given.get('semantics') or _named_arguments(name)['semantics']), silent
+    semantics = str(given.get('semantics') or _named_arguments(name)['semantics'])
+    return _Training(name, semantics, silent)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -291,10 +312,12 @@ def _read_file(
     source = recognise(checkpoint.tensors) if source == 'auto' else source
     rules = SOURCES[source].rules(checkpoint.tensors.keys())
     tensors, moves = apply_rules(checkpoint.tensors, rules, source)
-    recorded, silent = _trained(training, source)
-    semantics = _choose_semantics(tensors, source, name, semantics or (None if name else recorded))
+    recorded = _trained(training, source)
+    if semantics is None and name is None:
+        semantics = recorded.semantics
+    semantics = _choose_semantics(tensors, source, name, semantics)
     found = infer_arguments(tensors)
-    architecture, arguments, model = _build(found, semantics, name, silent)
+    architecture, arguments, model = _build(found, semantics, name, recorded.silent, recorded.name)
     _fill(model, tensors)
     cfg = without_origin(
         as_timm(model).pretrained_cfg,
@@ -479,19 +502,15 @@ def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
     target = SOURCES[to]
     tensors = found.model.state_dict()
     what = f'{found.file.file} cannot be written as {to}'
-    if found.semantics != target.semantics[0]:
-        raise ValueError(
-            f'{what}: its block semantics are {found.semantics}, and {to} computes '
-            f'{target.semantics[0]}.'
-        )
     other = _unusual(found.model)
     if other:
         raise ValueError(f'{what}: {to} has no {", ".join(other)} like those of the model.')
-    reason = target.refuse(infer_arguments(tensors), tensors)
+    arguments = {**infer_arguments(tensors), 'semantics': found.semantics}
+    reason = target.refuse(arguments, tensors)
     if reason:
         raise ValueError(sentence(f'{what}: {reason}'))
     if not target.counts_batches:
-        tensors = {k: v for k, v in tensors.items() if not k.endswith('num_batches_tracked')}
+        tensors = without_counters(tensors)
     try:
         return undo_rules(tensors, target.rules(tensors.keys()), to)
     except ValueError as error:

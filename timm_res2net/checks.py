@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from .convert.fit import fit
+from .convert.fit import fit, shapes
 from .folder import CARD, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
 
@@ -102,12 +102,12 @@ def has_no_pickles(folder: ModelFolder) -> str:
 
 def tensors_fit(folder: ModelFolder) -> str:
     """Do the names and shapes of the weights fit the config?"""
-    own = {key: value.shape for key, value in folder.build().state_dict().items()}
+    own = shapes(folder.build().state_dict())
     with safe_open(folder.path / WEIGHTS, framework='pt') as file:
         given = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    found = fit(own, given)
-    if not found.is_exact:
-        raise ValueError(f'{found}. Config and weights are of different models: push again.')
+    problem = fit(own, given).describe()
+    if problem:
+        raise ValueError(f'{problem}. Config and weights are of different models: push again.')
     return f'all {len(own)} fit the config'
 
 

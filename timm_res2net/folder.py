@@ -22,8 +22,8 @@ from .models.protocol import as_timm
 from .text import sentence
 
 __all__ = [
-    'CARD', 'CONFIG', 'DATA', 'WEIGHTS', 'Config', 'ModelFolder', 'Origin', 'Provenance',
-    'in_chans_of', 'read_card', 'timm_names', 'without_origin',
+    'CARD', 'CONFIG', 'DATA', 'DESCRIBED', 'WEIGHTS', 'Config', 'ModelFolder', 'Origin',
+    'Provenance', 'in_chans_of', 'read_card', 'timm_names', 'without_origin',
 ]  # fmt: skip
 
 CONFIG = 'config.json'
@@ -33,7 +33,9 @@ PICKLE = 'pytorch_model.bin'  # the weights that timm and transformers wrote bef
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 """How images are prepared, under the names of timm's train.py."""
 
-_US = 'timm_res2net'
+DESCRIBED = 'timm_res2net'
+"""`Config.described_by` of a config whose description this package wrote."""
+
 _NO_PIN = Pin()
 # Fields of a pretrained_cfg that say where weights were loaded from, not what they are
 _NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
@@ -236,7 +238,7 @@ class Config:
             compat.drop_first_conv(kept)
         return cls(
             architecture, known.num_classes, known.num_features, known.global_pool.pool_type,
-            kept, names, descriptions, dict(arguments), _US if described else '', made_from,
+            kept, names, descriptions, dict(arguments), DESCRIBED if described else '', made_from,
         )  # fmt: skip
 
     @classmethod
@@ -307,8 +309,9 @@ class Config:
         return str(self.model_args.get('semantics', 'official'))
 
     def with_cfg(self, **changes: Any) -> 'Config':
-        """Return the config with other values in its `pretrained_cfg`."""
-        return dataclasses.replace(self, pretrained_cfg={**self.pretrained_cfg, **changes})
+        """Return the config with other values in its `pretrained_cfg`; None removes a field."""
+        cfg = filter_pretrained_cfg({**self.pretrained_cfg, **changes})
+        return dataclasses.replace(self, pretrained_cfg=cfg)
 
     def with_labels(self, names: Sequence[str]) -> 'Config':
         """Return the config with names for the classes.

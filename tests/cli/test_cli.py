@@ -12,8 +12,8 @@ from timm.models import get_pretrained_cfg
 
 from tests.common import NAMES
 from timm_res2net import __version__
-from timm_res2net.cli import _SOURCES, _lines, main
-from timm_res2net.convert import SOURCES
+from timm_res2net.cli import main
+from timm_res2net.cli.hub import _lines
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
@@ -58,9 +58,9 @@ def test_list_filters_and_json(capsys):
 
 def test_list_without_a_match(capsys):
     assert main(['list', 'resnet*']) == 1
-    assert capsys.readouterr().err == (
-        "timm-res2net list: No model matches 'resnet*'. `timm-res2net list` shows all of them.\n"
-    )
+    error = capsys.readouterr().err
+    assert error.startswith("timm-res2net list: No model matches 'resnet*'.")
+    assert '`timm-res2net list`' in error
 
 
 @pytest.mark.parametrize('name', FIGURES)
@@ -87,29 +87,22 @@ def test_info_json_and_tag(capsys):
 
 
 @pytest.mark.parametrize(
-    ('unknown', 'text'),
+    ('unknown', 'remedy'),
     [
-        (
-            'Res2Net50_SE',
-            "'Res2Net50_SE' is not a model of timm_res2net. Did you mean res2net50_se",
-        ),
-        ('*_se', "'*_se' is not a model of timm_res2net. "),
-        ('qqq', "'qqq' is not a model of timm_res2net. `timm-res2net list` shows all of them."),
-        (
-            'res2net50_26w_4s',
-            "'res2net50_26w_4s' is not a model of timm_res2net. It is timm's own: "
-            '`timm.create_model` makes it. `timm-res2net list` shows all of them.',
-        ),
-        (
-            'res2net50_vd_26w_4s.ssld',
-            "Model 'res2net50_vd_26w_4s' has no tag 'ssld'. Use one of ssld_in1k, in1k, or none.",
-        ),
+        ('Res2Net50_SE', 'Did you mean res2net50_se'),
+        ('*_se', '`timm-res2net list`'),
+        ('qqq', '`timm-res2net list`'),
+        ('res2net50_26w_4s', '`timm.create_model` makes it'),
+        ('res2net50_vd_26w_4s.ssld', 'Use one of ssld_in1k, in1k, or none'),
     ],
 )
-def test_info_of_an_unknown_model(unknown, text, capsys):
+def test_info_of_an_unknown_model(unknown, remedy, capsys):
     assert main(['info', unknown]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith(f'timm-res2net info: {text}')
+    assert captured.err.startswith('timm-res2net info: ')
+    for part in unknown.split('.'):
+        assert f"'{part}'" in captured.err
+    assert remedy in captured.err
     assert captured.out == ''
 
 
@@ -138,15 +131,15 @@ def test_demo_without_matplotlib(tmp_path, monkeypatch, capsys):
 def test_demo_without_the_folder(tmp_path, capsys):
     out = tmp_path / 'no' / 'picture.png'
     assert main(['demo', '--out', str(out)]) == 1
-    assert f"Cannot write {out}: there is no folder '{out.parent}'. Make it first." in (
-        capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert f"Cannot write {out}: there is no folder '{out.parent}'" in error
+    assert 'Create it first' in error
 
 
 def test_demo_into_a_folder(tmp_path, capsys):
     assert main(['demo', '--out', str(tmp_path)]) == 1
     captured = capsys.readouterr()
-    assert f'Cannot write {tmp_path}: it is a folder. Give the name of a file.' in captured.err
+    assert f'Cannot write {tmp_path}: it is a folder. Name a file.' in captured.err
     assert captured.out == ''  # said before anything is done
     assert list(tmp_path.iterdir()) == []
 
@@ -164,9 +157,7 @@ def test_convert(tmp_path, capsys):
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[4:-2]]
     assert ['`out.weight`', '`fc.weight`', '1', 'transposed'] in rows
     assert len({len(line) for line in lines[2:-2]}) == 1
-    assert lines[-2] == f'{sum(int(row[2]) for row in rows)} tensors, none left over, no ' + (
-        'parameter without one.'
-    )
+    assert lines[-2].startswith(f'{sum(int(row[2]) for row in rows)} tensors: ')
     assert lines[-1] == f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
     assert sorted(p.name for p in out.iterdir()) == [
         'README.md',
@@ -194,13 +185,12 @@ def test_convert_looks_only(tmp_path, capsys):
 
 def test_convert_without_a_place_to_write(capsys):
     assert main(['convert', str(PADDLE)]) == 1
-    assert capsys.readouterr().err == (
-        'timm-res2net convert: Name what to write with --out, or look only with --dry-run.\n'
-    )
+    error = capsys.readouterr().err
+    assert error.startswith('timm-res2net convert: ')
+    assert '--out' in error and '--dry-run' in error
 
 
-def test_convert_knows_every_source(capsys):
-    assert set(_SOURCES) == set(SOURCES)
+def test_convert_from_an_unknown_source(capsys):
     with pytest.raises(SystemExit):
         main(['convert', str(PADDLE), '--from', 'keras'])
     assert 'invalid choice' in capsys.readouterr().err
@@ -209,20 +199,20 @@ def test_convert_knows_every_source(capsys):
 @pytest.mark.parametrize(
     ('words', 'text'),
     [
-        (['--eval', 'top1'], "'top1' is no METRIC=NUMBER, such as top1=78.3."),
-        (['--eval', '=3'], "'=3' is no METRIC=NUMBER, such as top1=78.3."),
-        (['--eval', 'a=1', '--eval', 'a=2'], "'a' is given twice."),
-        (['--eval', 'top1=good'], "'top1=good' is no METRIC=NUMBER, such as top1=78.3."),
-        (
-            ['--label-names', 'none.txt'],
-            'Cannot read none.txt (No such file or directory). Give a text file with one class a',
-        ),
-        ([], 'There is no file nothing.pth.'),
+        (['--eval', 'top1'], ("'top1'", 'like top1=78.3')),
+        (['--eval', '=3'], ("'=3'", 'like top1=78.3')),
+        (['--eval', 'a=1', '--eval', 'a=2'], ("'a' is given twice", 'Give it once')),
+        (['--eval', 'top1=good'], ("'top1=good'", 'like top1=78.3')),
+        (['--label-names', 'none.txt'], ('Cannot read none.txt', 'one class a line')),
+        ([], ('nothing.pth', 'Check the path')),
     ],
 )
 def test_push_of_what_is_not_there(words, text, capsys):
     assert main(['push', 'nothing.pth', 'me/net', *words]) == 1
-    assert capsys.readouterr().err.startswith(f'timm-res2net push: {text}')
+    error = capsys.readouterr().err
+    assert error.startswith('timm-res2net push: ')
+    for part in text:
+        assert part in error
 
 
 def test_names_of_classes_from_a_file(tmp_path):
@@ -234,7 +224,7 @@ def test_names_of_classes_from_a_file(tmp_path):
         _lines(path)
     path.write_bytes(b'caf\xe9\n')
     with pytest.raises(
-        ValueError, match=r'Cannot read .*names.txt as UTF-8 \(.*\). Save it as such'
+        ValueError, match=r'Cannot read .*names.txt as UTF-8 \(.*\). Save it as UTF-8'
     ):
         _lines(path)
 
@@ -249,7 +239,7 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('timm_res2net.hub.push_to_hub', interrupt)
+    monkeypatch.setattr('timm_res2net.cli.hub.push_to_hub', interrupt)
     assert main(['push', 'x.pth', 'me/net']) == 130
     assert capsys.readouterr().err == 'timm-res2net push: interrupted. Run it again.\n'
 
@@ -335,13 +325,15 @@ def test_run_under_torchrun(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'verb', ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'hub-configs', 'run']
+    'verb',
+    ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'export', 'show', 'hub-configs',
+     'run'],
 )
 def test_help_has_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, '--help'])
     assert stop.value.code == 0
-    assert f'example:\n  timm-res2net {verb}' in capsys.readouterr().out
+    assert f'examples:\n  timm-res2net {verb}' in capsys.readouterr().out
 
 
 def test_usage_errors_exit_with_2(capsys):

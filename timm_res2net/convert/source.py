@@ -82,11 +82,6 @@ class Source:
     save: Callable[[Mapping[str, torch.Tensor], IO[bytes]], None] = save_state_dict
     limits: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], str] = _express_all
 
-    @property
-    def licence(self) -> str:  # TODO: remove once checkpoint.py reads `license`
-        """Return `license`."""
-        return self.license
-
     def refuse(self, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
         """Return the reason why the project's code cannot express a network, or ''.
 

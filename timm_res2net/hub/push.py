@@ -19,7 +19,7 @@ from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card,
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
 from ..files import sha256_of
-from ..folder import CARD, CONFIG, WEIGHTS, Config, ModelFolder, read_card
+from ..folder import CARD, CONFIG, DESCRIBED, WEIGHTS, Config, ModelFolder, read_card
 from ..resolve import Repository, resolve_repository
 from .errors import explaining
 
@@ -243,10 +243,17 @@ def _check_results(values: Mapping[str, float] | None, dataset: str | None) -> l
 
 @dataclass(frozen=True)
 class _Taken:
-    """A model that is to be pushed, with the card of the folder it was read from."""
+    """A model that is to be pushed.
+
+    Attributes:
+        model: The model with its config.
+        card: Card of the folder that it was read from.
+        entry: Entry of the file that it was read from.
+    """
 
     model: Conversion
     card: str = ''
+    entry: str = ''
 
 
 def _take(
@@ -269,23 +276,20 @@ def _take(
         )
     path = Path(os.fspath(model).removeprefix('local-dir:')).expanduser()
     found = read(path, model=architecture, semantics=semantics, entry=entry)
-    config = found.config
+    config, card, made_from, origin = found.config, '', found.config.made_from, ''
     if path.is_dir():
-        card = ModelFolder(path).card
-        recorded = ModelFolder(path).config.made_from
-        if config.described_by:
-            return _Taken(replace(found, config=replace(config, made_from=recorded)), card)
-        origin = ''
+        folder = ModelFolder(path)
+        card, made_from = folder.card, folder.config.made_from
+    elif found.source in ('timm', 'official'):  # its keys are timm's: there is nothing to tell
+        made_from, origin = None, f', from `{path.name}`'
     else:
-        card, recorded = '', None
-        known_keys = found.source in ('timm', 'official')
-        origin = f', from `{path.name}`' + ('' if known_keys else f' of {found.source}')
-        recorded = None if known_keys else config.made_from
-    text = f'{found.architecture} with {config.num_classes:,} classes{origin}.'
-    labels = config.label_names
-    config = config.with_cfg(description=text, tag='pushed', notes=None, origin_url=None)
-    config = replace(config, made_from=recorded, described_by='timm_res2net', label_names=labels)
-    return _Taken(replace(found, config=config), card)
+        origin = f', from `{path.name}` of {found.source}'
+    if not (path.is_dir() and config.described_by):
+        # timm copies the description of the weights that a training started from
+        text = f'{found.architecture} with {config.num_classes:,} classes{origin}.'
+        config = config.with_cfg(description=text, tag='pushed', notes=None, origin_url=None)
+    config = replace(config, made_from=made_from, described_by=DESCRIBED)
+    return _Taken(replace(found, config=config), card, found.file.entry)
 
 
 def _adjust(
@@ -298,9 +302,8 @@ def _adjust(
 ) -> tuple[Config, list[str]]:
     """Return the config with what the arguments and the Hub say, and notes for the owner."""
     config, notes = taken.model.config.with_data(data or {}), []
-    made_from = taken.model.config.made_from
-    if made_from and made_from.entry:
-        notes.append(f"The weights are those of the entry '{made_from.entry}'.")
+    if taken.entry:
+        notes.append(f"The weights are those of the entry '{taken.entry}'.")
     if label_names is not None:
         config = config.with_labels(label_names)
     elif remote.labels and not config.label_names:

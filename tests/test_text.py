@@ -1,0 +1,28 @@
+"""Tables, lists and error texts."""
+
+from timm_res2net.text import close_names, first_line, list_some, sentence, table
+
+
+def test_a_table_lines_up():
+    assert table(('a', 'long'), [('1', 'x'), ('22', '')]).splitlines() == [
+        '| a  | long |',
+        '| -- | ---- |',
+        '| 1  | x    |',
+        '| 22 |      |',
+    ]
+
+
+def test_lists():
+    assert list_some({'b', 'a'}) == '2: a, b'
+    assert list_some([f'k{i:02}' for i in range(12)], limit=2) == '12: k00, k01, ...'
+
+
+def test_close_names():
+    assert close_names('Res2net50_es', ['res2net50_se', 'x']) == ' Did you mean res2net50_se?'
+    assert close_names('qqq', ['res2net50_se']) == ''
+
+
+def test_sentences():
+    assert first_line(ValueError('\n  one.\ntwo')) == 'one'
+    assert first_line(KeyError()) == 'KeyError'
+    assert sentence('one') == sentence('one.') == 'one.'
