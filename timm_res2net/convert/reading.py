@@ -51,10 +51,10 @@ class Checkpoint(NamedTuple):
     training: Mapping[str, Any] = MappingProxyType({})
 
 
-def _as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]:
+def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return arrays as tensors and free the arrays."""
     if not arrays:
-        raise ValueError(f'{what}: it holds no arrays. Download it again.')
+        raise ValueError('it holds no arrays. Download it again.')
     tensors = {}
     for key, value in arrays.items():
         tensor = value.tensor() if isinstance(value, Array) else None
@@ -62,12 +62,10 @@ def _as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]
         if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
             kind = value.kind() if isinstance(value, Array) else type(value).__name__
             if isinstance(value, Array) and kind.startswith('float'):
-                raise ValueError(
-                    f'{what}: the entry {key!r} has not as many bytes as its shape says.'
-                )
+                raise ValueError(f'the entry {key!r} does not have as many bytes as its shape.')
             raise ValueError(
-                f'{what}: the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 '
-                'as float32 in Paddle first.'
+                f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
+                'float32 in Paddle first.'
             )
         tensors[key] = tensor
         if isinstance(value, Array):
@@ -89,10 +87,16 @@ def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: The file is not a pickle, is cut short, holds anything but arrays, or has none.
     """
-    what = f'Cannot read {path} as a Paddle .pdparams file'
-    content = unpickle_arrays(path, what)
+    try:
+        return _as_tensors(_read_arrays(path))
+    except ValueError as error:
+        raise ValueError(f'Cannot read {path} as a Paddle .pdparams file: {error}') from error
+
+
+def _read_arrays(path: str | Path) -> dict[str, Any]:
+    content = unpickle_arrays(path)
     content.pop(_PADDLE_NAME_TABLE, None)
-    return _as_tensors(content, what)
+    return content
 
 
 def _is_weights(content: Any) -> bool:
@@ -101,18 +105,18 @@ def _is_weights(content: Any) -> bool:
     )
 
 
-def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[str, Any], str]:
+def _find_weights(content: Any, wanted: str | None) -> tuple[Mapping[str, Any], str]:
     """Return the state dict in the content of a file, and the name of its entry or ''."""
     if not isinstance(content, Mapping):
         raise ValueError(
-            f'{what}: it holds {type(content).__name__}, not a state dict. Save '
+            f'it holds {type(content).__name__}, not a state dict. Save '
             '`model.state_dict()`, not the model.'
         )
     if wanted is not None:
         if not _is_weights(content.get(wanted)):
             found = [str(key) for key, value in content.items() if _is_weights(value)]
             raise ValueError(
-                f'{what}: it has no weights in an entry {wanted!r}. '
+                f'it has no weights in an entry {wanted!r}. '
                 + (f'Use one of {", ".join(found)}.' if found else 'Name none.')
             )
         return content[wanted], wanted
@@ -123,7 +127,7 @@ def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[
         return content, ''
     entries = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
     raise ValueError(
-        f'{what}: none of its entries ({entries or "it has none"}) holds weights. Looked for '
+        f'none of its entries ({entries or "it has none"}) holds weights. Looked for '
         f'{", ".join(_ENTRIES)}. If another entry holds them, name it.'
     )
 
@@ -137,7 +141,11 @@ def _training(content: Mapping[str, Any]) -> dict[str, Any]:
     return noted
 
 
-def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _is_narrow(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and value.element_size() < 4
+
+
+def _clean(tensors: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors checked, widened to float32, and without the prefixes of wrappers.
 
     A prefix is removed only if all keys start with it. The counter of torch's AveragedModel is
@@ -145,7 +153,7 @@ def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.T
     """
     odd = [key for key in tensors if not isinstance(key, str)]
     if odd:
-        raise ValueError(f'{what}: it has keys of type {type(odd[0]).__name__}, not str.')
+        raise ValueError(f'it has keys of type {type(odd[0]).__name__}, not str.')
     tensors = {key: value for key, value in tensors.items() if key != _COUNTER}
     prefix = ''
     while wrapper := next(
@@ -156,24 +164,23 @@ def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.T
         name = key.removeprefix(prefix)
         if not isinstance(value, torch.Tensor):
             raise ValueError(
-                f'{what}: the entry {key!r} is {type(value).__name__}, not a tensor. Save a state '
+                f'the entry {key!r} is {type(value).__name__}, not a tensor. Save a state '
                 'dict that holds nothing but tensors.'
             )
         dense = value.layout == torch.strided and value.device.type == 'cpu'
         number = value.is_floating_point() or is_counter(name)
         if not dense or not number or value.is_quantized:
             raise ValueError(
-                f'{what}: the entry {key!r} is a {value.layout} tensor of {value.dtype} on '
+                f'the entry {key!r} is a {value.layout} tensor of {value.dtype} on '
                 f'{value.device.type}. Save dense floating-point tensors.'
             )
         # a tensor with strides of 0 can claim any size
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(
-                f'{what}: the entry {key!r} claims the shape {tuple(value.shape)} and has less '
-                'memory.'
+                f'the entry {key!r} claims the shape {tuple(value.shape)} and has less memory.'
             )
         value = value.detach()
-        if value.is_floating_point() and value.element_size() < 4:
+        if _is_narrow(value):
             value = value.float()  # exact
         yield name, value.contiguous()
 
@@ -205,26 +212,26 @@ def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
     )
 
 
-def _check_zip(path: Path, what: str) -> None:
+def _check_zip(path: Path) -> None:
     """Refuse an archive that unpacks to more bytes than it has. torch does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if not _has_one_directory(archive, path):
-                raise ValueError(f'{what}: it does not end as torch writes it. Download it again.')
+                raise ValueError('it does not end as torch writes it. Download it again.')
     except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-        raise ValueError(f'{what}: {error}. Download it again.') from error
+        raise ValueError(f'{error}. Download it again.') from error
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
-        raise ValueError(f'{what}: its entry {packed[0]!r} is compressed. torch compresses none.')
+        raise ValueError(f'its entry {packed[0]!r} is compressed. torch compresses none.')
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if total > size:
-        raise ValueError(f'{what}: its entries claim {total:,} bytes, but it has {size:,}.')
+        raise ValueError(f'its entries claim {total:,} bytes, but it has {size:,}.')
 
 
-def _read_torch(path: Path, what: str, legacy: bool) -> Any:
+def _read_torch(path: Path, legacy: bool) -> Any:
     if not legacy:
-        _check_zip(path, what)
+        _check_zip(path)
     try:
         # timm's train.py saves its arguments as a Namespace, which only holds values
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -236,10 +243,39 @@ def _read_torch(path: Path, what: str, legacy: bool) -> Any:
         if wanted or 'weights_only' in str(error):
             asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
             raise ValueError(
-                f'{what}: {asked}, which weights do not need. Nothing in it was run. If you trust '
-                'its source, load it with the code that wrote it and save the state dict alone.'
+                f'{asked}, which weights do not need. Nothing in it was run. If you trust its '
+                'source, load it with the code that wrote it and save the state dict alone.'
             ) from error
-        raise ValueError(f'{what}: {first_line(error)}. Download it again.') from error
+        raise ValueError(f'{first_line(error)}. Download it again.') from error
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safetensors.safe_open(path, framework='pt') as found:
+            return {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f'{error}. Download it again.') from error
+
+
+def _read_content(path: Path) -> tuple[Any, str]:
+    """Return the content of a file and its format, as in `Checkpoint`."""
+    with open(path, 'rb') as file:
+        start = file.read(16)
+    if not start:
+        raise ValueError('it is empty. Download it again.')
+    header = int.from_bytes(start[:8], 'little')  # of safetensors: the length of its JSON
+    if start[8:9] == b'{' and header <= path.stat().st_size:
+        return _read_safetensors(path), 'safetensors'
+    if start[:4] == b'PK\x03\x04':
+        return _read_torch(path, legacy=False), 'torch'
+    if start.startswith(_LEGACY_TORCH):
+        return _read_torch(path, legacy=True), 'torch (legacy)'
+    if start[:1] == b'\x80':
+        return _read_arrays(path), 'pickled arrays'
+    raise ValueError(
+        f'it begins with {start!r}, unlike safetensors, .pth and .pdparams files. Download it '
+        'again.'
+    )
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
@@ -266,38 +302,12 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         ValueError: The file is of another kind, is damaged, asks for more than weights, or has no
             weights in the entry. The text says which.
     """
-    path = Path(path)
-    what = f'Cannot read {path} as a checkpoint'
-    with open(path, 'rb') as file:
-        start = file.read(16)
-    size = path.stat().st_size
-    if not start:
-        raise ValueError(f'{what}: it is empty. Download it again.')
-    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') <= size:
-        try:
-            with safetensors.safe_open(path, framework='pt') as found:
-                content: Any = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise ValueError(f'{what}: {error}. Download it again.') from error
-        kind = 'safetensors'
-    elif start[:4] == b'PK\x03\x04' or start.startswith(_LEGACY_TORCH):
-        legacy = start[:2] != b'PK'
-        content = _read_torch(path, what, legacy)
-        kind = 'torch (legacy)' if legacy else 'torch'
-    elif start[:1] == b'\x80':
-        content = unpickle_arrays(path, what)
-        content.pop(_PADDLE_NAME_TABLE, None)
-        kind = 'pickled arrays'
-    else:
-        raise ValueError(
-            f'{what}: it begins with {start!r}, unlike safetensors, .pth and .pdparams files. '
-            'Download it again.'
-        )
-    found_in, where = _find_weights(content, entry, what)
-    if kind == 'pickled arrays':
-        found_in = _as_tensors(found_in, what)
-    narrow = sum(
-        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
-        for value in found_in.values()
-    )
-    return Checkpoint(dict(_clean(found_in, what)), kind, where, narrow, _training(content))
+    try:
+        content, kind = _read_content(Path(path))
+        found, where = _find_weights(content, entry)
+        if kind == 'pickled arrays':
+            found = _as_tensors(found)
+        narrow = sum(isinstance(v, torch.Tensor) and _is_narrow(v) for v in found.values())
+        return Checkpoint(dict(_clean(found)), kind, where, narrow, _training(content))
+    except ValueError as error:
+        raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

@@ -201,12 +201,11 @@ class _Limited:
         return self.file.read(length)
 
 
-def unpickle_arrays(path: str | Path, what: str) -> dict[str, Any]:
+def unpickle_arrays(path: str | Path) -> dict[str, Any]:
     """Unpickle a dictionary, with each array as an `Array`.
 
     Args:
         path: The file.
-        what: Start of an error's text.
 
     Raises:
         ValueError: The file is not a pickle, is cut short, or holds more than arrays.
@@ -218,14 +217,12 @@ def unpickle_arrays(path: str | Path, what: str) -> dict[str, Any]:
     except OSError:
         raise
     except KeyError as error:  # an opcode that `dispatch` does not have
-        raise ValueError(
-            f'{what}: it is not a pickled dictionary of arrays, or it is damaged.'
-        ) from error
+        raise ValueError('it is not a pickled dictionary of arrays, or it is damaged.') from error
     except Exception as error:  # a damaged pickle can fail anywhere inside pickle
         text = str(error) or 'it ends too early'
-        raise ValueError(f'{what}: {text}.') from error
+        raise ValueError(f'{text}.') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{what}: it holds {type(content).__name__}, not a dict.')
+        raise ValueError(f'it holds {type(content).__name__}, not a dict.')
     return content
 
 

@@ -83,7 +83,7 @@ class Source:
     limits: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], str] = _express_all
 
     @property
-    def licence(self) -> str:  # TODO: remove once checkpoint.py reads `license`
+    def licence(self) -> str:
         """Return `license`."""
         return self.license
 
