@@ -13,7 +13,7 @@ import itertools
 import random
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -29,7 +29,7 @@ from .suite.modes import Mode, Modes
 from .suite.pairs import Spec
 from .suite.steps import make_input, prepare
 
-__all__ = ['KINDS', 'main', 'profile_step', 'report_table']
+__all__ = ['KINDS', 'main', 'profile_step', 'report_table', 'sentence']
 
 NAMES = ('resnet50', 'res2net50_26w_4s')
 MODES = ('deploy', 'frozen')
@@ -84,6 +84,27 @@ def profile_step(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     return seconds
 
 
+def _seconds(found: Mapping[str, Any], kinds: Sequence[str]) -> float:
+    """Return the median seconds of kinds together."""
+    parts = [found['seconds'][kind] for kind in kinds]
+    return statistics.median(map(sum, zip(*parts, strict=True)))
+
+
+def sentence(cells: Mapping[str, Any]) -> str:
+    """Return the ratios at batch 8 in one sentence."""
+    ratios = {}
+    for form in ('deploy, b8', 'frozen, b8'):
+        for kinds in (CONVOLUTIONS, KINDS):
+            base, ours = (_seconds(cells[form][name], kinds) for name in NAMES)
+            ratios[form, kinds] = f'× {ours / base:.2f}'
+    return (
+        f'At batch 8 the convolutions alone take {ratios["deploy, b8", CONVOLUTIONS]} of '
+        f"resnet50's time in deployed models and {ratios['frozen, b8', CONVOLUTIONS]} under "
+        'torch.compile with weights as constants; all operators together take '
+        f'{ratios["deploy, b8", KINDS]} and {ratios["frozen, b8", KINDS]}.'
+    )
+
+
 def report_table(cells: Mapping[str, Any]) -> str:
     """Return the time by kind and the speed of convolutions, for every form and batch."""
     rows = []
@@ -92,8 +113,7 @@ def report_table(cells: Mapping[str, Any]) -> str:
         for kind in (*KINDS, *sums):
             row, times = [], []
             for name in NAMES:
-                parts = [found[name]['seconds'][part] for part in sums.get(kind, (kind,))]
-                seconds = statistics.median(map(sum, zip(*parts, strict=True)))
+                seconds = _seconds(found[name], sums.get(kind, (kind,)))
                 macs = found[name]['macs'].get(kind)
                 times.append(seconds)
                 speed = f', {2 * macs / seconds / 1e9:.0f} GFLOP/s' if macs else ''

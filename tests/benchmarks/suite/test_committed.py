@@ -1,5 +1,6 @@
 """The committed runs of the suite."""
 
+import numpy as np
 import pytest
 
 from benchmarks.claim import load_files
@@ -61,6 +62,16 @@ def test_two_runs_of_the_main_pair_agree_and_settle_within_five_minutes(committe
     assert one.settled
     assert one.ratio().half_width <= 0.02
     assert overlap(one.ratio(), two.ratio())
+
+
+def test_builds_differ(committed):
+    """What the README says about single builds."""
+    record = Record(next(iter(committed['main-1']['cells'].values())))
+    samples = record.data['samples']
+    ratios = np.divide(samples['subject'], samples['baseline'])
+    medians = [np.median(part) for part in np.split(ratios, np.cumsum(record.blocks)[:-1])]
+    readme = ' '.join((RESULTS.parent / 'README.md').read_text().split())
+    assert f'single builds are between {min(medians):.2f} and {max(medians):.2f}' in readme
 
 
 def test_outputs_kept_once():

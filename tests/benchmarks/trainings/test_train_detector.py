@@ -14,7 +14,7 @@ pytest.importorskip('pycocotools', reason='needs the extra detection')
 pytest.importorskip('skimage', reason='needs the extra detection')
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
-from benchmarks.script import RESULTS
+from benchmarks.script import RESULTS, load
 from benchmarks.trainings import textured_shapes, train_detector
 
 PARTS = ('train', 'held out')
@@ -176,6 +176,11 @@ def test_the_committed_figures():
     # COCO's mean is that over the classes; both are rounded to five digits
     assert np.mean(list(found.values())) == pytest.approx(report['after']['map'], abs=1e-4)
     assert report['losses'][-1] < 0.6 * max(report['losses'])
+
+
+def test_the_readme():
+    readme = ' '.join((RESULTS.parent / 'README.md').read_text().split())
+    assert train_detector.sentence(load('train_detector')) in readme
 
 
 def test_the_picture():
