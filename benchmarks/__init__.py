@@ -1,0 +1,1 @@
+"""Measurements of this package: the suite, trainings, single scripts, and their results."""

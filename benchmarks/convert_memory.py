@@ -2,12 +2,11 @@
 
     python -m benchmarks.convert_memory
 
-Each file holds random weights of a res2net200_vd_26w_4s (the article's: of its network, widened)
-and is converted to a folder in a process of its own. The figure is that process's peak resident
-memory over what it held before, with everything imported; pages mapped from the file count.
+Each file holds random weights of a res2net200_vd_26w_4s, or of a widened article network, and is
+converted to a folder in its own process. The figure is the peak resident memory of that process
+beyond what it held before, with everything imported. Pages mapped from the file count.
 """
 
-import argparse
 import os
 import pickle
 import subprocess
@@ -24,7 +23,7 @@ from timm.models import save_for_hf
 
 import timm_res2net
 
-from . import results
+from .script import Script
 
 __all__ = ['FILES', 'main', 'measure']
 
@@ -32,17 +31,14 @@ MODEL = 'res2net200_vd_26w_4s'  # 76 million parameters
 CHILD = """
 import sys
 import timm_res2net
-from timm_res2net.cli import main
-import huggingface_hub, torch
-huggingface_hub.ModelCardData
 
 def status(field):
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
-timm_res2net.convert_checkpoint(sys.argv[1], sys.argv[2])  # a small one: imports, first uses
+timm_res2net.convert_checkpoint(sys.argv[1], sys.argv[2])  # a small file, for imports
 with open('/proc/self/clear_refs', 'w') as file:
-    file.write('5')  # the peak starts anew
+    file.write('5')  # resets the peak
 before = status('VmRSS')
 timm_res2net.convert_checkpoint(sys.argv[3], sys.argv[4])
 print(status('VmHWM') - before)
@@ -79,11 +75,17 @@ FILES: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
     '.pdparams, protocol 2': lambda weights, path: _paddle(weights, path, 2),
     "the article's .pth, rotated and with biases": _blog,
 }
-"""How each kind of file is written."""
+"""Functions that write each kind of file."""
 
 
 def measure(path: Path, small: Path, folder: Path) -> int:
-    """Peak memory of converting a file, in bytes over the process's own."""
+    """Return the peak memory of converting a file, in bytes beyond what the process held before.
+
+    Args:
+        path: The file.
+        small: A small file that the process converts first.
+        folder: Where the results go.
+    """
     done = subprocess.run(
         [sys.executable, '-c', CHILD, str(small), str(folder / 's'), str(path), str(folder / 'o')],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
@@ -95,12 +97,9 @@ def measure(path: Path, small: Path, folder: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'convert_memory.json'
-    )
-    args = parser.parse_args(argv)
-    results.check_writable(args.out)
+    """Measure every kind of file and write the results."""
+    script = Script('convert_memory', __doc__)
+    script.parse(argv)
     cells = {}
     weights = timm.create_model(MODEL).state_dict()
     with tempfile.TemporaryDirectory() as scratch:
@@ -114,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
             size, peak = path.stat().st_size, measure(path, small, folder)
             cells[kind] = {'file_bytes': size, 'peak_bytes': peak, 'ratio': round(peak / size, 3)}
             print(f'{kind:<45} {size / 1e6:5.0f} MB, peak × {peak / size:.2f}')
-    results.save_script(args.out, 'convert_memory', argv, cells)
+    script.save(cells)
 
 
 if __name__ == '__main__':

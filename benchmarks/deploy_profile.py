@@ -1,21 +1,19 @@
-"""Profile the deploy form and torch.compile's: where the time goes, and how fast convolutions are.
+"""Profile deployed and compiled models: where the time goes, and how fast convolutions are.
 
     python -m benchmarks.deploy_profile
 
-Steps of a Res2Net and of resnet50 treated alike are profiled in turn, in float32 and channels_last
-at 224 px; the figures are medians of the profiler's self times. A convolution's includes its
-activation and, if it has one, its residual add. `frozen` is torch.compile with weights as
-constants; its `generated code` is all that a call does outside of operators: loops, for adds and
-concatenations above all, and memory.
+Steps of a Res2Net and of a resnet50 with the same treatment are profiled in turn, in float32 and
+channels_last at 224 px. Figures are medians of the profiler's self times. The time of a convolution
+includes its activation and its residual add. `frozen` is torch.compile with weights as constants;
+its `generated code` is what a call does outside of operators: loops, mostly for adds and
+concatenations, and memory management.
 """
 
-import argparse
 import itertools
 import random
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -23,10 +21,15 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from . import results
-from .subjects import Cell, Spec, make_input, prepare
+from timm_res2net.text import table
 
-__all__ = ['KINDS', 'main', 'profile_step', 'table']
+from .script import Script
+from .suite.cells import Cell
+from .suite.modes import Mode, Modes
+from .suite.pairs import Spec
+from .suite.steps import make_input, prepare
+
+__all__ = ['KINDS', 'main', 'profile_step', 'report_table', 'sentence']
 
 NAMES = ('resnet50', 'res2net50_26w_4s')
 MODES = ('deploy', 'frozen')
@@ -37,9 +40,9 @@ _NAMED['aten::cat'] = 'copy/concat'
 
 
 def kind_of(event: Any) -> str:
-    """One of `KINDS`, for an event of the profiler with its input shapes."""
+    """Return one of `KINDS` for an event of the profiler with its input shapes."""
     if '_convolution_pointwise' in event.name:
-        # the weight: the last tensor with four dimensions, after the input and the residual
+        # the weight is the last tensor with four dimensions, after the input and the residual
         height, width = [shape for shape in event.input_shapes if len(shape) == 4][-1][2:]
         return f'convolution {height}×{width}'
     if event.name.startswith('## Call CompiledFxGraph'):
@@ -48,7 +51,12 @@ def kind_of(event: Any) -> str:
 
 
 def macs_of(model: nn.Module, batch: int) -> dict[str, int]:
-    """Multiply-accumulates of a model's convolutions by kernel size."""
+    """Return the multiply-accumulates of a model's convolutions by kernel size.
+
+    Args:
+        model: A model on the meta device.
+        batch: Number of images of 224 px.
+    """
     found: Counter[str] = Counter()
 
     def count(module: Any, args: Any, output: torch.Tensor) -> None:
@@ -64,7 +72,7 @@ def macs_of(model: nn.Module, batch: int) -> dict[str, int]:
 
 
 def profile_step(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    """Seconds of one step by kind."""
+    """Return the seconds of one step by kind."""
     with (
         torch.inference_mode(),
         profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found,
@@ -76,49 +84,75 @@ def profile_step(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     return seconds
 
 
-def table(cells: Mapping[str, Any]) -> str:
-    """Time by kind and the convolutions' speed, for every form and batch, as Markdown."""
-    lines = ['| form | | ' + ' | '.join(NAMES) + ' | ratio |', '| --- | --- | --- | --- | --- |']
+def _seconds(found: Mapping[str, Any], kinds: Sequence[str]) -> float:
+    """Return the median seconds of kinds together."""
+    parts = [found['seconds'][kind] for kind in kinds]
+    return statistics.median(map(sum, zip(*parts, strict=True)))
+
+
+def sentence(cells: Mapping[str, Any]) -> str:
+    """Return the ratios at batch 8 in one sentence."""
+    ratios = {}
+    for form in ('deploy, b8', 'frozen, b8'):
+        for kinds in (CONVOLUTIONS, KINDS):
+            base, ours = (_seconds(cells[form][name], kinds) for name in NAMES)
+            ratios[form, kinds] = f'× {ours / base:.2f}'
+    return (
+        f'At batch 8 the convolutions alone take {ratios["deploy, b8", CONVOLUTIONS]} of '
+        f"resnet50's time in deployed models and {ratios['frozen, b8', CONVOLUTIONS]} under "
+        'torch.compile with weights as constants; all operators together take '
+        f'{ratios["deploy, b8", KINDS]} and {ratios["frozen, b8", KINDS]}.'
+    )
+
+
+def report_table(cells: Mapping[str, Any]) -> str:
+    """Return the time by kind and the speed of convolutions, for every form and batch."""
+    rows = []
     sums = {'all convolutions': CONVOLUTIONS, 'all': KINDS}
     for form, found in cells.items():
         for kind in (*KINDS, *sums):
             row, times = [], []
             for name in NAMES:
-                parts = [found[name]['seconds'][part] for part in sums.get(kind, (kind,))]
-                seconds = statistics.median(map(sum, zip(*parts, strict=True)))
+                seconds = _seconds(found[name], sums.get(kind, (kind,)))
                 macs = found[name]['macs'].get(kind)
                 times.append(seconds)
                 speed = f', {2 * macs / seconds / 1e9:.0f} GFLOP/s' if macs else ''
                 row.append(f'{seconds * 1e3:.1f} ms{speed}')
             ratio = f'{times[1] / times[0]:.2f}' if times[0] > 5e-5 else ''
             if max(times) > 5e-5:
-                lines.append(f'| {form} | {kind} | {" | ".join(row)} | {ratio} |')
-    return '\n'.join(lines)
+                rows.append((form, kind, *row, ratio))
+    return table(('form', 'kind', *NAMES, 'ratio'), rows)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--steps', type=int, default=40, help='profiled steps of each model')
-    parser.add_argument('--mode', nargs='+', choices=MODES, default=list(MODES))
-    parser.add_argument('--batch', type=int, nargs='+', default=[1, 8])
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'deploy_profile.json'
+    """Profile the models, print the table and write the results."""
+    script = Script('deploy_profile', __doc__)
+    script.parser.add_argument(
+        '--steps', type=int, default=40, help='profiled steps of each model (default: %(default)s)'
     )
-    args = parser.parse_args(argv)
-    results.check_writable(args.out)
+    script.parser.add_argument(
+        '--mode', nargs='+', choices=MODES, default=list(MODES), help='forms (default: all)'
+    )
+    script.parser.add_argument(
+        '--batch', type=int, nargs='+', default=[1, 8], help='batch sizes (default: 1 8)'
+    )
+    args = script.parse(argv)
     rng = random.Random(0)
     cells: dict[str, Any] = {}
-    for mode, batch in itertools.product(args.mode, args.batch):
-        where = ('fp32', 'channels_last', batch, 224, torch.get_num_threads(), 'cpu')
-        cell = Cell('time', 'main', 'infer', mode, *where)
+    for text, batch in itertools.product(args.mode, args.batch):
+        mode = Mode.parse(text)
+        cell = Cell(
+            'time', 'main', 'infer', Modes(mode, mode, False), 'fp32', 'channels_last', batch, 224,
+            torch.get_num_threads(), 'cpu',
+        )  # fmt: skip
         x = make_input(cell)
         torch.compiler.reset()
-        models = {name: prepare(Spec(name), cell, x).model for name in NAMES}
+        models = {name: prepare(Spec(name), mode, cell, x).model for name in NAMES}
         seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in NAMES}
         for step in range(args.steps + 3):
             for name in rng.sample(NAMES, len(NAMES)):
                 for kind, value in profile_step(models[name], x).items():
-                    if step >= 3:  # the first pack weights
+                    if step >= 3:  # weights are packed in the first steps
                         seconds[name][kind].append(value)
         cells[f'{mode}, b{batch}'] = {
             name: {
@@ -127,8 +161,8 @@ def main(argv: list[str] | None = None) -> None:
             }
             for name in NAMES
         }
-    results.save_script(args.out, 'deploy_profile', argv, cells)
-    print(table(cells))
+    script.save(cells)
+    print(report_table(cells))
 
 
 if __name__ == '__main__':

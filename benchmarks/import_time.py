@@ -1,29 +1,23 @@
-"""What `import timm_res2net` adds to the time of `import timm`.
+"""Measure what `import timm_res2net` adds to the time of `import timm`.
 
     python -m benchmarks.import_time
 
-Fresh processes in pairs, in random order; the figure is the median of the pairs' ratios with a
-bootstrap interval. Both sides import timm, then one of them timm_res2net, so that the ratio is
-(timm + timm_res2net) / timm; it is taken within a process and, noisier, across a pair.
+New processes run in pairs, in random order: both import timm, one of them also timm_res2net. The
+figure is the median of the ratios (timm + timm_res2net) / timm with a bootstrap interval, taken
+within one process and, with more noise, across the two processes of a pair.
 """
 
-import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-import timm
-import torch
+from .script import Script
+from .suite.stats import interval
 
-import timm_res2net
-
-from .results import write
-from .stats import interval
+__all__ = ['main', 'sample', 'sentence']
 
 TIMED = (
     'import time; start = time.perf_counter(); import timm; middle = time.perf_counter(); '
@@ -32,7 +26,7 @@ TIMED = (
 
 
 def sample(extra: str) -> tuple[float, float]:
-    """Seconds of `import timm` alone and of all of it, in one fresh process."""
+    """Return the seconds of `import timm` and of that plus `extra`, in one new process."""
     done = subprocess.run(
         [sys.executable, '-c', TIMED.format(extra)], capture_output=True, text=True, check=True
     )
@@ -40,14 +34,23 @@ def sample(extra: str) -> tuple[float, float]:
     return alone, both
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--pairs', type=int, default=30)
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'import_time.json'
+def sentence(report: Mapping[str, Any]) -> str:
+    """Return the figures in one sentence."""
+    added = 100 * (report['ratio_in_one_process'] - 1)
+    return (
+        f'Importing this package adds {added:.1f} % ({1000 * report["seconds_added"]:.0f} ms) to '
+        'the time of `import timm`.'
     )
-    args = parser.parse_args(argv)
-    sample('pass'), sample('import timm_res2net')  # fill the disk's cache and the bytecode's
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write the results."""
+    script = Script('import_time', __doc__)
+    script.parser.add_argument(
+        '--pairs', type=int, default=30, help='pairs of processes (default: %(default)s)'
+    )
+    args = script.parse(argv)
+    sample('pass'), sample('import timm_res2net')  # fill the disk cache and write bytecode
     within, across, seconds = [], [], []
     for _ in range(args.pairs):
         order = ['pass', 'import timm_res2net']
@@ -66,19 +69,9 @@ def main(argv: list[str] | None = None) -> None:
         'seconds_added': statistics.median(seconds),
         'samples_in_one_process': within,
         'samples_across_processes': across,
-        'environment': {
-            'python': platform.python_version(),
-            'torch': torch.__version__.split('+')[0],
-            'timm': timm.__version__,
-            'timm_res2net': timm_res2net.__version__,
-            'cores': os.cpu_count(),
-            'machine': platform.machine(),
-        },
-        'command': f'python -m benchmarks.import_time --pairs {args.pairs}',
     }
-    text = json.dumps(report, indent=2) + '\n'
-    write(args.out, text.encode())
-    print(text)
+    script.save(report)
+    print(sentence(report))
 
 
 if __name__ == '__main__':

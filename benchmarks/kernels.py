@@ -1,18 +1,16 @@
-"""Measure the forms that `timm_res2net.kernels` chooses between, shape by shape.
+"""Measure the forms that `timm_res2net.layers.rules` chooses between, shape by shape.
 
     python -m benchmarks.kernels
 
-Every form is timed with and without in interleaved rounds, on the layers (packed) and whole blocks
-(merge, slices) of a deployed res2net50_26w_4s at 224 px, on channels_last inputs; and against the
-packed form what else a layer could be, a linear layer or a convolution of a contiguous image. The
-rules in `timm_res2net/kernels.py` were read off benchmarks/results/kernels.json.
+A deployed res2net50_26w_4s runs at 224 px on channels_last inputs, and every form is timed with and
+without in interleaved rounds: packing on single layers, merging and slices on whole blocks. Packed
+layers are also compared with two alternatives: a linear layer, and a convolution of a contiguous
+image. The rules in `timm_res2net/layers/rules.py` come from benchmarks/results/kernels.json.
 """
 
-import argparse
 import copy
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,13 +21,15 @@ from torch.nn import functional as F
 from timm_res2net import reparameterize_model
 from timm_res2net.layers.rules import override
 
-from . import results
-from .measure import interleave
-from .stats import ratio
+from .script import Script
+from .suite.measure import interleave
+from .suite.stats import ratio
+
+__all__ = ['layers', 'main', 'sites']
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 SIZES = (56, 28, 14, 7)
-"""Pixels of a side after each stage."""
+"""Height and width after each stage in pixels."""
 
 
 def _image(channels: int, size: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
@@ -46,7 +46,7 @@ def _call(module: nn.Module, x: torch.Tensor, **forms: bool) -> Callable[[], tor
 
 
 def _linear(conv: Any, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """A 1x1 convolution as a linear layer over the pixels."""
+    """Return a 1x1 convolution as a linear layer over the pixels."""
     weight, relu = conv.weight.flatten(1), type(conv.act) is nn.ReLU
 
     def step() -> torch.Tensor:
@@ -58,11 +58,13 @@ def _linear(conv: Any, x: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def layers(model: Any, batch: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, torch.Tensor]]:
-    """Place, convolution and input of the layers of a deployed model, one of each kind a stage."""
+    """Yield place, convolution and input for the layers of a deployed model, one of each kind a
+    stage.
+    """
     yield 'conv1', model.conv1, _image(3, 224, batch, dtype)
     for stage, size in enumerate(SIZES, 1):
         first, second, *_ = model.get_submodule(f'layer{stage}')
-        before = size * (1 if stage == 1 else 2)  # pixels that the first block gets
+        before = size * (1 if stage == 1 else 2)  # input of the first block
         for name in ('conv1', 'convs.0', 'conv3'):
             conv = second.get_submodule(name)
             yield f'layer{stage}.1.{name}', conv, _image(conv.in_channels, size, batch, dtype)
@@ -71,7 +73,7 @@ def layers(model: Any, batch: int, dtype: torch.dtype) -> Iterator[tuple[str, An
 
 
 def sites(batch: int, dtype: torch.dtype) -> Iterator[tuple[str, str, Any, Any]]:
-    """Form, place, a call without the form and one with it, for every layer with a choice."""
+    """Yield form, place, a call without the form and a call with it, for every choice."""
     plain: Any = timm.create_model('res2net50_26w_4s').eval()
     model: Any = reparameterize_model(plain).to(dtype, memory_format=torch.channels_last)
     with override(merge=False):
@@ -79,7 +81,7 @@ def sites(batch: int, dtype: torch.dtype) -> Iterator[tuple[str, str, Any, Any]]
     for place, conv, x in layers(model, batch, dtype):
         packed = _call(conv, x, packed=True)
         yield 'packed', place, _call(conv, x, packed=False), packed
-        # what stands against it: both are slower, so neither is a form
+        # the alternatives are slower, so they are not forms of the package
         apart = copy.deepcopy(conv).to(memory_format=torch.contiguous_format)
         yield 'contiguous', place, packed, _call(apart, x.contiguous(), packed=False)
         if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
@@ -96,14 +98,15 @@ def sites(batch: int, dtype: torch.dtype) -> Iterator[tuple[str, str, Any, Any]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--budget', type=float, default=3.0, help='seconds a comparison')
-    parser.add_argument('--batch', type=int, nargs='+', default=[1, 8])
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'kernels.json'
+    """Measure every choice and write the results."""
+    script = Script('kernels', __doc__)
+    script.parser.add_argument(
+        '--budget', type=float, default=3.0, help='seconds a comparison (default: %(default)s)'
     )
-    args = parser.parse_args(argv)
-    results.check_writable(args.out)
+    script.parser.add_argument(
+        '--batch', type=int, nargs='+', default=[1, 8], help='batch sizes (default: 1 8)'
+    )
+    args = script.parse(argv)
     cells = {}
     for precision, dtype in DTYPES.items():
         for batch in args.batch:
@@ -119,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
                 key = f'{form}/{place}/{precision}/b{batch}'
                 cells[key] = {'ratio': list(time), 'samples': samples}
                 print(f'{key:<36} time × {time}')
-    results.save_script(args.out, 'kernels', argv, cells)
+    script.save(cells)
 
 
 if __name__ == '__main__':

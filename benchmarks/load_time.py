@@ -2,13 +2,12 @@
 
     python -m benchmarks.load_time
 
-The cache is laid out as huggingface_hub lays it out, and the network is off. In each round every
-way runs once, in random order, in a process of its own, after a load of the small model in the
-package; figures are medians of the rounds' ratios to torch.load, with their bootstrap intervals.
-The files are in the page cache: what is measured is the work, not the disk.
+The cache has the layout of huggingface_hub's, and the network is off. In each round every way runs
+once, in random order and in its own process, which has loaded the package's small model before.
+Figures are medians of the rounds' ratios to torch.load with bootstrap intervals. The files are in
+the page cache, so the disk is not measured.
 """
 
-import argparse
 import json
 import os
 import random
@@ -26,13 +25,13 @@ from safetensors.torch import save_file
 import timm_res2net
 from timm_res2net.text import table
 
-from . import results
-from .stats import ratio
+from .script import Script
+from .suite.stats import ratio
 
-__all__ = ['WAYS', 'main', 'sentence', 'table']
+__all__ = ['WAYS', 'main', 'report_table', 'sentence']
 
 MODEL = 'res2net50_se'
-SOURCE = 'timm/res2net50_26w_4s.in1k'  # where its weights are
+SOURCE = 'timm/res2net50_26w_4s.in1k'  # holds its weights
 REPO = 'me/warm'
 COMMIT = '0' * 40
 WAYS = {
@@ -54,7 +53,7 @@ model = timm.create_model('local-dir:' + folder + '/model', pretrained=True)
 model = timm.create_model(name)
 """,
 }
-"""Python that leaves the model in `model`, by what it is."""
+"""Python code that makes `model`, by name."""
 BASE, NAMED, *_ = WAYS
 
 CHILD = """
@@ -67,9 +66,9 @@ def status(field):
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
-timm.create_model('test_res2net_se', pretrained=True)  # imports, first uses
+timm.create_model('test_res2net_se', pretrained=True)  # for imports
 with open('/proc/self/clear_refs', 'w') as file:
-    file.write('5')  # the peak starts anew
+    file.write('5')  # resets the peak
 before, start = status('VmRSS'), time.perf_counter()
 exec(way)
 seconds = time.perf_counter() - start
@@ -78,7 +77,7 @@ print(json.dumps({'seconds': seconds, 'peak_bytes': status('VmHWM') - before}))
 
 
 def _cache(home: Path, repo: str, files: list[Path]) -> None:
-    """A repository in a warm cache."""
+    """Put the files of a repository into a cache."""
     folder = home / 'hub' / f'models--{repo.replace("/", "--")}'
     snapshot = folder / 'snapshots' / COMMIT
     for path in (folder / 'blobs', folder / 'refs', snapshot):
@@ -91,7 +90,9 @@ def _cache(home: Path, repo: str, files: list[Path]) -> None:
 
 
 def _lay_out(folder: Path) -> int:
-    """Write the same random weights as .pth, as a folder, and as a cache; their size in bytes."""
+    """Write the same random weights as .pth, as a folder and as a cache; return their size in
+    bytes.
+    """
     torch.manual_seed(0)
     model: Any = timm.create_model(MODEL)
     torch.save(model.state_dict(), folder / 'weights.pth')
@@ -101,7 +102,7 @@ def _lay_out(folder: Path) -> int:
     (plain / 'config.json').write_text(json.dumps(done.config))
     save_file(model.state_dict(), plain / 'model.safetensors', {'format': 'pt'})
     _cache(folder / 'home', REPO, list(plain.iterdir()))
-    ungated: Any = timm.create_model(MODEL, attn_layer='')  # what the gates start from
+    ungated: Any = timm.create_model(MODEL, attn_layer='')  # the published weights have no gates
     (folder / 'source').mkdir()
     weights = folder / 'source' / 'model.safetensors'
     save_file(ungated.state_dict(), weights, {'format': 'pt'})
@@ -126,7 +127,7 @@ def _measure(way: str, folder: Path) -> dict[str, float]:
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """The results as a table."""
+    """Return the results as a table."""
     rows = [
         (
             way,
@@ -140,25 +141,23 @@ def report_table(report: dict[str, Any]) -> str:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """What the README says of it."""
-    low_to_high = {way: cell['time_ratio'] for way, cell in report['ways'].items()}
-    middle, low, high = low_to_high[NAMED]
+    """Return the main figure in one sentence."""
+    middle, low, high = report['ways'][NAMED]['time_ratio']
     return (
-        f'Making `{report["model"]}` with its weights from a warm cache takes × {middle:.2f} '
-        f'[{low:.2f}, {high:.2f}]\nof the time of making it and loading them from a .pth'
+        f'`{report["model"]}` with pretrained weights from a warm cache takes × {middle:.2f} '
+        f'[{low:.2f}, {high:.2f}] of the time of building it and loading the same weights from a '
+        '.pth.'
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--rounds', type=int, default=15, help='default: %(default)s')
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'load_time.json'
+    script = Script('load_time', __doc__)
+    script.parser.add_argument(
+        '--rounds', type=int, default=15, help='rounds (default: %(default)s)'
     )
-    args = parser.parse_args(argv)
-    results.check_writable(args.out)
-    torch.set_num_threads(1)  # as the processes that are measured, for the record
+    args = script.parse(argv)
+    torch.set_num_threads(1)  # for the recorded environment: the measured processes use one too
     rng = random.Random(0)
     samples: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as scratch:
@@ -180,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         }
     report = {'model': MODEL, 'file_bytes': size, 'ways': cells}
     print(report_table(report))
-    results.save_script(args.out, 'load_time', argv, report)
+    script.save(report)
 
 
 if __name__ == '__main__':

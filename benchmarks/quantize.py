@@ -1,14 +1,13 @@
-"""Measure what int8 costs: ONNX Runtime's static quantisation of an exported model.
+"""Measure the loss in accuracy by int8: ONNX Runtime's static quantization of an exported model.
 
     python -m benchmarks.quantize
 
-The embedded digits model, exported as ONNX in its deploy form, is quantised to int8 (weights a
-channel, activations a tensor, both signed) with statistics of training images, and looked at on the
-360 held-out ones. Larger models have no weights that could be shipped, and random ones say nothing
-about what a trained network bears.
+The embedded digits model is deployed, exported to ONNX and quantized to int8 (weights by channel,
+activations by tensor, both signed) with statistics of training images, then evaluated on the 360
+held-out images. No larger model has weights in the package, and random weights do not tell how much
+quantization a trained network bears.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,8 @@ import torch
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export import INPUT, export_model
 
-from . import results
-from .train_digits import NAME, digits, to_batch
+from .script import Script
+from .trainings.train_digits import NAME, digits, to_batch
 
 __all__ = ['answers', 'main', 'quantize', 'sentence']
 
@@ -30,12 +29,12 @@ CALIBRATION = 128  # images
 
 
 def quantize(path: Path, out: Path, images: torch.Tensor) -> None:
-    """Write an int8 form of an ONNX file.
+    """Write an ONNX file as int8.
 
     Args:
-        path: From `timm_res2net.export`.
-        out: File to write.
-        images: (N, C, H, W), normalized, which show how large activations get.
+        path: A file of `timm_res2net.export`.
+        out: The file to write.
+        images: Normalized images (N, C, H, W) that the ranges of activations are taken from.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -62,7 +61,7 @@ def quantize(path: Path, out: Path, images: torch.Tensor) -> None:
 
 
 def answers(path: Path, images: torch.Tensor) -> torch.Tensor:
-    """Logits of an ONNX file, (N, num_classes)."""
+    """Return the logits of an ONNX file, (N, num_classes), for images (N, C, H, W)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -71,23 +70,19 @@ def answers(path: Path, images: torch.Tensor) -> torch.Tensor:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """What the README says of it."""
+    """Return the figures in one sentence."""
     (size, small), (before, after) = report['bytes'], report['accuracy']
     return (
-        f'the digits model then gets {after:.1f} % of {report["held_out"]} images right\n'
-        f'instead of {before:.1f} %, with logits {100 * report["error_rms"]:.1f} % off (rms) and '
-        f'a file × {small / size:.2f} as large'
+        f'In int8 the digits model classifies {after:.1f} % of {report["held_out"]} images '
+        f'correctly instead of {before:.1f} %; its logits differ by '
+        f'{100 * report["error_rms"]:.1f} % (rms) and the file is × {small / size:.2f} as large.'
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'quantize.json'
-    )
-    args = parser.parse_args(argv)
-    results.check_writable(args.out)
+    script = Script('quantize', __doc__)
+    script.parse(argv)
     model: Any = timm.create_model(NAME, pretrained=True)
     train_images, test_images, _, labels = digits()
     calibration = to_batch(model, train_images[:CALIBRATION])
@@ -110,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         'error_max': round(float(error.abs().max() / expected.abs().max()), 4),
     }
     print(sentence(report))
-    results.save_script(args.out, 'quantize', argv, report)
+    script.save(report)
 
 
 if __name__ == '__main__':

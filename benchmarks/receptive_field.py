@@ -2,18 +2,18 @@
 
     python -m benchmarks.receptive_field
 
-The paper claims larger receptive fields (arXiv:1904.01169, section 3.1). Here: the gradient of
-the centre unit of stage 3 (stride 16), summed over its channels, with respect to the image; its
-absolute value, summed over colours and averaged over images (arXiv:1701.04128). The half-width is
-half the side of the centred square that holds a share of it, in pixels.
+The paper claims larger receptive fields (arXiv:1904.01169, section 3.1). The field is the gradient
+of the center unit of stage 3 (stride 16), summed over its channels, with respect to the image: its
+absolute value, summed over colors and averaged over images (arXiv:1701.04128). The half-width is
+half the side of the centered square that contains a share of the field, in pixels.
 
-Weights are random, since none that are trained can be shipped: He initialisation, the last
-BatchNorm of a block at 1 (at 0, as training starts, a block is its shortcut), and statistics of
-BatchNorm from images of noise. Each seed draws weights and images anew, for all networks alike;
-figures are medians over seeds, with bootstrapped 95 % intervals, and of ratios seed by seed.
+Weights are random, because no trained weights are in the package: He initialization, the last
+BatchNorm of a block at 1 (at 0, as training starts, a block is its shortcut), and BatchNorm
+statistics from images of noise. Each seed gives other weights and images, the same for all
+networks. Figures are medians over seeds, with bootstrapped 95 % intervals; ratios are taken seed by
+seed.
 """
 
-import argparse
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,10 +27,10 @@ import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.files import write_file
 from timm_res2net.text import table
 
-from . import results
-from .stats import interval, ratio
+from .script import Script
+from .suite.stats import interval, ratio
 
-__all__ = ['BASE', 'NAMES', 'field', 'half_width', 'main', 'sentence', 'table']
+__all__ = ['BASE', 'NAMES', 'field', 'half_width', 'main', 'report_table', 'sentence']
 
 BASE = 'resnet50'
 NAMES = (BASE, 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_48w_2s')
@@ -46,7 +46,7 @@ def _network(name: str, seed: int, size: int) -> Any:
     )
     norms = [m for m in body.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # an average over all that it sees
+        norm.momentum = None  # plain averages
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         body.train()(torch.randn(2, 3, size, size, generator=generator))
@@ -54,7 +54,7 @@ def _network(name: str, seed: int, size: int) -> Any:
 
 
 def field(name: str, seed: int, images: int, size: int = SIZE) -> np.ndarray:
-    """The gradient's absolute value at every pixel, (size, size), summing to 1."""
+    """Return the absolute value of the gradient at every pixel, (size, size), with a sum of 1."""
     body = _network(name, seed, size)
     generator = torch.Generator().manual_seed(1000 + seed)
     total = torch.zeros(size, size)
@@ -68,15 +68,17 @@ def field(name: str, seed: int, images: int, size: int = SIZE) -> np.ndarray:
 
 
 def half_width(weight: np.ndarray, share: float) -> float:
-    """Half the side of the square around the centre of mass that holds a share of a field, in px.
+    """Return half the side of the square that contains a share of a field, in pixels.
+
+    The square is centered on the field's center of mass.
 
     Args:
-        weight: (H, W), not negative, summing to 1.
+        weight: (H, W), not negative, with a sum of 1.
         share: From 0 to 1.
     """
     rows, columns = np.indices(weight.shape)
     row, column = (weight * rows).sum(), (weight * columns).sum()
-    # a pixel lies in all squares from its own distance on, in the longer of both directions
+    # a pixel is inside every square whose half side is at least its longer distance
     distance = np.maximum(abs(rows - row), abs(columns - column)).ravel()
     order = distance.argsort(kind='stable')
     inside = weight.ravel()[order].cumsum()
@@ -84,7 +86,7 @@ def half_width(weight: np.ndarray, share: float) -> float:
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """The results as a table."""
+    """Return the results as a table."""
     rows = []
     for name, cell in report['networks'].items():
         row = [name]
@@ -100,15 +102,16 @@ def report_table(report: dict[str, Any]) -> str:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """What the README says of it."""
+    """Return the main figures in one sentence."""
     share = f'{SHARES[1]:.0%}'
     ours, theirs = (
         report['networks'][name][f'half_width_{share}'] for name in ('res2net50_26w_4s', BASE)
     )
     middle, low, high = report['networks']['res2net50_26w_4s'][f'ratio_{share}']
     return (
-        f'half the side of the square that holds {share} of it is {ours[0]:.0f} px in\n'
-        f'res2net50_26w_4s, {theirs[0]:.0f} px in {BASE} (× {middle:.2f} [{low:.2f}, {high:.2f}])'
+        f'Half the side of the square that contains {share} of the gradient is {ours[0]:.0f} px in '
+        f'res2net50_26w_4s and {theirs[0]:.0f} px in {BASE} '
+        f'(× {middle:.2f} [{low:.2f}, {high:.2f}]).'
     )
 
 
@@ -120,7 +123,7 @@ def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> 
     share = f'{SHARES[1]:.0%}'
     brightest = max(float(weight.max()) for weight in fields.values())
     for cell, (name, weight) in zip(rows[0].subplots(1, len(fields)), fields.items(), strict=True):
-        # a square root, so that the faint outskirts are seen
+        # the square root makes the faint outer part visible
         cell.imshow(np.sqrt(weight), cmap='magma', vmin=0, vmax=brightest**0.5)
         side = report['networks'][name][f'half_width_{share}'][0]
         centre = len(weight) / 2
@@ -131,7 +134,7 @@ def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> 
     for name, weight in fields.items():
         along = np.convolve(weight.sum(0), np.ones(16) / 16, 'same')
         profile.plot(np.arange(len(along)) - len(along) / 2, along, label=name)
-    profile.set_xlabel('px from the centre')
+    profile.set_xlabel('px from the center')
     profile.set_ylabel('share of the gradient')
     profile.legend(fontsize=8)
     write_file(path, lambda file: figure.savefig(file, format='png', dpi=90))
@@ -145,17 +148,13 @@ def _square(centre: float, half: float) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, and write the results and the picture beside them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, default=6, help='default: %(default)s')
-    parser.add_argument('--images', type=int, default=2, help='a seed; default: %(default)s')
-    parser.add_argument('--size', type=int, default=SIZE, help='in px; default: %(default)s')
-    parser.add_argument(
-        '--out', type=Path, default=Path(__file__).parent / 'results' / 'receptive_field.json'
-    )
-    args = parser.parse_args(argv)
-    picture = args.out.with_suffix('.png')
-    results.check_writable(args.out, picture)
+    """Measure, and write the results and a picture next to them."""
+    script = Script('receptive_field', __doc__)
+    add = script.parser.add_argument
+    add('--seeds', type=int, default=6, help='draws of weights (default: %(default)s)')
+    add('--images', type=int, default=2, help='images a seed (default: %(default)s)')
+    add('--size', type=int, default=SIZE, help='image size in px (default: %(default)s)')
+    args = script.parse(argv)
     fields = {
         name: [field(name, seed, args.images, args.size) for seed in range(args.seeds)]
         for name in NAMES
@@ -182,8 +181,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(report_table(report))
     means = {name: np.mean(weights, 0) for name, weights in fields.items()}
-    _draw(picture, means, report)
-    results.save_script(args.out, 'receptive_field', argv, report)
+    _draw(args.out.with_suffix('.png'), means, report)
+    script.save(report)
 
 
 if __name__ == '__main__':

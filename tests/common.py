@@ -19,7 +19,13 @@ HRNETS = tuple(hrnet_res2net.default_cfgs)
 TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
 HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
+TINY = 'test_res2net_se'
 SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
+
+
+def slow_except(quick, values):
+    """Values for `parametrize`, all but the quick ones marked slow."""
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 def randomise(model: nn.Module, seed: int = 1) -> nn.Module:

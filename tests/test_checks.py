@@ -213,9 +213,7 @@ def test_one_problem_under_every_verb(verb, folder):
     assert state == getattr(row, verb)
     assert '1: bn1.bias' in text
     if state == 'error':
-        with pytest.raises(
-            ValueError, match=r'me/net was.*bn1\.bias.*another checkpoint'
-        ):
+        with pytest.raises(ValueError, match=r'me/net was.*bn1\.bias.*another checkpoint'):
             refuse(findings, 'me/net was not pushed')
     else:
         refuse(findings, 'it')

@@ -110,7 +110,9 @@ def test_every_verb_takes_a_tag(here):
     torch.save(model.state_dict(), 'net.pth')
     found = convert_checkpoint('net.pth', model='test_res2net_se.digits')
     assert found.architecture == 'test_res2net_se'
-    done = push_to_hub('net.pth', 'me/net', license='mit', dry_run=True, architecture='test_res2net_se.digits')
+    done = push_to_hub(
+        'net.pth', 'me/net', license='mit', dry_run=True, architecture='test_res2net_se.digits'
+    )
     assert done.config.architecture == 'test_res2net_se'
 
 

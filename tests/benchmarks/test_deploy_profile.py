@@ -1,7 +1,6 @@
-"""The profile of the deploy form."""
+"""The profile of deployed and compiled models."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,16 +8,14 @@ import timm
 import torch
 
 from benchmarks import deploy_profile
-from benchmarks.subjects import deploy
-
-RESULTS = Path(deploy_profile.__file__).parent / 'results'
+from benchmarks.suite.models import deploy
 
 
 def test_a_step_is_profiled_by_kind():
     name = 'res2net50_26w_4s'
     model = deploy(timm.create_model(name).eval(), name).to(memory_format=torch.channels_last)
     x = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    for _ in range(3):  # weights are packed when a shape has come twice
+    for _ in range(3):  # the second call packs weights
         seconds = deploy_profile.profile_step(model, x)
     assert seconds.keys() == set(deploy_profile.KINDS)
     for kind in (*deploy_profile.CONVOLUTIONS, 'add', 'copy/concat'):
@@ -26,6 +23,7 @@ def test_a_step_is_profiled_by_kind():
     assert seconds['generated code'] == 0
 
 
+@pytest.mark.slow  # compiles two whole models
 def test_a_compiled_step_is_profiled_by_kind(tmp_path, capsys):
     out = tmp_path / 'profile.json'
     deploy_profile.main(['--mode', 'frozen', '--batch', '1', '--steps', '1', '--out', str(out)])
@@ -59,9 +57,3 @@ def test_macs_by_kernel_size():
     # 4.09 GMACs in all, of which the stem has 7 * 7 * 3 * 64 * 112 * 112
     assert found['convolution 7×7'] == 2 * 7 * 7 * 3 * 64 * 112 * 112
     assert round(sum(found.values()) / 2e9, 2) == 4.09
-
-
-def test_the_readme_has_the_table():
-    report = json.loads((RESULTS / 'deploy_profile.json').read_text())
-    readme = (RESULTS.parent / 'README.md').read_text()
-    assert deploy_profile.table(report['cells']) in readme

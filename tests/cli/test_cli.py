@@ -326,8 +326,19 @@ def test_run_under_torchrun(script, tmp_path):
 
 @pytest.mark.parametrize(
     'verb',
-    ['list', 'info', 'demo', 'convert', 'push', 'pull', 'check', 'export', 'show', 'hub-configs',
-     'run'],
+    [
+        'list',
+        'info',
+        'demo',
+        'convert',
+        'push',
+        'pull',
+        'check',
+        'export',
+        'show',
+        'hub-configs',
+        'run',
+    ],
 )
 def test_help_has_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -39,11 +39,12 @@ class Trap:
         return self.call
 
 
-def refused(path: Path) -> str:
-    """The reason why a file, alone in its folder, is not read."""
+def refused(path: Path, *words: str) -> str:
+    """The error of reading a file that is alone in its folder, which has all of the words."""
     with pytest.raises(ValueError) as error:
         read_checkpoint(path)
     text = str(error.value)
     assert text.startswith(f'Cannot read {path} as a checkpoint: ')
     assert {p.name for p in path.parent.iterdir()} == {path.name}  # no trap sprang
+    assert not [word for word in words if word not in text], text
     return text

@@ -88,12 +88,14 @@ def test_the_way_back():
 
 
 def test_a_bias_without_a_mean_is_an_error():
-    with pytest.raises(ValueError, match=r'that biases of test need, 1: n\.running_mean'):
+    with pytest.raises(
+        ValueError, match=r'test checkpoint lacks for its biases, 1: n\.running_mean'
+    ):
         apply_rules({'c.bias': torch.ones(3)}, BIAS, 'test')
 
 
 def test_channels_that_are_no_splits_are_an_error():
-    with pytest.raises(ValueError, match='4 channels cannot be cut into 3 splits'):
+    with pytest.raises(ValueError, match=r'4 channels .* 3 splits'):
         apply_rules({'c.weight': torch.ones(4, 1)}, BIAS, 'test')
 
 
@@ -108,7 +110,7 @@ def test_keys_without_a_rule_are_listed():
 
 
 def test_two_keys_for_one_name_are_an_error():
-    with pytest.raises(ValueError, match=r'name is taken already, 1: b2 \(also w\)'):
+    with pytest.raises(ValueError, match=r'test checkpoint.* 1: b2 \(also w\)'):
         apply_rules({'b1': ONE, 'b2': ONE}, [Rule('b{i}', 'w')], 'test')
 
 

@@ -9,43 +9,41 @@ from timm_res2net.convert import infer_arguments
 
 def test_an_attention_that_shapes_do_not_tell():
     weights = random_weights('test_res2net_se', attn_layer='eca')
-    with pytest.raises(
-        ValueError, match='Its attention is none of SE, and shapes do not tell which'
-    ):
+    with pytest.raises(ValueError, match='attention is not SE'):
         infer_arguments(weights)
 
 
 @pytest.mark.parametrize(
-    ('key', 'shape', 'text'),
+    ('key', 'shape', 'words'),
     [
-        ('layer2.0.convs.0.weight', None, "It has no 'layer2.0.convs.0.weight', which every"),
+        ('layer2.0.convs.0.weight', None, ["no 'layer2.0.convs.0.weight'"]),
         (
             'layer1.0.se.fc1.weight',
             (8, 64, 1, 1),
-            'Its SE modules reduce 64 channels to 8; only a reduction to 4 (by 16) can be built',
+            ['64 channels to 8', 'by 16, to 4'],
         ),
         (
             'layer2.0.convs.0.weight',
             (40, 40, 3, 3),
-            'No base_width gives splits of 6 channels to 16 planes, 40 channels to 32 planes',
+            ['6 channels to 16 planes', '40 channels to 32 planes'],
         ),
         (
             'layer1.0.convs.0.weight',
             (0, 6, 3, 3),
-            "Its 'layer1.0.convs.0.weight' has the shape (0, 6, 3, 3), not 4 sizes of at least 1",
+            ["'layer1.0.convs.0.weight' has the shape (0, 6, 3, 3)", '4 sizes of at least 1'],
         ),
-        ('fc.weight', (), "Its 'fc.weight' has the shape (), not 2 sizes of at least 1"),
+        ('fc.weight', (), ["'fc.weight' has the shape ()", '2 sizes of at least 1']),
         (
             'layer1.0.conv3.weight',
             (7, 24, 1, 1),
-            "Its 'layer1.0.conv3.weight' has 7 channels, no multiple of 4",
+            ["'layer1.0.conv3.weight' has 7 channels", 'multiple of 4'],
         ),
     ],
 )
-def test_shapes_of_no_res2net(key, shape, text):
+def test_shapes_of_no_res2net(key, shape, words):
     weights = {**tiny(), key: torch.ones(shape or ())}
     if shape is None:
         del weights[key]
     with pytest.raises(ValueError) as error:
         infer_arguments(weights)
-    assert text in str(error.value)
+    assert all(word in str(error.value) for word in words)

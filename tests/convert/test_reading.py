@@ -37,9 +37,7 @@ def test_a_torch_file_that_wants_to_run_something(function, name, legacy, tmp_pa
     content = {'state_dict': tiny(), 'hook': Trap(function, argument)}
     path = tmp_path / 'w.pth'
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    text = refused(path)
-    assert f"{name}', which no weights need." in text and "it wants to load '" in text
-    assert 'Nothing in it was run. If you trust where it comes from, load it there' in text
+    refused(path, "wants to load '", f"{name}'", 'Nothing in it was run', 'If you trust')
 
 
 def rewrite(path: Path, compression: int, repeat: int = 1) -> None:
@@ -62,10 +60,10 @@ def test_zip_bombs(tmp_path):
     path = tmp_path / 'w.pth'
     save({'a': torch.zeros(1_000_000)}, path)
     rewrite(path, zipfile.ZIP_DEFLATED)
-    assert 'is compressed, which torch never does.' in refused(path)
+    refused(path, 'entry ', ' is compressed')
     save({'a': torch.zeros(10_000)}, path)
     rewrite(path, zipfile.ZIP_STORED, repeat=20)
-    assert 'its entries claim ' in refused(path)
+    refused(path, 'entries claim ', ' bytes')
 
 
 def end_records(content: bytes) -> tuple[bytes, bytes]:
@@ -89,11 +87,11 @@ def test_a_zip_file_with_two_directories(tmp_path):
     record[8:10] = record[10:12] = count.to_bytes(2, 'little')
     record[16:20] = start.to_bytes(4, 'little')
     path.write_bytes(bomb[:-22] + body + bytes(record))
-    assert 'its end is not as torch writes it. Download it again.' in refused(path)
+    refused(path, 'does not end as', 'Download it again')
     path.write_bytes(harmless)
     assert list(read_checkpoint(path).tensors) == ['a']
     path.write_bytes(harmless + b'more')
-    assert 'Download it again.' in refused(path)
+    refused(path, 'Download it again')
 
 
 @pytest.mark.parametrize('kind', ['optimizer', 'scalar'])
@@ -103,9 +101,7 @@ def test_what_training_scripts_keep_beside_the_weights(kind, tmp_path):
         assert read_checkpoint(save(content, tmp_path / 'w.pth')).entry == 'state_dict'
     else:
         path = save({'state_dict': tiny(), 'best': np.float64(0.5)}, tmp_path / 'w.pth')
-        text = refused(path)
-        assert "scalar', which no weights need. Nothing in it was run." in text
-        assert 'weights_only' not in text
+        assert 'weights_only' not in refused(path, "scalar'", 'Nothing in it was run')
 
 
 def test_an_average_of_models(tmp_path):
@@ -124,78 +120,72 @@ def test_mmengines_ema_entry_is_not_the_average(tmp_path):
 
 def test_keys_that_are_no_names(tmp_path):
     path = save({0: torch.ones(1)}, tmp_path / 'w.pth')
-    assert 'it has keys of int, not of names.' in refused(path)
+    refused(path, 'keys of type int')
 
 
 def test_tensors_that_claim_more_than_there_is(tmp_path):
     path = save({'a': torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / 'w.pth')
-    assert "the entry 'a' claims (1048576, 1048576) and has memory for less." in refused(path)
+    refused(path, "'a' claims the shape (1048576, 1048576)", 'less memory')
 
 
 def test_a_damaged_file(tmp_path):
     path = save(tiny(), tmp_path / 'w.pth')
     whole = path.read_bytes()
     path.write_bytes(whole[:-5000])
-    assert 'File is not a zip file. Download it again.' in refused(path)
+    refused(path, 'not a zip file', 'Download it again')
     torch.save(tiny(), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:-5000])
-    assert 'Download it again.' in refused(path)
+    refused(path, 'Download it again')
     save_file(tiny(), path)
     path.write_bytes(path.read_bytes()[:-5000])
-    assert 'Download it again.' in refused(path)
+    refused(path, 'Download it again')
     path.write_bytes(b'')
-    assert 'it is empty. Download it again.' in refused(path)
+    refused(path, 'empty', 'Download it again')
 
 
 @pytest.mark.parametrize(
-    ('content', 'text'),
+    ('content', 'words'),
     [
-        (b'<!DOCTYPE html><html>', "it begins with b'<!DOCTYPE html><', as no safetensors, .pth"),
-        (b'\x89PNG\r\n\x1a\n' + bytes(99), 'it begins with '),
-        (pickle.dumps([1, 2]), 'it holds list, not a dict.'),
-        (
-            pickle.dumps({'epoch': 3}),
-            'none of its entries (epoch) holds weights. Looked for state_',
-        ),
+        (b'<!DOCTYPE html><html>', ["begins with b'<!DOCTYPE html><'", 'Download it again']),
+        (b'\x89PNG\r\n\x1a\n' + bytes(99), ["begins with b'\\x89PNG"]),
+        (pickle.dumps([1, 2]), ['holds list', 'not a dict']),
+        (pickle.dumps({'epoch': 3}), ['entries (epoch)', 'Looked for state_dict_ema', 'name it']),
         (
             pickle.dumps({'a': np.ones(3, np.int32), 'b': np.ones(2)}),
-            "the entry 'a' is int32, not floating-point numbers.",
+            ["'a' is int32", 'as float32'],
         ),
     ],
 )
-def test_a_file_of_another_kind(content, text, tmp_path):
+def test_a_file_of_another_kind(content, words, tmp_path):
     path = tmp_path / 'w.bin'
     path.write_bytes(content)
-    assert text in refused(path)
+    refused(path, *words)
 
 
 @pytest.mark.filterwarnings('ignore:Validating sparse tensor')  # torch, of sparse tensors
 @pytest.mark.parametrize(
-    ('content', 'text'),
+    ('content', 'words'),
     [
-        ([torch.ones(1)], 'it holds list, not a state dict. Save `model.state_dict()`, not the'),
-        ({'optimizer': {'lr': 1}}, 'none of its entries (optimizer) holds weights.'),
-        ({'a': torch.ones(2), 'lr': 0.1}, "the entry 'lr' is float, not a tensor."),
-        (
-            {'a': torch.ones(2, dtype=torch.int64)},
-            "the entry 'a' is a torch.strided tensor of torch",
-        ),
-        ({'a': torch.ones(2, 2).to_sparse()}, "the entry 'a' is a torch.sparse_coo tensor of"),
+        ([torch.ones(1)], ['holds list', 'Save `model.state_dict()`']),
+        ({'optimizer': {'lr': 1}}, ['entries (optimizer)', 'name it']),
+        ({'a': torch.ones(2), 'lr': 0.1}, ["'lr' is float", 'nothing but tensors']),
+        ({'a': torch.ones(2, dtype=torch.int64)}, ["'a' is", 'torch.int64', 'Save dense']),
+        ({'a': torch.ones(2, 2).to_sparse()}, ["'a' is a torch.sparse_coo tensor", 'Save dense']),
     ],
 )
-def test_a_torch_file_of_another_kind(content, text, tmp_path):
-    assert text in refused(save(content, tmp_path / 'w.pth'))
+def test_a_torch_file_of_another_kind(content, words, tmp_path):
+    refused(save(content, tmp_path / 'w.pth'), *words)
 
 
 def test_a_torchscript_archive(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / 'w.pt'))
-    assert 'Cannot read' in refused(tmp_path / 'w.pt')
+    refused(tmp_path / 'w.pt')
 
 
 def test_a_whole_model_is_refused(tmp_path):
     path = tmp_path / 'w.pth'
     torch.save(timm.create_model('test_res2net_se'), path)
-    assert "it wants to load 'timm_res2net.models.res2net_zoo.Res2Net'" in refused(path)
+    refused(path, "'timm_res2net.models.res2net_zoo.Res2Net'", 'save the state dict')
 
 
 @pytest.mark.parametrize('legacy', [False, True])
@@ -225,7 +215,7 @@ def test_an_entry_by_name(tmp_path):
     path = save({'state_dict': zeros(tiny()), 'state_dict_ema': tiny()}, tmp_path / 'w.pth')
     found = read_checkpoint(path, entry='state_dict')
     assert not any(value.any() for value in found.tensors.values())
-    with pytest.raises(ValueError, match=r"an entry 'x'. Use one of state_dict, state_dict_ema\."):
+    with pytest.raises(ValueError, match=r"entry 'x'.* Use .*state_dict, state_dict_ema"):
         read_checkpoint(path, entry='x')
 
 

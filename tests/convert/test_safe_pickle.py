@@ -1,6 +1,7 @@
 """Pickled arrays: numbers are read, and nothing else."""
 
 import collections
+import json
 import os
 import pickle
 import subprocess
@@ -53,7 +54,7 @@ def test_a_pickle_that_wants_more_is_refused(function, protocol, tmp_path):
         read_pdparams(path)
     text = str(error.value)
     assert text.startswith(f'Cannot read {path} as a Paddle .pdparams file: it wants to load ')
-    assert f".{function.__name__}', which is no part of a dictionary of arrays." in text
+    assert f".{function.__name__}'" in text
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -73,42 +74,36 @@ def test_another_codec_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'text'),
+    ('content', 'words'),
     [
-        (b'', 'it ends too early.'),
-        (b'<html></html>', 'pdparams file: '),
-        (pickle.dumps(ARRAYS, 2)[:-9], 'pdparams file: '),
-        (pickle.dumps([1]), 'it holds list, not a dict.'),
-        (pickle.dumps({}), 'it holds no arrays. Download it again.'),
+        (b'', ['ends too early']),
+        (b'<html></html>', []),
+        (pickle.dumps(ARRAYS, 2)[:-9], []),
+        (pickle.dumps([1]), ['holds list', 'not a dict']),
+        (pickle.dumps({}), ['holds no arrays', 'Download it again']),
         (
             pickle.dumps({'StructuredToParameterName@@': {}}),
-            'it holds no arrays. Download it again.',
+            ['holds no arrays', 'Download it again'],
         ),
-        (pickle.dumps({'a': 1.5}), "the entry 'a' is float, not floating-point numbers."),
-        (
-            # how Paddle writes bfloat16
-            pickle.dumps({'a': np.ones(3, np.uint16)}),
-            "the entry 'a' is uint16, not floating-point numbers.",
-        ),
-        (
-            pickle.dumps({'a': np.array([None])}, 2),
-            "the entry 'a' is object, not floating-point numbers.",
-        ),
+        (pickle.dumps({'a': 1.5}), ["'a' is float", 'as float32']),
+        # how Paddle writes bfloat16
+        (pickle.dumps({'a': np.ones(3, np.uint16)}), ["'a' is uint16", 'bfloat16 as float32']),
+        (pickle.dumps({'a': np.array([None])}, 2), ["'a' is object", 'as float32']),
     ],
 )
-def test_files_of_another_kind(content, text, tmp_path):
+def test_files_of_another_kind(content, words, tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(content)
     with pytest.raises(ValueError) as error:
         read_pdparams(path)
     assert str(error.value).startswith(f'Cannot read {path} as a Paddle .pdparams file: ')
-    assert text in str(error.value)
+    assert all(word in str(error.value) for word in words)
 
 
 def test_protocols_that_no_framework_writes_are_refused(tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(pickle.dumps({'a': Trap(os.system, f'touch {tmp_path}/trap')}, 0))
-    with pytest.raises(ValueError, match='it is no pickled dictionary of arrays, or a damaged one'):
+    with pytest.raises(ValueError, match='not a pickled dictionary of arrays'):
         read_pdparams(path)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -133,48 +128,84 @@ def released(address: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize(
-    ('content', 'text'),
-    [
-        (released(0x4847464544434241), "the entry 'a' is V8, not floating-point numbers."),
-        # 8 bytes that ask for a table of 32 GB
-        (b'\x80\x02}r\xff\xff\xff\x7f.', 'it holds no arrays.'),
-        (b'\x80\x04}\x8c\x01a\x96' + 8 * b'\xfe' + b's.', 'it holds what a dictionary of arrays'),
-        (b'\x80\x04}\x8c\x01aB\xff\xff\xff\x7fs.', 'it ends too early.'),
-        # a key of a million nested tuples, and one of 2 ** 40 parts
-        (b'\x80\x02})' + b'\x85' * 1_000_000 + b'K\x01s.', 'it holds what a dictionary of arrays'),
-        (b'\x80\x02})' + b'q\x01h\x01\x86' * 40 + b'K\x01s.', 'it holds what a dictionary of'),
-        # an array of a shape that its bytes do not fill
-        (
-            pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2),
-            'it holds what a dictionary of arrays does not.',
-        ),
-        # calling what was made, and states for what has none
-        (b'\x80\x02}(X\x01\x00\x00\x00a}}Ru.', 'it holds what a dictionary of arrays does not.'),
-        (b'\x80\x02}}b.', 'it holds what a dictionary of arrays does not.'),
-        (b'\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.', 'it holds what a dictionary'),
-    ],
-)  # fmt: skip
-def test_a_pickle_that_would_harm_as_it_is_read(content, text, tmp_path):
-    """In a process of its own, which must come to its end by itself."""
-    path = tmp_path / 'w.pdparams'
-    path.write_bytes(content)
-    code = (
-        'import resource, sys\n'
-        'from timm_res2net.convert import read_pdparams\n'
-        'resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n'
-        'before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n'
-        'try:\n    read_pdparams(sys.argv[1])\n'
-        'except ValueError as error:\n    print(error)\n'
-        'grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n'
-        'print(grown < 300_000)'
-    )
+HARMFUL = [
+    (released(0x4847464544434241), "'a' is V8"),
+    # 8 bytes that ask for a table of 32 GB
+    (b'\x80\x02}r\xff\xff\xff\x7f.', 'holds no arrays'),
+    (b'\x80\x04}\x8c\x01a\x96' + 8 * b'\xfe' + b's.', 'holds what a dictionary of arrays does not'),
+    (b'\x80\x04}\x8c\x01aB\xff\xff\xff\x7fs.', 'ends too early'),
+    # a key of a million nested tuples, and one of 2 ** 40 parts
+    (
+        b'\x80\x02})' + b'\x85' * 1_000_000 + b'K\x01s.',
+        'holds what a dictionary of arrays does not',
+    ),
+    (
+        b'\x80\x02})' + b'q\x01h\x01\x86' * 40 + b'K\x01s.',
+        'holds what a dictionary of arrays does not',
+    ),
+    # an array of a shape that its bytes do not fill
+    (
+        pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2),
+        'holds what a dictionary of arrays does not',
+    ),
+    # calling what was made, and states for what has none
+    (b'\x80\x02}(X\x01\x00\x00\x00a}}Ru.', 'holds what a dictionary of arrays does not'),
+    (b'\x80\x02}}b.', 'holds what a dictionary of arrays does not'),
+    (
+        b'\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.',
+        'holds what a dictionary of arrays does not',
+    ),
+]
+# Reads each file in a process of its own, forked after the imports: they would take seconds each.
+READ = """
+import json, os, resource, sys
+from timm_res2net.convert import read_pdparams
+
+def read(path):
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read_pdparams(path)
+        text = ''
+    except ValueError as error:
+        text = str(error)
+    return text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+for path in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            answer = read(path)
+            with open(path + '.json', 'w') as file:
+                json.dump(answer, file)
+            status = 0
+        finally:
+            os._exit(status)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope='module')
+def harmful(tmp_path_factory):
+    """The files, with the answers of the processes that came to an end by themselves."""
+    folder = tmp_path_factory.mktemp('harmful')
+    paths = [folder / f'{i}.pdparams' for i in range(len(HARMFUL))]
+    for path, (content, _) in zip(paths, HARMFUL, strict=True):
+        path.write_bytes(content)
     done = subprocess.run(
-        [sys.executable, '-c', code, str(path)], capture_output=True, text=True, timeout=120
+        [sys.executable, '-c', READ, *map(str, paths)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert text in done.stdout
-    assert done.stdout.endswith('True\n')  # kilobytes: a million tuples take a part of it
+    return paths
+
+
+@pytest.mark.parametrize('case', range(len(HARMFUL)))
+def test_a_pickle_that_would_harm_as_it_is_read(case, harmful):
+    text, grown = json.loads(harmful[case].with_suffix('.pdparams.json').read_text())
+    assert text.startswith(f'Cannot read {harmful[case]} ')
+    assert HARMFUL[case][1] in text
+    assert grown < 300_000  # kilobytes: a million tuples take a part of it
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -195,10 +226,10 @@ def test_files_name_numpy_as_numpy_1_did(tmp_path):
 def test_a_pickle_that_wants_to_run_something(function, tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(pickle.dumps({'a': Trap(function, f'touch {tmp_path}/trap')}))
-    assert f".{function.__name__}', which is no part of a dictionary of arrays." in refused(path)
+    refused(path, 'wants to load', f".{function.__name__}'")
 
 
 def test_an_array_of_numbers_that_torch_has_not(tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(pickle.dumps({'a': np.ones(3, np.longdouble)}, 2))
-    assert "the entry 'a' is f16, not floating-point numbers." in refused(path)
+    refused(path, "'a' is f16", 'as float32')

@@ -1,4 +1,4 @@
-"""One engine for every table of key rules, in both directions."""
+"""Apply the key rules of any source, in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,19 +15,19 @@ _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
 
 
 class Rule(NamedTuple):
-    """One line of a source's table.
+    """How one kind of key is converted.
 
     Attributes:
-        source: Key of the source. `{name}` stands for a number, `{name+1}` for one that is larger
-            by 1 than what `name` means elsewhere in the rule, `*` for any text without a dot, `**`
-            for any text.
-        target: The key under timm's names, with the same fields (a star for each of the source's,
-            in order, or none); '' drops the entry, knowingly.
-        transpose: The matrix is stored the other way round, as (in, out).
-        rotate: (dimension, splits) where the source has the split that passes at the front, which
-            belongs at the end.
-        into_mean: A bias in front of a BatchNorm: it is subtracted from the running mean that
-            another rule brings to the target.
+        source: Pattern of the source's key. `{name}` matches a number, `{name+1}` the number that
+            is larger by 1 than `name` elsewhere in the rule, `*` any text without a dot, and `**`
+            any text.
+        target: The key in timm, with the same fields. It has as many stars as `source`, in the same
+            order, or none. '' drops the tensor.
+        transpose: Whether the source stores the matrix transposed, as (in, out).
+        rotate: (dimension, splits) if the split that passes comes first in the source. It becomes
+            the last.
+        into_mean: Whether the tensor is a bias before a BatchNorm. It is subtracted from the
+            running mean that another rule brings to the target.
     """
 
     source: str
@@ -38,7 +38,7 @@ class Rule(NamedTuple):
 
     @property
     def how(self) -> str:
-        """What happens to the tensor besides its name, in words."""
+        """What happens to the tensor besides its renaming, in words."""
         if not self.target:
             return 'dropped'
         if self.into_mean:
@@ -49,12 +49,12 @@ class Rule(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where a key went.
+    """What became of a key.
 
     Attributes:
-        source: The key that was found.
-        target: The key that it became; '' if it was dropped.
-        rule: The rule that took it.
+        source: The key in the source.
+        target: The key in timm; '' if the tensor was dropped.
+        rule: The rule that matched.
     """
 
     source: str
@@ -63,7 +63,7 @@ class Move(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """Tensors by their new names, and what went where."""
+    """Tensors by their new keys, and one move for each key of the source."""
 
     tensors: dict[str, torch.Tensor]
     moves: tuple[Move, ...]
@@ -72,13 +72,13 @@ class Converted(NamedTuple):
 def conv_bn(
     source: str, target: tuple[str, str], names: tuple[str, str, Sequence[str]]
 ) -> tuple[Rule, ...]:
-    """Rules of a convolution and its BatchNorm.
+    """Return the rules of a convolution and its BatchNorm.
 
     Args:
-        source: Prefix of the pair in the source.
+        source: Prefix of both in the source.
         target: Names of the convolution and of the BatchNorm in timm.
-        names: How the source spells the weight of the convolution, the prefix of the BatchNorm, and
-            the BatchNorm's weight, bias, running mean and running variance.
+        names: The source's names of the convolution's weight, of the BatchNorm, and of the
+            BatchNorm's weight, bias, running mean and running variance.
     """
     conv_weight, bn_prefix, bn_names = names
     torch_names = ('weight', 'bias', 'running_mean', 'running_var')
@@ -92,7 +92,7 @@ def conv_bn(
 
 
 class _Pattern:
-    """A pattern of keys, for reading and for writing them."""
+    """A pattern that matches keys and makes keys."""
 
     def __init__(self, pattern: str):
         self.fields = [(f[1], int(f[2] or 0), f[3]) for f in _FIELD.finditer(pattern)]
@@ -100,7 +100,7 @@ class _Pattern:
         regex = re.escape(self.texts[0])
         seen: set[str] = set()
         for (name, _, star), text in zip(self.fields, self.texts[1:], strict=True):
-            # a number that occurs twice must be the same, which match() checks
+            # match() checks that a number that occurs twice is the same
             part = {'*': '[^.]*', '**': '.*'}.get(star or '', '0|[1-9][0-9]*')
             group = f'(?P<{name}>{part})' if name and name not in seen else f'({part})'
             seen.add(name)
@@ -108,7 +108,7 @@ class _Pattern:
         self.regex = re.compile(regex)
 
     def match(self, key: str) -> tuple[dict[str, int], list[str]] | None:
-        """The numbers by name and the texts of the stars, or None."""
+        """Return the numbers by name and the texts of the stars, or None."""
         found = self.regex.fullmatch(key)
         if found is None:
             return None
@@ -122,7 +122,7 @@ class _Pattern:
         return numbers, stars
 
     def fill(self, numbers: Mapping[str, int], stars: Iterable[str]) -> str:
-        """The key with these in its fields."""
+        """Return the key with these numbers and texts in its fields."""
         texts = iter(stars)
         key = self.texts[0]
         for (name, shift, _), text in zip(self.fields, self.texts[1:], strict=True):
@@ -133,7 +133,7 @@ class _Pattern:
 def _rename(
     keys: Iterable[str], pairs: Iterable[tuple[str, str, Rule]], source: str
 ) -> list[tuple[str, str, Rule]]:
-    """For every key the name that the first fitting (from, to, rule) gives it."""
+    """Return (key, new key, rule) by the first of the (from, to, rule) that matches each key."""
     compiled = [(_Pattern(old), _Pattern(new), rule) for old, new, rule in pairs]
     renamed, unknown = [], []
     for key in keys:
@@ -153,7 +153,7 @@ def _rename(
             twice.append(f'{key} (also {name})')
     if twice:
         raise ValueError(
-            f'Keys of the {source} checkpoint whose name is taken already, {list_some(twice)}'
+            f'Keys of the {source} checkpoint whose new name another key has, {list_some(twice)}'
         )
     return renamed
 
@@ -162,26 +162,26 @@ def _roll(value: torch.Tensor, rotate: tuple[int, int], back: bool = False) -> t
     dim, splits = rotate
     width, rest = divmod(value.shape[dim], splits)
     if rest:
-        raise ValueError(f'{value.shape[dim]} channels cannot be cut into {splits} splits')
+        raise ValueError(f'{value.shape[dim]} channels do not divide into {splits} splits')
     return value.roll(width if back else -width, dim)
 
 
 def apply_rules(
     state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
 ) -> Converted:
-    """Convert a state dict: every key by the first rule that takes it.
+    """Convert a state dict, each key by the first rule that matches it.
 
     Args:
-        state_dict: Tensors by the source's names; not modified.
-        rules: The source's table, in order.
+        state_dict: Tensors by the source's keys; not modified.
+        rules: The source's rules, in order.
         source: Name of the source, for errors.
 
     Returns:
-        Tensors by timm's names, and the moves.
+        Tensors by timm's keys, and the moves.
 
     Raises:
-        ValueError: A key that no rule takes, two keys that arrive at one name, a bias without a
-            running mean to go into, or channels that cannot be cut into their splits.
+        ValueError: No rule matches a key, two keys get the same name, the running mean for a bias
+            is missing, or channels do not divide into splits.
     """
     moves = tuple(
         Move(*renamed)
@@ -200,7 +200,9 @@ def apply_rules(
         (biases if rule.into_mean else out)[name] = value
     alone = biases.keys() - out.keys()
     if alone:
-        raise ValueError(f'Running means that biases of {source} need, {list_some(alone)}')
+        raise ValueError(
+            f'Running means that the {source} checkpoint lacks for its biases, {list_some(alone)}'
+        )
     for name, bias in biases.items():
         out[name] = (out[name].double() - bias.double()).to(out[name].dtype)
     return Converted(out, moves)
@@ -209,17 +211,20 @@ def apply_rules(
 def undo_rules(
     state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
 ) -> dict[str, torch.Tensor]:
-    """The other way: from timm's names to the source's.
+    """Convert a state dict from timm's keys to the source's.
 
-    Biases that went into a running mean come back as zeros, which computes the same.
+    Biases that were subtracted from a running mean come back as zeros, which computes the same.
 
     Args:
-        state_dict: Tensors by timm's names; not modified.
-        rules: The source's table, in order.
+        state_dict: Tensors by timm's keys; not modified.
+        rules: The source's rules, in order.
         source: Name of the source, for errors.
 
+    Returns:
+        Tensors by the source's keys.
+
     Raises:
-        ValueError: A tensor that the source has no place for, named.
+        ValueError: The source has no key for a tensor.
     """
     rules = [rule for rule in rules if rule.target]
     pairs = [(r.target, r.source, r) for r in rules if not r.into_mean]

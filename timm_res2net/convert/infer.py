@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, read off its shapes."""
+"""Infer the arguments of a network from the shapes of its state dict."""
 
 import math
 import re
@@ -11,15 +11,15 @@ __all__ = ['infer_arguments']
 
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
-    """A base width that gives every stage its width.
+    """Return a base width that gives every stage its width.
 
-    A block of p planes has splits of floor(p * base_width / 64) channels a group.
+    A split of a block with p planes has floor(p * base_width / 64) channels in each group.
 
     Args:
         widths: Planes, and channels of a split in a group, of every stage.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No base width does.
     """
 
     def fits(base_width: float) -> bool:
@@ -27,7 +27,7 @@ def _base_width(widths: list[tuple[int, int]]) -> float:
 
     low = max(64 * w / p for p, w in widths)
     high = min(64 * (w + 1) / p for p, w in widths)
-    # whole numbers are what the networks are named by; rounding may put the limit itself below
+    # Prefer a whole number, as in the networks' names. Rounding may put `low` itself too low.
     for candidate in (math.ceil(low), low, math.nextafter(low, high), (low + high) / 2):
         if fits(candidate):
             return candidate
@@ -38,14 +38,19 @@ def _base_width(widths: list[tuple[int, int]]) -> float:
 
 
 def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Arguments of `Res2Net` that give a state dict's shapes, all but `semantics`.
+    """Return the arguments of `Res2Net` that give these shapes, except `semantics`.
 
     Args:
-        state_dict: Tensors by timm's names.
+        state_dict: Tensors by timm's keys. Only their shapes are read.
+
+    Returns:
+        layers, num_classes (0 without `fc`), in_chans, cardinality, base_width, scale, attn_layer
+        ('' or 'se'), channels, stem_type, stem_width (if the stem is deep), replace_stem_pool,
+        avg_down and down_kernel_size.
 
     Raises:
-        ValueError: No Res2Net of four stages has these tensors, or its attention is no SE that can
-            be built.
+        ValueError: No Res2Net of four stages has these shapes, or the attention is not an SE module
+            with reduction 16.
     """
 
     def shape(key: str, dims: int = 4) -> tuple[int, ...]:
@@ -60,21 +65,20 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     layers = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
     channels, widths = [], []
     for stage in range(1, 5):
-        first = f'layer{stage}.0'
-        width, in_group, *_ = shape(f'{first}.convs.0.weight')
-        outside = shape(f'{first}.conv3.weight')[0]
-        if outside % 4:
-            raise ValueError(f"Its '{first}.conv3.weight' has {outside} channels, no multiple of 4")
-        channels.append(outside // 4)
-        widths.append((channels[-1], in_group))
-    scale = shape('layer1.0.conv1.weight')[0] // shape('layer1.0.convs.0.weight')[0]
+        in_group = shape(f'layer{stage}.0.convs.0.weight')[1]
+        last = f'layer{stage}.0.conv3.weight'
+        planes, rest = divmod(shape(last)[0], 4)
+        if rest:
+            raise ValueError(f"Its '{last}' has {shape(last)[0]} channels, not a multiple of 4")
+        channels.append(planes)
+        widths.append((planes, in_group))
     width, in_group, *_ = shape('layer1.0.convs.0.weight')
     arguments: dict[str, Any] = {
         'layers': layers,
         'num_classes': shape('fc.weight', 2)[0] if 'fc.weight' in state_dict else 0,
         'cardinality': width // in_group,
         'base_width': _base_width(widths),
-        'scale': scale,
+        'scale': shape('layer1.0.conv1.weight')[0] // width,
         'attn_layer': '',
         'channels': tuple(channels),
     }
@@ -85,7 +89,7 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         arguments['stem_width'] = shape('conv1.6.weight')[0] // 2
     else:
         arguments.update(stem_type='', in_chans=shape('conv1.weight')[1])
-    # stage 1 may do without a shortcut of its own
+    # read in stage 2: stage 1 may have no shortcut convolution
     pooled = 'layer2.0.downsample.2.weight' in state_dict
     shortcut = f'layer2.0.downsample.{int(pooled)}.weight'
     arguments.update(
@@ -95,12 +99,12 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     )
     if any('.se.' in key for key in state_dict):
         if 'layer1.0.se.fc1.weight' not in state_dict:
-            raise ValueError('Its attention is none of SE, and shapes do not tell which')
+            raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
         reduced, whole, *_ = shape('layer1.0.se.fc1.weight')
         if reduced != max(whole // 16, 1):
             raise ValueError(
-                f'Its SE modules reduce {whole} channels to {reduced}; only a reduction to '
-                f'{max(whole // 16, 1)} (by 16) can be built'
+                f'Its SE modules reduce {whole} channels to {reduced}. Only a reduction by 16, to '
+                f'{max(whole // 16, 1)}, can be built'
             )
         arguments['attn_layer'] = 'se'
     return arguments

@@ -1,4 +1,4 @@
-"""Reading checkpoint files without running anything in them."""
+"""Read checkpoint files without running anything in them."""
 
 import argparse
 import re
@@ -12,34 +12,36 @@ from typing import Any, NamedTuple
 import safetensors
 import torch
 
+from ..text import first_line
+from .fit import is_counter
 from .safe_pickle import Array, unpickle_arrays
 
 __all__ = ['Checkpoint', 'read_checkpoint', 'read_pdparams']
 
-# Paddle's parameter names by key, the only entry of its files that is not an array
+# Paddle's table of parameter names, the only entry of its files that is not an array
 _PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
-# Where checkpoints keep their weights, the averaged ones first, as timm prefers them
+# Entries that hold the weights. Averaged weights come first, as in timm.
 _ENTRIES = (
     'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
     'params',
 )  # fmt: skip
-# The counter of torch's AveragedModel, beside the weights
+# The counter that torch's AveragedModel adds to its state dict
 _COUNTER = 'n_averaged'
-# What DistributedDataParallel and torch.compile put in front of every key
+# Prefixes that DistributedDataParallel and torch.compile add to every key
 _WRAPPERS = ('module.', '_orig_mod.')
-_LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch.save before 1.6 begins so
+_LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
 
 
 class Checkpoint(NamedTuple):
-    """What a file held.
+    """The content of a checkpoint file.
 
     Attributes:
-        tensors: Floating-point tensors on the CPU by their keys, float32 or wider; those of
-            `num_batches_tracked` are integers.
+        tensors: Tensors on the CPU by their keys: float32 or wider, except the integers of
+            `num_batches_tracked`.
         format: 'safetensors', 'torch', 'torch (legacy)' or 'pickled arrays'.
-        entry: The entry of the file that held them, '' if they were the file.
-        widened: How many were float16 or bfloat16.
-        training: What timm's train.py noted beside them: its arguments by name.
+        entry: The entry of the file that holds the tensors; '' if the file holds nothing else.
+        widened: Number of tensors that were converted from float16 or bfloat16.
+        training: Arguments by name that timm's train.py saved with the weights.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -49,45 +51,52 @@ class Checkpoint(NamedTuple):
     training: Mapping[str, Any] = MappingProxyType({})
 
 
-def _as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]:
-    """Arrays as tensors."""
+def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors and free the arrays."""
     if not arrays:
-        raise ValueError(f'{what}: it holds no arrays. Download it again.')
+        raise ValueError('it holds no arrays. Download it again.')
     tensors = {}
     for key, value in arrays.items():
         tensor = value.tensor() if isinstance(value, Array) else None
-        # Paddle writes bfloat16 as uint16, so integers are no weights to be had as they are
-        if tensor is None or not (
-            tensor.is_floating_point() or key.endswith('num_batches_tracked')
-        ):
+        # Integers are not weights: Paddle writes bfloat16 as uint16.
+        if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
             kind = value.kind() if isinstance(value, Array) else type(value).__name__
             if isinstance(value, Array) and kind.startswith('float'):
-                raise ValueError(f'{what}: the entry {key!r} has other bytes than its shape says.')
+                raise ValueError(f'the entry {key!r} does not have as many bytes as its shape.')
             raise ValueError(
-                f'{what}: the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 '
-                'as float32 in Paddle first.'
+                f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
+                'float32 in Paddle first.'
             )
         tensors[key] = tensor
         if isinstance(value, Array):
-            value.raw = b''  # copied: the whole need not be in memory twice
+            value.raw = b''  # copied above; do not keep all arrays in memory twice
     return tensors
 
 
 def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a Paddle .pdparams file: a pickled dictionary of numpy arrays.
 
-    The file is untrusted: nothing in it is run, and no object but arrays of numbers is made of it.
+    The file is untrusted: nothing in it is run, and only arrays of numbers are made of it.
+
+    Args:
+        path: The file.
 
     Returns:
-        Tensors by Paddle's structured names, without Paddle's own table of parameter names.
+        Tensors by Paddle's structured names, without Paddle's table of parameter names.
 
     Raises:
-        ValueError: The file is no pickle, is cut short, wants anything but arrays, or holds none.
+        ValueError: The file is not a pickle, is cut short, holds anything but arrays, or has none.
     """
-    what = f'Cannot read {path} as a Paddle .pdparams file'
-    content = unpickle_arrays(path, what)
+    try:
+        return _as_tensors(_read_arrays(path))
+    except ValueError as error:
+        raise ValueError(f'Cannot read {path} as a Paddle .pdparams file: {error}') from error
+
+
+def _read_arrays(path: str | Path) -> dict[str, Any]:
+    content = unpickle_arrays(path)
     content.pop(_PADDLE_NAME_TABLE, None)
-    return _as_tensors(content, what)
+    return content
 
 
 def _is_weights(content: Any) -> bool:
@@ -96,18 +105,18 @@ def _is_weights(content: Any) -> bool:
     )
 
 
-def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[str, Any], str]:
-    """The state dict in what a file held, and the entry that it stood in."""
+def _find_weights(content: Any, wanted: str | None) -> tuple[Mapping[str, Any], str]:
+    """Return the state dict in the content of a file, and the name of its entry or ''."""
     if not isinstance(content, Mapping):
         raise ValueError(
-            f'{what}: it holds {type(content).__name__}, not a state dict. Save '
+            f'it holds {type(content).__name__}, not a state dict. Save '
             '`model.state_dict()`, not the model.'
         )
     if wanted is not None:
         if not _is_weights(content.get(wanted)):
             found = [str(key) for key, value in content.items() if _is_weights(value)]
             raise ValueError(
-                f'{what}: it has no weights in an entry {wanted!r}. '
+                f'it has no weights in an entry {wanted!r}. '
                 + (f'Use one of {", ".join(found)}.' if found else 'Name none.')
             )
         return content[wanted], wanted
@@ -118,13 +127,13 @@ def _find_weights(content: Any, wanted: str | None, what: str) -> tuple[Mapping[
         return content, ''
     entries = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
     raise ValueError(
-        f'{what}: none of its entries ({entries or "it has none"}) holds weights. Looked for '
-        f'{", ".join(_ENTRIES)}; name another as the entry.'
+        f'none of its entries ({entries or "it has none"}) holds weights. Looked for '
+        f'{", ".join(_ENTRIES)}. If another entry holds them, name it.'
     )
 
 
 def _training(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of timm's train.py, from a checkpoint of its CheckpointSaver."""
+    """Return the arguments of timm's train.py from a checkpoint of its CheckpointSaver."""
     args = content.get('args')
     noted = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
     if isinstance(content.get('arch'), str):
@@ -132,15 +141,19 @@ def _training(content: Mapping[str, Any]) -> dict[str, Any]:
     return noted
 
 
-def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Check and widen the tensors, and take wrappers' prefixes off their keys.
+def _is_narrow(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and value.element_size() < 4
 
-    A prefix goes only if all keys have it, and only from a key's start. The counter of torch's
-    AveragedModel, which is no part of the network, goes as well.
+
+def _clean(tensors: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors checked, widened to float32, and without the prefixes of wrappers.
+
+    A prefix is removed only if all keys start with it. The counter of torch's AveragedModel is
+    dropped because it is not part of the network.
     """
     odd = [key for key in tensors if not isinstance(key, str)]
     if odd:
-        raise ValueError(f'{what}: it has keys of {type(odd[0]).__name__}, not of names.')
+        raise ValueError(f'it has keys of type {type(odd[0]).__name__}, not str.')
     tensors = {key: value for key, value in tensors.items() if key != _COUNTER}
     prefix = ''
     while wrapper := next(
@@ -151,30 +164,34 @@ def _clean(tensors: Mapping[str, Any], what: str) -> Iterator[tuple[str, torch.T
         name = key.removeprefix(prefix)
         if not isinstance(value, torch.Tensor):
             raise ValueError(
-                f'{what}: the entry {key!r} is {type(value).__name__}, not a tensor. Save a state '
-                'dict, with nothing beside its tensors.'
+                f'the entry {key!r} is {type(value).__name__}, not a tensor. Save a state '
+                'dict that holds nothing but tensors.'
             )
-        counter = name.endswith('num_batches_tracked')
-        plain = value.layout == torch.strided and value.device.type == 'cpu'
-        if not plain or not (value.is_floating_point() or counter) or value.is_quantized:
+        dense = value.layout == torch.strided and value.device.type == 'cpu'
+        number = value.is_floating_point() or is_counter(name)
+        if not dense or not number or value.is_quantized:
             raise ValueError(
-                f'{what}: the entry {key!r} is a {value.layout} tensor of {value.dtype} on '
+                f'the entry {key!r} is a {value.layout} tensor of {value.dtype} on '
                 f'{value.device.type}. Save dense floating-point tensors.'
             )
-        # a tensor with strides of 0 may claim any size
+        # a tensor with strides of 0 can claim any size
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(
-                f'{what}: the entry {key!r} claims {tuple(value.shape)} and has memory for less.'
+                f'the entry {key!r} claims the shape {tuple(value.shape)} and has less memory.'
             )
         value = value.detach()
-        if value.is_floating_point() and value.element_size() < 4:
+        if _is_narrow(value):
             value = value.float()  # exact
         yield name, value.contiguous()
 
 
 def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
-    """Whether all readers find the same entries: the directory stands where the end records say,
-    right before them, with nothing behind."""
+    """Return whether every reader of the archive finds the same entries.
+
+    Python searches the file's end for the directory, torch follows the offset in the end record.
+    They agree if the directory stands at that offset, directly before the end records, and the file
+    ends after them.
+    """
     with open(path, 'rb') as file:
         file.seek(archive.start_dir)
         tail = file.read()
@@ -195,95 +212,102 @@ def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
     )
 
 
-def _check_zip(path: Path, what: str) -> None:
-    """Refuse an archive that unpacks to more than it is; torch stores its entries as they are."""
+def _check_zip(path: Path) -> None:
+    """Refuse an archive that unpacks to more bytes than it has. torch does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if not _has_one_directory(archive, path):
-                raise ValueError(f'{what}: its end is not as torch writes it. Download it again.')
+                raise ValueError('it does not end as torch writes it. Download it again.')
     except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-        raise ValueError(f'{what}: {error}. Download it again.') from error
+        raise ValueError(f'{error}. Download it again.') from error
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
-        raise ValueError(f'{what}: its entry {packed[0]!r} is compressed, which torch never does.')
+        raise ValueError(f'its entry {packed[0]!r} is compressed. torch compresses none.')
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if total > size:
-        raise ValueError(f'{what}: its entries claim {total:,} bytes and it has {size:,}.')
+        raise ValueError(f'its entries claim {total:,} bytes, but it has {size:,}.')
 
 
-def _read_torch(path: Path, what: str, legacy: bool) -> Any:
+def _read_torch(path: Path, legacy: bool) -> Any:
     if not legacy:
-        _check_zip(path, what)
+        _check_zip(path)
     try:
-        # timm's train.py keeps its arguments in a Namespace, which only holds values
+        # timm's train.py saves its arguments as a Namespace, which only holds values
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location='cpu', weights_only=True, mmap=not legacy)
     except OSError:
         raise
-    except Exception as error:  # a damaged file fails anywhere inside torch
+    except Exception as error:  # a damaged file can fail anywhere inside torch
         wanted = re.search(r'GLOBAL (\S+)', str(error))
         if wanted or 'weights_only' in str(error):
             asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
             raise ValueError(
-                f'{what}: {asked}, which no weights need. Nothing in it was run. If you trust '
-                'where it comes from, load it there and save its state dict alone.'
+                f'{asked}, which weights do not need. Nothing in it was run. If you trust its '
+                'source, load it with the code that wrote it and save the state dict alone.'
             ) from error
-        first = (str(error) or type(error).__name__).splitlines()[0].rstrip('.')
-        raise ValueError(f'{what}: {first}. Download it again.') from error
+        raise ValueError(f'{first_line(error)}. Download it again.') from error
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safetensors.safe_open(path, framework='pt') as found:
+            return {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f'{error}. Download it again.') from error
+
+
+def _read_content(path: Path) -> tuple[Any, str]:
+    """Return the content of a file and its format, as in `Checkpoint`."""
+    with open(path, 'rb') as file:
+        start = file.read(16)
+    if not start:
+        raise ValueError('it is empty. Download it again.')
+    header = int.from_bytes(start[:8], 'little')  # of safetensors: the length of its JSON
+    if start[8:9] == b'{' and header <= path.stat().st_size:
+        return _read_safetensors(path), 'safetensors'
+    if start[:4] == b'PK\x03\x04':
+        return _read_torch(path, legacy=False), 'torch'
+    if start.startswith(_LEGACY_TORCH):
+        return _read_torch(path, legacy=True), 'torch (legacy)'
+    if start[:1] == b'\x80':
+        return _read_arrays(path), 'pickled arrays'
+    raise ValueError(
+        f'it begins with {start!r}, unlike safetensors, .pth and .pdparams files. Download it '
+        'again.'
+    )
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
-    """Read the weights of a checkpoint: safetensors, a file of torch.save (.pth, .pt, .bin, .tar),
-    or a pickled dictionary of arrays (.pdparams, detectron2's .pkl).
+    """Read the weights of a checkpoint file.
 
-    The content decides, not the name. The file is untrusted: no code in it can run, and its tensors
-    cannot exceed its size. (One of torch.save can be made to keep torch's own reader busy, or crash
-    it.) Files of torch.save (1.6 or newer) and safetensors are mapped into memory, not read.
+    It may be safetensors, a file of `torch.save` (.pth, .pt, .bin, .tar), or a pickled dictionary
+    of arrays (.pdparams, detectron2's .pkl). The content decides, not the name.
+
+    The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A file of
+    `torch.save` can still be made to keep torch's own reader busy, or crash it. Safetensors and
+    files of `torch.save` since 1.6 are mapped into memory.
 
     Args:
         path: The file.
-        entry: Which entry of the file holds the weights. By default the file itself, or the first
-            there is of 'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict',
-            'net', 'network' and 'params'.
+        entry: Entry of the file that holds the weights. By default it is the first of
+            'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net',
+            'network' and 'params' that the file has, or else the whole file.
+
+    Returns:
+        The tensors, and how they were found.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is a file of another kind, damaged, wants to load more than weights, or has
-            none in that entry; the text names what it was.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is of another kind, is damaged, asks for more than weights, or has no
+            weights in the entry. The text says which.
     """
-    path = Path(path)
-    what = f'Cannot read {path} as a checkpoint'
-    with open(path, 'rb') as file:
-        start = file.read(16)
-    size = path.stat().st_size
-    if not start:
-        raise ValueError(f'{what}: it is empty. Download it again.')
-    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') <= size:
-        try:
-            with safetensors.safe_open(path, framework='pt') as found:
-                content: Any = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise ValueError(f'{what}: {error}. Download it again.') from error
-        kind = 'safetensors'
-    elif start[:4] == b'PK\x03\x04' or start.startswith(_LEGACY_TORCH):
-        legacy = start[:2] != b'PK'
-        content = _read_torch(path, what, legacy)
-        kind = 'torch (legacy)' if legacy else 'torch'
-    elif start[:1] == b'\x80':
-        content = unpickle_arrays(path, what)
-        content.pop(_PADDLE_NAME_TABLE, None)
-        kind = 'pickled arrays'
-    else:
-        raise ValueError(
-            f'{what}: it begins with {start!r}, as no safetensors, .pth or .pdparams does. '
-            'Download it again.'
-        )
-    found_in, where = _find_weights(content, entry, what)
-    if kind == 'pickled arrays':
-        found_in = _as_tensors(found_in, what)
-    narrow = sum(
-        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
-        for value in found_in.values()
-    )
-    return Checkpoint(dict(_clean(found_in, what)), kind, where, narrow, _training(content))
+    try:
+        content, kind = _read_content(Path(path))
+        found, where = _find_weights(content, entry)
+        if kind == 'pickled arrays':
+            found = _as_tensors(found)
+        narrow = sum(isinstance(v, torch.Tensor) and _is_narrow(v) for v in found.values())
+        return Checkpoint(dict(_clean(found)), kind, where, narrow, _training(content))
+    except ValueError as error:
+        raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

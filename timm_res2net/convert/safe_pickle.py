@@ -1,8 +1,9 @@
-"""Pickled dictionaries of numpy arrays, read by rebuilding nothing but plain numbers.
+"""Read and write pickled dictionaries of numpy arrays. The files are untrusted.
 
-Even numpy's own rebuilding is too much for a file that is not to be trusted: a dtype that a pickle
-changes after an array was made of it lets the file release memory of its choice. So no numpy object
-is built from a pickle; arrays and dtypes come as inert records and are checked as a whole.
+numpy's own unpickling is not safe: if a pickle changes a dtype after it has made an array with it,
+the file can release memory of its choice. So no numpy object is made while a pickle is read. Arrays
+and dtypes are read as inert records, and each record is checked as a whole before its numbers are
+copied.
 """
 
 import math
@@ -19,7 +20,7 @@ __all__ = ['Array', 'dump_arrays', 'unpickle_arrays']
 
 
 class _Dtype:
-    """What a pickle says of a dtype: its code, such as 'f4', and byte order."""
+    """The record of a dtype: its code, such as 'f4', and its byte order."""
 
     def __init__(self, code: str):
         self.code, self.order, self.plain = code, '=', True
@@ -29,13 +30,13 @@ class _Dtype:
         self.plain = subdtype is None and names is None and fields is None
 
     def numpy(self) -> np.dtype[Any] | None:
-        """The dtype, if it is one of plain numbers that torch has."""
+        """Return the dtype if it is one of plain numbers that torch has, else None."""
         known = isinstance(self.code, str) and re.fullmatch('f[248]|[iu][1248]', self.code)
         return np.dtype(self.order + self.code) if known and self.plain else None
 
 
 class Array:
-    """What a pickle says of an array."""
+    """The record of an array."""
 
     def __init__(self) -> None:
         self.shape: Any = ()
@@ -47,14 +48,19 @@ class Array:
         self.shape, self.dtype, self.fortran, self.raw = state[-4:]
 
     def kind(self) -> str:
-        """Name of the dtype, for an error."""
+        """Return the name of the dtype, for errors."""
         if not isinstance(self.dtype, _Dtype):
             return 'an array without a dtype'
         dtype = self.dtype.numpy()
         return dtype.name if dtype else {'O': 'object'}.get(self.dtype.code[:1], self.dtype.code)
 
     def tensor(self) -> torch.Tensor | None:
-        """The numbers, copied; None if they are no plain ones or not as many as the shape says."""
+        """Return a copy of the numbers.
+
+        Returns:
+            The tensor, or None if the dtype is not one of plain numbers or the number of bytes does
+            not fit the shape.
+        """
         dtype = self.dtype.numpy() if isinstance(self.dtype, _Dtype) else None
         sizes = isinstance(self.shape, tuple) and all(type(n) is int and n >= 0 for n in self.shape)
         if dtype is None or not sizes or not isinstance(self.raw, bytes | bytearray):
@@ -83,7 +89,7 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    # A protocol-2 pickle holds bytes as latin-1 text; no other codec has a place in a checkpoint.
+    # A pickle of protocol 2 stores bytes as latin-1 text. A checkpoint needs no other codec.
     if encoding not in ('latin1', 'latin-1'):
         raise pickle.UnpicklingError(f'it wants to encode as {encoding!r}')
     return text.encode('latin-1')
@@ -94,9 +100,9 @@ def _mapping(*_: Any) -> dict[str, Any]:
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ('numpy', 'ndarray'): None,  # an argument of _reconstruct, never called
+    ('numpy', 'ndarray'): None,  # an argument of _reconstruct, which is never called
     ('numpy', 'dtype'): _dtype,
-    # numpy 2 renamed numpy.core to numpy._core; files carry the name of the numpy that wrote them
+    # numpy 2 renamed numpy.core to numpy._core. A file has the name of the numpy that wrote it.
     ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
     ('numpy._core.multiarray', '_reconstruct'): _reconstruct,
     ('numpy.core.numeric', '_frombuffer'): _frombuffer,
@@ -105,7 +111,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): _mapping,
 }
 _FUNCTIONS = (_dtype, _reconstruct, _frombuffer, _encode, _mapping)
-# What a dictionary of arrays is written with, in protocols 2 to 5
+# The opcodes that a dictionary of arrays needs in protocols 2 to 5
 _OPCODES = [
     getattr(pickle, name)[0]
     for name in (
@@ -118,12 +124,13 @@ _OPCODES = [
     )
 ]  # fmt: skip
 
-_Base: Any = pickle._Unpickler  # the one in Python
+# Python's unpickler: the one in C allocates its memo by an index that the file gives.
+_Base: Any = pickle._Unpickler
 
 
 class _Unpickler(_Base):
-    """Python's unpickler (the one in C sizes its memo by an index of the file), with few opcodes,
-    string keys, and calls and states for the records above alone."""
+    """An unpickler with few opcodes, which only has string keys and only calls and fills the
+    records of this module."""
 
     def __init__(self, file: IO[bytes], size: int):
         super().__init__(file)
@@ -134,14 +141,14 @@ class _Unpickler(_Base):
             return _ALLOWED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"it wants to load '{module}.{name}', which is no part of a dictionary of arrays"
+                f"it wants to load '{module}.{name}', which a dictionary of arrays does not need"
             ) from None
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError('it holds what a dictionary of arrays does not')
 
     def _reduce(self) -> None:
-        # by identity: to hash what the file made could take all of the stack
+        # Compare by identity: hashing an object of the file could exhaust the stack.
         if not any(self.stack[-2] is function for function in _FUNCTIONS):
             self._refuse()
         _Base.load_reduce(self)
@@ -152,7 +159,7 @@ class _Unpickler(_Base):
         _Base.load_build(self)
 
     def _check_keys(self, mapping: Any, keys: list[Any]) -> None:
-        # a nested tuple as a key could take all of the stack, or all time
+        # Hashing a nested tuple could exhaust the stack, or take forever.
         if type(mapping) is not dict or not all(type(key) is str for key in keys):
             self._refuse()
 
@@ -181,28 +188,27 @@ class _Unpickler(_Base):
 
 
 class _Limited:
-    """A file that refuses to be read for more than it has, before memory is asked for."""
+    """A file that refuses a read beyond its size before memory is allocated for it."""
 
     def __init__(self, file: IO[bytes], size: int):
         self.file, self.size = file, size
         self.readline = file.readline
 
     def read(self, length: int) -> bytes:
-        """Read so many bytes, as pickle wants it."""
+        """Read `length` bytes, as pickle expects of a file."""
         if length > self.size:
             raise pickle.UnpicklingError('it ends too early')
         return self.file.read(length)
 
 
-def unpickle_arrays(path: str | Path, what: str) -> dict[str, Any]:
-    """Unpickle a dictionary whose arrays come as `Array` records.
+def unpickle_arrays(path: str | Path) -> dict[str, Any]:
+    """Unpickle a dictionary, with each array as an `Array`.
 
     Args:
         path: The file.
-        what: Beginning of an error.
 
     Raises:
-        ValueError: The file is no pickle, is cut short, or wants more than arrays.
+        ValueError: The file is not a pickle, is cut short, or holds more than arrays.
     """
     size = Path(path).stat().st_size
     try:
@@ -210,15 +216,13 @@ def unpickle_arrays(path: str | Path, what: str) -> dict[str, Any]:
             content = _Unpickler(_Limited(file, size), size).load()  # type: ignore[arg-type]
     except OSError:
         raise
-    except KeyError as error:  # an opcode that is not in the table
-        raise ValueError(
-            f'{what}: it is no pickled dictionary of arrays, or a damaged one.'
-        ) from error
-    except Exception as error:  # a damaged pickle fails anywhere inside pickle
+    except KeyError as error:  # an opcode that `dispatch` does not have
+        raise ValueError('it is not a pickled dictionary of arrays, or it is damaged.') from error
+    except Exception as error:  # a damaged pickle can fail anywhere inside pickle
         text = str(error) or 'it ends too early'
-        raise ValueError(f'{what}: {text}.') from error
+        raise ValueError(f'{text}.') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{what}: it holds {type(content).__name__}, not a dict.')
+        raise ValueError(f'it holds {type(content).__name__}, not a dict.')
     return content
 
 
@@ -226,10 +230,10 @@ _BasePickler: Any = pickle._Pickler
 
 
 class _Pickler(_BasePickler):
-    """Names numpy's modules as numpy 1 did, which numpy 2 reads as well."""
+    """A pickler that names numpy's modules as numpy 1 did. numpy 2 reads both names."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
-        """Write a global's name; pickle calls it."""
+        """Write the name of a global. pickle calls this method."""
         if obj is np.empty(0).__reduce__()[0]:
             self.write(b'cnumpy.core.multiarray\n_reconstruct\n')
             self.memoize(obj)
@@ -238,5 +242,10 @@ class _Pickler(_BasePickler):
 
 
 def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
-    """Pickle tensors as a dictionary of numpy arrays, as `paddle.save` does."""
+    """Pickle tensors as a dictionary of numpy arrays, as `paddle.save` does.
+
+    Args:
+        tensors: Tensors on the CPU, by key.
+        file: The open file.
+    """
     _Pickler(file, 2).dump({key: value.numpy() for key, value in tensors.items()})

@@ -1,1 +1,1 @@
-"""The models that importing this package registers with timm."""
+"""Models that `import timm_res2net` registers with timm."""

@@ -8,7 +8,7 @@ __all__ = ['FIGURES', 'Figures', 'Pin']
 
 
 class Pin(NamedTuple):
-    """The weights that a registered tag must load, which `timm_res2net.check` compares.
+    """Weights that a registered tag must load. `timm_res2net.check` compares them.
 
     Attributes:
         revision: Commit of the repository, 40 hexadecimal digits; '' for any.
@@ -20,14 +20,14 @@ class Pin(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What is known of a model.
+    """Figures of a registered model.
 
     Attributes:
-        params: Parameters.
-        gmacs: Multiply-accumulates of one image of the cfg's `input_size` (224 px but for the test
-            model), in 1e9; half of what `torch.utils.flop_counter` counts.
-        top1: ImageNet-1k top-1 accuracy in percent by tag, with who published it.
-        pins: What the weights of a tag must be.
+        params: Number of parameters.
+        gmacs: Multiply-accumulates in 1e9 for one image of the cfg's `input_size` (64 px for the
+            test model, 224 px for all others), half of what `torch.utils.flop_counter` counts.
+        top1: ImageNet-1k top-1 accuracy in percent and its publisher, by tag.
+        pins: Weights by tag.
     """
 
     params: int
@@ -70,11 +70,10 @@ FIGURES = {
     'res2net_custom': Figures(25_699_120, 4.26),  # with the default arguments
     'hrnet_w18_res2net': Figures(21_152_733, 4.26),
     'hrnet_w32_res2net': Figures(41_110_209, 8.90),
-    'test_res2net_se': Figures(
-        209_693,
-        0.01,
-        pins={'digits': Pin(sha256=_DIGITS)},
-    ),
+    'test_res2net_se': Figures(209_693, 0.01, pins={'digits': Pin(sha256=_DIGITS)}),
 }
-"""Figures of every model that this package registers: parameters and GMACs are counted (a test
-recounts them), the accuracies are the sources' own and were not measured here."""
+"""Figures of every registered model by name.
+
+Parameters and GMACs are counted, and a test counts them again. The accuracies are those of the
+publishers and were not measured here.
+"""

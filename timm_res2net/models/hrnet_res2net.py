@@ -5,12 +5,10 @@ Papers:
   https://arxiv.org/abs/1908.07919
 * `Res2Net: A New Multi-scale Backbone Architecture` - https://arxiv.org/abs/1904.01169
 
-timm's HRNet, both as a classifier and as features, with the bottlenecks of its first stage and of
-its head made by `Bottle2neck`. The basic blocks of its branches stay what they are.
+The bottlenecks are those of timm's HRNet in its first stage and in its head. The basic blocks of
+the branches stay.
 """
 
-import copy
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,27 +18,22 @@ from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_
 from timm.models.resnet import Bottleneck
 from torch import nn
 
+from ..compat import check_hrnet_arguments, has_intermediates, hrnet_cfg, keep_in_chans
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .res2net_zoo import sorted_indices
+from .feature_levels import sorted_indices
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 
-# Arguments that do not change what a trained model computes, or that timm records elsewhere
+# Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
+# stores them elsewhere.
 _NOT_RECORDED = ('num_classes', 'drop_rate', 'device', 'dtype')
 
-# Arguments of timm's two classes besides those named below
-_TIMMS = (
-    'num_classes', 'global_pool', 'drop_rate', 'head', 'head_conv_bias', 'device', 'dtype',
-    'feature_location', 'out_indices',
-)  # fmt: skip
-_HEADS = ('classification', 'incre', '')  # what timm puts on the branches, the first by default
+_HEADS = ('classification', 'incre', '')  # timm's layers after the branches, the default first
 
 
 class HighResolutionRes2Net(HighResolutionNet):
-    """timm's `HighResolutionNet` with `Bottle2neck` in its first stage and its head.
-
-    All that changes is how a layer is made, for this class and for the one of features.
+    """HRNet with `Bottle2neck` in place of the bottlenecks of timm's `HighResolutionNet`.
 
     Shape:
         - Input: (B, in_chans, H, W) with H and W multiples of 32
@@ -63,20 +56,20 @@ class HighResolutionRes2Net(HighResolutionNet):
     ):
         """
         Args:
-            cfg: Stages, as timm's `cfg_cls` describes them. It is not changed.
-            in_chans: Channels of the image.
-            output_stride: 32, the only one that HRNet has.
+            cfg: Table of stages as in timm's `cfg_cls`. It is not changed.
+            in_chans: Channels of the images.
+            output_stride: 32. HRNet has no other.
             cardinality: Groups of the 3x3 convolutions in the bottlenecks.
             base_width: Channels of a split, per group, at planes = 64.
-            scale: Splits of a bottleneck.
-            semantics: Which published block it is, one of `timm_res2net.bottle2neck.SEMANTICS`.
+            scale: Number of splits of a bottleneck.
+            semantics: Computation of the first bottleneck of a stage, one of `SEMANTICS`.
             attn_layer: Attention in every bottleneck: a name, a class, or '' for none.
-            **kwargs: What timm's class takes besides (`num_classes`, `global_pool`, `drop_rate`,
-                `head`; `feature_location`, `out_indices`), and entries of `cfg` to replace.
+            **kwargs: Further arguments of timm's class (`num_classes`, `global_pool`, `drop_rate`,
+                `head`, `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: What `Bottle2neck` refuses, another `output_stride`, an unknown `head` or
-                `feature_location`.
+            ValueError: Another `output_stride`, an unknown `head` or `feature_location`, or a value
+                that `Bottle2neck` refuses.
             TypeError: An unknown argument.
         """
         if output_stride != 32:
@@ -87,52 +80,55 @@ class HighResolutionRes2Net(HighResolutionNet):
             raise ValueError(
                 f"feature_location must be 'incre' or '', got {kwargs['feature_location']!r}."
             )
-        unknown = sorted(kwargs.keys() - {*cfg, *_TIMMS})
-        if unknown:  # timm before 1.0.31 would take them
-            raise TypeError(f'{type(self).__name__} takes no argument {", ".join(unknown)}.')
+        check_hrnet_arguments(cfg, kwargs)
+        super().__init__(hrnet_cfg(cfg), in_chans=in_chans, **kwargs)
         arguments: dict[str, Any] = dict(
             cardinality=cardinality, base_width=base_width, scale=scale, semantics=semantics,
             attn_layer=attn_layer,
         )  # fmt: skip
-        block: Any = partial(Bottle2neck, **arguments)
-        block.expansion = Bottle2neck.expansion
-        # timm makes layers in its constructor, before which a module holds plain attributes only
-        self._block = block
-        super().__init__(copy.deepcopy(cfg), in_chans=in_chans, **kwargs)  # timm 1.0.22 changes it
-        del self._block
-        self.in_chans = in_chans  # timm before 1.0.31 does not keep it
+        dd = {'device': kwargs.get('device'), 'dtype': kwargs.get('dtype')}
+        self._replace_bottlenecks(**arguments, **dd)
+        keep_in_chans(self, in_chans)
         recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
         self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
 
+    def _replace_bottlenecks(self, **kwargs: Any) -> None:
+        """Replace the bottlenecks, whose class is not an argument of timm's HRNet."""
+        for parent in list(self.modules()):
+            for name, block in parent.named_children():
+                if isinstance(block, Bottleneck):
+                    planes = block.conv3.out_channels // Bottle2neck.expansion
+                    new = Bottle2neck(
+                        block.conv1.in_channels, planes, downsample=block.downsample, **kwargs
+                    )
+                    setattr(parent, name, new)
+        self.init_weights()
+
     @property
     def model_args(self) -> dict[str, Any]:
-        """Arguments that rebuild this network, as they stand now, for `save_for_hf(model, ...,
-        model_args=...)`.
+        """Arguments that rebuild this network, with the pooling that it has now.
 
-        The class count is left out: it has a place of its own in timm's config.
+        Pass them to timm: `save_for_hf(model, ..., model_args=model.model_args)`. The number of
+        classes is not among them, because timm's config has an entry of its own for it.
         """
         pool_type = getattr(self.global_pool, 'pool_type', None)
         return dict(
             self._recorded_args, **({} if pool_type is None else {'global_pool': pool_type})
         )
 
-    def _make_layer(self, block_type: Any, *args: Any, **kwargs: Any) -> nn.Sequential:
-        block = self._block if block_type is Bottleneck else block_type
-        return super()._make_layer(block, *args, **kwargs)
-
 
 class HighResolutionRes2NetFeatures(HighResolutionRes2Net, HighResolutionNetFeatures):
-    """The same as features: the stem at stride 2 and the four branches at strides 4 to 32.
+    """Feature levels of `HighResolutionRes2Net`: the stem at stride 2, the branches at 4 to 32.
 
     Shape:
         - Input: (B, in_chans, H, W) with H and W multiples of 32
-        - Output: a list of (B, C, H / stride, W / stride), with the head's channels (128 to 1024)
-            or, with `feature_location=''`, the branches' own (w to 8 w)
+        - Output: a list of (B, C, H / stride, W / stride). The branches have the channels of the
+          head (128 to 1024), or with `feature_location=''` their own (w to 8 w).
     """
 
 
 def _filter(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Leave out a classifier's head where there is none, and start gates at the identity."""
+    """Drop the weights of a head that the model does not have, and start gates at the identity."""
     own = model.state_dict()
     of_head = ('incre_modules.', 'downsamp_modules.', 'final_layer.', 'classifier.')
     kept = {k: v for k, v in state_dict.items() if k in own or not k.startswith(of_head)}
@@ -144,12 +140,11 @@ def _create_hrnet(
 ) -> HighResolutionRes2Net:
     features_only = kwargs.pop('features_only', False)
     feature_cls = kwargs.get('feature_cls')
-    # timm before 1.0.31 has no such method
-    getter = 'getter' if hasattr(HighResolutionNet, 'forward_intermediates') else None
-    if feature_cls not in (None, getter):
+    takes_getter = has_intermediates(HighResolutionNet)
+    if feature_cls is not None and not (feature_cls == 'getter' and takes_getter):
         raise ValueError(
-            f"An HRNet's levels come out of its last stage together: feature_cls={feature_cls!r} "
-            "cannot take them. Leave it out, or use 'getter' with timm 1.0.31 or newer."
+            f'feature_cls={feature_cls!r} cannot extract the levels of an HRNet, whose last stage '
+            "returns all of them together. Leave it out, or use 'getter' with timm 1.0.31 or newer."
         )
     if features_only and 'out_indices' in kwargs:
         kwargs['out_indices'] = sorted_indices(kwargs['out_indices'])
@@ -166,7 +161,7 @@ def _create_hrnet(
         features_only=features_only and not as_class,
         **kwargs,
     )
-    if as_class:  # as timm does for its own feature classes
+    if as_class:  # as timm's own factory does
         of_head = ('num_classes', 'classifier', 'global_pool')
         cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in of_head}
         model.pretrained_cfg = model.default_cfg = cfg
@@ -180,7 +175,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         'crop_pct': 0.875, 'interpolation': 'bilinear',
         'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'conv1', 'classifier': 'classifier',
-        'license': None,  # without weights there is none
+        'license': None,  # there are no weights
         'origin_url': 'https://github.com/HRNet/HRNet-Image-Classification',
         'paper_name': 'Deep High-Resolution Representation Learning for Visual Recognition',
         'paper_ids': ('arXiv:1908.07919', 'arXiv:1904.01169'),
@@ -190,10 +185,10 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs({
     'hrnet_w18_res2net.untrained': _cfg(
-        description='HRNet-W18 with Res2Net bottlenecks; no weights are published.',
+        description='HRNet-W18 with Res2Net bottlenecks, without weights.',
     ),
     'hrnet_w32_res2net.untrained': _cfg(
-        description='HRNet-W32 with Res2Net bottlenecks; no weights are published.',
+        description='HRNet-W32 with Res2Net bottlenecks, without weights.',
     ),
 })  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation gates that start at the identity, on a plain network's weights."""
+"""Squeeze-and-excitation gates that start at the identity, for weights of plain networks."""
 
 from collections.abc import Mapping
 
@@ -15,24 +15,23 @@ __all__ = ['checkpoint_filter_fn']
 def checkpoint_filter_fn(
     state_dict: dict[str, torch.Tensor], model: nn.Module
 ) -> dict[str, torch.Tensor]:
-    """Start squeeze-and-excitation gates at the identity where a plain network's checkpoint lacks
-    them.
+    """Start the squeeze-and-excitation gates at the identity if a checkpoint has none.
 
-    With fc2 at zero a gate is sigmoid(0) = 1/2 for every input, and bn3 doubled makes up for it.
-    Both are powers of two, so the outputs equal the plain network's bit for bit, in training mode
-    too, while the gates stand where their slope is largest. Without missing gates the state dict
-    passes untouched.
+    With the weight and bias of fc2 at zero, a gate is sigmoid(0) = 1/2 for every input, and a
+    doubled bn3 compensates for it. Both are powers of two, so the outputs equal those of the plain
+    network bit for bit, in training mode too, and the slope of the gates is at its largest. A state
+    dict that has gates is returned unchanged.
 
     Args:
-        state_dict: Checkpoint under timm's names; it is not modified.
-        model: The model that it will be loaded into.
+        state_dict: Checkpoint with timm's names. It is not changed.
+        model: Model that will load it.
 
     Returns:
         The state dict to load.
 
     Raises:
-        RuntimeError: Attention weights that the model or the checkpoint lacks, other than all of
-            SE's. timm itself would not report those where it loads without `strict`, as it does for
+        RuntimeError: Attention weights that only the model or only the checkpoint has, except all
+            of SE's. timm does not report them when it loads with strict=False, for example with
             `features_only`.
     """
     own = model.state_dict()
@@ -40,8 +39,8 @@ def checkpoint_filter_fn(
     given = {key for key in state_dict if '.se.' in key}
     if given - expected:
         raise RuntimeError(
-            'The checkpoint has attention weights that the model has no place for, '
-            f"{list_some(given - expected)}. Give the model the checkpoint's attn_layer."
+            'The checkpoint has attention weights that the model does not have, '
+            f"{list_some(given - expected)}. Create the model with the checkpoint's attn_layer."
         )
     out = dict(state_dict)
     if not given:
@@ -51,27 +50,28 @@ def checkpoint_filter_fn(
     missing = expected - out.keys()
     if missing:
         raise RuntimeError(
-            f'The checkpoint lacks attention weights of the model, {list_some(missing)}. Only SE '
-            "with a sigmoid gate can start from a plain network's checkpoint: use attn_layer='se', "
-            "or attn_layer='' for none, or pretrained=False."
+            f'The checkpoint has no attention weights of the model, {list_some(missing)}. Only SE '
+            "with a sigmoid gate can start from a plain network's checkpoint. Use attn_layer='se', "
+            "attn_layer='' for no attention, or pretrained=False."
         )
     return out
 
 
 def _can_be_identity(attn: nn.Module | None) -> bool:
+    """Return whether the gate of an attention layer is 1/2 if fc2 is zero."""
     return isinstance(attn, SEModule) and float(attn.gate(torch.zeros(()))) == 0.5
 
 
 def _identity_gate(
     block: str, own: Mapping[str, torch.Tensor], state_dict: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """A block's SE weights as they are with fc2 at zero, and its bn3 doubled."""
+    """Return the SE weights of a block with fc2 at zero, and its bn3 doubled."""
     gate = {key: value for key, value in own.items() if key.startswith(f'{block}.se.')}
     for key in gate:
         if '.fc2.' in key:
             gate[key] = torch.zeros_like(gate[key])
     for key in (f'{block}.bn3.weight', f'{block}.bn3.bias'):
         if key not in state_dict:
-            raise RuntimeError(f"The checkpoint has no '{key}': it is not a Res2Net's.")
+            raise RuntimeError(f"The checkpoint has no '{key}', so it is not one of a Res2Net.")
         gate[key] = state_dict[key] * 2
     return gate

@@ -1,0 +1,191 @@
+"""Sentences on the claim "about 20 % slower than ResNet", with figures from the result files."""
+
+import functools
+import json
+from statistics import median
+from typing import Any
+
+from timm_res2net.text import table
+
+from .script import RESULTS
+from .suite import results
+from .suite.cells import Cell
+from .suite.modes import EAGER, Modes
+from .suite.pairs import load_pairs
+from .suite.records import Files, Record, select
+from .suite.stats import verdict
+
+__all__ = [
+    'DEPLOYED', 'SUITE', 'article', 'causes', 'deployed_table', 'find', 'load_files', 'main_pair',
+    'other_pairs', 'published', 'read_published', 'runtimes', 'swap', 'ways',
+]  # fmt: skip
+
+SUITE = ('cpu', 'main-1', 'main-2', 'deploy', 'frozen')
+"""Stems of the committed result files of `python -m benchmarks run`."""
+_PLACE = {
+    'precision': 'fp32', 'layout': 'channels_last', 'batch': 8, 'size': 224, 'threads': 2,
+    'device': 'cpu',
+}  # fmt: skip
+
+
+@functools.cache
+def load_files() -> Files:
+    """Return the committed result files by stem."""
+    return {stem: results.load(RESULTS / f'{stem}.json') for stem in SUITE}
+
+
+def find(files: Files, pair: str, kind: str = 'time', **axes: Any) -> Record:
+    """Return the record of a pair: inference, float32, channels_last, batch 8, 224 px, 2 threads.
+
+    Args:
+        files: Result files.
+        pair: Name of the pair.
+        kind: Kind of the cell.
+        **axes: Values of other axes.
+
+    Raises:
+        LookupError: The cell was not measured.
+    """
+    modes: Modes = load_pairs()[pair].modes(EAGER)
+    cell = Cell(kind, pair, 'infer', modes, **{**_PLACE, **axes})
+    for file in files.values():
+        if cell.key in file['cells']:
+            return Record(file['cells'][cell.key])
+    raise LookupError(f"'{cell.key}' was not measured. `python -m benchmarks run` measures it.")
+
+
+def main_pair(files: Files) -> str:
+    """Return the verdict on the main pair."""
+    found = verdict(find(files, 'main').ratio())
+    return f'float32, channels_last, batch 8, eager inference: {found}.'
+
+
+def ways(files: Files) -> str:
+    """Return the range of the main pair's ratios over the ways to run it."""
+    found = [
+        record
+        for record in select(files, 'time')
+        if record.cell.pair == 'main' and (record.cell.size, record.cell.threads) == (224, 2)
+        if record.cell.batch in (1, 8)
+    ]
+    found.sort(key=lambda record: record.ratio().median)
+    low, high = (
+        f'× {record.ratio().median:.2f} ({record.cell.describe(["size", "threads"])})'
+        for record in (found[0], found[-1])
+    )
+    middle = median(record.ratio().median for record in found)
+    return (
+        f'Over {len(found)} ways to run the pair (precision, layout, batch 1 or 8, inference or '
+        f'training step, eager or compiled), the ratio is between {low} and {high}; the median is '
+        f'× {middle:.2f}.'
+    )
+
+
+def causes(files: Files) -> str:
+    """Return where the extra time of the main pair goes."""
+    parts = {k: f'{100 * v:.1f} %' for k, v in find(files, 'main', 'attribution').explain().items()}
+    return (
+        f'Of the {parts["extra"]} more time, {parts["more MACs"]} come from more MACs, '
+        f'{parts["less efficient convolutions"]} from less efficient narrow convolutions and '
+        f'{parts["the splitting itself"]} from the splitting itself (copies, adds, smaller layers).'
+    )
+
+
+def other_pairs(files: Files) -> str:
+    """Return the ratios of other pairs in the same configuration."""
+    names = ('48w_2s', '14w_8s', '101', '50d', 'next', 'se', 'dla')
+    found = (
+        f'{load_pairs()[name].subject} × {find(files, name).ratio().median:.2f}' for name in names
+    )
+    return f'Other Res2Nets over their ResNets: {", ".join(found)}.'
+
+
+def article(files: Files) -> str:
+    """Return the ratios of the article's network."""
+    whole, equal, aligned = (
+        f'× {find(files, name).ratio().median:.2f}'
+        for name in ('article', 'article_equal_macs', 'article_aligned')
+    )
+    counts = find(files, 'article', 'attribution').data['attribution']['counts']
+    macs = counts['subject']['macs'] / counts['baseline']['macs']
+    return (
+        f"The article's own network takes {whole} of resnet50's time with {macs:.2f} of its MACs; "
+        f'against a ResNet-50 of the same MACs {equal}, or {aligned} if the widths of that '
+        'ResNet-50 are multiples of 8.'
+    )
+
+
+def swap(files: Files) -> str:
+    """Return the ratio of a deployed Res2Net to a plain ResNet."""
+    swapped, both = (find(files, name).ratio() for name in ('swap', 'swap_deploy'))
+    return (
+        f'Deployed, res2net50_26w_4s takes × {swapped} of the time of plain resnet50, and × {both} '
+        'of a resnet50 with the same treatment.'
+    )
+
+
+def runtimes(files: Files) -> str:
+    """Return what deploying gains under compilers, and how fast other runtimes are."""
+    rebuilt = {'frozen': files['frozen'], **files}  # several builds of compiled models
+    compiled, onnx, openvino = (
+        f'× {find(rebuilt, pair).ratio()}'
+        for pair in ('deploy_frozen', 'export_onnxruntime', 'export_openvino')
+    )
+    others = [
+        [f'× {find(files, pair, batch=batch).ratio().median:.2f}' for batch in (1, 8)]
+        for pair in ('deploy_onnxruntime', 'deploy_openvino')
+    ]
+    return (
+        'Compilers that fold and pack weights gain nothing from a deployed model: its time is '
+        f"{compiled} of the plain one's under torch.compile with weights as constants, {onnx} in "
+        f'ONNX Runtime and {openvino} in OpenVINO. Compared with the deployed model in eager mode, '
+        f'ONNX Runtime takes {others[0][0]} of the time at batch 1 and {others[0][1]} at batch 8, '
+        f'OpenVINO {others[1][0]} and {others[1][1]}.'
+    )
+
+
+def read_published() -> dict[str, dict[str, Any]]:
+    """Return other people's figures by their publisher."""
+    return json.loads((RESULTS / 'published.json').read_text())
+
+
+def published() -> str:
+    """Return what others published, in one sentence."""
+    others = read_published()
+    timm, paddle = (others[whose]['figures'] for whose in ('timm', 'PaddleClas'))
+    base, ours = others['the paper']['milliseconds'].values()
+    return (
+        f"Published by others: timm's tables give × {timm['RTX 3090, AMP']:.2f} on an RTX 3090 and "
+        f'× {timm["RTX 4090, AMP"]:.2f} on an RTX 4090 (AMP), '
+        f'× {timm["RTX PRO 6000, bfloat16, compiled"]:.2f} on an RTX PRO 6000 (bfloat16, '
+        f"compiled); PaddleClas's × {paddle['Tesla T4, FP16, batch 1']:.2f} and "
+        f'× {paddle["Tesla T4, FP16, batch 8"]:.2f} on a T4 (TensorRT, FP16, batch 1 and 8); the '
+        f'paper, Table 3, {base} ms → {ours} ms (× {ours / base:.2f}).'
+    )
+
+
+DEPLOYED = {
+    'deploy': 'deployed, of the plain model',
+    'swap': 'deployed, of plain resnet50',
+    'swap_deploy': 'deployed, of resnet50 with the same treatment',
+}
+"""Rows of `deployed_table` by pair."""
+
+
+def deployed_table(files: Files) -> str:
+    """Return the times of deployed models by input layout, precision and batch."""
+    rows = [
+        (
+            text,
+            layout,
+            *(
+                f'× {find(files, pair, layout=layout, precision=p, batch=b).ratio().median:.2f}'
+                for p in ('fp32', 'bf16-weights')
+                for b in (1, 8)
+            ),
+        )
+        for pair, text in DEPLOYED.items()
+        for layout in ('channels_last', 'contiguous')
+    ]
+    header = ('time of res2net50_26w_4s', 'input', 'fp32 b1', 'fp32 b8', 'bf16 b1', 'bf16 b8')
+    return table(header, rows)

@@ -1,0 +1,277 @@
+"""Where the time goes: counts, the profiler's self time by kind, and every convolution alone."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
+
+from timm_res2net.layers.align import AlignedConv2d
+
+from .cells import Cell
+from .measure import interleave, synchronize
+from .models import build
+from .pairs import Pair, Spec
+from .steps import Work
+
+__all__ = ['KINDS', 'attribute', 'convolutions', 'counts', 'kind_of', 'self_times']
+
+KINDS = (
+    'convolution 1×1', 'convolution 3×3', 'convolution other', 'norm+activation', 'add',
+    'concat/split/copy', 'pool', 'attention', 'other',
+)  # fmt: skip
+
+_CONVOLUTIONS = {
+    'aten::conv2d', 'aten::convolution', 'aten::_convolution', 'aten::mkldnn_convolution',
+    'aten::cudnn_convolution', 'aten::_conv_depthwise2d', 'aten::thnn_conv2d',
+    'aten::_slow_conv2d_forward', 'aten::miopen_convolution',
+}  # fmt: skip
+_OPERATORS = {
+    'norm+activation': (
+        'batch_norm', '_batch_norm_impl_index', 'native_batch_norm', 'cudnn_batch_norm', 'relu',
+        'relu_', 'clamp_min', 'clamp_min_', 'sigmoid', 'silu_', 'hardtanh_',
+    ),
+    'add': ('add', 'add_'),
+    'concat/split/copy': (
+        'cat', 'chunk', 'split', 'split_with_sizes', 'narrow', 'slice', 'copy_', 'clone',
+        'contiguous',
+    ),
+    'pool': (
+        'max_pool2d', 'max_pool2d_with_indices', 'avg_pool2d', 'adaptive_avg_pool2d',
+        '_adaptive_avg_pool2d', 'mean',
+    ),
+    'other': ('linear', 'addmm', 'flatten', 'softmax', '_softmax', 'to'),
+}  # fmt: skip
+_KIND = {f'aten::{name}': kind for kind, names in _OPERATORS.items() for name in names}
+_ATTENTION = 'attention'
+
+
+def counts(spec: Spec, size: int) -> dict[str, int]:
+    """Count the parameters, multiply-accumulates and activations of a model for one image.
+
+    MACs are half of what `torch.utils.flop_counter` counts. Activations are the output elements of
+    all convolutions and linear layers, as in Radosavovic et al. 2020 (arXiv:2003.13678).
+
+    Args:
+        spec: The model.
+        size: Height and width of the image in pixels.
+
+    Returns:
+        Numbers under 'params', 'macs' and 'activations'.
+    """
+    model = build(spec, 'meta')
+    activations = 0
+
+    def count(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        nonlocal activations
+        activations += output.numel()
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, size, size, device='meta'))
+    return {
+        'params': sum(p.numel() for p in model.parameters()),
+        'macs': counter.get_total_flops() // 2,
+        'activations': activations,
+    }
+
+
+def kind_of(event: Any) -> str:
+    """Return the kind of a profiler event.
+
+    It is attention if the event is within the range of an attention module; otherwise the kind of
+    the nearest known operator, which is the event itself or one that contains it.
+    """
+    known, ancestor = None, event
+    while ancestor is not None:
+        name = ancestor.name
+        if name == _ATTENTION:
+            return 'attention'
+        # within a convolution a copy counts as a copy, and an add as the bias of the convolution
+        if name in _CONVOLUTIONS and known in (None, 'add'):
+            shapes = ancestor.input_shapes  # input, weight, ...
+            size = tuple(shapes[1][2:]) if len(shapes) > 1 else ()
+            size_name = {(1, 1): '1×1', (3, 3): '3×3'}.get(size, 'other')
+            known = f'convolution {size_name}'
+        if name == 'aten::_to_copy':  # autocast casts weights
+            known = 'other'
+        if known is None:
+            known = _KIND.get(name)
+        ancestor = ancestor.cpu_parent
+    return known or 'other'
+
+
+def _is_attention(name: str) -> bool:
+    return name.rpartition('.')[2] in ('se', 'attn')
+
+
+def _mark_attention(model: nn.Module) -> None:
+    """Put a profiler range around every attention module."""
+    for name, module in model.named_modules():
+        if not _is_attention(name):
+            continue
+        ranges: list[Any] = []
+
+        def before(module: nn.Module, args: Any, ranges: list[Any] = ranges) -> None:
+            ranges.append(record_function(_ATTENTION))
+            ranges[-1].__enter__()
+
+        def after(module: nn.Module, args: Any, out: Any, ranges: list[Any] = ranges) -> None:
+            ranges.pop().__exit__(None, None, None)
+
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+
+
+def self_times(step: Callable[[], object], device: str) -> dict[str, float]:
+    """Return the seconds of one step by kind of operator, the profiler's self times summed."""
+    cuda = device == 'cuda'
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, record_shapes=True) as profiler:
+        step()
+        synchronize(device)()
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for event in profiler.events() or ():
+        # on a GPU the kernels' time belongs to the operator that launched them
+        spent = event.self_device_time_total if cuda else event.self_cpu_time_total
+        if event.device_type == torch.autograd.DeviceType.CPU and event.name != _ATTENTION:
+            seconds[kind_of(event)] += spent / 1e6
+    return seconds
+
+
+def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[Any, ...]]:
+    """Count how often each convolution occurs in a step, without those of attention.
+
+    Returns:
+        Counts by (input shape, weight shape, has a bias, stride, padding, dilation, groups).
+    """
+    found: Counter[tuple[Any, ...]] = Counter()
+
+    def note(module: Any, args: Any) -> None:
+        if isinstance(module, AlignedConv2d):
+            module = module.bake()  # the padding is part of what runs
+        found[
+            tuple(args[0].shape), tuple(module.weight.shape), module.bias is not None,
+            module.stride, module.padding, module.dilation, module.groups,
+        ] += 1  # fmt: skip
+
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not any(map(_is_attention, _prefixes(name)))
+    ]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split('.')
+    return ['.'.join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _macs(layer: tuple[Any, ...], output: torch.Tensor) -> int:
+    weight = layer[1]
+    return output.numel() * weight[1] * weight[2] * weight[3]
+
+
+def attribute(
+    pair: Pair,
+    works: Mapping[str, Work],
+    cell: Cell,
+    budget: float,
+    rng: random.Random,
+) -> dict[str, Any]:
+    """Measure where the time of both models of a pair goes.
+
+    The budget has three equal parts: the whole models in interleaved rounds; profiled steps in
+    turn; and every distinct convolution alone in interleaved rounds, on dense inputs of the cell's
+    type and layout.
+
+    On a GPU the profiler's times are those of the kernels, but a convolution alone is timed with
+    its launch. At small batches the columns that compare the two therefore say little.
+
+    Args:
+        pair: The models.
+        works: The models ready to run, under 'baseline' and 'subject'.
+        cell: The configuration: inference in eager mode.
+        budget: Seconds.
+        rng: Source of the order.
+
+    Returns:
+        By role: `counts`; `seconds`, one value a round; `profile`, by kind one value a profiled
+        step; `alone`, a list of convolutions with their count, MACs and seconds, one value a round.
+    """
+    sync = synchronize(cell.device)
+    whole: dict[str, list[float]] = {}
+    interleave(
+        {role: work.step for role, work in works.items()}, whole, budget=budget / 3, target=None,
+        sync=sync, rng=rng,
+    )  # fmt: skip
+
+    layers = {role: convolutions(work.model, work.step) for role, work in works.items()}
+
+    profiles: dict[str, dict[str, list[float]]] = {
+        role: {kind: [] for kind in KINDS} for role in works
+    }
+    for work in works.values():
+        _mark_attention(work.model)
+    order, start, done = list(works), time.perf_counter(), 0
+    while done < 3 or time.perf_counter() - start < budget / 3:
+        rng.shuffle(order)
+        for role in order:
+            for kind, seconds in self_times(works[role].step, cell.device).items():
+                profiles[role][kind].append(seconds)
+        done += 1
+
+    dtype, form = cell.compute_dtype, cell.memory_format
+    calls: dict[tuple[Any, ...], Callable[[], torch.Tensor]] = {}
+    for layer in {**layers['baseline'], **layers['subject']}:
+        shape, weight_shape, has_bias, *options = layer
+        x = torch.randn(shape, dtype=dtype, device=cell.device).contiguous(memory_format=form)
+        w = torch.randn(weight_shape, dtype=dtype, device=cell.device)
+        bias = w.new_zeros(weight_shape[0]) if has_bias else None
+        calls[layer] = _convolve(x, w.contiguous(memory_format=form), bias, options)
+    alone: dict[str, list[float]] = {}
+    names = {str(i): layer for i, layer in enumerate(calls)}
+    interleave(
+        {name: calls[layer] for name, layer in names.items()}, alone, budget=budget / 3,
+        target=None, sync=sync, rng=rng,
+    )  # fmt: skip
+    seconds_of = {layer: alone[name] for name, layer in names.items()}
+    return {
+        'counts': {role: counts(getattr(pair, role), cell.size) for role in works},
+        'seconds': whole,
+        'profile': profiles,
+        'alone': {
+            role: [
+                {
+                    'layer': list(layer),
+                    'count': count,
+                    'macs': _macs(layer, calls[layer]()),
+                    'seconds': seconds_of[layer],
+                }
+                for layer, count in layers[role].items()
+            ]
+            for role in works
+        },
+    }
+
+
+def _convolve(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: list[Any]
+) -> Callable[[], torch.Tensor]:
+    def step() -> torch.Tensor:
+        with torch.inference_mode():
+            return F.conv2d(x, weight, bias, *options)
+
+    return step

@@ -1,0 +1,176 @@
+"""Taking samples in interleaved rounds of random order.
+
+The clock and the synchronization are passed in, so that tests need no GPU and no time.
+"""
+
+import gc
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .stats import ratio
+
+__all__ = ['BLOCKS', 'interleave', 'interleave_blocks', 'settled', 'synchronize', 'timed']
+
+Step = Callable[[], object]
+Samples = dict[str, list[float]]
+
+TARGET = 0.02
+WARMUP = 3
+REBUILT = 2
+"""Warm-up runs of a build after the first. A deployed model packs weights in the second call."""
+BLOCKS = 6
+"""Builds of the models before the first check whether the ratio is settled."""
+BLOCK_SECONDS = 10.0
+"""Most seconds of rounds with one build."""
+
+
+def synchronize(device: str) -> Callable[[], None]:
+    """Return a function that waits for the device's queue; on a CPU it does nothing."""
+    return torch.cuda.synchronize if device == 'cuda' else lambda: None
+
+
+def timed(step: Step, clock: Callable[[], float], sync: Callable[[], None]) -> float:
+    """Return the seconds of one step, with queued work finished before and after."""
+    sync()
+    start = clock()
+    step()
+    sync()
+    return clock() - start
+
+
+def settled(
+    samples: Samples, target: float, min_rounds: int = 10, blocks: Sequence[int] = ()
+) -> bool:
+    """Return whether a ratio is known well enough.
+
+    The half width of the subject's interval must be within the target, and so must the distance of
+    the control's median from 1, if there is a control.
+    """
+    if len(samples['baseline']) < min_rounds:
+        return False
+    control = samples.get('control')
+    if control and abs(float(np.median(np.divide(control, samples['baseline']))) - 1) > target:
+        return False
+    return ratio(samples['subject'], samples['baseline'], blocks).half_width <= target
+
+
+def interleave(
+    steps: Mapping[str, Step],
+    samples: Samples,
+    *,
+    budget: float,
+    target: float | None = TARGET,
+    min_rounds: int = 10,
+    least_rounds: int = 3,
+    warmup: int = WARMUP,
+    clock: Callable[[], float] = time.perf_counter,
+    sync: Callable[[], None] = lambda: None,
+    rng: random.Random | None = None,
+    on_round: Callable[[Samples], None] = lambda samples: None,
+) -> bool:
+    """Run every step once a round, in random order, until the ratio settles or the budget ends.
+
+    Args:
+        steps: Functions to time, by role. With a target, 'baseline' and 'subject' must be among
+            them.
+        samples: Filled with the seconds of every finished round, by role, even if the call ends by
+            an exception.
+        budget: Seconds after the warm-up. A round that has begun is finished.
+        target: Half width of the subject's interval, as a share, at which to stop; None to use the
+            whole budget. It is checked whenever the rounds have grown by a tenth, because every
+            check is one more chance to stop early.
+        min_rounds: Rounds before the first check.
+        least_rounds: Rounds to take even if the budget ends before.
+        warmup: Untimed runs of every step before the first round, which include compiling.
+        clock: Returns seconds.
+        sync: Waits until queued work is finished.
+        rng: Source of the order.
+        on_round: Called after every round.
+
+    Returns:
+        Whether the target was reached.
+    """
+    rng = rng or random.Random(0)
+    for step in steps.values():
+        for _ in range(warmup):
+            step()
+    sync()
+    for role in steps:
+        samples[role] = []
+    order, look, rounds = list(steps), min_rounds, 0
+    start = clock()
+    collecting = gc.isenabled()
+    gc.disable()  # a collection would slow one of the models
+    try:
+        while rounds < least_rounds or clock() - start < budget:
+            rng.shuffle(order)
+            seconds = {role: timed(steps[role], clock, sync) for role in order}
+            for role in steps:
+                samples[role].append(seconds[role])
+            rounds += 1
+            on_round(samples)
+            if target is not None and rounds >= look:
+                look = math.ceil(rounds * 1.1)
+                if settled(samples, target, min_rounds):
+                    return True
+    finally:
+        if collecting:
+            gc.enable()
+        whole = min(map(len, samples.values()))
+        for seconds_of in samples.values():
+            del seconds_of[whole:]  # an interrupt can come between two appends
+    return False
+
+
+def interleave_blocks(
+    build: Callable[[], Mapping[str, Step]],
+    samples: Samples,
+    blocks: list[int],
+    *,
+    budget: float,
+    target: float = TARGET,
+    on_round: Callable[[Samples], None] = lambda samples: None,
+    **options: Any,
+) -> bool:
+    """Interleave in blocks, each with newly built steps, until the ratio settles over the blocks or
+    the budget ends.
+
+    The addresses of a model's memory change its time by some percent for as long as the model
+    exists: within one build the rounds agree on a ratio that the next build does not repeat.
+
+    Args:
+        build: Makes the steps by role; 'baseline' and 'subject' must be among them.
+        samples: Filled with the seconds of every finished round, by role, even if the call ends by
+            an exception.
+        blocks: Filled with the number of rounds of every block.
+        budget: Seconds of rounds, without builds and warm-up.
+        target: As in `interleave`; checked after every block from the sixth (`BLOCKS`).
+        on_round: Called after every round with the block's own samples.
+        **options: Passed to `interleave`.
+
+    Returns:
+        Whether the target was reached.
+    """
+    spent = 0.0
+    while spent < budget:
+        part: Samples = {}
+        try:
+            interleave(
+                build(), part, budget=min(BLOCK_SECONDS, budget / BLOCKS), target=None,
+                least_rounds=2, warmup=REBUILT if blocks else WARMUP, on_round=on_round, **options,
+            )  # fmt: skip
+        finally:
+            if part.get('baseline'):
+                for role, seconds in part.items():
+                    samples.setdefault(role, []).extend(seconds)
+                blocks.append(len(part['baseline']))
+        spent += sum(map(sum, part.values()))
+        if len(blocks) >= BLOCKS and settled(samples, target, blocks=blocks):
+            return True
+    return False

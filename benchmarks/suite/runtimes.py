@@ -1,0 +1,105 @@
+"""What runs a model: torch, torch.compile, or another runtime that the model is exported to."""
+
+import importlib
+import importlib.util
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ['COMPILED', 'EXPORTED', 'RUNTIMES', 'export', 'freeze', 'load', 'require']
+
+COMPILED = ('compiled', 'frozen')
+"""Runtimes by torch.compile: with its defaults, and with weights as constants."""
+EXPORTED = {
+    'onnxruntime': ('onnx', 'onnxscript', 'onnxruntime'),
+    'openvino': ('onnx', 'onnxscript', 'openvino'),
+}
+"""Runtimes that read an ONNX file, with the packages that each needs."""
+RUNTIMES = ('eager', *COMPILED, *EXPORTED)
+
+Step = Callable[[], object]
+
+
+def require(runtime: str) -> None:
+    """Raise ValueError if a package that the runtime needs is not installed."""
+    for package in EXPORTED.get(runtime, ()):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"Mode '{runtime}' needs {package}. Install it: "
+                "pip install 'timm-res2net[runtimes]'."
+            )
+
+
+def freeze(model: nn.Module, run: Callable[[], object]) -> Any:
+    """Compile a model with its weights as constants, so that they are folded and packed once.
+
+    Inductor's switch is on for this compilation only. Dynamo reads it too, so it has no effect as
+    an option of `torch.compile`.
+
+    Args:
+        model: A model in eval mode. It is compiled in place.
+        run: Runs the model as it will be run, in inference mode.
+
+    Returns:
+        The model.
+    """
+    model.compile()
+    with torch._inductor.config.patch(freezing=True):
+        run()
+    return model
+
+
+def export(model: nn.Module, x: torch.Tensor) -> bytes:
+    """Return a model as an ONNX file in float32 for inputs of the shape of x, (B, 3, H, W)."""
+    program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    file = io.BytesIO()
+    program.save(file)  # type: ignore[union-attr, arg-type]
+    return file.getvalue()
+
+
+def load(runtime: str, model: bytes, x: torch.Tensor, threads: int, bf16: bool) -> Step:
+    """Return a function that runs an ONNX file on x on the CPU and returns its output as an array.
+
+    Args:
+        runtime: A key of `EXPORTED`.
+        model: An ONNX file from `export`.
+        x: Input of shape (B, 3, H, W). It is passed as a contiguous float32 array.
+        threads: Number of threads.
+        bf16: Whether OpenVINO computes in bfloat16.
+    """
+    array = x.float().contiguous().numpy()
+    library: Any = importlib.import_module(runtime)
+    return _LOADERS[runtime](library, model, array, threads, bf16)
+
+
+def _onnxruntime(library: Any, model: bytes, x: np.ndarray, threads: int, bf16: bool) -> Step:
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    # threads that keep spinning would take the cores from the next model
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = library.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    inputs = {session.get_inputs()[0].name: x}
+    return lambda: session.run(None, inputs)[0]
+
+
+def _openvino(library: Any, model: bytes, x: np.ndarray, threads: int, bf16: bool) -> Step:
+    core = library.Core()
+    compiled = core.compile_model(
+        core.read_model(model),
+        'CPU',
+        {
+            'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32',
+            'INFERENCE_NUM_THREADS': threads,
+            'PERFORMANCE_HINT': 'LATENCY',
+            'ENABLE_CPU_PINNING': False,  # torch does not pin either
+        },
+    )
+    request = compiled.create_infer_request()
+    return lambda: request.infer([x])[0]
+
+
+_LOADERS = {'onnxruntime': _onnxruntime, 'openvino': _openvino}

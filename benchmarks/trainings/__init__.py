@@ -1,0 +1,1 @@
+"""Trainings on data that needs no download, each with its figures in `benchmarks/results/`."""

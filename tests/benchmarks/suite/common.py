@@ -1,0 +1,45 @@
+"""Cells and records for the tests of the suite."""
+
+from benchmarks.suite.cells import Cell
+
+CELL = dict(
+    kind='time', pair='main', task='infer', mode='eager', precision='fp32', layout='channels_last',
+    batch=2, size=64, threads=1, device='cpu',
+)  # fmt: skip
+
+
+def cell(**changes) -> Cell:
+    """A small cell; `mode` is given as text."""
+    return Cell.from_json({**CELL, **changes})
+
+
+def synthetic(
+    pair, batch=8, threads=2, size=224, subject=1.2, load=2.0, settled=True, mode='eager',
+    precision='fp32',
+):  # fmt: skip
+    """Key and data of a record whose samples are all alike."""
+    here = cell(
+        pair=pair, mode=mode, precision=precision, batch=batch, size=size, threads=threads
+    )  # fmt: skip
+    return here.key, {
+        'cell': here.to_json(),
+        'models': {'baseline': 'resnet50', 'subject': 'res2net'},
+        'load': [load, None],
+        'samples': {'baseline': [1.0] * 8, 'subject': [subject] * 8, 'control': [1.0] * 8},
+        'settled': settled,
+    }
+
+
+def file_of(*cells):
+    """Content of a result file."""
+    environment = {
+        'cpu': 'a CPU', 'gpu': None, 'cores': 2, 'cpu_capability': 'AVX512', 'torch': '2',
+        'timm': '1', 'python': '3', 'system': 'Linux', 'commit': '0123456789abcdef',
+    }  # fmt: skip
+    return {'runs': [{'environment': environment}], 'cells': dict(cells)}
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Cells of all table rows in a Markdown text."""
+    lines = [line for line in text.splitlines() if line.startswith('|')]
+    return [[part.strip() for part in line.strip('|').split('|')] for line in lines]

@@ -1,0 +1,26 @@
+"""int8."""
+
+import json
+
+import pytest
+
+from benchmarks import quantize
+from benchmarks.script import load
+
+
+@pytest.mark.slow  # exports
+def test_quantization(tmp_path, capsys):
+    """The whole of it, since it is small."""
+    pytest.importorskip('onnxruntime', reason='needs the extra export')
+    pytest.importorskip('onnxscript', reason='needs the extra export')
+    quantize.main(['--out', str(tmp_path / 'int8.json')])
+    again = json.loads((tmp_path / 'int8.json').read_text())['cells']
+    report = load('quantize')
+    # one image of 360 more may tip on other hardware
+    assert abs(again['accuracy'][1] - report['accuracy'][1]) <= 0.3
+
+
+def test_the_committed_figures():
+    report = load('quantize')
+    assert report['accuracy'][1] > 99
+    assert f'{report["accuracy"][1]:.1f} % of 360 images' in quantize.sentence(report)

@@ -1,0 +1,93 @@
+"""The generated pages, and the figures in READMEs."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import (
+    claim,
+    deploy_profile,
+    import_time,
+    load_time,
+    quantize,
+    receptive_field,
+    tables,
+)
+from benchmarks.script import RESULTS, load
+from benchmarks.trainings import fine_tune, train_keypoints
+
+
+def words(path: Path) -> str:
+    """Text of a file on one line."""
+    return ' '.join(path.read_text().split())
+
+
+README = words(RESULTS.parent / 'README.md')
+TOP_README = words(Path(__file__).parents[2] / 'README.md')
+SCRIPTS = (deploy_profile, import_time, load_time, quantize, receptive_field, fine_tune,
+           train_keypoints)  # fmt: skip
+CLAIMS = (claim.main_pair, claim.ways, claim.causes, claim.other_pairs, claim.article, claim.swap,
+          claim.runtimes)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def files():
+    return claim.load_files()
+
+
+@pytest.mark.parametrize('name', tables.PAGES)
+def test_pages_are_what_the_json_says(name):
+    """`python -m benchmarks.tables` writes them."""
+    assert (RESULTS / f'{name}.md').read_text() == tables.page(name)
+    assert f'results/{name}.md' in README
+
+
+def test_writing_the_pages(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, 'RESULTS', tmp_path)
+    tables.main()
+    printed = capsys.readouterr().out
+    for name in tables.PAGES:
+        assert (tmp_path / f'{name}.md').read_bytes() == (RESULTS / f'{name}.md').read_bytes()
+        assert f'{name}.md' in printed
+
+
+@pytest.mark.parametrize('sentence', CLAIMS)
+def test_the_readme_on_the_claim(sentence, files):
+    assert sentence(files) in README
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_the_readme_on_the_scripts(script):
+    assert script.sentence(load(script.__name__.rpartition('.')[2])) in README
+
+
+def test_figures_of_others_are_named_as_theirs():
+    assert claim.published() in README
+    for entry in claim.read_published().values():
+        assert entry['source'] in (RESULTS / 'claim.md').read_text()
+        assert all(0.5 < ratio < 2 for ratio in entry['figures'].values())
+    paper = claim.read_published()['the paper']
+    base, ours = paper['milliseconds'].values()
+    assert paper['figures']['runtime of Table 3'] == round(ours / base, 2)
+
+
+def test_the_top_readme_on_the_claim(files):
+    """Its section `You read "about 20 % slower than ResNet"`."""
+    section = TOP_README.split('about 20 % slower than ResNet"')[1].split(' ## ')[0]
+    for text in (claim.main_pair(files), claim.swap(files), claim.published()):
+        assert text in section
+    assert 'benchmarks/README.md' in section
+
+
+def test_pictures_are_shown():
+    for name in ('main', 'pairs', 'scale', 'attribution', 'receptive_field'):
+        assert f'results/{name}.png)' in README
+        assert (RESULTS / f'{name}.png').is_file()
+    for name in ('detections', 'keypoints'):
+        assert f'results/{name}.png)' in README
+
+
+def test_a_pair_that_was_not_measured(files):
+    with pytest.raises(LookupError, match='main_aligned/infer/eager/fp32') as error:
+        claim.find(files, 'main_aligned', batch=3)
+    assert 'python -m benchmarks run' in str(error.value)
