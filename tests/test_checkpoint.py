@@ -1,6 +1,7 @@
 """Checkpoints of every source: each gives its own numbers, and a bad one leaves nothing."""
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 
 from tests.common import Reference, image, randomise, relative_error
 from timm_res2net import convert_checkpoint
+from timm_res2net.convert import SOURCES
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
@@ -80,7 +82,7 @@ def test_a_network_without_a_name(semantics, tmp_path):
         neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
         assert torch.equal(neck(image())[0], model.forward_features(image()))
     if not official:
-        with pytest.raises(ValueError, match=f"In its place say semantics='{semantics}'"):
+        with pytest.raises(ValueError, match=f"Name semantics='{semantics}'"):
             convert_checkpoint(tmp_path / 'w.safetensors', model=NAMED[semantics])
 
 
@@ -151,7 +153,7 @@ def test_round_trip(to, tmp_path):
         (
             'res2net50_se',
             'mmpretrain',
-            'it has SE modules, which the blocks of mmpretrain have not.',
+            'it has SE modules, which the blocks of mmpretrain do not have.',
         ),
         ('res2net50_pd_26w_4s', 'article', 'semantics are paddle, and article computes caffe.'),
     ],
@@ -192,7 +194,7 @@ def test_what_neither_keys_nor_shapes_tell(changed, tmp_path):
     save_for_hf(model, tmp_path / 'f', model_args=model.model_args, safe_serialization=True)
     with pytest.raises(ValueError) as error:
         convert_checkpoint(tmp_path / 'f', to='official')
-    assert f'it has another {next(iter(changed))}'.removesuffix('replace_stem_pool') in str(
+    assert f'cannot express its {next(iter(changed))}'.removesuffix('replace_stem_pool') in str(
         error.value
     )
 
@@ -271,9 +273,9 @@ def test_a_file_that_cannot_be_read_safely(tmp_path, monkeypatch):
 def test_an_entry_by_name(tmp_path):
     zeros = {key: torch.zeros_like(value) for key, value in tiny().items()}
     path = save({'state_dict': zeros, 'state_dict_ema': tiny()}, tmp_path / 'w.pth')
-    assert convert_checkpoint(path).file['entry'] == 'state_dict_ema'
+    assert convert_checkpoint(path).file.entry == 'state_dict_ema'
     found = convert_checkpoint(path, entry='state_dict')
-    assert (found.file['entry'], found.file['format']) == ('state_dict', 'torch')
+    assert (found.file.entry, found.file.format) == ('state_dict', 'torch')
     assert not any(value.any() for value in found.model.state_dict().values())
 
 
@@ -288,10 +290,11 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     path = save(tiny(), tmp_path / 'w.pth')
-    monkeypatch.setattr('timm_res2net.checkpoint._readme', fail)
+    monkeypatch.setattr('timm_res2net.checkpoint.render_card', fail)
     with pytest.raises(OSError, match='No space left'):
         convert_checkpoint(path, tmp_path / 'out')
-    monkeypatch.setitem(__import__('timm_res2net.checkpoint').checkpoints._SAVE, 'official', fail)
+    broken = dataclasses.replace(SOURCES['official'], save=fail)
+    monkeypatch.setitem(SOURCES, 'official', broken)
     plain = save(random_weights('res2net50_26w_4s'), tmp_path / 'v.pth')
     with pytest.raises(OSError, match='No space left'):
         convert_checkpoint(plain, tmp_path / 'out.pth', to='official')
@@ -304,12 +307,12 @@ def test_nothing_is_overwritten(tmp_path):
     out.mkdir()
     convert_checkpoint(path, out)  # an empty folder is as good as none
     with pytest.raises(
-        FileExistsError, match=r'out is there already. Give another name, or remove'
+        FileExistsError, match=r'out already exists. Choose another name, or remove'
     ):
         convert_checkpoint(path, out)
-    with pytest.raises(FileExistsError, match='is there already'):
+    with pytest.raises(FileExistsError, match='already exists'):
         convert_checkpoint(out, path, to='official')
-    with pytest.raises(FileExistsError, match='is there already'):
+    with pytest.raises(FileExistsError, match='already exists'):
         convert_checkpoint(path, out, dry_run=True)
     with pytest.raises(FileNotFoundError, match=r"Cannot write .*: there is no folder '.*/no'"):
         convert_checkpoint(path, tmp_path / 'no' / 'out')
@@ -328,7 +331,7 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
     empty = tmp_path / 'empty'
     empty.mkdir()
     monkeypatch.chdir(empty)
-    with pytest.raises(FileExistsError, match=r'\. is there already'):
+    with pytest.raises(FileExistsError, match=r'\. already exists'):
         convert_checkpoint(path, '.')
 
     def refuse(*args, **kwargs):
@@ -336,7 +339,7 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
 
     monkeypatch.setattr('tempfile.TemporaryFile', refuse)
     with pytest.raises(
-        OSError, match=r'Cannot write .*/new \(Permission denied\). Give a place in'
+        OSError, match=r'Cannot write .*/new \(Permission denied\). Choose a path in'
     ):
         convert_checkpoint(path, tmp_path / 'new')
 
@@ -346,7 +349,7 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
     [
         ({'source': 'keras'}, "Unknown source 'keras'. Use auto, paddle, article, detectron2"),
         ({'to': 'onnx'}, "Unknown layout 'onnx' to write. Use one of paddle, article"),
-        ({'model': 'resnet50'}, "'resnet50' is no Res2Net of timm_res2net or timm."),
+        ({'model': 'resnet50'}, "'resnet50' is not a registered Res2Net."),
         (
             {'model': 'res2net50_se'},
             'it has layers=(1, 2, 2, 1) where res2net50_se has (3, 4, 6, 3), channels=(16, 32, 40, '
@@ -358,7 +361,7 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
             {'model': 'test_res2net_se', 'semantics': 'paddle'},
             'test_res2net_se computes official, not paddle. Name one of the two.',
         ),
-        ({'entry': 'ema'}, "it has no weights in an entry 'ema'. Name none."),
+        ({'entry': 'ema'}, "it has no weights in an entry 'ema'. Leave the entry out."),
     ],
 )
 def test_arguments_that_cannot_be(kwargs, text, tmp_path):
@@ -378,9 +381,12 @@ def test_a_semantics_that_a_source_has_not(tmp_path):
 
 
 def test_files_and_folders_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'There is no file .*w\.pth\.'):
+    with pytest.raises(FileNotFoundError, match=r'no file or folder .*w\.pth\. Check the path'):
         convert_checkpoint(tmp_path / 'w.pth')
-    with pytest.raises(ValueError, match=r'is a folder without a config\.json and a model\.saf'):
+    with pytest.raises(FileNotFoundError, match=r'no .*config\.json.*`timm-res2net convert`'):
+        convert_checkpoint(tmp_path)
+    (tmp_path / 'config.json').write_text(config('"model_args": {}'))
+    with pytest.raises(FileNotFoundError, match=r'no model\.safetensors.*`timm-res2net convert`'):
         convert_checkpoint(tmp_path)
 
 
@@ -395,10 +401,10 @@ def config(changed: str) -> str:
     ('content', 'text'),
     [
         ('{', 'JSONDecodeError'),
-        ('{}', 'it lacks architecture, num_classes, pretrained_cfg. Write it anew'),
-        ('{"architecture": "vgg11", "pretrained_cfg": {}}', 'it lacks num_classes. Write it anew'),
-        ('[]', 'it is list, not an object'),
-        (config('"architecture": "vgg11"'), "'vgg11' is no Res2Net of timm_res2net or timm"),
+        ('{}', 'it lacks architecture, num_classes, pretrained_cfg. Write it again'),
+        ('{"architecture": "vgg11", "pretrained_cfg": {}}', 'it lacks num_classes. Write it again'),
+        ('[]', 'it holds list, not an object'),
+        (config('"architecture": "vgg11"'), "'vgg11' is not a Res2Net of timm_res2net or timm"),
         (config('"architecture": 5'), 'architecture is 5, not a string.'),
         (config('"num_classes": "ten"'), "num_classes is 'ten', not a whole number."),
         (config('"num_classes": true'), 'num_classes is True, not a whole number.'),
@@ -425,14 +431,14 @@ def config(changed: str) -> str:
         ),
         (
             config('"pretrained_cfg": {"colour": 1}'),
-            'timm knows no colour in pretrained_cfg. Remove it.',
+            'timm does not know colour in pretrained_cfg. Remove it.',
         ),
     ],
 )
 def test_a_folder_with_another_config(content, text, tmp_path):
     save_file(tiny(), tmp_path / 'model.safetensors')
     (tmp_path / 'config.json').write_text(content)
-    with pytest.raises(ValueError, match=r'config\.json makes no model: ') as error:
+    with pytest.raises(ValueError, match=r'config\.json does not describe a model: ') as error:
         convert_checkpoint(tmp_path)
     assert text in str(error.value)
 
@@ -469,7 +475,7 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
         for key, value in tiny().items()
     }
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.file['widened'] == sum(v.is_floating_point() for v in weights.values())
+    assert found.file.widened == sum(v.is_floating_point() for v in weights.values())
     with safe_open(tmp_path / 'out' / 'model.safetensors', 'pt') as stored:
         for key, value in weights.items():
             assert stored.get_tensor(key).dtype in (torch.float32, torch.int64)
@@ -487,7 +493,7 @@ def test_a_readme_says_what_it_was_made_from(tmp_path):
     assert '# my_net' in text
     assert "timm.create_model('local-dir:my_net', pretrained=True)" in text
     assert '| `layer{stage}.{block}.se.*.*`' in text
-    assert 'The converter cannot tell who published the file.' in text
+    assert 'The converter does not know who published the file.' in text
     assert text.startswith('---\n')
     convert_checkpoint(tmp_path / 'my_net', tmp_path / 'again')
-    assert 'made from a folder: see' in (tmp_path / 'again' / 'README.md').read_text()
+    assert 'converted from a folder, whose card' in (tmp_path / 'again' / 'README.md').read_text()

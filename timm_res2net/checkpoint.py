@@ -504,7 +504,7 @@ def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
     what = f'{found.file.file} cannot be written as {to}'
     other = _unusual(found.model)
     if other:
-        raise ValueError(f'{what}: {to} has no {", ".join(other)} like those of the model.')
+        raise ValueError(f'{what}: {to} cannot express its {", ".join(other)}.')
     arguments = {**infer_arguments(tensors), 'semantics': found.semantics}
     reason = target.refuse(arguments, tensors)
     if reason:

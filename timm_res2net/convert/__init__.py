@@ -7,7 +7,6 @@ from .engine import Converted as Converted
 from .engine import Move as Move
 from .engine import Rule as Rule
 from .engine import apply_rules as apply_rules
-from .engine import require_keys as require_keys
 from .engine import undo_rules as undo_rules
 from .infer import infer_arguments as infer_arguments
 from .reading import Checkpoint as Checkpoint
@@ -19,4 +18,3 @@ from .source import Source as Source
 from .sources import SOURCES as SOURCES
 from .sources import published_table as published_table
 from .sources import recognise as recognise
-from .sources.paddle import paddle_rules as paddle_rules

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 
 from ..text import list_some
-from .fit import fit
 
-__all__ = ['Converted', 'Move', 'Rule', 'apply_rules', 'conv_bn', 'require_keys', 'undo_rules']
+__all__ = ['Converted', 'Move', 'Rule', 'apply_rules', 'conv_bn', 'undo_rules']
 
 _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
 
@@ -242,16 +241,3 @@ def undo_rules(
                 if match is not None:
                     out[bias.fill(*match)] = torch.zeros_like(value)
     return out
-
-
-def require_keys(state_dict: Mapping[str, torch.Tensor], keys: Iterable[str], source: str) -> None:
-    """Check that a converted state dict has a value for every key of a model.
-
-    Raises:
-        ValueError: Keys without a value. The text names them.
-    """
-    missing = fit(dict.fromkeys(keys, ()), dict.fromkeys(state_dict, ())).missing
-    if missing:
-        raise ValueError(
-            f'Parameters that the {source} checkpoint leaves without a value, {list_some(missing)}'
-        )

@@ -117,7 +117,7 @@ def _find_weights(content: Any, wanted: str | None) -> tuple[Mapping[str, Any], 
             found = [str(key) for key, value in content.items() if _is_weights(value)]
             raise ValueError(
                 f'it has no weights in an entry {wanted!r}. '
-                + (f'Use one of {", ".join(found)}.' if found else 'Name none.')
+                + (f'Use one of {", ".join(found)}.' if found else 'Leave the entry out.')
             )
         return content[wanted], wanted
     for entry in _ENTRIES:

@@ -120,7 +120,7 @@ def pull(
 
     Raises:
         FileExistsError: `out` already exists.
-        OSError: The Hub refuses or cannot be reached.
+        OSError: The Hub refuses, cannot be reached, or sent other weights than it announces.
         ValueError: The checks found an error; nothing is written.
 
     Example:
@@ -130,6 +130,8 @@ def pull(
     found = resolve_repository(repo_id, revision)
     target = check_writable(Path(out), folder=True)
     folder = fetch(found.id, found.revision, token)
+    if folder.origin and folder.origin.trouble:
+        raise OSError(folder.origin.trouble)
     findings = checks(folder, 'pull')
     refuse(findings, f'{found.id} is not in order, and nothing was written')
     with new_folder(target) as made:

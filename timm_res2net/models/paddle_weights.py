@@ -1,14 +1,15 @@
 """Loading PaddleClas weights into a Res2Net, converted in memory."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
 from timm.models import load_pretrained
 from torch import nn
 
-from ..convert import apply_rules, paddle_rules, read_pdparams, require_keys
-from ..text import list_some
+from ..convert import SOURCES, apply_rules, read_pdparams
+from ..convert.fit import fit, shapes
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['load_paddle']
@@ -64,16 +65,21 @@ def _convert(
 ) -> dict[str, torch.Tensor]:
     """Rename the tensors, and check that every one except those of the head fits the model."""
     try:
-        state_dict = apply_rules(tensors, paddle_rules(tensors), 'paddle').tensors
-        own = model.state_dict()
-        inner = [key for key in own if not key.startswith('fc.') and '.se.' not in key]
-        require_keys(state_dict, inner, 'paddle')
-        surplus = [key for key in state_dict if key not in own and not key.startswith('fc.')]
-        if surplus:
-            raise ValueError(f'the model has no parameters for {list_some(surplus)}')
+        rules = SOURCES['paddle'].rules(tensors)
+        state_dict = apply_rules(tensors, rules, 'paddle').tensors
+        own = {k: v for k, v in shapes(model.state_dict()).items() if '.se.' not in k}
+        # timm replaces the head and adapts the first convolution, whatever their shapes
+        found = fit(_without_head(own), _without_head(shapes(state_dict)))
+        problem = replace(found, wrong={}).describe()
+        if problem:
+            raise ValueError(problem)
     except ValueError as error:
         raise RuntimeError(
             f"{path} does not fit: {error}. Create the model with the checkpoint's layers, scale "
             'and stem.'
         ) from error
     return state_dict
+
+
+def _without_head(found: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {key: shape for key, shape in found.items() if not key.startswith('fc.')}
