@@ -1,7 +1,6 @@
 """Loading PaddleClas weights into a Res2Net, converted in memory."""
 
 import os
-from typing import Any
 
 import torch
 from timm.models import load_pretrained
@@ -9,6 +8,7 @@ from torch import nn
 
 from ..convert import apply_rules, paddle_rules, read_pdparams, require_keys
 from ..text import list_some
+from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['load_paddle']
@@ -27,7 +27,7 @@ def load_paddle(model: nn.Module, path: str) -> None:
         RuntimeError: The file cannot be read or does not fit the model. An unreadable download is
             renamed to `<name>.broken`, so that the next call downloads the file again.
     """
-    timm_model: Any = model
+    timm_model = as_timm(model)
     cfg = timm_model.pretrained_cfg
     tensors = _read(path, is_download=not cfg.get('file'))
     load_pretrained(
