@@ -185,7 +185,7 @@ def test_fx_and_export(name):
 
 
 @every_name
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('training', slow_except([True], [False, True]))
 def test_compiles_without_a_graph_break(name, training):
     torch._dynamo.reset()
     model = create(name).train(training)
