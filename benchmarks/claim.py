@@ -82,7 +82,7 @@ def ways(files: Files) -> str:
 
 
 def causes(files: Files) -> str:
-    """Return where the extra time of the main pair goes."""
+    """Return the extra time of the main pair by cause."""
     parts = {k: f'{100 * v:.1f} %' for k, v in find(files, 'main', 'attribution').explain().items()}
     return (
         f'Of the {parts["extra"]} more time, {parts["more MACs"]} come from more MACs, '
@@ -125,7 +125,7 @@ def swap(files: Files) -> str:
 
 
 def runtimes(files: Files) -> str:
-    """Return what deploying gains under compilers, and how fast other runtimes are."""
+    """Return the gain from deploying under compilers, and the speed of other runtimes."""
     rebuilt = {'frozen': files['frozen'], **files}  # several builds of compiled models
     compiled, onnx, openvino = (
         f'× {find(rebuilt, pair).ratio()}'
@@ -150,7 +150,7 @@ def read_published() -> dict[str, dict[str, Any]]:
 
 
 def published() -> str:
-    """Return what others published, in one sentence."""
+    """Return the figures that others published, in one sentence."""
     others = read_published()
     timm, paddle = (others[whose]['figures'] for whose in ('timm', 'PaddleClas'))
     base, ours = others['the paper']['milliseconds'].values()

@@ -61,8 +61,8 @@ def field(name: str, seed: int, images: int, size: int = SIZE) -> np.ndarray:
     for _ in range(images):
         x = torch.randn(1, 3, size, size, generator=generator).requires_grad_()
         (out,) = body(x)
-        centre = out.shape[2] // 2
-        (gradient,) = torch.autograd.grad(out[0, :, centre, centre].sum(), x)
+        center = out.shape[2] // 2
+        (gradient,) = torch.autograd.grad(out[0, :, center, center].sum(), x)
         total += gradient[0].abs().sum(0)
     return (total / total.sum()).numpy()
 
@@ -126,8 +126,8 @@ def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> 
         # the square root makes the faint outer part visible
         cell.imshow(np.sqrt(weight), cmap='magma', vmin=0, vmax=brightest**0.5)
         side = report['networks'][name][f'half_width_{share}'][0]
-        centre = len(weight) / 2
-        cell.add_patch(_square(centre, side))
+        center = len(weight) / 2
+        cell.add_patch(_square(center, side))
         cell.set_title(f'{name}\n{share} within ± {side:.0f} px', fontsize=9)
         cell.axis('off')
     profile = rows[1].subplots()
@@ -140,10 +140,10 @@ def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> 
     write_file(path, lambda file: figure.savefig(file, format='png', dpi=90))
 
 
-def _square(centre: float, half: float) -> Any:
+def _square(center: float, half: float) -> Any:
     from matplotlib.patches import Rectangle
 
-    corner = (centre - half, centre - half)
+    corner = (center - half, center - half)
     return Rectangle(corner, 2 * half, 2 * half, fill=False, edgecolor='white', linewidth=1)
 
 

@@ -12,9 +12,10 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from tests.common import NAMES, image, randomise, relative_error
+from tests.common import NAMES, TINY, image, randomise, relative_error, slow_except
 
-every_name = pytest.mark.parametrize('name', NAMES)
+# The tiny one goes through all of the code that the others do, in seconds.
+every_name = pytest.mark.parametrize('name', slow_except([TINY], NAMES))
 FEATURE_CLASSES = ('list', 'dict', 'hook', 'getter', 'fx')
 # What TorchScript, tracing and the compilers may reorder: float32 sums, over 200 layers at most.
 SAME = 1e-4
@@ -86,12 +87,9 @@ def test_out_indices(feature_cls, asked, levels):
 
 @pytest.mark.parametrize('asked', [0, 6, (5,), (-6,), (), (1, 1), (4, -1), '1', (0.5,), 1.5])
 def test_out_indices_out_of_range(asked):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match='levels from 0 to 4') as error:
         timm.create_model('test_res2net_se', features_only=True, out_indices=asked)
-    assert str(error.value) == (
-        f'out_indices={asked!r} must name different levels from 0 to 4 (or -5 to -1), '
-        'or be the number of last levels, 1 to 5.'
-    )
+    assert f'out_indices={asked!r}' in str(error.value)
 
 
 @every_name
@@ -187,7 +185,7 @@ def test_fx_and_export(name):
 
 
 @every_name
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('training', slow_except([True], [False, True]))
 def test_compiles_without_a_graph_break(name, training):
     torch._dynamo.reset()
     model = create(name).train(training)
@@ -196,6 +194,7 @@ def test_compiles_without_a_graph_break(name, training):
     assert relative_error(compiled(x), model(x)) < SAME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['test_res2net_se', 'res2net50_se'])
 def test_inductor(name):
     torch._dynamo.reset()

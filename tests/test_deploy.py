@@ -7,11 +7,10 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.models import list_models
 from timm.utils import reparameterize_model as timms
 from torch import nn
 
-from tests.common import DEVICES, NAMES, image, randomise, relative_error
+from tests.common import DEVICES, NAMES, TIMMS, TINY, image, randomise, relative_error, slow_except
 from timm_res2net import Res2Net, align_widths, reparameterize_model
 from timm_res2net.layers import rules
 from timm_res2net.layers.align import align_blocks
@@ -19,8 +18,6 @@ from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
 from timm_res2net.layers.fused_block import FusedStage
 from timm_res2net.layers.rules import FORMS, override
 
-TIMMS = tuple(list_models(module='res2net'))
-TINY = 'test_res2net_se'
 BNS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -32,7 +29,7 @@ def folded(model):
     return not [name for name, m in model.named_modules() if isinstance(m, BNS)]
 
 
-@pytest.mark.parametrize('name', TIMMS)
+@pytest.mark.parametrize('name', slow_except(['res2net50d'], TIMMS))
 def test_timms_own_models(name):
     model = create(name).double()
     x = image(1, 65).double()
@@ -50,7 +47,7 @@ def test_timms_own_models(name):
     assert type(deployed) is type(model)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', slow_except([TINY], NAMES))
 def test_every_name(name):
     model = create(name)
     x = image(1, 65)
@@ -68,7 +65,7 @@ def test_every_name(name):
 
 
 @pytest.mark.parametrize('semantics', SEMANTICS)
-@pytest.mark.parametrize('scale', [1, 2, 4, 8])
+@pytest.mark.parametrize('scale', slow_except([1, 4], [1, 2, 4, 8]))
 @pytest.mark.parametrize(
     'kwargs',
     [
@@ -96,7 +93,7 @@ def maps(body, x):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
-@pytest.mark.parametrize('name', [TINY, 'res2net50_26w_4s', 'res2net50d_se'])
+@pytest.mark.parametrize('name', slow_except([TINY], [TINY, 'res2net50_26w_4s', 'res2net50d_se']))
 def test_wrappers(name, feature_cls, dtype):
     body = create(name, features_only=True, feature_cls=feature_cls, out_indices=(0, 1, 2, 3, 4))
     body, x = body.to(dtype), image(1, 65).to(dtype)
@@ -149,24 +146,18 @@ VERBS = {
 @pytest.mark.parametrize('verb', VERBS)
 def test_an_fx_graph_is_refused(verb):
     body = create(features_only=True, feature_cls='fx')
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f'Cannot {verb} FeatureGraphNet') as error:
         VERBS[verb](body)
-    assert str(error.value) == (
-        f'Cannot {verb} FeatureGraphNet, whose blocks torch.fx has taken apart. Create it with '
-        "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
-    )
+    assert "feature_cls='list', 'dict', 'hook' or 'getter'" in str(error.value)
 
 
 @pytest.mark.parametrize('verb', VERBS)
 def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
     deployed = reparameterize_model(create())
     for model in (deployed, timms(create())):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=f'Cannot {verb} Res2Net.*already deployed') as error:
             VERBS[verb](model)
-        assert str(error.value) == (
-            f'Cannot {verb} Res2Net: it is in its deploy form already, or its blocks are, by '
-            'timm.utils.reparameterize_model. Give the model that it was made from.'
-        )
+        assert 'Pass the original model' in str(error.value)
     block = deployed.layer1[0]
     assert block.fuse() is block
     x = image()
@@ -176,19 +167,15 @@ def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
 
 @pytest.mark.parametrize('verb', VERBS)
 def test_other_models_are_refused(verb):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f'Cannot {verb} ResNet.*no Res2Net block') as error:
         VERBS[verb](timm.create_model('resnet18'))
-    assert str(error.value) == (
-        f'Cannot {verb} ResNet: it has no Res2Net block. Give a Res2Net of this package or of timm.'
-    )
-    with pytest.raises(ValueError) as error:
+    assert 'Pass a Res2Net' in str(error.value)
+    with pytest.raises(ValueError, match=f'Cannot {verb} OptimizedModule.*compiled') as error:
         VERBS[verb](torch.compile(create(), backend='eager'))
-    assert str(error.value) == (
-        f'Cannot {verb} OptimizedModule, which is compiled. Do it first, then compile.'
-    )
+    assert 'Compile it afterwards' in str(error.value)
     inner = nn.Sequential(torch.compile(create(), backend='eager'), nn.ReLU())
     for compiled in (inner, torch.jit.script(create()), torch.jit.trace(create(), image())):
-        with pytest.raises(ValueError, match=r'which is compiled\. Do it first, then compile\.$'):
+        with pytest.raises(ValueError, match=r'it is compiled\. Compile it afterwards'):
             VERBS[verb](compiled)
 
 
@@ -240,7 +227,7 @@ def test_on_a_device(device, multiple):
 
 
 def test_it_survives():
-    """A copy, a state dict, an export, a script, a trace and a compiler."""
+    """A copy, a state dict, a script and a trace."""
     deployed, x = reparameterize_model(create()), image(2, 65)
     with torch.no_grad():
         expected = [deployed(x) for _ in range(3)][-1]  # weights are packed by now
@@ -248,13 +235,20 @@ def test_it_survives():
         other = reparameterize_model(timm.create_model(TINY))
         other.load_state_dict(deployed.state_dict())
         assert relative_error(other(x), expected) < 1e-6
+        assert relative_error(torch.jit.script(deployed)(x), expected) < 1e-5
+        assert relative_error(torch.jit.trace(deployed, x)(x), expected) < 1e-5
+
+
+@pytest.mark.slow
+def test_it_exports_and_compiles():
+    deployed, x = reparameterize_model(create()), image(2, 65)
+    with torch.no_grad():
+        expected = [deployed(x) for _ in range(3)][-1]  # weights are packed by now
         exported = torch.export.export(
             deployed, (x,), dynamic_shapes={'x': {0: torch.export.Dim('batch')}}
         ).module()
         assert relative_error(exported(x), expected) < 1e-5
         assert relative_error(exported(image(3, 65)), deployed(image(3, 65))) < 1e-5
-        assert relative_error(torch.jit.script(deployed)(x), expected) < 1e-5
-        assert relative_error(torch.jit.trace(deployed, x)(x), expected) < 1e-5
         compiled = torch.compile(deployed, backend='eager', fullgraph=True)
         assert relative_error(compiled(x), expected) < 1e-5
 
@@ -295,10 +289,21 @@ def arguments():
     )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(arguments())
 def test_any_block(case):
-    """Every form of any block, in float64 and float32."""
+    check_block(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_many_blocks(case):
+    check_block(case)
+
+
+def check_block(case):
+    """Every form of a block, in float64 and float32."""
     layout = torch.channels_last if case.pop('channels_last') else torch.contiguous_format
     batch, height, width = case.pop('size')
     multiple, seed = case.pop('multiple'), case.pop('seed')

@@ -1,4 +1,7 @@
-"""The deploy form of whole models: ours, timm's own Res2Nets, and `features_only` wrappers."""
+"""Forms of whole models: the deploy form and aligned widths.
+
+They work for Res2Nets of this package and of timm, and for their `features_only` wrappers.
+"""
 
 import copy
 from collections import OrderedDict
@@ -20,61 +23,70 @@ Model = TypeVar('Model', bound=nn.Module)
 
 
 def _check(model: nn.Module, verb: str) -> None:
-    """Raise a ValueError for a model whose blocks cannot be replaced."""
+    """Raise a ValueError if the blocks of a model cannot be replaced."""
     name = type(model).__name__
     modules = list(model.modules())
     if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, '_orig_mod') for m in modules):
-        raise ValueError(f'Cannot {verb} {name}, which is compiled. Do it first, then compile.')
+        raise ValueError(f'Cannot {verb} {name}, because it is compiled. Compile it afterwards.')
     if any(isinstance(module, torch.fx.GraphModule) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}, whose blocks torch.fx has taken apart. Create it with '
+            f'Cannot {verb} {name}, because torch.fx has split its blocks. Create it with '
             "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
         )
     if any(isinstance(module, FusedBottle2neck) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}: it is in its deploy form already, or its blocks are, by '
-            'timm.utils.reparameterize_model. Give the model that it was made from.'
+            f'Cannot {verb} {name}, because it is already deployed, or its blocks are, by '
+            'timm.utils.reparameterize_model. Pass the original model.'
         )
     if not any(is_block(module) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}: it has no Res2Net block. Give a Res2Net of this package or of '
-            'timm.'
+            f'Cannot {verb} {name}, because it has no Res2Net block. Pass a Res2Net of this '
+            'package or of timm.'
         )
 
 
 def reparameterize_model(model: Model) -> Model:
-    """A copy of a model in its deploy form: the same outputs in inference, faster.
+    """Return a deployed copy of a model: the same outputs in inference, but faster.
 
-    Every BatchNorm is folded into the convolution before it, the stem's and the shortcuts' too, and
-    every Res2Net block becomes a `FusedBottle2neck`. `timm.utils.reparameterize_model` does that to
-    the blocks of this package alone, and leaves out the stem and `FusedStage`.
+    Every BatchNorm is folded into the convolution before it, also in the stem and the shortcuts,
+    and every Res2Net block becomes a `FusedBottle2neck`. `timm.utils.reparameterize_model` does
+    less: it replaces only the blocks of this package, and leaves the stem and the stages as they
+    are.
 
     Args:
         model: Model with Res2Net blocks of this package or of timm, or a `features_only` wrapper of
-            one ('list', 'dict', 'hook', 'getter'). It is not changed.
+            one ('list', 'dict', 'hook' or 'getter'). It is not changed.
 
     Returns:
-        A model of the same class in eval mode, with the same type, device and output. Hooks on
-        blocks, stages and the stem go with it; those on layers that are folded do not.
+        A model of the same class, dtype and device in eval mode. Hooks on blocks, stages and the
+        stem are kept. Hooks on folded layers are not.
 
     Raises:
-        ValueError: A model that is deployed already, that is compiled or traced, or that has no
-            Res2Net block.
+        ValueError: The model is already deployed, is compiled or traced, or has no Res2Net block.
+
+    >>> import timm, torch
+    >>> from timm_res2net import reparameterize_model
+    >>> model = timm.create_model('test_res2net_se', pretrained=True).eval()
+    >>> deployed = reparameterize_model(model)
+    >>> x = torch.randn(1, 3, 64, 64)
+    >>> with torch.inference_mode():
+    ...     torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
     """
     _check(model, 'reparameterize')
-    with torch.inference_mode(False):  # weights born in inference mode could not be packed
+    with torch.inference_mode(False):  # weights created in inference mode cannot be packed
         deployed = copy.deepcopy(model)
         _replace(deployed)
     return deployed.eval()
 
 
 def align_widths(model: Model, multiple: int) -> Model:
-    """Pad the splits of every Res2Net block with zero channels to a multiple, in place: the same
-    function, weights and training, on widths that the hardware likes (8 for tensor cores).
+    """Pad the splits of every Res2Net block with zero channels to a multiple, in place.
 
-    Parameters and buffers keep their shapes, names and places, so that optimizers, EMA copies and
-    state dicts go on as they are. `create_model(..., width_multiple=8)` does the same for models of
-    this package, and their `model_args` record either.
+    Outputs, weights and training stay the same, and the widths suit the hardware, for example
+    multiples of 8 for tensor cores. Parameters and buffers stay the same objects with the same
+    names and shapes, so that optimizers, EMA copies and state dicts remain valid. For models of
+    this package, `create_model(..., width_multiple=8)` does the same, and `model_args` records
+    both.
 
     Args:
         model: Model with Res2Net blocks of this package or of timm.
@@ -84,9 +96,17 @@ def align_widths(model: Model, multiple: int) -> Model:
         The model.
 
     Raises:
-        ValueError: A model without Res2Net blocks, one that is aligned, deployed, compiled or
-            traced already, another norm layer than BatchNorm2d, DropBlock, a `multiple` that is no
-            whole number of at least 1. The model is unchanged then.
+        ValueError: `multiple` is not a whole number of at least 1, or the model has no Res2Net
+            block, is already aligned or deployed, is compiled or traced, or has another norm than
+            BatchNorm2d or DropBlock. The model is then unchanged.
+
+    >>> import timm
+    >>> from timm_res2net import align_widths
+    >>> model = timm.create_model('test_res2net_se')
+    >>> model.layer1[0].width
+    6
+    >>> align_widths(model, 8).layer1[0].width
+    8
     """
     _check(model, 'align the widths of')
     align_blocks([module for module in model.modules() if is_block(module)], multiple)
@@ -98,17 +118,18 @@ def align_widths(model: Model, multiple: int) -> Model:
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether a module is a Res2Net block, of this package or of timm."""
+    """Return whether a module is a Res2Net block of this package or of timm."""
     return isinstance(module, Bottle2neck | TimmBottle2neck)
 
 
 def _is_stage(module: nn.Module) -> bool:
+    """Return whether a module is a sequence of Res2Net blocks."""
     are_blocks = [is_block(child) for child in module.children()]
     return type(module) is nn.Sequential and bool(are_blocks) and all(are_blocks)
 
 
 def _take_hooks(module: nn.Module) -> dict[str, Any]:
-    """Take a module's hooks off it (feature_cls='hook' has some), for `_put` to give to another."""
+    """Remove the hooks of a module, which `feature_cls='hook'` adds, and return them for `_put`."""
     hooks = {key: value for key, value in vars(module).items() if 'hook' in key}
     for key, value in hooks.items():
         setattr(module, key, type(value)())
@@ -116,26 +137,19 @@ def _take_hooks(module: nn.Module) -> dict[str, Any]:
 
 
 def _put(parent: nn.Module, name: str, new: nn.Module, hooks: dict[str, Any]) -> None:
+    """Replace a child of a module, and give the new child the hooks of the old one."""
     vars(new).update(hooks)
     setattr(parent, name, new)
 
 
-def _replace(module: Any) -> None:
-    """Fold what a module holds, in place, blocks as a whole."""
+def _replace(module: nn.Module) -> None:
+    """Replace the stem, stages and blocks in a module by their deploy forms, in place."""
     if all(hasattr(module, name) for name in ('conv1', 'bn1', 'act1', 'maxpool')):
-        stem, norm, act = module.conv1, module.bn1, module.act1
-        hooks = [_take_hooks(layer) for layer in (stem, norm, act)]
-        # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
-        is_deep = isinstance(stem, nn.Sequential)
-        layers = nn.Sequential(*(stem if is_deep else [stem]), norm, act)
-        *convs, norm, act = fuse_sequential(layers)
-        _put(module, 'conv1', nn.Sequential(*convs) if is_deep else convs[0], hooks[0])
-        _put(module, 'bn1', norm, hooks[1])
-        _put(module, 'act1', act, hooks[2])
+        _fuse_stem(module)
     for name, child in module.named_children():
         if is_block(child):
-            block_hooks = _take_hooks(child)
-            _put(module, name, FusedBottle2neck(child), block_hooks)
+            hooks = _take_hooks(child)
+            _put(module, name, FusedBottle2neck(child), hooks)
         elif _is_stage(child):
             _replace(child)
             stage = FusedStage(OrderedDict(child.named_children()))
@@ -144,3 +158,17 @@ def _replace(module: Any) -> None:
             setattr(module, name, fuse_sequential(child))
         else:
             _replace(child)
+
+
+def _fuse_stem(model: nn.Module) -> None:
+    """Fold the norm and activation of a stem into its convolution, in place."""
+    names = ('conv1', 'bn1', 'act1')
+    stem, norm, act = (model.get_submodule(name) for name in names)
+    hooks = [_take_hooks(layer) for layer in (stem, norm, act)]
+    # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
+    is_deep = isinstance(stem, nn.Sequential)
+    layers = nn.Sequential(*(stem if isinstance(stem, nn.Sequential) else [stem]), norm, act)
+    *convs, norm, act = fuse_sequential(layers)
+    stem = nn.Sequential(*convs) if is_deep else convs[0]
+    for name, layer, hook in zip(names, (stem, norm, act), hooks, strict=True):
+        _put(model, name, layer, hook)

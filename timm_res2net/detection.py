@@ -17,10 +17,11 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from .layers.align import AlignedBatchNorm2d
+from .models.protocol import as_features
 
 __all__ = ['DetectionBackbone', 'detection_backbone']
 
-# Stages from the head down, as torchvision's `trainable_layers` counts them
+# Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
 _NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
     'frozen': freeze_batch_norm_2d,
@@ -30,12 +31,12 @@ _NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 class DetectionBackbone(nn.Module):
-    """timm's features and a Feature Pyramid Network (arXiv:1612.03144) above them.
+    """Feature levels of a timm model with a Feature Pyramid Network (arXiv:1612.03144) on top.
 
     Shape:
         - Input: (B, in_chans, H, W)
-        - Output: an OrderedDict of (B, out_channels, H / stride, W / stride), from the finest
-            level on: '0', '1', ... for the levels, then 'pool', or 'p6' and 'p7'
+        - Output: an OrderedDict of (B, out_channels, H / stride, W / stride), finest level first.
+          The names are '0', '1', ... for the levels, then 'pool', or 'p6' and 'p7'.
     """
 
     def __init__(
@@ -43,18 +44,18 @@ class DetectionBackbone(nn.Module):
     ) -> None:
         """
         Args:
-            body: A `features_only` model of timm.
-            out_channels: Channels of every level.
-            extra_blocks: torchvision's block for levels above the last one.
+            body: `features_only` model of timm.
+            out_channels: Channels of every level of the pyramid.
+            extra_blocks: Block of torchvision for levels above the last one, or None.
         """
         super().__init__()
-        info: Any = body.feature_info
+        channels = as_features(body).feature_info.channels()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks)
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks)
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The pyramid's levels by name."""
+        """Return the levels of the pyramid by name."""
         features = self.body(x)
         return self.fpn(OrderedDict((str(i), feature) for i, feature in enumerate(features)))
 
@@ -68,29 +69,36 @@ def detection_backbone(
     norm: str = 'frozen',
     **kwargs: Any,
 ) -> DetectionBackbone:
-    """A backbone that FasterRCNN, MaskRCNN, RetinaNet and FCOS of torchvision take as it is.
+    """Create a backbone for FasterRCNN, MaskRCNN, RetinaNet and FCOS of torchvision.
 
-    With the default levels (strides 4 to 32) and 'pool' it fits the default anchors of FasterRCNN
-    and MaskRCNN; with `out_indices=(2, 3, 4)` and 'p6p7' (strides 8 to 128) those of RetinaNet and
-    FCOS.
+    The default levels and 'pool' (strides 4 to 64) fit the default anchors of FasterRCNN and
+    MaskRCNN. `out_indices=(2, 3, 4)` and 'p6p7' (strides 8 to 128) fit those of RetinaNet and FCOS.
 
     Args:
-        name: A Res2Net of this package or timm's own, or another model of timm.
-        out_indices: Feature levels, 0 to 4 for strides 2 to 32.
+        name: Res2Net of this package or of timm, or another model of timm.
+        out_indices: Feature levels: 0 to 4 for strides 2 to 32.
         out_channels: Channels of every level of the pyramid.
-        extra_blocks: Levels above the last: 'pool' for one of stride 64 by subsampling, 'p6p7' for
-            two by convolution from the last pyramid level, None, or a block of torchvision's.
-        trainable_layers: How many of the five stages (layer4, layer3, layer2, layer1 and the stem)
-            learn, from the last one on; 5 for all.
-        norm: What becomes of the BatchNorms: 'frozen' (statistics and affine stay as loaded; right
-            for small batches), 'batch' (they learn), or 'sync' (SyncBatchNorm, for several
-            processes).
-        **kwargs: Further arguments of `timm.create_model`, such as `pretrained=True`.
+        extra_blocks: Levels above the last one: 'pool' for one level by subsampling, 'p6p7' for two
+            levels by convolution, None, or a block of torchvision.
+        trainable_layers: Number of stages that are trained, counted from the last one: layer4,
+            layer3, layer2, layer1 and the stem. 5 trains everything.
+        norm: 'frozen' keeps the statistics and affine parameters of the BatchNorms as loaded, which
+            suits small batches. 'batch' trains them. 'sync' trains them as SyncBatchNorm, for
+            several processes.
+        **kwargs: Further arguments of `timm.create_model`, for example `pretrained=True`.
 
     Raises:
         ValueError: An unknown `norm` or `extra_blocks`, a `trainable_layers` that is not 0 to 5 or
-            does not fit a model without these stages, a norm other than 'batch' with
-            `width_multiple`, or levels that the model has not.
+            is below 5 for a model without these stages, another `norm` than 'batch' with
+            `width_multiple`, or levels that the model does not have.
+
+    >>> import torch
+    >>> from timm_res2net import detection_backbone
+    >>> from torchvision.models.detection import FasterRCNN
+    >>> backbone = detection_backbone('test_res2net_se', pretrained=True)
+    >>> list(backbone(torch.randn(1, 3, 128, 128)))
+    ['0', '1', '2', '3', 'pool']
+    >>> detector = FasterRCNN(backbone, num_classes=91)
     """
     if norm not in _NORMS:
         raise ValueError(f'Unknown norm {norm!r}. Use {", ".join(_NORMS)}.')
@@ -124,16 +132,16 @@ def detection_backbone(
 
 
 def _freeze(body: nn.Module, name: str, trainable_layers: int) -> None:
-    """Take the parameters of all but the last stages out of training."""
+    """Exclude the parameters of the first stages from training."""
     if trainable_layers == len(_STAGES):
         return
     stages = {key.partition('.')[0] for key, _ in body.named_parameters()}
     if not {'conv1', 'layer1'} <= stages:
         raise ValueError(
             f'trainable_layers={trainable_layers} counts stages named layer1 to layer4, which '
-            f'{name} has not. Use trainable_layers=5, and freeze what you like.'
+            f'{name} does not have. Use trainable_layers=5, and freeze parameters yourself.'
         )
-    learning = _STAGES[:trainable_layers]
+    trained = _STAGES[:trainable_layers]
     for key, parameter in body.named_parameters():
-        if not key.startswith(learning):
+        if not key.startswith(trained):
             parameter.requires_grad_(False)

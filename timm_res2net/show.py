@@ -1,4 +1,4 @@
-"""A picture of what a model sees in an image: its levels, the splits of a block, its answer."""
+"""Pictures of a model at work: its feature levels, the splits of a block and its predictions."""
 
 import importlib.util
 import os
@@ -16,23 +16,25 @@ from timm.data import (
 from torch import nn
 from torch.nn import functional as F
 
+from .compat import has_intermediates
 from .deploy import is_block
 from .files import check_writable, write_file
 from .layers.fused_block import adds_splits
+from .models.protocol import as_timm
 from .resolve import load_model
 
 __all__ = ['Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
 
-_MODES = {1: 'L', 3: 'RGB'}  # what Pillow calls images of so many channels
+_MODES = {1: 'L', 3: 'RGB'}  # Pillow's modes by number of channels
 _DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
 
 
 class Shown(NamedTuple):
-    """What was drawn.
+    """A drawn picture.
 
     Attributes:
-        path: The picture.
-        top: The likeliest labels with their probabilities, none for a model without classes.
+        path: File of the picture.
+        top: The most probable labels with their probabilities, none for a model without classes.
         levels: Name, channels, height and width of each feature level.
     """
 
@@ -42,14 +44,15 @@ class Shown(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a model makes of one image.
+    """Tensors of a model for one image.
 
     Attributes:
         levels: Feature maps (C, H / stride, W / stride) by name.
-        splits: Maps (width, H', W') of the splits of one block, behind their convolutions, by the
-            block's name; none for a network without such blocks.
-        logits: (num_classes,); empty without classes.
-        evidence: (H / 32, W / 32) map of what speaks for the likeliest class; None without classes.
+        splits: Name of a block and the outputs (width, H', W') of its splits. They are '' and ()
+            if no block adds its splits.
+        logits: Tensor (num_classes,), empty without classes.
+        evidence: Map (H / 32, W / 32) of the evidence for the most probable class, None without
+            classes.
     """
 
     levels: dict[str, torch.Tensor]
@@ -58,57 +61,64 @@ class Seen(NamedTuple):
     evidence: torch.Tensor | None
 
 
-def labels_of(model: Any) -> list[str]:
-    """Names of a model's classes: its cfg's, ImageNet's where their number says so, or numbers."""
-    names = model.pretrained_cfg.get('label_names')
-    if names and len(names) == model.num_classes:
+def labels_of(model: nn.Module) -> list[str]:
+    """Return the names of a model's classes.
+
+    They come from its cfg, or from ImageNet if the number of classes fits. Otherwise they are
+    numbers.
+    """
+    timm_model = as_timm(model)
+    number = timm_model.num_classes
+    names = timm_model.pretrained_cfg.get('label_names')
+    if names and len(names) == number:
         return list(names.values() if isinstance(names, dict) else names)
     subset = infer_imagenet_subset(model)
     if subset:
         info = ImageNetInfo(subset)
-        return [info.index_to_description(i) for i in range(model.num_classes)]
-    return [str(i) for i in range(model.num_classes)]
+        return [info.index_to_description(i) for i in range(number)]
+    return [str(i) for i in range(number)]
 
 
 def activation_map(features: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
-    """Where the evidence for a class stands: the features times the logit's gradient, summed over
-    channels (HiResCAM, arXiv:2011.08891).
+    """Return a map of the evidence for a class.
 
-    With average pooling it is the class-activation map of arXiv:1512.04150 divided by the number of
-    its places. A linear head makes its sum the logit less its bias, whatever the pooling.
+    It is the product of the features and the gradient of the logit, summed over channels (HiResCAM,
+    arXiv:2011.08891). With a linear head, its sum is the logit minus its bias, for every pooling.
+    With average pooling it is the class activation map (arXiv:1512.04150) divided by the number of
+    its pixels.
 
     Args:
-        features: (1, C, H, W), which `logit` was computed from with gradients on.
-        logit: The class's logit, a number.
+        features: Features (1, C, H, W) from which `logit` was computed with gradients enabled.
+        logit: Logit of the class, a scalar.
 
     Returns:
-        (H, W)
+        Map (H, W).
     """
     (gradient,) = torch.autograd.grad(logit, features)
     return (features * gradient).sum(1)[0].detach()
 
 
 def _cascades(module: Any) -> bool:
-    """Whether a module is a Res2Net block whose splits build upon each other."""
+    """Return whether a module is a Res2Net block that adds to each split the output before it."""
     return is_block(module) and module.scale > 1 and adds_splits(module)
 
 
-def look(model: Any, image: torch.Tensor) -> Seen:
-    """Run a model on an image and keep what it sees on the way.
+def look(model: nn.Module, image: torch.Tensor) -> Seen:
+    """Run a model on an image and return its feature levels, splits, logits and evidence.
 
     Args:
-        model: A model of timm in eval mode.
-        image: (1, in_chans, H, W), normalized.
+        model: Model of timm in eval mode.
+        image: Normalized image (1, in_chans, H, W).
 
     Raises:
-        ValueError: The model gives no features on the way, or such as are no maps.
+        ValueError: The model has no feature levels, or they have no height and width.
     """
-    if not hasattr(model, 'forward_intermediates'):
-        raise ValueError(
-            f'{type(model).__name__} gives no features on the way. HRNets do from timm 1.0.31 on.'
-        )
-    blocks = [(key, m) for key, m in model.named_modules() if _cascades(m)]
-    # an early one: its maps are still large enough to look at
+    name = type(model).__name__
+    if not has_intermediates(model):
+        raise ValueError(f'{name} has no feature levels to show. HRNets need timm 1.0.31 or newer.')
+    timm_model = as_timm(model)
+    blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
+    # an early block, whose maps are still large
     block_name, block = blocks[len(blocks) // 3] if blocks else ('', None)
     seen: list[torch.Tensor] = []
 
@@ -118,19 +128,19 @@ def look(model: Any, image: torch.Tensor) -> Seen:
     handle = block.conv3.register_forward_pre_hook(keep) if block is not None else None
     try:
         with torch.enable_grad():
-            last, levels = model.forward_intermediates(image)
+            last, levels = timm_model.forward_intermediates(image)
             if last.ndim != 4:
                 raise ValueError(
-                    f'{type(model).__name__} has no feature maps of height and width. Show a '
-                    'convolutional network.'
+                    f'{name} has no feature maps with height and width. Show a convolutional '
+                    'network.'
                 )
-            logits = model.forward_head(last)
-            has_classes = model.num_classes > 0
+            logits = timm_model.forward_head(last)
+            has_classes = timm_model.num_classes > 0
             evidence = activation_map(last, logits[0].max()) if has_classes else None
     finally:
         if handle is not None:
             handle.remove()
-    names = [info['module'] for info in model.feature_info]
+    names = [info['module'] for info in timm_model.feature_info]
     splits = tuple(seen[0][0].chunk(block.scale)) if block is not None else ()
     return Seen(
         {name: level[0].detach() for name, level in zip(names, levels, strict=True)},
@@ -141,16 +151,17 @@ def look(model: Any, image: torch.Tensor) -> Seen:
 
 
 def _open(path: Path | None, in_chans: int) -> Image.Image:
+    """Open an image file, or a digit of the package if `path` is None."""
     if in_chans not in _MODES:
-        raise ValueError(f'An image file has 1 or 3 channels, and the model takes {in_chans}.')
-    if path is None:  # a digit of the package
+        raise ValueError(f'An image file has 1 or 3 channels, but the model needs {in_chans}.')
+    if path is None:
         strip = Image.open(_DIGITS)
         return strip.crop((3 * strip.height, 0, 4 * strip.height, strip.height)).convert(
             _MODES[in_chans]
         )
     try:
         image = ImageOps.exif_transpose(Image.open(path))
-        if image.mode.startswith('I'):  # 16 bits, which Pillow would cut off at 255
+        if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
             image = image.convert('I').point(lambda value: value / 256)
         return image.convert(_MODES[in_chans])
     except FileNotFoundError as error:
@@ -166,29 +177,39 @@ def show(
     *,
     pretrained: bool = True,
 ) -> Shown:
-    """Draw what a model sees in an image.
+    """Draw the feature levels, the splits and the predictions of a model for an image.
 
-    Above: the image as the model gets it, what in it speaks for the likeliest class, and the five
-    likeliest. Then the mean over channels of each feature level, and of each split of one block,
-    all enlarged to the image's size.
+    The first row has the prepared image, the evidence for the most probable class, and the five
+    most probable classes. The second row has each feature level, and the third row each split of
+    one block, as means over channels at the size of the image.
 
     Args:
-        target: Registered name of this package or timm's (a network of convolutions), folder, or
+        target: Registered name of this package or of timm (a convolutional network), folder, or
             repository.
-        image: File of an image; one of the package's digits when None.
-        out: PNG to write. It must not be there.
+        image: Image file, or None for a digit of the package.
+        out: PNG file to write. It must not exist.
         pretrained: Load weights.
 
+    Returns:
+        The path, the predictions and the levels of the picture.
+
     Raises:
-        ValueError: An unknown model, an image that is none, a model of other than 1 or 3 channels,
-            matplotlib is not there, or `out` does not end in .png.
-        OSError: There is no image, or `out` is there already or cannot be written.
+        ValueError: An unknown model, a file that is not an image, a model that does not take 1 or 3
+            channels, an `out` that does not end in .png, or a missing matplotlib.
+        OSError: The image does not exist, or `out` exists or cannot be written.
+
+    >>> import tempfile
+    >>> from timm_res2net import show
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shown = show('test_res2net_se', None, f'{folder}/digit.png')
+    >>> shown.top[0][0]  # the label of the digit
+    '3'
     """
     if importlib.util.find_spec('matplotlib') is None:
-        raise ValueError("A picture needs matplotlib: pip install 'timm-res2net[plots]'.")
+        raise ValueError("Pictures need matplotlib: pip install 'timm-res2net[plots]'.")
     path = check_writable(Path(out))
     if path.suffix.lower() != '.png':
-        raise ValueError(f'Name the picture {path.stem}.png, not {path.name}.')
+        raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model = load_model(target, pretrained).eval()
     data = resolve_model_data_config(model)
     opened = _open(None if image is None else Path(image), data['input_size'][0])
@@ -204,20 +225,21 @@ def show(
 
 
 def _pixels(x: torch.Tensor, data: dict[str, Any]) -> Any:
-    """A normalized image (C, H, W) as (H, W, 3) numbers from 0 to 1."""
+    """Return a normalized image (C, H, W) as an array (H, W, 3) of values from 0 to 1."""
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
     pixels = (x * std + mean).clamp(0, 1)
     return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
 def _enlarged(level: torch.Tensor, like: Any) -> Any:
-    """A map (H', W') at the size of an image, each value a square, so that its fineness shows."""
+    """Enlarge a map (H', W') to the size of an image, without smoothing, so that pixels show."""
     return F.interpolate(level[None, None], like.shape[:2], mode='nearest')[0, 0].numpy()
 
 
 def _draw(
     path: Path, title: str, pixels: Any, seen: Seen, top: tuple[tuple[str, float], ...]
 ) -> None:
+    """Draw the picture of `show` and write it."""
     from matplotlib.figure import Figure
 
     block_name, splits = seen.splits
@@ -236,7 +258,7 @@ def _draw(
         cells[1].imshow(pixels.mean(2), cmap='gray')
         limit = float(evidence.abs().max()) or 1.0
         cells[1].imshow(evidence.numpy(), cmap='coolwarm', vmin=-limit, vmax=limit, alpha=0.6)
-        cells[1].set_title(f'for (red) and against {_short(top[0][0])}', fontsize=9)
+        cells[1].set_title(f'evidence for (red) and against {_short(top[0][0])}', fontsize=9)
         bars = cells[2]
         bars.axis('on')
         names = [_short(name, 40) for name, _ in top][::-1]
@@ -255,7 +277,7 @@ def _draw(
         cell.set_title(f'{name}: {channels} channels, {height} x {width}', fontsize=9)
         cell.axis('off')
     if splits:
-        text = f'splits of {block_name}: what each sees of its input; the last is passed on'
+        text = f'splits of {block_name} with their receptive fields in its input'
         rows[2].suptitle(text, fontsize=10)
         cells = rows[2].subplots(1, len(splits))
         for i, (cell, split) in enumerate(zip(cells, splits, strict=True)):
@@ -267,9 +289,11 @@ def _draw(
 
 
 def _plain(text: str) -> str:
-    return text.replace('$', r'\$')  # no formula
+    """Escape a text so that matplotlib does not read it as a formula."""
+    return text.replace('$', r'\$')
 
 
 def _short(text: str, length: int = 24) -> str:
+    """Return the first of a class's names, cut to a length."""
     first = text.split(',')[0]
     return _plain(first if len(first) <= length else f'{first[: length - 1]}…')

@@ -157,7 +157,7 @@ def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[
 
     def note(module: Any, args: Any) -> None:
         if isinstance(module, AlignedConv2d):
-            module = module.bake()  # the padding is part of what runs
+            module = module.bake()  # with its padding, as it runs
         found[
             tuple(args[0].shape), tuple(module.weight.shape), module.bias is not None,
             module.stride, module.padding, module.dilation, module.groups,

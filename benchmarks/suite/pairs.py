@@ -70,7 +70,7 @@ def load_pairs() -> Mapping[str, Pair]:
 
 
 def pairs_without_modes() -> list[str]:
-    """Return the names of the pairs that run in a cell's mode. They are what '*' stands for."""
+    """Return the names of the pairs that run in a cell's mode; '*' stands for them."""
     return [name for name, pair in load_pairs().items() if pair.baseline.mode is None]
 
 

@@ -25,7 +25,7 @@ def _forest(figure: Any, records: Sequence[Record], names: Sequence[str]) -> Non
         label='as less throughput',
     )  # fmt: skip
     axes.axvline(1, color='k', lw=0.8)
-    for role, colour, shift in (('control', '0.6', 0.22), ('subject', 'k', 0.0)):
+    for role, color, shift in (('control', '0.6', 0.22), ('subject', 'k', 0.0)):
         times = [record.ratio(role) for record in records]
         middle = [time.median for time in times]
         below = [time.median - time.low for time in times]
@@ -33,7 +33,7 @@ def _forest(figure: Any, records: Sequence[Record], names: Sequence[str]) -> Non
         places = [i + shift for i in range(len(times))]
         text = 'control (A/A)' if role == 'control' else 'subject'
         axes.errorbar(
-            middle, places, xerr=[below, above], fmt='o', ms=3.5, lw=1.4, color=colour, label=text
+            middle, places, xerr=[below, above], fmt='o', ms=3.5, lw=1.4, color=color, label=text
         )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
@@ -74,7 +74,7 @@ def _bars(figure: Any, records: Sequence[Record]) -> None:
     time.
     """
     axes = figure.subplots()
-    colours = dict(zip(KINDS, ('C0', 'C9', '0.75', 'C2', 'C1', 'C3', 'C5', 'C4', 'k'), strict=True))
+    colors = dict(zip(KINDS, ('C0', 'C9', '0.75', 'C2', 'C1', 'C3', 'C5', 'C4', 'k'), strict=True))
     for i, record in enumerate(records):
         profile = record.data['attribution']['profile']
         medians = {
@@ -86,15 +86,13 @@ def _bars(figure: Any, records: Sequence[Record]) -> None:
             bottom = 0.0
             for kind in KINDS:
                 share = medians[role][kind] / whole
-                axes.bar(i + 0.4 * side, share, 0.36, bottom, color=colours[kind])
+                axes.bar(i + 0.4 * side, share, 0.36, bottom, color=colors[kind])
                 bottom += share
     labels = [record.models.replace(' →', '\n→') for record in records]
     axes.axhline(1, color='k', lw=0.6, ls=':')
     axes.set_xticks([i + 0.2 for i in range(len(labels))], labels, fontsize=6, rotation=30)
     axes.set_ylabel("self time / the baseline's")
-    handles = [
-        figure.axes[0].bar(0, 0, color=colour, label=kind) for kind, colour in colours.items()
-    ]
+    handles = [figure.axes[0].bar(0, 0, color=color, label=kind) for kind, color in colors.items()]
     axes.legend(handles=handles, fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
 
 

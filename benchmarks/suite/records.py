@@ -1,4 +1,4 @@
-"""The records of result files: what was measured in a cell, and what its samples say."""
+"""The records of result files: measured cells, and the conclusions from their samples."""
 
 import functools
 import statistics
@@ -46,7 +46,7 @@ class Record:
 
     @property
     def measured(self) -> bool:
-        """Whether the record holds what its cell asks for, if only in part."""
+        """Whether the record holds measurements, if only in part."""
         if self.failed:
             return False
         return self.rounds > 0 if self.cell.kind == 'time' else self.cell.kind in self.data
@@ -96,7 +96,7 @@ class Record:
         return self.measured and abs(self.ratio('control').median - 1) <= CONTROL
 
     def notes(self, threads: int = 0) -> list[str]:
-        """Return what weakens a record of times: unusable, not settled, noisy, loaded, interrupted.
+        """Return reservations: unusable, interrupted, not settled, noisy, loaded.
 
         Args:
             threads: The most threads that any cell of the run uses. The load average still contains

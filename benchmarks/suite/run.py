@@ -192,7 +192,7 @@ def _replaces(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> bool:
 
 
 class _Run:
-    """The run of a suite: the cells, the result file, and what has been done so far."""
+    """The run of a suite: its cells, its result file and its progress."""
 
     def __init__(self, args: argparse.Namespace, cells: Mapping[Cell, float], out: Path):
         self.cells, self.out, self.rebuild = cells, out, args.rebuild
@@ -276,7 +276,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _conclude(run: _Run) -> int:
-    """Print where the results are and what is wrong with them; return the exit code."""
+    """Print the path of the results and the problems with them; return the exit code."""
     print(f'Written to {run.out}. Tables: python -m benchmarks report {run.out}')
     if run.failed:
         print(

@@ -127,7 +127,7 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
 
 
 def roles(pair: Pair, cell: Cell) -> Iterator[tuple[str, Spec, Mode]]:
-    """Yield what runs in a round, with its mode: the baseline, the subject, and the control, which
+    """Yield role, model and mode of each step in a round: baseline, subject, and the control, which
     is a second copy of the baseline.
     """
     yield 'baseline', pair.baseline, cell.modes.baseline

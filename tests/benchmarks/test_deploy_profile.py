@@ -39,7 +39,7 @@ def test_a_compiled_step_is_profiled_by_kind(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('name', 'shapes', 'kind'),
     [
-        # input, weight, bias; the binary ones have the residual too, in either order
+        # input, weight, bias; with an add also the residual, in either order
         ('', [[8, 3, 224, 224], [64, 3, 7, 7], [64]], 'convolution 7×7'),
         ('', [[8, 512, 7, 7], [512, 512, 3, 3], [512]], 'convolution 3×3'),
         ('', [[8, 512, 7, 7], [8, 2048, 7, 7], [2048, 512, 1, 1], [2048]], 'convolution 1×1'),

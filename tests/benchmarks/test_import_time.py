@@ -1,4 +1,4 @@
-"""What the import adds."""
+"""The time that the import adds."""
 
 from benchmarks import import_time
 from benchmarks.script import load

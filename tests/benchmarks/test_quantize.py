@@ -1,4 +1,4 @@
-"""int8."""
+"""Quantization to int8."""
 
 import json
 
@@ -10,13 +10,13 @@ from benchmarks.script import load
 
 @pytest.mark.slow  # exports
 def test_quantization(tmp_path, capsys):
-    """The whole of it, since it is small."""
+    """The whole script, because it is small."""
     pytest.importorskip('onnxruntime', reason='needs the extra export')
     pytest.importorskip('onnxscript', reason='needs the extra export')
     quantize.main(['--out', str(tmp_path / 'int8.json')])
     again = json.loads((tmp_path / 'int8.json').read_text())['cells']
     report = load('quantize')
-    # one image of 360 more may tip on other hardware
+    # one of 360 images may be classified differently on other hardware
     assert abs(again['accuracy'][1] - report['accuracy'][1]) <= 0.3
 
 

@@ -9,18 +9,17 @@ from benchmarks.script import RESULTS
 
 
 def test_half_width():
-    """Of a field in a square of 5 x 5 px around its centre, evenly: 9 of 25 within one px."""
+    """A uniform field of 5 x 5 px: 9 of 25 px are within one px of the center."""
     weight = np.zeros((11, 11))
     weight[3:8, 3:8] = 1 / 25
     assert receptive_field.half_width(weight, 0.3) == 1
     assert receptive_field.half_width(weight, 9 / 25 + 1e-9) == 2
     assert receptive_field.half_width(weight, 0.9) == 2
-    assert receptive_field.half_width(np.roll(weight, 2, 0), 0.9) == 2  # around its own centre
+    assert receptive_field.half_width(np.roll(weight, 2, 0), 0.9) == 2  # around its own center
 
 
 def test_receptive_field_is_measured(tmp_path, monkeypatch):
-    """The gradient of one unit, no farther than the network can see: 211 px in resnet18's stage
-    3."""
+    """The gradient of one unit ends at the theoretical field: 211 px in resnet18's stage 3."""
     field = receptive_field.field('resnet18', 0, 1, 256)
     assert abs(field.sum() - 1) < 1e-4
     assert 5 < receptive_field.half_width(field, 0.5) < receptive_field.half_width(field, 0.9)

@@ -37,7 +37,7 @@ def test_files_are_checked_before_the_work(tmp_path, capsys):
 
 @pytest.mark.parametrize('module', [convert_memory, import_time, kernels, load_time])
 def test_results_are_of_whole_runs(module):
-    """No option changed what was measured."""
+    """The command has no option besides `--out` or the default of one."""
     name = module.__name__.rpartition('.')[2]
     (run,) = json.loads((RESULTS / f'{name}.json').read_text())['runs']
     assert run['command'].split(' --')[0] == f'python -m benchmarks.{name}'

@@ -22,7 +22,6 @@ from tests.common import image, randomise, relative_error
 from tests.hub.client import environment
 from tests.hub.server import hub
 from timm_res2net import push_to_hub
-from timm_res2net.layers.align import AlignedBatchNorm2d
 from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
 
 DIGITS = Path(timm_res2net.__file__).parent / 'weights' / 'digits.png'
@@ -324,6 +323,7 @@ def difference(got: dict, expected: dict) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name in RUNS if name != 'sync'])
 def test_ranks_end_with_the_same_weights(name, trained):
     left, _ = trained
@@ -337,6 +337,7 @@ def test_ranks_end_with_the_same_weights(name, trained):
     assert all(torch.equal(weights[key], others[key]) for key in weights)
 
 
+@pytest.mark.slow
 def test_the_statistics_of_ranks_are_their_own_until_averaged(trained):
     left, _ = trained
     # DDP copies the first rank's before every step; the last step's update parts them again
@@ -347,6 +348,7 @@ def test_the_statistics_of_ranks_are_their_own_until_averaged(trained):
         assert relative_error(averaged, (one + two) / 2) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_doubled_batch(trained):
     left, _ = trained
     told, weights, head = left['plain', 1, 0]
@@ -366,6 +368,7 @@ def test_two_processes_are_one_with_the_doubled_batch(trained):
     assert difference(left['norms', 2, 0][1], left['norms', 1, 0][1]) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'same'), [('aligned', 'plain'), ('aligned norms', 'norms')])
 def test_aligned_widths_train_alike(name, same, trained):
     left, _ = trained
@@ -374,6 +377,7 @@ def test_aligned_widths_train_alike(name, same, trained):
     assert difference(left[name, 2, 0][1], left[same, 2, 0][1]) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_syncbatchnorm_trains_on_accelerators_only(trained):
     """On a CPU torch refuses a converted model, aloud and on every rank, as DDP takes it."""
     left, _ = trained
@@ -383,6 +387,7 @@ def test_syncbatchnorm_trains_on_accelerators_only(trained):
         assert told['error'] == 'SyncBatchNorm layers only work with GPU modules'
 
 
+@pytest.mark.slow
 def test_one_process_of_a_node_downloads(trained):
     _, requests = trained
     paths = [(method, path) for method, path, _ in requests]
@@ -431,17 +436,10 @@ def test_conversion_keeps_the_block(converter, semantics):
         assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize('converter', CONVERTERS)
-def test_aligned_widths_refuse_the_conversion(converter):
-    model = timm.create_model('test_res2net_se', width_multiple=8)
-    assert isinstance(model.layer1[0].bn1, AlignedBatchNorm2d)
-    with pytest.raises(RuntimeError, match=r'Convert a model of width_multiple=1\.'):
-        CONVERTERS[converter](model)
-
-
 # --- the other scripts --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_validate(scripts, trained, tmp_path):
     """Pretrained weights, their deploy form, and a checkpoint of the training above."""
     left, _ = trained
@@ -486,6 +484,7 @@ def test_inference(scripts, tmp_path):
         assert 1 >= shares[0] >= shares[1] >= shares[2] > 0
 
 
+@pytest.mark.slow
 def test_benchmark(scripts):
     options = '--model test_res2net_se --batch-size 2 --num-bench-iter 2'
     rows = run(ALONE, scripts / 'benchmark', [

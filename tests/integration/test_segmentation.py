@@ -5,14 +5,14 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from tests.common import image, randomise, relative_error
+from tests.common import TINY, image, randomise, relative_error, slow_except
 from timm_res2net import reparameterize_model
 
 smp = pytest.importorskip('segmentation_models_pytorch', reason='needs the extra integration')
 
 STRIDE_16 = {'encoder_output_stride': 16}
 ARCHITECTURES = {'Unet': {}, 'FPN': {}, 'DeepLabV3Plus': STRIDE_16, 'UPerNet': {}}
-ENCODERS = ('test_res2net_se', 'res2net50_se')
+ENCODERS = slow_except([TINY], [TINY, 'res2net50_se'])
 SIZES = [
     # name, size; Unet alone takes what 32 does not divide
     *((name, (96, 64)) for name in ARCHITECTURES),
@@ -28,7 +28,7 @@ ARGUMENTS = [
         {},
         {'out_indices': (0, 1, 2)},
     ),
-    ('res2net50_18w_4s', {}, {'attn_layer': 'se', 'semantics': 'paddle', 'width_multiple': 8}, {}),
+    (TINY, {}, {'attn_layer': 'eca', 'scale': 3, 'semantics': 'paddle', 'width_multiple': 8}, {}),
 ]
 
 
@@ -107,7 +107,7 @@ def test_all_but_none_is_true(weights):
     assert torch.equal(model.encoder.model.state_dict()[key], expected[key])
 
 
-@pytest.mark.parametrize('architecture', ARCHITECTURES)
+@pytest.mark.parametrize('architecture', slow_except(['Unet'], ARCHITECTURES))
 def test_training(architecture):
     """A few steps on bright rectangles."""
     model = build(

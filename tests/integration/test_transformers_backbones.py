@@ -14,8 +14,9 @@ transformers = pytest.importorskip('transformers', reason='needs the extra integ
 LEVELS = [
     ('test_res2net_se', [1, 2, 3, 4], None),
     ('test_res2net_se', [0, 3], None),
-    ('res2net50_se', [1, 2, 3, 4], None),
-    ('res2net50_se', [2, 4], 16),
+    ('test_res2net_se', [2, 4], 16),
+    pytest.param('res2net50_se', [1, 2, 3, 4], None, marks=pytest.mark.slow),
+    pytest.param('res2net50_se', [2, 4], 16, marks=pytest.mark.slow),
 ]
 TINY = {
     'encoder_layers': 1,

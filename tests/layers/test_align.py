@@ -15,13 +15,11 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
-from tests.common import DEVICES, image, randomise, relative_error
+from tests.common import DEVICES, TINY, image, randomise, relative_error, slow_except
 from timm_res2net import align_widths, reparameterize_model
 from timm_res2net.layers.align import AlignedBatchNorm2d, AlignedConv2d, align_blocks, aligned_width
 from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
 from timm_res2net.layers.fold import pad_splits
-
-TINY = 'test_res2net_se'
 
 
 def two(name=TINY, multiple=8, **kwargs):
@@ -51,7 +49,7 @@ def test_width(width, groups, multiple, padded):
 
 
 @pytest.mark.parametrize('semantics', SEMANTICS)
-@pytest.mark.parametrize('scale', [1, 2, 4, 8])
+@pytest.mark.parametrize('scale', slow_except([1, 4], [1, 2, 4, 8]))
 @pytest.mark.parametrize(
     'kwargs', [{}, {'cardinality': 2}, {'output_stride': 8}, {'act_layer': 'sigmoid'}], ids=str
 )
@@ -74,7 +72,12 @@ def test_function_statistics_and_gradients(semantics, scale, kwargs, mode):
 
 
 @pytest.mark.parametrize(
-    ('name', 'multiple'), [('res2net50_26w_4s', 8), ('res2next50', 24), ('res2net50d', 16)]
+    ('name', 'multiple'),
+    [
+        ('res2net50_26w_4s', 8),
+        pytest.param('res2next50', 24, marks=pytest.mark.slow),
+        pytest.param('res2net50d', 16, marks=pytest.mark.slow),
+    ],
 )
 def test_timms_own_models(name, multiple):
     plain, aligned = two(name, multiple)
@@ -114,7 +117,7 @@ def train(model, name, steps=20):
     return torch.tensor(losses, dtype=torch.float64), opt, ema.module
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adamw', 'lamb'])
+@pytest.mark.parametrize('name', slow_except(['adamw'], ['sgd', 'adamw', 'lamb']))
 def test_training(name):
     plain, aligned = two()
     before = aligned.layer1[0].bn1.running_var.clone()

@@ -84,7 +84,7 @@ def test_it_is_timms_hrnet_with_timms_res2net_blocks(name):
 @every_name
 def test_figures_of_the_plan(name):
     params = {'hrnet_w18_res2net': 21_152_733, 'hrnet_w32_res2net': 41_110_209}
-    assert FIGURES[name].params == params[name]  # which test_res2net_zoo.py counts
+    assert FIGURES[name].params == params[name]  # which test_cfg counts
 
 
 @every_name
@@ -94,6 +94,7 @@ def test_cfg(name):
     assert cfg.license is None
     assert not cfg.has_weights
     model = timm.create_model(name, device='meta')
+    assert sum(p.numel() for p in model.parameters()) == FIGURES[name].params
     assert model.get_submodule(cfg.first_conv).in_channels == 3
     assert model.get_submodule(cfg.classifier).out_features == 1000
 
@@ -257,7 +258,7 @@ def test_branches_of_a_saved_classifier(tmp_path, caplog):
     assert caplog.text == ''
 
 
-@pytest.mark.parametrize('kind', ['model', 'folder'])
+@pytest.mark.parametrize('kind', slow_except(['model'], ['model', 'folder']))
 def test_pushed(kind, tmp_path):
     """From memory, and from a folder that timm wrote."""
     model = small(**dict(ARGUMENTS, in_chans=3))

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from typing import Any
 
 import torch
 from timm.models import load_pretrained
@@ -10,6 +9,7 @@ from torch import nn
 
 from ..convert import SOURCES, apply_rules, read_pdparams
 from ..convert.fit import fit, shapes
+from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['load_paddle']
@@ -28,7 +28,7 @@ def load_paddle(model: nn.Module, path: str) -> None:
         RuntimeError: The file cannot be read or does not fit the model. An unreadable download is
             renamed to `<name>.broken`, so that the next call downloads the file again.
     """
-    timm_model: Any = model
+    timm_model = as_timm(model)
     cfg = timm_model.pretrained_cfg
     tensors = _read(path, is_download=not cfg.get('file'))
     load_pretrained(

@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-__all__ = ['TimmModel', 'as_timm']
+__all__ = ['TimmFeatures', 'TimmModel', 'as_features', 'as_timm']
 
 
 class Pool(Protocol):
@@ -23,16 +23,18 @@ class TimmModel(Protocol):
     """A classifier of timm, as far as this package reads one.
 
     Attributes:
-        pretrained_cfg: Where weights come from and how images are prepared.
-        num_classes: Classes of the head; 0 for none.
+        pretrained_cfg: Source of the weights and preparation of images.
+        num_classes: Classes of the head, 0 for no head.
         num_features: Channels of the last feature level.
+        in_chans: Channels of the images.
         feature_info: `num_chs`, `reduction` and `module` of every feature level.
-        global_pool: The pooling before the head.
+        global_pool: Pooling before the head.
     """
 
     pretrained_cfg: dict[str, Any]
     num_classes: int
     num_features: int
+    in_chans: int
     feature_info: Sequence[dict[str, Any]]
     global_pool: Pool
 
@@ -58,6 +60,18 @@ class TimmModel(Protocol):
         """As in `nn.Module`."""
         ...
 
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """As in `nn.Module`."""
+        ...
+
+    def forward_intermediates(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the last feature map and all feature levels."""
+        ...
+
+    def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits for a last feature map."""
+        ...
+
     def eval(self) -> 'TimmModel':
         """As in `nn.Module`."""
         ...
@@ -66,3 +80,26 @@ class TimmModel(Protocol):
 def as_timm(model: nn.Module) -> TimmModel:
     """Tell the type checker that a module is a model of timm."""
     return cast(TimmModel, model)
+
+
+class FeatureInfo(Protocol):
+    """timm's description of the feature levels that a `features_only` model returns."""
+
+    def channels(self) -> list[int]:
+        """Return the channels of each level."""
+        ...
+
+
+class TimmFeatures(Protocol):
+    """A `features_only` model of timm.
+
+    Attributes:
+        feature_info: Description of the feature levels.
+    """
+
+    feature_info: FeatureInfo
+
+
+def as_features(model: nn.Module) -> TimmFeatures:
+    """Tell the type checker that a module is a `features_only` model of timm."""
+    return cast(TimmFeatures, model)

@@ -17,7 +17,7 @@ def synthetic(
     pair, batch=8, threads=2, size=224, subject=1.2, load=2.0, settled=True, mode='eager',
     precision='fp32',
 ):  # fmt: skip
-    """Key and data of a record whose samples are all alike."""
+    """Key and data of a record with equal samples."""
     here = cell(
         pair=pair, mode=mode, precision=precision, batch=batch, size=size, threads=threads
     )  # fmt: skip

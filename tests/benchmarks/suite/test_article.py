@@ -1,4 +1,4 @@
-"""The article's network, against this package's."""
+"""The article's network, compared with this package's."""
 
 import pytest
 import timm
@@ -35,7 +35,7 @@ def rotated(chunks):
 
 
 def test_the_articles_network_is_ours_with_biases_and_another_order():
-    """Its biases go into the running means, its first split becomes our last."""
+    """Biases go into the running means, and the first split becomes the last."""
     theirs = randomise(article.Res2Net((1, 2, 1, 1))).double().eval()
     ours = timm.create_model('res2net50_16w_4s_se', layers=[1, 2, 1, 1]).double().eval()
     source = theirs.state_dict()

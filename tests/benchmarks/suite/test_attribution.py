@@ -13,7 +13,7 @@ from benchmarks.suite.steps import infer_step
 
 
 class Small(nn.Module):
-    """One of every kind."""
+    """A network with an operator of every kind."""
 
     def __init__(self):
         super().__init__()
@@ -65,9 +65,9 @@ def test_kind_of_an_event():
     assert kind_of(conv((7, 7))) == 'convolution other'
     assert kind_of(Event('aten::empty', conv((3, 3)))) == 'convolution 3×3'
     assert kind_of(Event('aten::copy_', conv((3, 3)))) == 'concat/split/copy'
-    assert kind_of(Event('aten::add_', conv((1, 1)))) == 'convolution 1×1'  # its bias
+    assert kind_of(Event('aten::add_', conv((1, 1)))) == 'convolution 1×1'  # the bias
     cast = Event('aten::_to_copy', Event('aten::to', conv((3, 3))))
-    assert kind_of(Event('aten::copy_', cast)) == 'other'  # autocast's
+    assert kind_of(Event('aten::copy_', cast)) == 'other'  # by autocast
     assert kind_of(Event('aten::add_', Event('attention'))) == 'attention'
     assert kind_of(Event('aten::clamp_min_', Event('aten::relu_'))) == 'norm+activation'
     assert kind_of(Event('aten::sum', Event('aten::mean'))) == 'pool'

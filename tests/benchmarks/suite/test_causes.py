@@ -1,4 +1,4 @@
-"""The extra time by cause, on medians that are known."""
+"""The extra time by cause, from known medians."""
 
 import pytest
 

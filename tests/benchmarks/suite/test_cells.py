@@ -138,6 +138,6 @@ def test_errors_of_a_suite(arguments, texts):
 
 
 def test_every_pair_is_found():
-    """A pair that is one line of pairs.json runs in every suite that says '*'."""
+    """Every line of pairs.json makes cells."""
     for name in load_pairs():
         assert load_suite('smoke', {'pairs': [name]}, ['time'])

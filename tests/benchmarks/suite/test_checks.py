@@ -1,4 +1,4 @@
-"""What this machine cannot run, and what does not go together."""
+"""Cells that this machine cannot run, and axes that do not go together."""
 
 import os
 import re

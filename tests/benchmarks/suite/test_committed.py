@@ -58,14 +58,14 @@ def test_two_runs_of_the_main_pair_agree_and_settle_within_five_minutes(committe
         )
         assert record.cell.pair == 'main'
         assert record.data['seconds'] < 300
-    # the second had 180 s and ended at 2.3 %
+    # the second run ended after its 180 s at 2.3 %
     assert one.settled
     assert one.ratio().half_width <= 0.02
     assert overlap(one.ratio(), two.ratio())
 
 
 def test_builds_differ(committed):
-    """What the README says about single builds."""
+    """The README gives the range of single builds."""
     record = Record(next(iter(committed['main-1']['cells'].values())))
     samples = record.data['samples']
     ratios = np.divide(samples['subject'], samples['baseline'])

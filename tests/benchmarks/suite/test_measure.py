@@ -1,4 +1,4 @@
-"""Taking samples: what is called, in which order, and when it stops."""
+"""Taking samples: which functions are called, in which order, and when it stops."""
 
 import gc
 import random
@@ -20,7 +20,7 @@ from benchmarks.suite.steps import infer_step, train_step
 
 
 class Bench:
-    """A clock, a synchronisation and steps that write down that they were called."""
+    """A clock, a synchronization and steps that log their calls."""
 
     def __init__(self, **seconds):
         self.log, self.now, self.seconds = [], 0.0, seconds
@@ -83,7 +83,7 @@ def test_it_stops_when_settled_or_at_the_budget():
     assert len(samples['baseline']) == 4
 
 
-def test_blocks_build_anew_and_add_up():
+def test_blocks_build_again_and_add_up():
     bench, samples, blocks, built = Bench(baseline=1.0, subject=1.25), {}, [], [0]
 
     def build():
@@ -96,7 +96,7 @@ def test_blocks_build_anew_and_add_up():
         )
 
     assert measure(1000)
-    assert built == [6]  # settled at the first look
+    assert built == [6]  # settled at the first check
     # a block of 10 s: the rounds of 2.25 s that begin within it
     assert blocks == [5] * 6
     assert samples == {'baseline': [1.0] * 30, 'subject': [1.25] * 30}
@@ -154,7 +154,7 @@ def test_synchronize():
 
 
 class Logged(nn.Linear):
-    """A linear layer that writes down its forward, in which mode, and its backward."""
+    """A linear layer that logs its forward, with the mode, and its backward."""
 
     def __init__(self, log):
         super().__init__(4, 3)

@@ -1,4 +1,4 @@
-"""Peak memory, on allocations that are known."""
+"""Peak memory of known allocations."""
 
 from contextlib import nullcontext
 
@@ -37,7 +37,7 @@ def test_peak_memory_of_a_step():
 
 @pytest.mark.parametrize('name', ['res2net50_26w_4s', 'res2net50d', 'res2next50'])
 def test_inference_needs_less_memory_than_timms_block(name):
-    """What the cascade read is released before conv3 runs; allocations are counted, not timed."""
+    """The input of the splits is released before conv3 runs; allocations are counted, not timed."""
     x = torch.zeros(1, 3, 64, 64)
     theirs = timm.create_model(name).eval()
     arguments = {

@@ -18,7 +18,7 @@ def test_a_deployed_model_computes_the_same(name):
         expected = model(x)
         deployed = deploy(model, name)
         assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
-        assert relative_error(deployed(x), expected) < 1e-12  # in double, some 50 layers
+        assert relative_error(deployed(x), expected) < 1e-12  # float64, about 50 layers
 
 
 def test_a_deployed_resnet_runs_packed_and_over_its_shortcuts():
@@ -44,7 +44,7 @@ def test_models_that_cannot_be_deployed(name):
 
 
 def test_models_do_work():
-    """No BatchNorm is left at 0, whose products a GPU computes with less power."""
+    """No BatchNorm weight is 0, because a GPU draws less power on zeros."""
     for name in ('resnet50', 'res2net50_26w_4s', 'article'):
         norms = [m for m in build(Spec(name)).modules() if isinstance(m, nn.BatchNorm2d)]
         assert norms

@@ -1,4 +1,4 @@
-"""How modes are written and read."""
+"""Modes and their text."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_modes_of_a_cell():
     assert own == Modes(EAGER, deployed, of_pair=True)
     assert (str(one), str(own)) == ('deploy+frozen', 'eager->deploy+frozen')
     assert (one.different, own.different) == ((deployed,), (EAGER, deployed))
-    same = Modes.parse('frozen->frozen')  # a pair whose own modes are the same
+    same = Modes.parse('frozen->frozen')  # the pair has its own modes, and they are equal
     assert same.of_pair and str(same) == 'frozen->frozen'
     assert one.compiles and own.compiles
     assert not Modes.parse('eager->deploy').compiles

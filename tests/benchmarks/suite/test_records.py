@@ -1,4 +1,4 @@
-"""What a record says."""
+"""Sentences and notes about records."""
 
 from benchmarks.suite.records import Record, select
 
@@ -20,7 +20,7 @@ def test_sentence():
     assert Record(own).sentence() == (
         'time × 0.50 [0.50, 0.50]; control 1.00 [1.00, 1.00], 8 rounds'
     )
-    plain = Record(synthetic('main')[1]).sentence()  # the claim is about one mode of both
+    plain = Record(synthetic('main')[1]).sentence()  # both models in one mode, as in the claim
     assert 'time × 1.20 [1.20, 1.20], throughput × 0.83: consistent with' in plain
     assert Record({**own, 'error': 'no room'}).sentence() == 'failed: no room'
     assert Record({**own, 'samples': {}}).sentence() == 'nothing measured'

@@ -67,7 +67,7 @@ def test_reports_of_several_files(tmp_path, capsys):
     files = [str(folder / 'old.json') for folder in (one, two)]
     assert main(['report', *files]) == 0
     out = capsys.readouterr().out
-    assert all(f'| {file} ' in out for file in files)  # of one stem: told apart by their paths
+    assert all(f'| {file} ' in out for file in files)  # equal stems: named by their paths
     found['runs'][0]['environment']['cpu'] = 'another'
     path.write_text(json.dumps(found))
     error = errors(capsys, 'report', *files)

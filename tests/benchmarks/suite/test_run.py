@@ -23,7 +23,7 @@ TINY = 'test_res2net_se:test_res2net_se'
 
 
 def test_a_whole_run(tmp_path, capsys):
-    """Every kind of cell, on a model so small that its control is out of its band."""
+    """Every kind of cell, on a small model whose control may be out of its band."""
     out = tmp_path / 'a.json'
     command = ['run', '--pairs', TINY, '--threads', '1', '--budget', '0.1']
     assert main([*command, '--out', str(out)]) in (0, 3)
@@ -34,7 +34,7 @@ def test_a_whole_run(tmp_path, capsys):
     ]  # fmt: skip
     for text in ('time × ', 'throughput × ', 'more MACs', 'peak memory × '):
         assert text in captured.out
-    assert 'about' in captured.err  # the time left, beside tqdm's bar
+    assert 'about' in captured.err  # the time left, next to tqdm's bar
     assert 'left)' in captured.err
     environment = found['runs'][0]['environment']
     assert environment['torch'] == torch.__version__.split('+')[0]
@@ -76,7 +76,7 @@ def test_smoke_as_a_user_runs_it(tmp_path):
     ]  # fmt: skip
     for text in ('time × ', 'throughput × ', 'more MACs', 'peak memory × '):
         assert text in done.stdout
-    assert 'about' in done.stderr  # the time left, beside tqdm's bar
+    assert 'about' in done.stderr  # the time left, next to tqdm's bar
     assert 'left)' in done.stderr
     assert 'Traceback' not in done.stderr
     environment = found['runs'][0]['environment']
@@ -165,7 +165,7 @@ def test_what_was_measured_is_not_replaced_by_less(fake, tmp_path):
     def interrupt(cell):
         raise KeyboardInterrupt
 
-    fake(interrupt)  # the cell is begun anew and cut short
+    fake(interrupt)  # the cell starts again and is cut short
     assert main([*COMMAND, '--out', str(out)]) == 130
     first = next(iter(results.load(out)['cells'].values()))
     assert len(first['samples']['control']) == 9
@@ -208,7 +208,7 @@ def test_a_failure_before_the_first_step_is_recorded(monkeypatch, tmp_path, caps
 
 
 def test_ctrl_c_in_the_middle_of_a_cell_keeps_its_rounds(tmp_path):
-    cell = next(iter(load_suite('smoke', {'size': [32], 'threads': [1]}, ['time'])))
+    cell = next(iter(load_suite('smoke', {'pairs': [TINY], 'threads': [1]}, ['time'])))
     record = {}
 
     def stop(samples):
@@ -236,7 +236,7 @@ def test_compiled_models_are_rebuilt_on_request(monkeypatch, tmp_path):
     pair = ('--pairs', 'control', '--mode', 'compiled', '--batch', '1', '--size', '32')
     command = [*COMMAND[:7], *pair, '--no-progress', '--budget', '0.1', '--out', str(out)]
     build = ['reset', 'prepare', 'prepare', 'prepare']  # baseline, subject, control
-    for flags in ([], ['--rebuild']):  # the second measures again what has one build
+    for flags in ([], ['--rebuild']):  # the second run replaces a record of one build
         done.clear()
         main([*command, *flags])
         (record,) = results.load(out)['cells'].values()

@@ -1,4 +1,4 @@
-"""Statistics of the benchmark, on samples whose truth is known."""
+"""Statistics of samples with a known truth."""
 
 import random
 
@@ -22,7 +22,7 @@ TRUE = 1.21
 
 
 def noisy(rng, rounds, outliers=0.05):
-    """Seconds of `rounds` steps of 1 s with log-normal noise of 3 %, some half as long again."""
+    """Seconds of `rounds` steps of 1 s with log-normal noise of 3 %; some take 1.5 s."""
     seconds = np.exp(rng.normal(0, 0.03, rounds))
     return seconds * np.where(rng.random(rounds) < outliers, 1.5, 1.0)
 
@@ -49,8 +49,8 @@ def test_the_interval_covers_the_truth_19_times_in_20(rounds):
 
 
 @pytest.mark.parametrize(('blocks', 'rounds'), [(6, 8), (12, 6)])
-def test_coverage_where_every_build_has_a_ratio_of_its_own(blocks, rounds):
-    """Builds that differ by 2 %: the interval over rounds alone is sure of one of them."""
+def test_coverage_when_every_build_has_its_own_ratio(blocks, rounds):
+    """Builds that differ by 2 %: an interval over the rounds of one build is too narrow."""
     rng = np.random.default_rng(5)
     runs, held, held_by_rounds = 400, 0, 0
     for _ in range(runs):
@@ -61,12 +61,12 @@ def test_coverage_where_every_build_has_a_ratio_of_its_own(blocks, rounds):
         one_build = TRUE * np.exp(rng.normal(0, 0.02)) * noisy(rng, 40, outliers=0)
         low, high = interval(one_build, draws=800)
         held_by_rounds += low <= TRUE <= high
-    assert 0.88 <= held / runs <= 0.99  # a handful of blocks cannot promise more
+    assert 0.88 <= held / runs <= 0.99  # few blocks cannot promise more
     assert held_by_rounds / runs < 0.6
 
 
 def test_coverage_with_the_stopping_rule():
-    """Stopping at the first interval that is narrow enough costs coverage, and not much."""
+    """Stopping at the first interval that is narrow enough costs little coverage."""
     rng = np.random.default_rng(2)
     runs, held, stopped = 250, 0, 0
     for run in range(runs):
@@ -89,12 +89,12 @@ def test_coverage_with_the_stopping_rule():
         )
         found = ratio(samples['subject'], samples['baseline'])
         held += found.low <= TRUE <= found.high
-    assert stopped > 0.8 * runs  # most do stop early, or this would test nothing
+    assert stopped > 0.8 * runs  # otherwise this would test nothing
     assert held / runs >= 0.88
 
 
 def test_interleaving_cancels_a_drift_that_the_naive_order_does_not():
-    """The same machine, slower and slower, sampled in two orders."""
+    """A machine that gets slower and slower, sampled in two orders."""
     rng = np.random.default_rng(3)
     rounds = 100
     slots = np.linspace(1, 1.5, 2 * rounds) * noisy(
@@ -110,7 +110,7 @@ def test_interleaving_cancels_a_drift_that_the_naive_order_does_not():
     assert found.half_width < TARGET
 
     one_after_the_other = ratio(TRUE * slots[rounds:], slots[:rounds])
-    assert one_after_the_other.low > 1.15 * TRUE  # sure of itself, and wrong
+    assert one_after_the_other.low > 1.15 * TRUE  # a narrow interval, but wrong
 
 
 def test_interval_is_the_same_for_the_same_samples():
@@ -122,7 +122,7 @@ def test_interval_is_the_same_for_the_same_samples():
 
 
 def test_blocks_of_several_lengths():
-    """Against the plain way: join the blocks drawn and take the median."""
+    """Compared with joining the drawn blocks and taking the median."""
     rng = np.random.default_rng(6)
     blocks = [3, 5, 2, 4]
     values = rng.normal(1, 0.1, sum(blocks))

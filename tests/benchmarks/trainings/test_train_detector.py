@@ -39,7 +39,7 @@ def test_boxes_are_tight_around_what_is_visible(part):
         for mask, (x0, y0, x1, y1) in zip(one.masks, one.boxes.astype(int), strict=True):
             assert mask[y0:y1, x0:x1].sum() == mask.sum()
             assert mask[[y0, y1 - 1]].any(1).all() and mask[:, [x0, x1 - 1]].any(0).all()
-            # the smallest triangle has 172 px; 0.6 of it shows, and the border takes a tip
+            # the smallest triangle has 172 px, of which 0.6 are visible; the border may cut some
             assert mask.sum() > 90
     assert {int(n) for one in scenes for n in one.labels} == {1, 2, 3}
     assert {len(one.labels) for one in scenes} == {1, 2, 3, 4}
@@ -53,7 +53,7 @@ def _overlap(boxes: np.ndarray) -> bool:
 
 
 def test_masks_are_where_the_shapes_are(monkeypatch):
-    """White shapes on black, which the image itself shows."""
+    """White shapes on black show their masks in the image."""
     black = np.zeros((textured_shapes.SIZE, textured_shapes.SIZE, 3))
     monkeypatch.setattr(textured_shapes, 'crop', lambda rng, name: black)
     monkeypatch.setattr(textured_shapes, 'texture', lambda rng, names: black + 255)
@@ -61,7 +61,7 @@ def test_masks_are_where_the_shapes_are(monkeypatch):
         one = textured_shapes.scene(0, 'train', i)
         visible = (one.image > 127).all(-1)
         assert (one.masks.any(0) <= visible).all()
-        if len(one.masks) == 1:  # where two touch, both their soft edges make a pixel bright
+        if len(one.masks) == 1:  # two soft edges that touch would add up
             assert np.array_equal(one.masks[0], visible)
 
 
@@ -76,7 +76,7 @@ def test_no_photograph_is_on_both_sides(monkeypatch):
             'photograph',
             lambda name, used=used: used.add(name) or photograph(name),
         )
-        for i in range(40):  # backgrounds and textures draw at least one of 4 or 7 each
+        for i in range(40):  # each draws at least one of 4 or 7 photographs
             textured_shapes.scene(0, part, i)
         assert used == set(textured_shapes.PHOTOGRAPHS[part])
 
@@ -102,11 +102,11 @@ def test_mirrored_boxes_fit_mirrored_masks(axis):
     )
     pixels = np.flip(one.image, where).transpose(2, 0, 1)
     assert np.array_equal((mirrored * 255).round().byte().numpy(), pixels)
-    assert torch.equal(target['boxes'], torch.from_numpy(one.boxes))  # the given one stays
+    assert torch.equal(target['boxes'], torch.from_numpy(one.boxes))  # the input is unchanged
 
 
 class Oracle(nn.Module):
-    """Answers with given boxes, and labels that are off by `shift`."""
+    """Returns the true boxes with labels shifted by `shift`."""
 
     def __init__(self, scenes: list, shift: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ def test_the_truth_scores_one_and_other_labels_nothing():
         'classes': {'disc': 1, 'square': 1, 'triangle': 1},
     }
     wrong = train_detector.evaluate(Oracle(scenes, 1), scenes)
-    assert wrong['map'] < 0.1  # a box may lie close to one of the class that it is given
+    assert wrong['map'] < 0.1  # a box may be near one of the wrong class
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_a_few_steps_are_reproducible(tmp_path, capsys):
 def test_the_loss_falls():
     scenes = [textured_shapes.scene(0, 'train', i) for i in range(8)]
     losses = train_detector.train(train_detector.detector(), scenes, 16, batch=4)
-    # at first log 4 and log 2 of the two classifiers, and a little for the boxes
+    # the classifiers start at log 4 and log 2, and the boxes add a little
     assert losses[0] > 1.9
     assert np.mean(losses[-4:]) < 0.7 * losses[0]
 
@@ -169,7 +169,7 @@ def test_the_committed_figures():
     report = file['cells']
     assert report['held_out'] == 100
     assert report['before']['map'] < 0.02
-    assert report['after']['map'] > 0.4  # what was asked of it
+    assert report['after']['map'] > 0.4  # the goal
     assert report['after']['map_50'] > 0.75
     found = report['after']['classes']
     assert found.keys() == set(textured_shapes.CLASSES)

@@ -1,4 +1,4 @@
-"""The keypoint models: their data, heads, points and measure, and the run that was committed."""
+"""Keypoint models: data, heads, points, the measure, and the committed run."""
 
 import json
 import math
@@ -51,11 +51,11 @@ def test_figures_are_within_the_image_and_of_the_stated_size():
     assert side.min() >= SIDE[0] * SIZE - 1e-5
     assert side.max() <= SIDE[1] * SIZE + 1e-5
     feet = (points[:, 5] - points[:, 6]).norm(dim=-1)
-    assert feet.min() < 2 * STRIDE  # some stand in neighbouring cells
+    assert feet.min() < 2 * STRIDE  # some are in neighboring cells
 
 
-def test_no_joint_is_told_by_its_own_look():
-    """The pixel at a joint differs between joints by noise alone."""
+def test_joints_look_the_same():
+    """The pixels at two joints differ by noise only."""
     data = figures(50, seed=5)
     at = data.points.round().long()
     pixels = data.images[torch.arange(50)[:, None], :, at[..., 1], at[..., 0]].float() / 255
@@ -73,21 +73,21 @@ def test_points_through_heatmaps_and_back(sigma):
     assert maps.shape == (200, 7, SIZE // STRIDE, SIZE // STRIDE)
     error = (points_of(maps) - points).abs()
     assert error.max() <= STRIDE / 4 + 1e-4  # float32 at 64 px
-    assert error.max() > STRIDE / 8  # so the bound is no looser than twice what is needed
+    assert error.max() > STRIDE / 8  # so the bound is at most twice the largest error
 
 
 def test_a_heatmap_by_hand():
-    """A joint at the centre of a cell: pixels 8 to 11 are cell 2, so 9.5 px is its centre."""
+    """A joint at the center of a cell: pixels 8 to 11 are cell 2, so 9.5 px is its center."""
     points = torch.tensor([9.5, 29.5])
     maps = heatmaps(points, sigma=1)
     assert maps[7, 2] == 1
     assert maps[7, 3] == maps[6, 2]
     assert abs(float(maps[7, 3]) - math.exp(-1 / 2)) < 1e-6  # float32
-    assert points_of(maps).tolist() == [9.5, 29.5]  # equal neighbours: no quarter
+    assert points_of(maps).tolist() == [9.5, 29.5]  # equal neighbors: no quarter
     maps[7, 3] += 0.1
     assert points_of(maps).tolist() == [10.5, 29.5]
     corner = torch.zeros(4, 4)
-    corner[0, 3] = 1  # has neighbours on two sides only
+    corner[0, 3] = 1  # has neighbors on two sides only
     assert points_of(corner).tolist() == [13.5, 1.5]
 
 
@@ -99,7 +99,7 @@ def test_pck_by_hand():
     found[0, 0, 0] += 3.9
     found[1, 1, 1] -= 2.1
     assert pck(found, points, 0.1) == 3 / 4
-    found[0, 0, 1] += 3.9  # both at once are 5.5 px
+    found[0, 0, 1] += 3.9  # both together are 5.5 px
     assert pck(found, points, 0.1) == 2 / 4
     assert pck(found, points, 0.2) == 1
 
@@ -117,7 +117,7 @@ def test_head_of_one_level_is_a_convolution():
 
 
 def test_head_of_several_levels():
-    """Constant levels: the sum needs no upsampling and can be written down."""
+    """Constant levels need no upsampling, so the result can be computed by hand."""
     head = HeatmapHead([2, 3], 7, width=5)
     levels = [torch.randn(1, c, 1, 1) for c in (2, 3)]
     total = sum(conv(y) for conv, y in zip(head.levels, levels, strict=True))
@@ -140,15 +140,15 @@ def test_the_models_of_the_run(name):
 
 @pytest.mark.parametrize('name', TINY)
 def test_a_few_steps(name):
-    """They lower the loss, the seed decides them, and figures are taken once before twice."""
+    """The loss falls, the seed decides the result, and every figure is used once an epoch."""
     data = figures(24, seed=5)
     models = keypoints(name), keypoints(name)
     losses, again = (train(model, data, 12, 3e-3) for model in models)
     assert losses == again
     weights = [model.state_dict() for model in models]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    # the same 24 figures in three steps of 8, the last time against the first: 0.65 and 0.83 of it
-    # were measured, 1 is the answer 0 that a head begins with
+    # the last and the first epoch of three steps over the same 24 figures; measured: 0.65 and 0.83
+    # of it
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
     assert train(keypoints(name), data, 2, 3e-3, seed=1) != losses[:2]
 
@@ -194,7 +194,7 @@ def test_the_whole_run(tmp_path, monkeypatch, capsys):
     }
     assert report['rate'] == max(train_keypoints.RATES, key=lambda r: report['tuned'][f'{r:g}'])
     assert train_keypoints.sentence(report) in capsys.readouterr().out
-    # the weights are the first model's, and the held-out figures are of the next seed
+    # the file has the first model's weights, and the held-out figures have the next seed
     found = evaluate(load(tmp_path / 'k.safetensors'), figures(8, seed=1))
     assert abs(found - report['models'][NAME]['pck']) < 1e-5  # five digits are kept
     assert (tmp_path / 'k.png').read_bytes()[:4] == b'\x89PNG'
@@ -206,10 +206,10 @@ def test_the_run_that_was_committed():
     cells = report['cells']
     assert cells['models'].keys() == BODIES.keys()
     assert cells['rate'] == max(train_keypoints.RATES, key=lambda r: cells['tuned'][f'{r:g}'])
-    assert cells['models'][NAME]['pck'] >= 0.9  # what was asked of it
+    assert cells['models'][NAME]['pck'] >= 0.9  # the goal
     for model in cells['models'].values():
-        # five digits are kept, and one joint of the held-out ones more is a change in the fourth
+        # five digits are kept; one more joint found would change the fourth
         assert model['pck_loaded'] == model['pck']
         assert cells['held_out'] * len(JOINTS) < 10_000
         assert model['loss_last_50'] < model['loss_first_50']
-    assert (RESULTS / 'keypoints.png').stat().st_size < 150_000  # what was asked of it
+    assert (RESULTS / 'keypoints.png').stat().st_size < 150_000  # the goal
