@@ -85,7 +85,7 @@ _TABLE: tuple[tuple[Callable[[_Failure], bool], str], ...] = (
     ),
     (
         lambda f: f.status >= 500,
-        'The Hub has a problem ({f.status} for {f.repo}). Try again later.',
+        'The Hub has a problem ({f.status} for {f.repo}). Run again later.',
     ),
     (
         lambda f: f.number == errno.ENOSPC or f.says('not enough free disk space'),

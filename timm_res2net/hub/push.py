@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from torch import nn
 
@@ -414,6 +414,8 @@ def _send(
     verify: bool,
 ) -> Push:
     """Create repository, branch and commit as far as they are needed."""
+    from huggingface_hub import CommitOperationAdd
+
     with explaining(push.repo, push.revision):
         if push.changed:
             _validate(push.card, push.config.license)
@@ -440,6 +442,8 @@ def _send(
 
 def _validate(card: str, license: str | None) -> None:
     """Let the Hub check the metadata before anything is created."""
+    from huggingface_hub import ModelCard
+
     try:
         ModelCard(card).validate()
     except ValueError as error:
