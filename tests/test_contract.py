@@ -260,7 +260,8 @@ def test_drop_rates_and_drop_block():
         nn.Identity,
         timm.layers.DropBlock2d,
     ]
-    assert not torch.equal(model(image()), model(image()))
+    x = image(size=160)  # timm 1.0.22 divides by zero on maps smaller than DropBlock's blocks
+    assert not torch.equal(model(x), model(x))
 
 
 @every_name

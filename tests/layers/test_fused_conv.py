@@ -175,7 +175,7 @@ def test_threads_may_share_a_layer():
     assert max(worst) < 1e-6
 
 
-def test_whoever_looks_on_sees_plain_operators(spy, monkeypatch):
+def test_observers_see_plain_operators(spy, monkeypatch):
     fused, x = fuse(*layers()), image(2, 9, 6)
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
