@@ -298,7 +298,7 @@ def trained(scripts, tmp_path_factory):
 
     with hub() as server:
         server.add('me/net', {
-            'config.json': json.dumps(pushed.config).encode(),
+            'config.json': pushed.config.to_json().encode(),
             'model.safetensors': save(model.state_dict()),
         })  # fmt: skip
         env = environment(server.url, folder / 'home')

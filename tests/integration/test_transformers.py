@@ -1,6 +1,5 @@
 """transformers reads what is pushed: the same config serves it and timm."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +52,7 @@ def test_auto_classes(where, pool, tmp_path):
     done = push_to_hub(model, 'me/net', license='mit', label_names=names, data=data, dry_run=True)
     folder = tmp_path / 'net'
     folder.mkdir()
-    (folder / 'config.json').write_text(json.dumps(done.config))
+    (folder / 'config.json').write_text(done.config.to_json())
     (folder / 'README.md').write_text(done.card)
     save_file(model.state_dict(), folder / 'model.safetensors', {'format': 'pt'})
     x = image(48)
