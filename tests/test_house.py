@@ -160,30 +160,6 @@ def test_version_is_the_changelogs():
     assert first.split()[1] == timm_res2net.__version__
 
 
-def python_blocks() -> list[str]:
-    parts = (ROOT / 'README.md').read_text().split('```python\n')[1:]
-    return [part.split('```')[0] for part in parts]
-
-
-@pytest.mark.parametrize('block', python_blocks())
-def test_readme_code_runs(block, tmp_path, monkeypatch):
-    """Every Python block, with weights that would come by network replaced by random ones."""
-    import timm
-
-    for name in ('segmentation_models_pytorch', 'transformers'):
-        if f'import {name}' in block or f'from {name}' in block:
-            pytest.importorskip(name, reason='needs the extra integration')
-    create = timm.create_model
-
-    def offline(name, pretrained=False, **kwargs):
-        embedded = name.startswith(('test_', 'local-dir:'))
-        return create(name, pretrained=pretrained and embedded, **kwargs)
-
-    monkeypatch.setattr(timm, 'create_model', offline)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, 'README.md', 'exec'), {})
-
-
 def test_nothing_names_this_place():
     """No path of a developer's machine and no package registry's host."""
     words = [
