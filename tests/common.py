@@ -25,7 +25,11 @@ SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k'
 
 def slow_except(quick, values):
     """Values for `parametrize`, all but the quick ones marked slow."""
-    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
+    slow = pytest.mark.slow
+    return [
+        v if v in quick else pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=slow)
+        for v in values
+    ]
 
 
 def randomise(model: nn.Module, seed: int = 1) -> nn.Module:

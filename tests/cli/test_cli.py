@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from timm.models import get_pretrained_cfg
 
-from tests.common import NAMES
+from tests.common import NAMES, slow_except
 from timm_res2net import __version__
 from timm_res2net.cli import main
 from timm_res2net.cli.hub import _lines
@@ -273,7 +273,7 @@ def script(tmp_path):
     return path
 
 
-@pytest.mark.parametrize('code', ['0', '3'])
+@pytest.mark.parametrize('code', slow_except(['3'], ['0', '3']))
 def test_run_passes_arguments_and_exit_code(code, script, tmp_path):
     arguments = ['data', '--model', 'x', '-h', '--', '--json', code]
     done = run('run', str(script), *arguments, cwd=tmp_path)
@@ -281,6 +281,7 @@ def test_run_passes_arguments_and_exit_code(code, script, tmp_path):
     assert json.loads(done.stdout) == [[str(script), *arguments], 'Res2Net', 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dashes', [[], ['--']])
 def test_run_passes_an_exception(dashes, script, tmp_path):
     script.write_text('raise ValueError("of the script")')
@@ -296,6 +297,7 @@ def test_run_without_the_script(capsys):
     assert "There is no script 'nothing.py'. Give the path of a Python file." in error
 
 
+@pytest.mark.slow
 def test_run_under_torchrun(script, tmp_path):
     script.write_text(
         'import os, pathlib, sys, timm, torch.distributed as dist\n'
@@ -355,6 +357,7 @@ def test_usage_errors_exit_with_2(capsys):
     assert 'usage: timm-res2net' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)  # nobody reads: the first write fails

@@ -1,6 +1,7 @@
 """Files for other runtimes: what they compute, what they tell, and what is refused."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-from tests.common import HRNETS, image, model_folder, randomise, relative_error
+from tests.common import HRNETS, image, model_folder, randomise, relative_error, slow_except
 from timm_res2net import export
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
@@ -56,8 +57,10 @@ def check(found: list[torch.Tensor], model: nn.Module, x: torch.Tensor) -> None:
 
 
 @every_format
-@pytest.mark.parametrize('deploy', [False, True])
-@pytest.mark.parametrize('features', [False, True])
+@pytest.mark.parametrize(
+    ('features', 'deploy'),
+    slow_except([(True, True)], itertools.product([False, True], repeat=2)),
+)
 def test_they_compute_what_the_model_does(kind, features, deploy, tmp_path):
     """SE's gates, at sizes and batches that the export did not see."""
     source = model_folder(tmp_path / 'net', num_classes=7)
@@ -91,6 +94,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', OTHERS)
 def test_sizes(name, tmp_path):
     arguments, sizes = OTHERS[name]
@@ -103,6 +107,7 @@ def test_sizes(name, tmp_path):
     check(run(tmp_path / 'net.pt2', 'pt2', x), model, x)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_plain_network_of_full_depth_as_onnx(tmp_path):
     """timm's own, without attention, with fifty layers' worth of sums in another order."""
@@ -115,6 +120,7 @@ def test_a_plain_network_of_full_depth_as_onnx(tmp_path):
     check(run(done.path, 'onnx', x), model, x)
 
 
+@pytest.mark.slow
 def test_an_hrnet(tmp_path):
     from timm.models.hrnet import cfg_cls
 
@@ -139,6 +145,7 @@ def test_static(kind, tmp_path):
             run(out, kind, image(3, 64))
 
 
+@pytest.mark.slow
 def test_aoti(tmp_path):
     """Compiled by a C++ compiler for this machine: a small network, since that takes its time."""
     source = model_folder(tmp_path / 'net', layers=(1, 1, 1, 1), scale=2, channels=(16, 16, 16, 16))
@@ -150,6 +157,7 @@ def test_aoti(tmp_path):
     assert json.loads(package.get_metadata()['timm_res2net'])['architecture'] == NAME
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize('features', [False, True])
 def test_openvino(features, tmp_path):
@@ -268,7 +276,7 @@ def described(meta: dict) -> None:
             'resnet18',
             'x.pt2',
             {'deploy': True, 'pretrained': False},
-            'Cannot reparameterize ResNet: it has no Res2Net block.',
+            'Cannot reparameterize ResNet, because it has no Res2Net block.',
         ),
     ],
 )
@@ -310,6 +318,7 @@ def test_what_a_format_cannot_do(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_one_format_really_cannot_do(tmp_path):
     """A dilated stage of an avg_down network pads by a rounded-up quotient of the size, which
     torch.export.save has no word for; a fixed size has none of it."""
@@ -369,6 +378,7 @@ def test_the_command(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_command_is_quiet(tmp_path):
     """Nothing of torch's on the screen, TorchScript's deprecation included."""
     done = subprocess.run(

@@ -266,6 +266,7 @@ def test_private(world, tmp_path):
     assert 'Push without private' in error.value.text
 
 
+@pytest.mark.slow
 def test_the_commands(world, tmp_path):
     """push, pull, check, as typed, with a training checkpoint."""
     server, _, _ = world
@@ -352,6 +353,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_the_story(world, tmp_path):
     """Fine-tune through `run` by a script in the manner of timm's, push, load elsewhere."""
     server, client, _ = world

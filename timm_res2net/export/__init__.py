@@ -145,7 +145,7 @@ def export_model(
     Example:
         >>> import tempfile, timm_res2net
         >>> out = f'{tempfile.mkdtemp()}/digits.pt2'
-        >>> timm_res2net.export_model('test_res2net_se', out, 'pt2').outputs
+        >>> timm_res2net.export_model('test_res2net_se', out, 'pt2', static=True).outputs
         ('logits',)
     """
     kind = _format(format, Path(out))
