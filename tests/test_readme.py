@@ -10,6 +10,7 @@ import timm
 
 import timm_res2net
 from benchmarks import claim
+from tests.integration import record_consumers
 from timm_res2net import cli
 from timm_res2net.cli.models import rows
 
@@ -19,13 +20,6 @@ PAGES = [
     'hub_configs/README.md', 'tests/integration/README.md', 'timm_res2net/convert/README.md',
     'timm_res2net/export/README.md', 'timm_res2net/hub/README.md', 'timm_res2net/weights/README.md',
 ]  # fmt: skip
-EXTRAS = {
-    'segmentation_models_pytorch': 'the extra integration',
-    'transformers': 'the extra integration',
-    'fastai': 'fastai',
-    'lightning': 'lightning',
-    'mmpretrain': 'an environment for mmpretrain',
-}
 
 
 def read(page: str) -> str:
@@ -41,12 +35,14 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf'^```{language}\n(.*?)^```', read(page), re.DOTALL | re.MULTILINE)
 
 
+RECORDED = [record_consumers.code_of(name) for name in record_consumers.CONSUMERS]
 PYTHON = [
     pytest.param(
         block, id=f'{page}-{i}', marks=[pytest.mark.slow] if 'export_model' in block else []
     )
     for page in PAGES
     for i, block in enumerate(blocks(page, 'python'))
+    if block not in RECORDED
 ]
 COMMANDS = [
     (page, line)
@@ -61,9 +57,8 @@ COMMANDS = [
 @pytest.mark.parametrize('block', PYTHON)
 def test_python_code_runs(block, tmp_path, monkeypatch):
     """Weights that would be downloaded are random."""
-    for name, needs in EXTRAS.items():
-        if re.search(rf'^(import|from) {name}\b', block, re.MULTILINE):
-            pytest.importorskip(name, reason=f'needs {needs}')
+    for name in re.findall(r'^(?:import|from) (\w+)', block, re.MULTILINE):
+        pytest.importorskip(name, reason='needs the extra export or integration')
     create = timm.create_model
 
     def offline(name, pretrained=False, **kwargs):

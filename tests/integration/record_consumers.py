@@ -1,164 +1,67 @@
-"""Run the consumers that are too heavy for CI, and record what came out: consumers.json.
+"""Train under libraries that are too heavy for CI, and record the results in consumers.json.
 
-Each trains one of our models for an epoch on scikit-learn's digits (64 px, the last 360 held out)
-with what is its own, and its features are compared with timm's.
+Each trains a model of this package for an epoch on the digits of `benchmarks.trainings`, its
+features are compared with timm's, and its code in README.md is run.
 
     python -m venv consumers && consumers/bin/pip install '.[test]' fastai lightning
     consumers/bin/python -m tests.integration.record_consumers
 
     python -m venv mm && mm/bin/pip install '.[test]' setuptools \\
         mmpretrain==1.2.0 mmcv-lite==2.2.0 mmengine==0.10.7
-    mm/bin/python -m tests.integration.record_consumers --only mmpretrain
+    mm/bin/python -m tests.integration.record_consumers
 
-MMPretrain wants an environment of its own, without transformers, which it cannot read any more.
-Entries of consumers that were not run stay as they are.
+Without `--only`, every library that is installed runs. Entries of the others stay.
 """
 
 import argparse
 import importlib.util
 import json
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-import timm_res2net
+from benchmarks.trainings.train_digits import NAME, accuracy, digits, to_batch
 from tests.common import image, randomise, relative_error
 
-NAME = 'test_res2net_se'
-HELD_OUT = 360
-BATCH, RATE = 16, 2e-3
-FILE = Path(__file__).with_name('consumers.json')
+HERE = Path(__file__).parent
+RATE = 2e-3
 
-# What a user writes: shown by --help, run after the training
-LINES = {
-    'fastai': """
-import timm_res2net  # registers the names
-import numpy as np
-from fastai.vision.all import *
-
-colours = {'red': (200, 40, 40), 'green': (40, 200, 40), 'blue': (40, 40, 200)}
-block = DataBlock(
-    (ImageBlock, CategoryBlock),
-    get_x=lambda name: PILImage.create(np.full((64, 64, 3), colours[name], np.uint8)),
-    get_y=lambda name: name,
-)
-loaders = block.dataloaders(list(colours) * 20, bs=12, num_workers=0)
-learner = vision_learner(loaders, 'test_res2net_se', metrics=accuracy)  # pretrained
-learner.fine_tune(1)
-""",
-    'lightning': """
-import lightning, timm, timm_res2net, torch  # the third registers the names
-
-class Classifier(lightning.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.model = timm.create_model('test_res2net_se', pretrained=True, num_classes=3)
-
-    def training_step(self, batch, _):
-        return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), 1e-3)
-
-data = torch.utils.data.TensorDataset(torch.randn(32, 3, 64, 64), torch.randint(3, (32,)))
-trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
-trainer.fit(Classifier(), torch.utils.data.DataLoader(data, 8))
-""",
-    'mmpretrain': """
-import timm_res2net  # registers the names
-import torch
-from mmpretrain.models import ImageClassifier
-
-model = ImageClassifier(
-    backbone=dict(type='TIMMBackbone', model_name='test_res2net_se', pretrained=True),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=192),
-)
-print(model(torch.randn(2, 3, 64, 64)).shape)  # (2, 3)
-""",
-}
+Train = Callable[[DataLoader, Callable[[nn.Module], None]], float]
+"""Trains for an epoch, and calls its second argument on the network before and after. Returns the
+largest relative error of its features."""
 
 
-def digits() -> tuple[TensorDataset, TensorDataset]:
-    """The digits as (3, 64, 64) images in -1 ... 1, to learn from and held out (other writers)."""
-    data = load_digits()
-    x = torch.from_numpy(np.asarray(data.images)).float()[:, None] / 8 - 1
-    x = F.interpolate(x, size=64, mode='bilinear').expand(-1, 3, -1, -1).contiguous()
-    y = torch.from_numpy(np.asarray(data.target)).long()
-    return TensorDataset(x[:-HELD_OUT], y[:-HELD_OUT]), TensorDataset(x[-HELD_OUT:], y[-HELD_OUT:])
+def fastai(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
+    """`vision_learner`, `fit_one_cycle`."""
+    from fastai.vision.all import DataLoaders, vision_learner
 
-
-@torch.no_grad()
-def score(
-    model: Callable[[torch.Tensor], torch.Tensor], data: TensorDataset
-) -> tuple[float, float]:
-    """Cross-entropy and share of right answers."""
-    x, y = data.tensors
-    logits = torch.cat([model(part) for part in x.split(120)])
-    return float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).double().mean())
-
-
-def parity(found, expected) -> float:
-    """Largest relative error over levels."""
-    return max(relative_error(one, other) for one, other in zip(found, expected, strict=True))
-
-
-def result(name: str, what: str, error: float, before, after, libraries: list[str]) -> dict:
-    """An entry of the record."""
-    known = ['torch', 'torchvision', 'timm', 'numpy', *libraries]
-    return {
-        'what': what,
-        'command': f'python -m tests.integration.record_consumers --only {name}',
-        'versions': {
-            'python': platform.python_version(),
-            'timm_res2net': timm_res2net.__version__,
-            **{library: version(library) for library in known},
-        },
-        'parity': error,
-        'held_out_loss': {'before': before[0], 'after': after[0]},
-        'held_out_accuracy': {'before': before[1], 'after': after[1]},
-    }
-
-
-def fastai() -> dict:
-    """vision_learner by timm's name, fit_one_cycle for one epoch."""
-    from fastai.vision.all import DataLoaders, accuracy, vision_learner
-
-    train, held_out = digits()
-    loaders = DataLoaders(
-        DataLoader(train, BATCH, shuffle=True, drop_last=True), DataLoader(held_out, 120)
-    )
     learner = vision_learner(
-        loaders, NAME, pretrained=False, normalize=False, n_out=10, metrics=accuracy,
+        DataLoaders(loader, loader), NAME, pretrained=False, normalize=False, n_out=10,
         loss_func=nn.CrossEntropyLoss(),
     )  # fmt: skip
-    before = score(learner.model.eval(), held_out)
+    score(learner.model)
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(1, lr_max=5 * RATE)
-    after = score(learner.model.eval(), held_out)
-    # what fastai cut off and wrapped is still our network
-    model = timm.create_model(NAME, num_classes=0).eval()
+    score(learner.model)
     randomise(learner.model)
+    model = timm.create_model(NAME, num_classes=0).eval()
     model.load_state_dict(learner.model[0].model.state_dict())
-    x = image()
     with torch.no_grad():
-        error = parity([learner.model.eval()[0](x)], [model.forward_features(x)])
-    what = f"vision_learner(loaders, '{NAME}', pretrained=False), fit_one_cycle(1) on digits"
-    return result('fastai', what, error, before, after, ['fastai'])
+        found = learner.model.eval()[0](image())
+        return relative_error(found, model.forward_features(image()))
 
 
-def lightning() -> dict:
-    """Trainer.fit for one epoch; the checkpoint it wrote is read back into a model of timm's."""
+def lightning(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
+    """`Trainer.fit`, and its checkpoint read back into a model of timm."""
     import lightning as L
 
     class Classifier(L.LightningModule):
@@ -172,92 +75,103 @@ def lightning() -> dict:
         def configure_optimizers(self):
             return torch.optim.AdamW(self.parameters(), lr=RATE)
 
-    train, held_out = digits()
     module = Classifier()
-    before = score(module.model.eval(), held_out)
+    score(module.model)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             max_epochs=1, accelerator='cpu', logger=False, enable_progress_bar=False,
             enable_checkpointing=False, default_root_dir=folder,
         )  # fmt: skip
-        trainer.fit(module.train(), DataLoader(train, BATCH, shuffle=True, drop_last=True))
+        trainer.fit(module.train(), loader)
         trainer.save_checkpoint(Path(folder) / 'last.ckpt')
         saved = torch.load(Path(folder) / 'last.ckpt', weights_only=True)['state_dict']
-    after = score(module.model.eval(), held_out)
+    score(module.model)
     model = timm.create_model(NAME, num_classes=10).eval()
     model.load_state_dict({key.removeprefix('model.'): value for key, value in saved.items()})
-    x = image()
     with torch.no_grad():
-        error = parity([module.model(x)], [model(x)])
-    what = f"Trainer(max_epochs=1).fit of create_model('{NAME}') on digits, its checkpoint read"
-    return result('lightning', what, error, before, after, ['lightning'])
+        return relative_error(module.model(image()), model(image()))
 
 
-def mmpretrain() -> dict:
-    """TIMMBackbone: its features, and an ImageClassifier above it trained for one epoch."""
+def mmpretrain(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
+    """An `ImageClassifier` on `TIMMBackbone`, and the feature levels of `TIMMBackbone`."""
     from mmpretrain.models import ImageClassifier, TIMMBackbone
     from mmpretrain.structures import DataSample
 
-    kwargs = dict(features_only=True, out_indices=(1, 2, 3, 4))
-    backbone = randomise(TIMMBackbone('res2net50_se', **kwargs))
-    backbone.eval()  # answers None
-    model = timm.create_model('res2net50_se', **kwargs).eval()
-    model.load_state_dict(backbone.timm_model.state_dict())
-    x = image()
-    with torch.no_grad():
-        error = parity(backbone(x), model(x))
-
-    train, held_out = digits()
     classifier = ImageClassifier(
         backbone=dict(type='TIMMBackbone', model_name=NAME),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=192),
     )
-    before = score(classifier.eval(), held_out)
+    score(classifier)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=RATE)
-    for x, y in DataLoader(train, BATCH, shuffle=True, drop_last=True):
+    for x, y in loader:
         samples = [DataSample().set_gt_label(int(label)) for label in y]
         loss = classifier.train()(x, samples, mode='loss')['loss']
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = score(classifier.eval(), held_out)
-    what = (
-        f"TIMMBackbone('res2net50_se', features_only=True) against timm's features at 64 px; "
-        f"ImageClassifier of TIMMBackbone('{NAME}') and LinearClsHead, one epoch on digits"
-    )
-    return result('mmpretrain', what, error, before, after, ['mmpretrain', 'mmengine', 'mmcv-lite'])
+    score(classifier)
+    kwargs = dict(features_only=True, out_indices=(1, 2, 3, 4))
+    backbone = randomise(TIMMBackbone('res2net50_se', **kwargs))
+    backbone.eval()  # returns None
+    model = timm.create_model('res2net50_se', **kwargs).eval()
+    model.load_state_dict(backbone.timm_model.state_dict())
+    with torch.no_grad():
+        levels = zip(backbone(image()), model(image()), strict=True)
+        return max(relative_error(found, expected) for found, expected in levels)
 
 
-CONSUMERS: dict[str, Callable[[], dict]] = {
-    'fastai': fastai,
-    'lightning': lightning,
-    'mmpretrain': mmpretrain,
+CONSUMERS: dict[str, tuple[Train, tuple[str, ...]]] = {
+    'fastai': (fastai, ('fastai',)),
+    'lightning': (lightning, ('lightning',)),
+    'mmpretrain': (mmpretrain, ('mmpretrain', 'mmengine', 'mmcv-lite')),
 }
+"""How each library trains, and the packages whose versions are recorded."""
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the consumers asked for, or all that are installed, and write the record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition('\n')[0],
-        epilog='\n'.join(f'{name}:\n{code}' for name, code in LINES.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def code_of(name: str) -> str:
+    """Return the code of README.md that imports a library."""
+    blocks = re.findall(r'^```python\n(.*?)^```', (HERE / 'README.md').read_text(), re.S | re.M)
+    return next(b for b in blocks if re.search(rf'^(import|from) {name}\b', b, re.M))
+
+
+def record(name: str) -> dict:
+    """Train under a library, run its code, and return its entry."""
+    train_images, images, train_labels, labels = digits()
+    model = timm.create_model(NAME)
+    held_out = to_batch(model, images)
+    data = TensorDataset(to_batch(model, train_images), torch.from_numpy(train_labels).long())
+    torch.manual_seed(0)
+    train, packages = CONSUMERS[name]
+    scores: list[float] = []
+    error = train(
+        DataLoader(data, 16, shuffle=True, drop_last=True),
+        lambda network: scores.append(accuracy(network, held_out, labels)),
     )
+    code = code_of(name)
+    exec(compile(code, name, 'exec'), {})
+    known = ('torch', 'torchvision', 'timm', 'timm_res2net', 'numpy', *packages)
+    return {
+        'what': train.__doc__,
+        'command': f'python -m tests.integration.record_consumers --only {name}',
+        'versions': {'python': platform.python_version(), **{p: version(p) for p in known}},
+        'relative_error': error,
+        'held_out_accuracy': dict(zip(('before', 'after'), scores, strict=True)),
+        'code': code,
+    }
+
+
+def main() -> None:
+    """Run the libraries asked for, or all that are installed, and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--only', choices=CONSUMERS, action='append', help='may be repeated')
-    parser.add_argument('--out', type=Path, default=FILE)
-    asked = parser.parse_args(args)
-    installed = [name for name in CONSUMERS if importlib.util.find_spec(name)]
-    if missing := [name for name in asked.only or [] if name not in installed]:
-        parser.error(f'{", ".join(missing)} cannot be imported here: pip install it first.')
-    found = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    for name in asked.only or installed:
-        torch.manual_seed(0)
-        found[name] = CONSUMERS[name]()
-        if name in LINES:
-            exec(compile(LINES[name], name, 'exec'), {})
-            found[name]['lines'] = 'ran'
+    args = parser.parse_args()
+    file = HERE / 'consumers.json'
+    found = json.loads(file.read_text())
+    for name in args.only or [name for name in CONSUMERS if importlib.util.find_spec(name)]:
+        found[name] = record(name)
         print(name, json.dumps(found[name], indent=2))
-        asked.out.write_text(json.dumps(dict(sorted(found.items())), indent=2) + '\n')
+        file.write_text(json.dumps(dict(sorted(found.items())), indent=2) + '\n')
 
 
 if __name__ == '__main__':
