@@ -99,7 +99,7 @@ def _lay_out(folder: Path) -> int:
     done = timm_res2net.push_to_hub(model, REPO, license='other', dry_run=True)
     plain = folder / 'model'
     plain.mkdir()
-    (plain / 'config.json').write_text(json.dumps(done.config))
+    (plain / 'config.json').write_text(done.config.to_json())
     save_file(model.state_dict(), plain / 'model.safetensors', {'format': 'pt'})
     _cache(folder / 'home', REPO, list(plain.iterdir()))
     ungated: Any = timm.create_model(MODEL, attn_layer='')  # the published weights have no gates

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -352,8 +353,8 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
         ({'model': 'resnet50'}, "'resnet50' is not a registered Res2Net."),
         (
             {'model': 'res2net50_se'},
-            'it has layers=(1, 2, 2, 1) where res2net50_se has (3, 4, 6, 3), channels=(16, 32, 40, '
-            '48) where res2net50_se has (64, 128, 256, 512). Use test_res2net_se.',
+            'it has layers=(1, 2, 2, 1) and res2net50_se has (3, 4, 6, 3), channels=(16, 32, 40, '
+            '48) and res2net50_se has (64, 128, 256, 512). Use test_res2net_se.',
         ),
         ({'source': 'paddle'}, 'Keys that the paddle table has no rule for, '),
         ({'semantics': 'caffee'}, "Unknown semantics 'caffee'. Use one of official, mmdet, paddle"),
@@ -497,3 +498,55 @@ def test_a_readme_says_what_it_was_made_from(tmp_path):
     assert text.startswith('---\n')
     convert_checkpoint(tmp_path / 'my_net', tmp_path / 'again')
     assert 'converted from a folder, whose card' in (tmp_path / 'again' / 'README.md').read_text()
+
+
+def test_a_folder_of_timms_own_model(tmp_path):
+    """`save_for_hf` of timm 1.0.31 records the class count among the arguments as well."""
+    model = randomise(timm.create_model('res2net50_48w_2s', num_classes=3)).eval()
+    save_for_hf(model, str(tmp_path / 'net'), safe_serialization=True)
+    found = convert_checkpoint(tmp_path / 'net', tmp_path / 'out')
+    assert (found.architecture, found.config.num_classes) == ('res2net50_48w_2s', 3)
+    assert 'num_classes' not in found.arguments
+    assert found.file.file == 'net'
+    made = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(made(image()), model(image()))
+
+
+def test_a_folder_of_a_converted_file(tmp_path):
+    """The file that it was made from stays on record; the file that was read is the folder's."""
+    torch.save({'state_dict_ema': tiny()}, tmp_path / 'c.pth')
+    convert_checkpoint(tmp_path / 'c.pth', tmp_path / 'net')
+    found = convert_checkpoint(tmp_path / 'net')
+    assert (found.file.file, found.file.entry, found.file.format) == ('net', '', 'safetensors')
+    assert found.config.made_from.file == 'c.pth'
+    assert found.config.made_from.entry == 'state_dict_ema'
+
+
+@pytest.mark.parametrize(
+    ('changed', 'text'),
+    [
+        ({'moves': 'x'}, 'not enough values'),
+        ({'file': 3}, 'a text is not a string'),
+        ({'bytes': -1}, 'a count is not a whole number'),
+        ({'extra': 1}, 'extra'),
+    ],
+)
+def test_a_record_of_a_file_that_cannot_be_read(changed, text, tmp_path):
+    convert_checkpoint(save(tiny(), tmp_path / 'w.pth'), tmp_path / 'net')
+    path = tmp_path / 'net' / 'config.json'
+    config = json.loads(path.read_text())
+    config['made_from'].update(changed)
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf'made_from cannot be read \(.*{text}.*Remove it'):
+        convert_checkpoint(tmp_path / 'net')
+
+
+def test_a_folder_without_an_image_size(tmp_path):
+    convert_checkpoint(save(tiny(), tmp_path / 'w.pth'), tmp_path / 'net')
+    path = tmp_path / 'net' / 'config.json'
+    config = json.loads(path.read_text())
+    del config['pretrained_cfg']['input_size']
+    path.write_text(json.dumps(config))
+    found = convert_checkpoint(tmp_path / 'net', tmp_path / 'out')
+    assert found.config.input_size == [3, 224, 224]  # timm's default

@@ -136,7 +136,7 @@ def test_check_of_names():
     for target, value, remedy in (
         ('res2net152d', 'res2net152d are not published', '`timm-res2net convert`'),
         ('res2net50_pd_26w_4s', 'come from https://', '`timm-res2net convert`'),
-        ('res2net50_26w_4s', "'res2net50_26w_4s' is a model of timm", 'timm/NAME.TAG'),
+        ('res2net50_26w_4s', "'res2net50_26w_4s' is a model of timm", 'timm/res2net50_26w_4s.in1k'),
         (__file__, 'test_checks.py is a file', '`timm-res2net convert --dry-run`'),
     ):
         with pytest.raises(ValueError) as error:
@@ -221,7 +221,7 @@ def test_one_problem_under_every_verb(verb, folder):
 
 def test_what_a_failed_question_needed_is_not_asked(folder):
     (folder / 'config.json').unlink()
-    assert [f.what for f in check(folder)] == ['config', 'weights', 'values', 'license', 'card']
+    assert [f.what for f in check(folder)] == ['config', 'weights', 'values', 'card']
 
 
 def test_pins_are_whole_digests():

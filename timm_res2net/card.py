@@ -10,13 +10,13 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from .folder import Config, Provenance, read_card, timm_names
+from .folder import MODES, Config, Provenance, read_card, timm_names
 from .models.figures import FIGURES
 from .models.protocol import as_timm
 from .text import table
 
 __all__ = [
-    'ABOUT', 'MOVED', 'PERCENT', 'Result', 'card_of_tag', 'merge_card', 'owners_text',
+    'ABOUT', 'PERCENT', 'Result', 'card_of_tag', 'merge_card', 'moves_table', 'owners_text',
     'render_card', 'results_of',
 ]  # fmt: skip
 
@@ -31,9 +31,7 @@ ABOUT = (
     'A Res2Net block splits its channels and convolves the splits one after the other, so that one '
     'block has several receptive fields.'
 )
-MOVED = ('their keys', "timm's keys", 'tensors', 'how')
-"""Columns of the table that says what became of a checkpoint's keys."""
-
+_MOVED = ('their keys', "timm's keys", 'tensors', 'how')
 _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
 PERCENT = tuple(_METRICS)
 """Metrics that are given in percent."""
@@ -110,7 +108,7 @@ def _facts(config: Config) -> dict[str, str]:
     model = timm.create_model(
         config.architecture, device='meta', num_classes=config.num_classes, **config.model_args
     ).eval()
-    size = config.pretrained_cfg['input_size']
+    size = config.input_size
     parameters = sum(p.numel() for p in model.parameters())
     return {
         'architecture': f'`{config.architecture}`',
@@ -151,6 +149,11 @@ def _made_from_table(made_from: Provenance) -> str:
         ('layout', made_from.source),
     ]
     return table(('made from', ''), rows)
+
+
+def moves_table(made_from: Provenance) -> str:
+    """Format what became of a checkpoint's keys as a table."""
+    return table(_MOVED, [(a, b, str(n), how) for a, b, n, how in made_from.moves])
 
 
 def _metadata(
@@ -221,7 +224,7 @@ def render_card(
     from huggingface_hub import ModelCard
 
     own = config.architecture not in timm_names()
-    in_chans = config.pretrained_cfg['input_size'][0]
+    in_chans = config.input_size[0]
     made_from = config.made_from
     se = [_SE] if config.model_args.get('attn_layer') == 'se' else []
     card = ModelCard.from_template(
@@ -234,7 +237,7 @@ def render_card(
         origin=config.pretrained_cfg.get('origin_url'),
         imports='import timm, timm_res2net' if own else 'import timm',
         load=load,
-        mode={1: 'L', 3: 'RGB'}.get(in_chans) if config.num_classes else None,
+        mode=MODES.get(in_chans) if config.num_classes else None,
         top=min(5, config.num_classes),
         pools=bool(config.global_pool),
         own=own,
@@ -242,7 +245,7 @@ def render_card(
         results=_results_table(results) if results else '',
         published=any(result.source for result in results),
         made_from=_made_from_table(made_from) if made_from else '',
-        moves=made_from and table(MOVED, [(a, b, str(n), how) for a, b, n, how in made_from.moves]),
+        moves=moves_table(made_from) if made_from else '',
         license_text=license_text or f'`{license}`.',
         citations=[_RES2NET, *se, *citations, _TIMM],
     )

@@ -54,25 +54,27 @@ from .text import sentence
 
 __all__ = ['Conversion', 'convert_checkpoint', 'read', 'take_model']
 
-# The name of a network that has no name of its own: all its arguments stand in the config
+# Name for networks that are not registered; their config has all arguments
 _CUSTOM = 'res2net_custom'
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A model that was read, with all that a folder of it says.
+    """A model that was read, and its config.
 
     Attributes:
         source: The layout that was read, one of `timm_res2net.convert.SOURCES`.
-        config: Its config, with the file that it was made from.
+        config: Its config. `made_from` is the foreign file, also if a folder made from it was read.
         model: The model with the checkpoint's tensors as parameters and buffers, in eval mode.
         moves: What became of every key of the file.
+        read_from: The file that was read; None for a model in memory.
     """
 
     source: str
     config: Config
     model: nn.Module
     moves: tuple[Move, ...] = ()
+    read_from: Provenance | None = None
 
     @property
     def architecture(self) -> str:
@@ -92,8 +94,8 @@ class Conversion:
     @property
     def file(self) -> Provenance:
         """The file that was read."""
-        assert self.config.made_from is not None  # `read` sets it
-        return self.config.made_from
+        assert self.read_from is not None  # `read` sets it
+        return self.read_from
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the tensors, as JSON values."""
@@ -186,7 +188,7 @@ def _build(
     if name is not None:
         named = _named_arguments(name)
         wrong = [
-            f'{key}={value!r} where {name} has {named.get(key, "none")!r}'
+            f'{key}={value!r} and {name} has {named.get(key, "none")!r}'
             for key, value in wanted.items()
             if value != named.get(key)
         ]
@@ -292,16 +294,18 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
         source = recognise(tensors) if source == 'auto' else source
         tensors, moves = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
     _fill(model, tensors)
-    arguments = dict(config.model_args)
+    # timm 1.0.31 records the class count too, which has a field of its own
+    arguments = {k: v for k, v in config.model_args.items() if k != 'num_classes'}
     if isinstance(model, Res2Net | HighResolutionRes2Net):
         arguments = model.model_args
-    made_from = config.made_from or _provenance(path, weights, source, checkpoint, moves)
+    file = _provenance(path, weights, source, checkpoint, moves)
+    made_from = config.made_from or file
     described = bool(config.described_by)
     labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
-    cfg = {**config.pretrained_cfg, **labels}
+    cfg = {**as_timm(model).pretrained_cfg, **labels}  # with timm's defaults
     name = config.architecture.partition('.')[0]
     new = Config.of(model, name, arguments, cfg, described=described, made_from=made_from)
-    return Conversion(source, new, model.eval(), moves)
+    return Conversion(source, new, model.eval(), moves, file)
 
 
 def _read_file(
@@ -328,7 +332,7 @@ def _read_file(
     made_from = _provenance(path, path, source, checkpoint, moves)
     config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
     config = config.with_data({key: training[key] for key in DATA if training.get(key)})
-    return Conversion(source, config, model.eval(), moves)
+    return Conversion(source, config, model.eval(), moves, made_from)
 
 
 def read(

@@ -1,10 +1,9 @@
-"""Is a model's folder in order? One question a function, and one table of what an answer means.
+"""Check a model's folder: a function for each question, and a table of what a problem means.
 
 `push_to_hub` refuses what the table calls an error under `push`; `pull` writes nothing if there is
 an error under `pull`; `check` prints everything.
 """
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +13,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from .convert.fit import fit, shapes
-from .folder import CARD, WEIGHTS, ModelFolder, Origin, read_card
+from .folder import CARD, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
 
 __all__ = ['PICKLES', 'QUESTIONS', 'Finding', 'Question', 'checks', 'refuse']
@@ -66,8 +65,7 @@ def is_as_announced(folder: ModelFolder) -> str:
 def has_config(folder: ModelFolder) -> str:
     """Is there a config that describes a Res2Net?"""
     config = folder.config
-    size = config.pretrained_cfg.get('input_size') or [3, 224, 224]
-    return f'{config.architecture}, {config.num_classes} classes, {size[-1]} px'
+    return f'{config.architecture}, {config.num_classes} classes, {config.input_size[-1]} px'
 
 
 def has_weights(folder: ModelFolder) -> str:
@@ -92,7 +90,7 @@ def has_weights(folder: ModelFolder) -> str:
 
 
 def has_no_pickles(folder: ModelFolder) -> str:
-    """Are there weights of other formats, which nobody has looked at?"""
+    """Are there weights of other formats, which are not checked?"""
     there = (*_pickles_in(folder), *(folder.origin.pickles if folder.origin else ()))
     if there:
         names = ', '.join(dict.fromkeys(there))
@@ -106,6 +104,11 @@ def tensors_fit(folder: ModelFolder) -> str:
     with safe_open(folder.path / WEIGHTS, framework='pt') as file:
         given = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     problem = fit(own, given).describe()
+    if problem and folder.original is not None:
+        raise ValueError(
+            f'{problem}. The model has layers that no recorded argument describes. Nothing was '
+            'pushed; `timm.models.push_to_hf_hub` takes models as they are.'
+        )
     if problem:
         raise ValueError(f'{problem}. Config and weights are of different models: push again.')
     return f'all {len(own)} fit the config'
@@ -154,7 +157,7 @@ def images_can_be_prepared(folder: ModelFolder) -> str:
     try:
         transform: Any = create_transform(**data)
         channels = data['input_size'][0]
-        mode = {1: 'L', 3: 'RGB'}.get(channels)
+        mode = MODES.get(channels)
         if mode:
             image = transform(Image.new(mode, (64, 64)))
             fits = image.shape[0] == channels and bool(image.isfinite().all())
@@ -228,7 +231,7 @@ def _pickles_in(folder: ModelFolder) -> list[str]:
 
 
 def _size(folder: ModelFolder) -> list[int]:
-    channels, *sides = folder.config.pretrained_cfg.get('input_size') or [3, 224, 224]
+    channels, *sides = folder.config.input_size
     return [channels, *(min(side, _LARGEST) for side in sides)]
 
 
@@ -277,7 +280,7 @@ QUESTIONS = (
     Question('same',       outputs_are_the_same,   (outputs_are_finite,),     _E, _E, _E),
     Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
     # one may fetch what one may not publish
-    Question('license',    names_license,          (),                        _E, _E, _W),
+    Question('license',    names_license,          (has_config,),             _E, _E, _W),
     Question('license',    knows_license,          (names_license,),          _E, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
     Question('card',       card_is_valid,          (has_card,),               _E, _E, _E),
@@ -321,7 +324,7 @@ def checks(
     return findings
 
 
-def refuse(findings: Sequence[Finding], what: str | os.PathLike[str]) -> None:
+def refuse(findings: Sequence[Finding], what: str) -> None:
     """Raise a ValueError if there are errors among findings.
 
     Args:
@@ -330,4 +333,4 @@ def refuse(findings: Sequence[Finding], what: str | os.PathLike[str]) -> None:
     """
     errors = [finding for finding in findings if finding.state == 'error']
     if errors:
-        raise ValueError(f'{what}: ' + ' '.join(f'{f.text}' for f in errors))
+        raise ValueError(f'{what}: ' + ' '.join(finding.text for finding in errors))

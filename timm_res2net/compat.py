@@ -67,7 +67,10 @@ def check_hrnet_arguments(cfg: Mapping[str, Any], arguments: Mapping[str, Any]) 
     """
     unknown = sorted(arguments.keys() - {*cfg, *_HRNET_ARGUMENTS})
     if unknown:
-        raise TypeError(f'An HRNet has no argument {", ".join(unknown)}.')
+        raise TypeError(
+            f'An HRNet has no argument {", ".join(unknown)}. Use {", ".join(_HRNET_ARGUMENTS)}, or '
+            'an entry of its cfg.'
+        )
 
 
 def knows_attn(name: str) -> bool:

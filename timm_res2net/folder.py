@@ -22,13 +22,16 @@ from .models.protocol import as_timm
 from .text import sentence
 
 __all__ = [
-    'CARD', 'CONFIG', 'DATA', 'DESCRIBED', 'WEIGHTS', 'Config', 'ModelFolder', 'Origin',
+    'CARD', 'CONFIG', 'DATA', 'DESCRIBED', 'MODES', 'WEIGHTS', 'Config', 'ModelFolder', 'Origin',
     'Provenance', 'in_chans_of', 'read_card', 'timm_names', 'without_origin',
 ]  # fmt: skip
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 CARD = 'README.md'
+MODES = {1: 'L', 3: 'RGB'}
+"""Pillow's image modes by number of channels."""
+
 PICKLE = 'pytorch_model.bin'  # the weights that timm and transformers wrote before safetensors
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 """How images are prepared, under the names of timm's train.py."""
@@ -54,7 +57,7 @@ def in_chans_of(model: Any) -> int:
 
 
 def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return a `pretrained_cfg` without what is true only of the weights it was registered with."""
+    """Return a `pretrained_cfg` without the fields that describe the registered weights."""
     gone = ('url', 'file', 'hf_hub_id', 'notes', 'origin_url', 'license', 'label_names')
     return {**cfg, **dict.fromkeys(gone), 'label_descriptions': None, 'url': '', **changes}
 
@@ -106,6 +109,23 @@ class Provenance:
     source: str
     moves: Sequence[tuple[str, str, int, str]]
 
+    @classmethod
+    def read(cls, moves: Sequence[Any], **facts: Any) -> 'Provenance':
+        """Read the entry of a config.json, which is not trusted.
+
+        Raises:
+            TypeError: A field is missing or unknown.
+            ValueError: A value has another type.
+        """
+        rows = [(str(a), str(b), int(n), str(how)) for a, b, n, how in moves]
+        found = cls(**facts, moves=rows)
+        texts = (found.file, found.sha256, found.format, found.entry, found.source)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError('a text is not a string')
+        if not (_is_count(found.bytes) and _is_count(found.widened)):
+            raise ValueError('a count is not a whole number')
+        return found
+
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -152,7 +172,10 @@ _KNOWN_CFG = {known.name for known in dataclasses.fields(PretrainedCfg)}
 def _check_fields(config: Any, what: str) -> None:
     """Raise a ValueError for what timm would ignore or answer with a traceback."""
     if not isinstance(config, dict):
-        raise ValueError(f'{what}: it holds {type(config).__name__}, not an object.')
+        raise ValueError(
+            f'{what}: it holds {type(config).__name__}, not an object. Write it again from the '
+            'model.'
+        )
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
         raise ValueError(f'{what}: it lacks {", ".join(missing)}. Write it again from the model.')
@@ -163,7 +186,7 @@ def _check_fields(config: Any, what: str) -> None:
         given = isinstance(values, dict) and name in values
         # in a pretrained_cfg, null stands for timm's default
         if given and not fits(value) and (value is not None or not where):
-            raise ValueError(f'{what}: {key} is {value!r}, not {kind}.')
+            raise ValueError(f'{what}: {key} is {value!r}, not {kind}. Correct it.')
     unknown = sorted(config['pretrained_cfg'].keys() - _KNOWN_CFG)
     if unknown:
         raise ValueError(
@@ -278,11 +301,14 @@ class Config:
             )
         labels = found.get('label_names')
         if isinstance(labels, list) and len(labels) != classes:
-            raise ValueError(f'{what}: it has {len(labels)} label_names for {classes} classes.')
+            raise ValueError(
+                f'{what}: it has {len(labels)} label_names for {classes} classes. Correct them, or '
+                'remove label_names.'
+            )
         made_from = found.get('made_from')
         try:
-            provenance = None if made_from is None else Provenance(**made_from)
-        except TypeError as error:
+            provenance = None if made_from is None else Provenance.read(**made_from)
+        except (TypeError, ValueError) as error:
             raise ValueError(f'{what}: made_from cannot be read ({error}). Remove it.') from error
         return cls(
             name, classes, found.get('num_features', 0), found.get('global_pool', ''),
@@ -297,6 +323,11 @@ class Config:
         kept = {key: found[key] for key in found if found[key] or key not in optional}
         kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
         return json.dumps(kept, indent=2) + '\n'
+
+    @property
+    def input_size(self) -> list[int]:
+        """Channels, height and width of the image, by default timm's."""
+        return list(self.pretrained_cfg.get('input_size') or (3, 224, 224))
 
     @property
     def license(self) -> str | None:
@@ -343,7 +374,7 @@ class Config:
                 f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
             )
         before = self.pretrained_cfg
-        in_chans = before['input_size'][0]
+        in_chans = self.input_size[0]
         what = f'Images cannot be prepared with {dict(given)}'
         try:
             data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
@@ -367,7 +398,7 @@ class Config:
             if len(values) != in_chans:  # statistics of colors, for another number of channels
                 values = [sum(values) / len(values)] * in_chans
             data[key] = values
-        if data['input_size'][1:] != list(before['input_size'][1:]):
+        if data['input_size'][1:] != self.input_size[1:]:
             data['pool_size'] = None
         return self.with_cfg(**data)
 

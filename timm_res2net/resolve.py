@@ -127,7 +127,7 @@ def resolve(
                 f'There is no file or folder {text}, and a repository is written as OWNER/NAME.'
             )
         return resolve_repository(text, revision)
-    if not timm.is_model(text.partition('.')[0]):
+    if not is_name:
         raise ValueError(
             _refusal(text, 'a registered model, a folder or a repository (OWNER/NAME)')
         )

@@ -19,14 +19,15 @@ from torch.nn import functional as F
 from .compat import has_intermediates
 from .deploy import is_block
 from .files import check_writable, write_file
+from .folder import MODES
 from .layers.fused_block import adds_splits
 from .models.protocol import as_timm
 from .resolve import load_model
 
-__all__ = ['Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
+__all__ = ['DIGITS', 'Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
 
-_MODES = {1: 'L', 3: 'RGB'}  # Pillow's modes by number of channels
-_DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
+DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
+"""Twenty held-out digits in a row, 8x8 pixels each."""
 
 
 class Shown(NamedTuple):
@@ -152,22 +153,27 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
 
 def _open(path: Path | None, in_chans: int) -> Image.Image:
     """Open an image file, or a digit of the package if `path` is None."""
-    if in_chans not in _MODES:
-        raise ValueError(f'An image file has 1 or 3 channels, but the model needs {in_chans}.')
+    if in_chans not in MODES:
+        raise ValueError(
+            f'The model takes {in_chans} channels, and an image file has 1 or 3. Show a '
+            'model of 1 or 3 channels.'
+        )
     if path is None:
-        strip = Image.open(_DIGITS)
+        strip = Image.open(DIGITS)
         return strip.crop((3 * strip.height, 0, 4 * strip.height, strip.height)).convert(
-            _MODES[in_chans]
+            MODES[in_chans]
         )
     try:
         image = ImageOps.exif_transpose(Image.open(path))
         if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
             image = image.convert('I').point(lambda value: value / 256)
-        return image.convert(_MODES[in_chans])
+        return image.convert(MODES[in_chans])
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'There is no image {path}.') from error
+        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f'Cannot read {path} as an image ({error}).') from error
+        raise ValueError(
+            f'Cannot read {path} as an image ({error}). Give a PNG or JPEG file.'
+        ) from error
 
 
 def show(

@@ -203,7 +203,7 @@ def test_convert_from_an_unknown_source(capsys):
         (['--eval', '=3'], ("'=3'", 'like top1=78.3')),
         (['--eval', 'a=1', '--eval', 'a=2'], ("'a' is given twice", 'Give it once')),
         (['--eval', 'top1=good'], ("'top1=good'", 'like top1=78.3')),
-        (['--label-names', 'none.txt'], ('Cannot read none.txt', 'one class a line')),
+        (['--label-names', 'none.txt'], ('Cannot read none.txt', 'one class per line')),
         ([], ('nothing.pth', 'Check the path')),
     ],
 )
@@ -220,7 +220,7 @@ def test_names_of_classes_from_a_file(tmp_path):
     path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
     assert _lines(path) == ['cat', 'dog']
     path.write_text('cat\n\ndog\n')
-    with pytest.raises(ValueError, match=r'Line 2 of .*names.txt is empty. Give one class a line.'):
+    with pytest.raises(ValueError, match=r'Line 2 of .*names.txt is empty. Give one'):
         _lines(path)
     path.write_bytes(b'caf\xe9\n')
     with pytest.raises(

@@ -188,7 +188,7 @@ def test_v1b_152(whole, tmp_path):
     wrapped = {f'module.{key}': value for key, value in weights.items()}
     found = convert_checkpoint(save({'state_dict': wrapped}, tmp_path / 'w.pth'), tmp_path / 'out')
     assert found.architecture == 'res2net152d' or not whole
-    assert found.file['entry'] == 'state_dict'
+    assert found.file.entry == 'state_dict'
     layers = (3, 8, 36, 3) if whole else LAYERS
     reference = Reference(weights, 'official', layers, 4, deep=True, avg_down=True)
     with torch.no_grad():
@@ -501,7 +501,7 @@ def test_the_articles_network(whole, tmp_path):
         expected = article(weights, x, layers, 4)
         assert relative_error(model(x).softmax(1), expected) < 1e-12
         assert relative_error(model(x).log_softmax(1), expected.log()) < 1e-12
-    steps = {row[3] for row in found.rows()}
+    steps = {how for *_, how in found.file.moves}
     assert steps == {'', 'first split moved to the end', 'subtracted from the running mean'}
     # and back: the biases are zeros, the numbers the same
     convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to='article')

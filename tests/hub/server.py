@@ -290,9 +290,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _validate_yaml(self) -> None:
         content = json.loads(self.body)['content']
         found = re.match(r'---\n(.*?\n)---\n', content, re.DOTALL)
-        licence = re.search(r'^license: *(\S+)$', found[1] if found else '', re.MULTILINE)
+        license_line = re.search(r'^license: *(\S+)$', found[1] if found else '', re.MULTILINE)
         warnings = [] if found else [{'message': 'empty or missing yaml metadata in repo card'}]
-        if licence and licence[1] not in LICENSES:
+        if license_line and license_line[1] not in LICENSES:
             error = {'message': f'"license" must be one of {", ".join(LICENSES)}'}
             self._json({'errors': [error], 'warnings': warnings}, 400)
         else:

@@ -4,10 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from ..card import MOVED
+from ..card import moves_table
 from ..checkpoint import convert_checkpoint
 from ..convert import SOURCES
-from ..text import table
 from .frame import Verbs
 from .options import add_checkpoint, add_json
 
@@ -37,7 +36,7 @@ def _convert(args: argparse.Namespace) -> int:
         f'{found.architecture}, block semantics {found.semantics}, {known["params"]:,} parameters, '
         f'{known["num_classes"] or "no"} classes'
     )
-    print(table(MOVED, [(a, b, str(n), how) for a, b, n, how in found.file.moves]))
+    print(moves_table(found.file))
     print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
     if args.dry_run:
         print('Nothing was written.')

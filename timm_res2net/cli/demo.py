@@ -11,18 +11,18 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from ..files import check_writable, write_file
+from ..show import DIGITS
 from .frame import Verbs
 
 __all__ = ['add']
 
 _NAME = 'test_res2net_se'
-_DIGITS = Path(__file__).parents[1] / 'weights' / 'digits.png'
 
 
 def _demo(args: argparse.Namespace) -> int:
     check_writable(args.out, replace=True)
     model = timm.create_model(_NAME, pretrained=True).eval()
-    strip = Image.open(_DIGITS)
+    strip = Image.open(DIGITS)
     size = strip.height
     images = [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
     labels = [i % 10 for i in range(len(images))]

@@ -24,7 +24,8 @@ def _export(args: argparse.Namespace) -> int:
     )
     print(
         f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
-        f"Run and compared: at most {done.error:.1e} of the largest output off the model's."
+        f"Run and compared: the outputs differ from the model's by at most {done.error:.1e} of the "
+        'largest.'
     )
     return 0
 

@@ -35,18 +35,18 @@ def _pairs(words: Sequence[str]) -> dict[str, float]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Read a file with one name a line."""
+    """Read a file with one name per line."""
     try:
         lines = path.expanduser().read_text(encoding='utf-8-sig').rstrip().splitlines()
     except OSError as error:
         raise ValueError(
-            f'Cannot read {path} ({error.strerror}). Give a text file with one class a line.'
+            f'Cannot read {path} ({error.strerror}). Give a text file with one class per line.'
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f'Cannot read {path} as UTF-8 ({error}). Save it as UTF-8.') from error
     names = [line.strip() for line in lines]
     if '' in names:
-        raise ValueError(f'Line {names.index("") + 1} of {path} is empty. Give one class a line.')
+        raise ValueError(f'Line {names.index("") + 1} of {path} is empty. Give one class per line.')
     return names
 
 
@@ -122,7 +122,7 @@ def _add_push(verbs: Verbs) -> None:
     )
     parser.add_argument('--dataset', metavar='NAME', help='data set that --eval was measured on')
     parser.add_argument(
-        '--label-names', type=Path, metavar='FILE', help='names of the classes, one a line'
+        '--label-names', type=Path, metavar='FILE', help='names of the classes, one per line'
     )
     parser.add_argument('--img-size', type=int, metavar='PX', help='side of the image')
     parser.add_argument(

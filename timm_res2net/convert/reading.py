@@ -62,7 +62,10 @@ def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
             kind = value.kind() if isinstance(value, Array) else type(value).__name__
             if isinstance(value, Array) and kind.startswith('float'):
-                raise ValueError(f'the entry {key!r} does not have as many bytes as its shape.')
+                raise ValueError(
+                    f'the entry {key!r} does not have as many bytes as its shape needs. Download '
+                    'the file again.'
+                )
             raise ValueError(
                 f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
                 'float32 in Paddle first.'
@@ -177,7 +180,8 @@ def _clean(tensors: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         # a tensor with strides of 0 can claim any size
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(
-                f'the entry {key!r} claims the shape {tuple(value.shape)} and has less memory.'
+                f'the entry {key!r} claims the shape {tuple(value.shape)}, but has less memory. '
+                'Save `tensor.contiguous()`, or use another file.'
             )
         value = value.detach()
         if _is_narrow(value):
@@ -226,7 +230,9 @@ def _check_zip(path: Path) -> None:
         raise ValueError(f'its entry {packed[0]!r} is compressed. torch compresses none.')
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if total > size:
-        raise ValueError(f'its entries claim {total:,} bytes, but it has {size:,}.')
+        raise ValueError(
+            f'its entries claim {total:,} bytes, but it has {size:,}. Download it again.'
+        )
 
 
 def _read_torch(path: Path, legacy: bool) -> Any:

@@ -222,7 +222,9 @@ def unpickle_arrays(path: str | Path) -> dict[str, Any]:
         text = str(error) or 'it ends too early'
         raise ValueError(f'{text}.') from error
     if not isinstance(content, dict):
-        raise ValueError(f'it holds {type(content).__name__}, not a dict.')
+        raise ValueError(
+            f'it holds {type(content).__name__}, not a dict. Save a dictionary of arrays.'
+        )
     return content
 
 

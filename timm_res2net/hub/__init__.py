@@ -1,4 +1,4 @@
-"""To the Hugging Face Hub and back: push, pull, check.
+"""Push models to the Hugging Face Hub, pull and check them.
 
 Loading needs none of this: `timm.create_model('hf-hub:OWNER/NAME', pretrained=True)` works after
 `import timm_res2net`.
@@ -59,9 +59,14 @@ def check(
     if isinstance(found, Repository):
         return _check_repository(found, _pin_of(found.id), token)
     if found.architecture not in FIGURES:
-        remedy = "Check its repository instead: timm's is timm/NAME.TAG."
-        whose = 'timm' if found.architecture in timm_names() else 'timm and no Res2Net'
-        raise ValueError(f"'{found.full}' is a model of {whose}. {remedy}")
+        if found.architecture not in timm_names():
+            raise ValueError(
+                f"'{found.full}' is not a Res2Net, and nothing else is checked. `timm-res2net "
+                'list` shows the models.'
+            )
+        raise ValueError(
+            f"'{found.full}' is a model of timm. Check its repository, {found.cfg.hf_hub_id}."
+        )
     pin = FIGURES[found.architecture].pins.get(found.cfg.tag or '', Pin())
     if found.cfg.file:
         return _check_embedded(found, pin)

@@ -49,7 +49,7 @@ class _Failure:
         return isinstance(self.error, kinds) or isinstance(self.cause, kinds)
 
     def says(self, text: str) -> bool:
-        """Return whether the error's text holds another, in any case."""
+        """Return whether the error's text contains a text in lower case."""
         return text in str(self.error).lower()
 
 

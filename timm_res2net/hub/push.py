@@ -33,7 +33,7 @@ class FileSent:
     Attributes:
         bytes: Its size.
         sha256: Its sha256.
-        changed: Whether the Hub did not have this file with this content.
+        changed: Whether the push changes this file on the Hub.
     """
 
     bytes: int
@@ -69,7 +69,7 @@ class Push:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """Names of the files that the Hub did not have like this; after a dry run, of all."""
+        """Names of the files that the push changes; all files after a dry run."""
         return tuple(name for name, file in self.files.items() if file.changed)
 
 
@@ -186,7 +186,8 @@ def push_to_hub(
         text, more = _write_card(folder, taken, remote, old, target, measured)
         folder.write_card(text)
         waived = [knows_license] if license == 'unknown' else []
-        asked = ' (a dry run does not ask the Hub for a license)' if dry_run else ''
+        unknown = config.license in (None, 'unknown')
+        asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
         refuse(checks(folder, 'push', waived), f'{target.id} was not pushed{asked}')
         done = _describe(folder, target, remote, text, (*notes, *more))
         return (
@@ -201,7 +202,7 @@ def _check_target(repo_id: str, revision: str | None) -> Repository:
     target = resolve_repository(repo_id)
     if target.revision:
         raise ValueError(
-            f"'{repo_id}' names a branch. Name it apart: revision='{target.revision}' (--revision)."
+            f"'{repo_id}' names a branch. Pass it as revision='{target.revision}' (--revision)."
         )
     return Repository(target.id, revision)
 
@@ -434,8 +435,8 @@ def _send(
                 revision=push.revision,
                 parent_commit=commit or None,
             ).oid
-        if verify:
-            _verify(api, repo, commit, push.files)
+    if verify:
+        _verify(api, repo, commit, push.files)
     url = f'{api.endpoint}/{repo}'
     return replace(push, repo=repo, commit=commit, url=url, verified=verify)
 
@@ -456,7 +457,10 @@ def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -
     """Download what a commit holds, without the cache, and compare."""
     with tempfile.TemporaryDirectory() as cache:
         for name, file in files.items():
-            path = hf_hub_download(repo, name, revision=commit, token=api.token, cache_dir=cache)
+            with explaining(repo, commit):
+                path = hf_hub_download(
+                    repo, name, revision=commit, token=api.token, cache_dir=cache
+                )
             if sha256_of(Path(path)) != file.sha256:
                 raise OSError(
                     f'{name} of {repo} at {commit} is not the file that was pushed. Look at it '

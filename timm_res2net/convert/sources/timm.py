@@ -11,7 +11,7 @@ __all__ = ['SOURCE']
 
 
 def _file(name: str, top1: str, registered: str) -> Published:
-    """Return a repository of the Hub, which the model with SE starts from."""
+    """Describe the repository on the Hub whose weights an SE model starts from."""
     return Published(
         f'timm/{name}.in1k',
         f'{top1} % top-1',
