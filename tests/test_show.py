@@ -192,7 +192,7 @@ def test_refused(target, source, out, value, remedy, tmp_path):
 
 def test_channels_that_no_image_file_has(tmp_path):
     source = model_folder(tmp_path / 'net', in_chans=5)
-    with pytest.raises(ValueError, match=r'1 or 3 channels.*needs 5'):
+    with pytest.raises(ValueError, match=r'takes 5 channels.*Show a model of 1 or 3 channels'):
         show(source, None, tmp_path / 'x.png')
 
 

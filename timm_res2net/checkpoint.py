@@ -302,7 +302,7 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     made_from = config.made_from or file
     described = bool(config.described_by)
     labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
-    cfg = {**as_timm(model).pretrained_cfg, **labels}  # with timm's defaults
+    cfg = {**config.pretrained_cfg, 'input_size': config.input_size, **labels}
     name = config.architecture.partition('.')[0]
     new = Config.of(model, name, arguments, cfg, described=described, made_from=made_from)
     return Conversion(source, new, model.eval(), moves, file)

@@ -368,7 +368,7 @@ def test_the_command(tmp_path, capsys):
         f'Written to {out}: image -> layer1, layer2, layer3, layer4; takes any batch, any size '
         'that the model takes.'
     )
-    assert second.startswith('Run and compared: at most ')
+    assert second.startswith("Run and compared: the outputs differ from the model's by at most ")
     x = image(1, 96)
     model = timm.create_model(NAME, pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))
     check(run(out, 'torchscript', x), model.eval(), x)
