@@ -107,16 +107,6 @@ def test_every_page_is_here():
     assert found - generated == set(PAGES)
 
 
-def test_the_readme_is_short():
-    """Short enough to be read to the end; a section for one kind of user fits on a screen."""
-    assert len(read('README.md').splitlines()) <= 200
-    sections = read('README.md').split('\n## You ')[1:]
-    assert len(sections) >= 6
-    for section in sections:
-        lines = section.split('\n## ')[0].splitlines()[1:]
-        assert sum(bool(line) for line in lines) <= 15, section
-
-
 def test_the_public_names():
     section = read('README.md').split('## Help')[1].split('\n## ')[0]
     named = set(re.findall(r'`(\w+)`', section.split('explains one of')[1].split('\n- ')[0]))
