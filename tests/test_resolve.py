@@ -131,3 +131,8 @@ def test_loading(here):
     torch.save({}, 'net.pth')
     with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
         load_model('net.pth')
+
+
+def test_an_empty_tag():
+    with pytest.raises(ValueError, match=r"'res2net50_se' has no tag ''.*Use one of se_identity"):
+        resolve_name('res2net50_se.')

@@ -178,8 +178,9 @@ def names_license(folder: ModelFolder) -> str:
     if not folder.license:
         raise ValueError(
             'No license is known for these weights. Name it, for instance '
-            "license='cc-by-nc-sa-4.0' (`timm-res2net push --license`). It must be compatible with "
-            'the license of the weights that training started from.'
+            "license='cc-by-nc-sa-4.0' (`timm-res2net push --license`), or as license in the "
+            "pretrained_cfg of the folder's config.json. It must be compatible with the license of "
+            'the weights that training started from.'
         )
     return ''
 

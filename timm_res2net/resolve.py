@@ -68,12 +68,12 @@ def resolve_name(text: str, any_of_timm: bool = False) -> Name:
     Raises:
         ValueError: There is no such model or tag.
     """
-    architecture, _, tag = text.partition('.')
+    architecture, dot, tag = text.partition('.')
     known = (*FIGURES, *timm_names())
     if architecture not in known and not (any_of_timm and timm.is_model(architecture)):
         raise ValueError(_refusal(text, 'a registered Res2Net'))
     tags = get_arch_pretrained_cfgs(architecture)
-    if tag and text not in tags:
+    if dot and text not in tags:
         names = ', '.join(name.partition('.')[2] for name in tags)
         raise ValueError(f"'{architecture}' has no tag '{tag}'. Use one of {names}, or none.")
     return Name(text, architecture, get_pretrained_cfg(text))

@@ -65,8 +65,15 @@ def _spec(value: str | list[Any]) -> Spec:
 @functools.cache
 def load_pairs() -> Mapping[str, Pair]:
     """Return the pairs of pairs.json by name."""
-    found = json.loads((Path(__file__).parent / 'pairs.json').read_text())
-    return {name: Pair(_spec(p['baseline']), _spec(p['subject'])) for name, p in found.items()}
+    path = Path(__file__).with_name('pairs.json')
+    try:
+        found = json.loads(path.read_text())
+        return {name: Pair(_spec(p['baseline']), _spec(p['subject'])) for name, p in found.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path} cannot be read ({type(error).__name__}: {error}). Write a pair as "NAME": '
+            '{"baseline": MODEL, "subject": MODEL}, with a comma after every pair but the last.'
+        ) from error
 
 
 def pairs_without_modes() -> list[str]:

@@ -228,7 +228,7 @@ def described(meta: dict) -> None:
             NAME,
             'x.bin',
             {'format': 'tflite'},
-            "Unknown format 'tflite'. Use one of onnx, pt2, aoti, torchscript.",
+            f"Unknown format 'tflite'. Use one of {', '.join(FORMATS)}.",
         ),
         (NAME, 'x.bin', {}, "Name the file for format 'pt2' x.pt2, not x.bin."),
         (

@@ -62,6 +62,10 @@ def rows(pattern: str = '*') -> list[Row]:
     return found
 
 
+def _short(weights: str) -> str:
+    return weights.rpartition('/')[2] if weights.startswith('https:') else weights
+
+
 def models_table(found: list[Row]) -> str:
     """Format rows as the table that `timm-res2net list` prints."""
     cells = [
@@ -72,7 +76,7 @@ def models_table(found: list[Row]) -> str:
             '' if row.top1 is None else f'{row.top1:.2f}',
             row.top1_source or '',
             row.license or '',
-            (row.weights or 'none published').rpartition('/dygraph/')[2],
+            _short(row.weights or 'none published'),
         )
         for row in found
     ]

@@ -131,7 +131,7 @@ def _find_weights(content: Any, wanted: str | None) -> tuple[Mapping[str, Any], 
     entries = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
     raise ValueError(
         f'none of its entries ({entries or "it has none"}) holds weights. Looked for '
-        f'{", ".join(_ENTRIES)}. If another entry holds them, name it.'
+        f'{", ".join(_ENTRIES)}. If another entry holds them, name it (--entry).'
     )
 
 

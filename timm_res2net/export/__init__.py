@@ -77,7 +77,10 @@ def _format(name: str, out: Path) -> Format:
             )
     suffix = FORMATS[name].suffix
     if out.suffix != suffix:  # runtimes recognise their files by the suffix
-        raise ValueError(f"Name the file for format '{name}' {out.stem}{suffix}, not {out.name}.")
+        raise ValueError(
+            f"Name the file for format '{name}' {out.stem}{suffix}, not {out.name}, or "
+            'name another format (--format).'
+        )
     return FORMATS[name]
 
 

@@ -91,3 +91,10 @@ def test_a_model_as_text():
     assert str(Spec('resnet50', {}, Mode.parse('deploy'))) == 'resnet50 [deploy]'
     spec = Spec('resnet50', {'base_width': 41}, Mode.parse('deploy+frozen'))
     assert str(spec) == 'resnet50(base_width=41) [deploy+frozen]'
+
+
+@pytest.mark.parametrize('text', ['{"a": {"baseline": "resnet50"}}', '{"a": {},}'])
+def test_a_typo_in_the_data_is_one_sentence(text, monkeypatch):
+    monkeypatch.setattr('pathlib.Path.read_text', lambda path: text)
+    with pytest.raises(ValueError, match=r'pairs.json cannot be read .*Write a pair as'):
+        load_pairs()
