@@ -230,7 +230,7 @@ def described(meta: dict) -> None:
             {'format': 'tflite'},
             f"Unknown format 'tflite'. Use one of {', '.join(FORMATS)}.",
         ),
-        (NAME, 'x.bin', {}, "Name the file for format 'pt2' x.pt2, not x.bin."),
+        (NAME, 'x.bin', {}, "Name the file for format 'pt2' x.pt2, not x.bin, or name another"),
         (
             NAME,
             'x.pt2',
