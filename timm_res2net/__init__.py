@@ -6,16 +6,21 @@
 
 __version__ = '0.1.0'  # before the imports, which use it
 
-from .checkpoint import convert_checkpoint
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .deploy import align_widths, reparameterize_model
 from .detection import detection_backbone
-from .export import export_model
-from .hub import check, pull, push_to_hub
 from .layers.bottle2neck import SEMANTICS, Bottle2neck
 from .layers.rules import override
 from .models import hrnet_res2net  # noqa: F401 registers its models
 from .models.res2net_zoo import Res2Net
 from .show import show
+
+if TYPE_CHECKING:
+    from .checkpoint import convert_checkpoint
+    from .export import export_model
+    from .hub import check, pull, push_to_hub
 
 __all__ = [
     'SEMANTICS',
@@ -32,3 +37,21 @@ __all__ = [
     'reparameterize_model',
     'show',
 ]
+
+# Functions that need most of the package, by module. They are imported when they are first used, so
+# that registering the models stays quick.
+_ON_USE = {
+    'check': 'hub',
+    'convert_checkpoint': 'checkpoint',
+    'export_model': 'export',
+    'pull': 'hub',
+    'push_to_hub': 'hub',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f'.{_ON_USE[name]}', __name__), name)
+    globals()[name] = value
+    return value

@@ -19,10 +19,8 @@ from torch.nn import functional as F
 from .compat import has_intermediates
 from .deploy import is_block
 from .files import check_writable, write_file
-from .folder import MODES
 from .layers.fused_block import adds_splits
 from .models.protocol import as_timm
-from .resolve import load_model
 
 __all__ = ['DIGITS', 'Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
 
@@ -153,6 +151,8 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
 
 def _open(path: Path | None, in_chans: int) -> Image.Image:
     """Open an image file, or a digit of the package if `path` is None."""
+    from .folder import MODES
+
     if in_chans not in MODES:
         raise ValueError(
             f'The model takes {in_chans} channels, and an image file has 1 or 3. Show a '
@@ -211,6 +211,8 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
+    from .resolve import load_model
+
     if importlib.util.find_spec('matplotlib') is None:
         raise ValueError("Pictures need matplotlib: pip install 'timm-res2net[plots]'.")
     path = check_writable(Path(out))
