@@ -10,7 +10,7 @@ from . import runtimes
 from .cells import Cell
 from .environment import cpu_has_bf16
 from .modes import EAGER, Mode
-from .runtimes import COMPILED, EXPORTED
+from .runtimes import COMPILED, EXPORTED, ON_GPU
 
 __all__ = ['check', 'compiler']
 
@@ -64,7 +64,9 @@ def _check_precision(cell: Cell) -> None:
 
 
 def _check_mode(mode: Mode, cell: Cell) -> None:
-    if mode.deploys or mode.runtime not in (EAGER.runtime, 'compiled'):
+    if mode.runtime in ON_GPU and cell.device == 'cpu':
+        raise ValueError(f"Mode '{mode}' needs a GPU. Use --mode compiled on a CPU.")
+    if mode.deploys or mode.runtime not in (EAGER.runtime, 'compiled', 'cudagraphs'):
         if cell.task == 'train':
             raise ValueError(f"Mode '{mode}' is for inference. Use --task infer.")
         if cell.kind != 'time':

@@ -242,11 +242,11 @@ class _Run:
 def _run(args: argparse.Namespace) -> int:
     given = {axis: getattr(args, axis) for axis in ('pairs', *AXES) if getattr(args, axis)}
     cells = load_suite(args.suite, given, args.only, args.budget, args.device)
+    if args.list:
+        print('\n'.join(f'{cell.kind:<11} {cell}' for cell in cells))
+        return 0
     for cell in cells:
         check(cell)
-    if args.list:
-        print('\n'.join(map(str, cells)))
-        return 0
     out = args.out or Path(f'benchmark-{args.suite}.json')
     check_writable(out, replace=True)
     run = _Run(args, cells, out)

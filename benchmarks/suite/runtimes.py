@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ['COMPILED', 'EXPORTED', 'RUNTIMES', 'export', 'freeze', 'load', 'require']
+__all__ = ['COMPILED', 'EXPORTED', 'ON_GPU', 'RUNTIMES', 'export', 'freeze', 'load', 'require']
 
-COMPILED = ('compiled', 'frozen')
-"""Runtimes by torch.compile: with its defaults, and with weights as constants."""
+COMPILED = ('compiled', 'frozen', 'cudagraphs')
+"""Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
+(`mode='reduce-overhead'`).
+"""
+ON_GPU = ('cudagraphs',)
+"""Runtimes that need a GPU."""
 EXPORTED = {
     'onnxruntime': ('onnx', 'onnxscript', 'onnxruntime'),
     'openvino': ('onnx', 'onnxscript', 'openvino'),

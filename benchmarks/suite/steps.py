@@ -18,6 +18,9 @@ from .runtimes import EXPORTED
 
 __all__ = ['Work', 'infer_step', 'make_input', 'prepare', 'roles', 'train_step']
 
+_COMPILE = {'compiled': 'default', 'cudagraphs': 'reduce-overhead'}
+"""Modes of torch.compile by runtime."""
+
 
 class Work(NamedTuple):
     """A model ready to run.
@@ -103,7 +106,7 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
         model = models.deploy(model, spec.name)
     model = model.to(cell.weight_dtype).to(memory_format=cell.memory_format)
     held = [x, *model.parameters(), *model.buffers()]
-    run = torch.compile(model) if mode.runtime == 'compiled' else model
+    run = torch.compile(model, mode=_COMPILE[mode.runtime]) if mode.runtime in _COMPILE else model
     autocast = (
         torch.autocast(cell.device, dtype=cell.compute_dtype) if cell.autocasts else nullcontext()
     )
