@@ -15,11 +15,6 @@ from .suite.pairs import load_pairs
 from .suite.records import Files, Record, select
 from .suite.stats import verdict
 
-__all__ = [
-    'DEPLOYED', 'SUITE', 'article', 'causes', 'deployed_table', 'find', 'load_files', 'main_pair',
-    'other_pairs', 'published', 'read_published', 'runtimes', 'swap', 'ways',
-]  # fmt: skip
-
 SUITE = ('cpu', 'main-1', 'main-2', 'deploy', 'frozen')
 """Stems of the committed result files of `python -m benchmarks run`."""
 _PLACE = {

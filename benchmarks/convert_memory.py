@@ -25,8 +25,6 @@ import timm_res2net
 
 from .script import Script
 
-__all__ = ['FILES', 'main', 'measure']
-
 MODEL = 'res2net200_vd_26w_4s'  # 76 million parameters
 CHILD = """
 import sys

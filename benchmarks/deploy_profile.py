@@ -29,8 +29,6 @@ from .suite.modes import Mode, Modes
 from .suite.pairs import Spec
 from .suite.steps import make_input, prepare
 
-__all__ = ['KINDS', 'main', 'profile_step', 'report_table', 'sentence']
-
 NAMES = ('resnet50', 'res2net50_26w_4s')
 MODES = ('deploy', 'frozen')
 CONVOLUTIONS = ('convolution 1×1', 'convolution 3×3', 'convolution 7×7')

@@ -17,8 +17,6 @@ from typing import Any
 from .script import Script
 from .suite.stats import interval
 
-__all__ = ['main', 'sample', 'sentence']
-
 TIMED = (
     'import time; start = time.perf_counter(); import timm; middle = time.perf_counter(); '
     '{}; end = time.perf_counter(); print(middle - start, end - start)'

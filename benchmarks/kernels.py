@@ -25,8 +25,6 @@ from .script import Script
 from .suite.measure import interleave
 from .suite.stats import ratio
 
-__all__ = ['layers', 'main', 'sites']
-
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 SIZES = (56, 28, 14, 7)
 """Height and width after each stage in pixels."""

@@ -28,8 +28,6 @@ from timm_res2net.text import table
 from .script import Script
 from .suite.stats import ratio
 
-__all__ = ['WAYS', 'main', 'report_table', 'sentence']
-
 MODEL = 'res2net50_se'
 SOURCE = 'timm/res2net50_26w_4s.in1k'  # holds its weights
 REPO = 'me/warm'

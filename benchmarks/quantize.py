@@ -23,8 +23,6 @@ from timm_res2net.export import INPUT, export_model
 from .script import Script
 from .trainings.train_digits import NAME, digits, to_batch
 
-__all__ = ['answers', 'main', 'quantize', 'sentence']
-
 CALIBRATION = 128  # images
 
 

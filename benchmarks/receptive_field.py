@@ -30,8 +30,6 @@ from timm_res2net.text import table
 from .script import Script
 from .suite.stats import interval, ratio
 
-__all__ = ['BASE', 'NAMES', 'field', 'half_width', 'main', 'report_table', 'sentence']
-
 BASE = 'resnet50'
 NAMES = (BASE, 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_48w_2s')
 SHARES = (0.5, 0.9)

@@ -13,8 +13,6 @@ from timm_res2net.files import check_writable
 from .suite.environment import environment
 from .suite.results import save
 
-__all__ = ['RESULTS', 'Script', 'load']
-
 RESULTS = Path(__file__).parent / 'results'
 
 

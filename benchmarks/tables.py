@@ -14,8 +14,6 @@ from . import claim, deploy_profile, load_time, receptive_field
 from .script import RESULTS, load
 from .suite import report
 
-__all__ = ['PAGES', 'main', 'page']
-
 
 def _claim() -> str:
     files = claim.load_files()

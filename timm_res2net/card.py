@@ -15,11 +15,6 @@ from .models.figures import FIGURES
 from .models.protocol import as_timm
 from .text import table
 
-__all__ = [
-    'ABOUT', 'PERCENT', 'Result', 'card_of_tag', 'merge_card', 'moves_table', 'owners_text',
-    'render_card', 'results_of',
-]  # fmt: skip
-
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _REGION = re.compile(
     r'<!-- begin of the text that timm_res2net generates.*?<!-- end of the text that timm_res2net '

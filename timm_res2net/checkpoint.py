@@ -5,8 +5,8 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from .folder import (
     Config,
     ModelFolder,
     Provenance,
+    check_license,
     in_chans_of,
     timm_names,
     without_origin,
@@ -51,8 +52,6 @@ from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
 from .resolve import resolve_name
 from .text import sentence
-
-__all__ = ['Conversion', 'convert_checkpoint', 'read', 'take_model']
 
 # Name for networks that are not registered; their config has all arguments
 _CUSTOM = 'res2net_custom'
@@ -421,6 +420,8 @@ def convert_checkpoint(
     model: str | None = None,
     semantics: str | None = None,
     entry: str | None = None,
+    license: str | None = None,
+    label_names: Sequence[str] | None = None,
     dry_run: bool = False,
 ) -> Conversion:
     """Convert a Res2Net checkpoint of another project to timm, or one of timm to another project.
@@ -443,6 +444,9 @@ def convert_checkpoint(
             state dict under timm's names with other semantics than `official`.
         entry: Entry of the file that holds the weights; for the default see
             `timm_res2net.convert.read_checkpoint`.
+        license: Identifier of the license of the weights, such as 'apache-2.0', for the config and
+            the card. Only for `to='timm'`.
+        label_names: Names of the classes, in order, for the config. Only for `to='timm'`.
         dry_run: Check everything, `out` included, and write nothing.
 
     Returns:
@@ -453,7 +457,7 @@ def convert_checkpoint(
         FileExistsError: `out` already exists.
         ValueError: The file cannot be read safely, is of no known source, or does not fit; keys
             without a rule, parameters without a value and shapes that do not fit are listed. Or the
-            layout to write cannot express the network.
+            layout to write cannot express the network, or the license or the label names.
 
     Example:
         >>> import tempfile, timm, torch, timm_res2net
@@ -467,30 +471,41 @@ def convert_checkpoint(
     """
     if to not in SOURCES:
         raise ValueError(f"Unknown layout '{to}' to write. Use one of {', '.join(SOURCES)}.")
+    if to != 'timm' and (license is not None or label_names is not None):
+        raise ValueError(
+            f'A file of {to} has no place for license and label names. Leave them out, or write a '
+            "folder (to='timm')."
+        )
+    check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
     found = read(Path(path), source, model, semantics, entry)
     foreign = {} if to == 'timm' else _undo(found, to)
+    config = found.config if license is None else found.config.with_cfg(license=license)
+    config = config if label_names is None else config.with_labels(label_names)
+    found = replace(found, config=config)
     if target is None or dry_run:
         return found
     if to == 'timm':
-        card = _card(found, Path(path).is_dir(), target.name)
+        card = _card(found, Path(path).is_dir(), target.name, license)
         ModelFolder.write(target, found.config, found.model.state_dict(), card)
     else:
         write_file(target, lambda file: SOURCES[to].save(foreign, file))
     return found
 
 
-def _card(found: Conversion, from_folder: bool, name: str) -> str:
+def _card(found: Conversion, from_folder: bool, name: str, license: str | None) -> str:
     file = found.file.file.translate({ord('`'): "'"})
     license_text = SOURCES[found.source].license
     if from_folder:
         license_text = 'The model was converted from a folder, whose card may name a license.'
+    unknown = f'The converter does not know who published the file. {license_text}'
     return render_card(
         found.config,
         name,
         f'local-dir:{name}',
         f'A Res2Net converted from `{file}` by timm_res2net {__version__}.',
-        license_text=f'The converter does not know who published the file. {license_text}',
+        license=license,
+        license_text='' if license else unknown,
     )
 
 

@@ -16,8 +16,6 @@ from .convert.fit import fit, shapes
 from .folder import CARD, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
 
-__all__ = ['PICKLES', 'QUESTIONS', 'Finding', 'Question', 'checks', 'refuse']
-
 Verb = Literal['push', 'check', 'pull']
 
 PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')

@@ -17,8 +17,6 @@ from .layers.fused_block import FusedBottle2neck, FusedStage
 from .layers.fused_conv import fuse_sequential
 from .models.res2net_zoo import Res2Net
 
-__all__ = ['align_widths', 'is_block', 'reparameterize_model']
-
 Model = TypeVar('Model', bound=nn.Module)
 
 

@@ -19,8 +19,6 @@ from torchvision.ops.feature_pyramid_network import (
 from .layers.align import AlignedBatchNorm2d
 from .models.protocol import as_features
 
-__all__ = ['DetectionBackbone', 'detection_backbone']
-
 # Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
 _NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ['check_writable', 'new_folder', 'sha256_of', 'write_file']
-
 
 def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -> Path:
     """Check that a file or a folder can be written at a path.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,6 @@ from .files import new_folder, write_file
 from .models.figures import FIGURES, Pin
 from .models.protocol import as_timm
 from .text import sentence
-
-__all__ = [
-    'CARD', 'CONFIG', 'DATA', 'DESCRIBED', 'MODES', 'WEIGHTS', 'Config', 'ModelFolder', 'Origin',
-    'Provenance', 'in_chans_of', 'read_card', 'timm_names', 'without_origin',
-]  # fmt: skip
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
@@ -54,6 +50,15 @@ def in_chans_of(model: Any) -> int:
     """Return the number of image channels that a model takes."""
     first: Any = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
     return int(first.weight.shape[1])
+
+
+def check_license(license: str | None) -> None:
+    """Raise a ValueError if a text is not the identifier of a license. None is none."""
+    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+        raise ValueError(
+            f"'{license}' is not the identifier of a license. Use one of the Hub's, such as "
+            'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
+        )
 
 
 def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:

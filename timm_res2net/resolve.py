@@ -14,11 +14,6 @@ from .folder import CONFIG, ModelFolder, timm_names
 from .models.figures import FIGURES
 from .text import close_names, first_line
 
-__all__ = [
-    'File', 'Folder', 'Name', 'Repository', 'load_model', 'resolve', 'resolve_name',
-    'resolve_repository',
-]  # fmt: skip
-
 
 class Name(NamedTuple):
     """A registered model.

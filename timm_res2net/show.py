@@ -22,8 +22,6 @@ from .files import check_writable, write_file
 from .layers.fused_block import adds_splits
 from .models.protocol import as_timm
 
-__all__ = ['DIGITS', 'Seen', 'Shown', 'activation_map', 'labels_of', 'look', 'show']
-
 DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
 """Twenty held-out digits in a row, 8x8 pixels each."""
 

@@ -3,8 +3,6 @@
 import difflib
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ['close_names', 'first_line', 'list_some', 'sentence', 'table']
-
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a Markdown table whose columns also line up as plain text."""

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ['Res2Net']
-
 
 class SE(nn.Module):
     """Squeeze and excitation over (B, channels, H, W)."""
@@ -24,6 +22,7 @@ class SE(nn.Module):
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the gated map, (B, C, H, W) like the input."""
         gate = torch.relu(self.fc1(x.mean((2, 3), keepdim=True)))
         return x * torch.sigmoid(self.fc2(gate))
 
@@ -60,6 +59,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output for a map (B, C, H, W)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         splits = self.relu(self.bn1(self.conv1(x))).chunk(self.scales, 1)
         outs = [splits[0]]

@@ -20,8 +20,6 @@ from .models import build
 from .pairs import Pair, Spec
 from .steps import Work
 
-__all__ = ['KINDS', 'attribute', 'convolutions', 'counts', 'kind_of', 'self_times']
-
 KINDS = (
     'convolution 1×1', 'convolution 3×3', 'convolution other', 'norm+activation', 'add',
     'concat/split/copy', 'pool', 'attention', 'other',

@@ -6,8 +6,6 @@ from typing import Any
 
 from .attribution import KINDS
 
-__all__ = ['CAUSES', 'SPLITTING', 'explain']
-
 SPLITTING = ('convolutions in place', 'concat/split/copy', 'add', 'norm+activation', 'pool')
 """Work that splitting a block adds: more operations, or operations on smaller tensors."""
 CAUSES = (

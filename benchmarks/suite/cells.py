@@ -13,8 +13,6 @@ import torch
 from .modes import MODES, Mode, Modes
 from .pairs import find_pair, pairs_without_modes
 
-__all__ = ['AXES', 'KINDS', 'SUITES', 'Cell', 'load_suite']
-
 _FOLDER = Path(__file__).parent / 'suites'
 SUITES = tuple(sorted(path.stem for path in _FOLDER.glob('*.json')))
 KINDS = ('time', 'attribution', 'memory')

@@ -12,8 +12,6 @@ from .environment import cpu_has_bf16
 from .modes import EAGER, Mode
 from .runtimes import COMPILED, EXPORTED, ON_GPU
 
-__all__ = ['check', 'compiler']
-
 
 def compiler() -> str | None:
     """Return the name of a C++ compiler on the path, or None."""

@@ -10,8 +10,6 @@ from timm_res2net.cli.frame import Verbs, run_verb
 from . import plots, report, results
 from .run import add_run
 
-__all__ = ['main']
-
 
 def add_report(verbs: Verbs) -> None:
     """Add the verb and its options."""

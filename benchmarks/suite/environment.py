@@ -14,8 +14,6 @@ import torch
 
 import timm_res2net
 
-__all__ = ['cpu_has_bf16', 'environment']
-
 
 def _output(*command: str) -> str | None:
     try:

@@ -15,8 +15,6 @@ import torch
 
 from .stats import ratio
 
-__all__ = ['BLOCKS', 'interleave', 'interleave_blocks', 'settled', 'synchronize', 'timed']
-
 Step = Callable[[], object]
 Samples = dict[str, list[float]]
 

@@ -12,8 +12,6 @@ from torch.profiler import ProfilerActivity, profile
 from .measure import synchronize
 from .steps import Work
 
-__all__ = ['HOW', 'measure', 'peak_of']
-
 HOW = {
     'cuda': 'CUDA allocator: memory_allocated before the step, max_memory_allocated after it',
     'cpu': "torch's CPU allocator: every allocation and release of one step as the profiler saw "

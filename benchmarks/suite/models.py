@@ -15,8 +15,6 @@ from timm_res2net.layers.fused_conv import fuse, fuse_sequential
 from . import article
 from .pairs import ARTICLE, Spec
 
-__all__ = ['build', 'deploy']
-
 
 def build(spec: Spec, device: str = 'cpu') -> nn.Module:
     """Return a model with random weights in eval mode.

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 from .runtimes import COMPILED, RUNTIMES
 
-__all__ = ['EAGER', 'MODES', 'Mode', 'Modes']
-
 _DEPLOY = 'deploy'
 _BETWEEN = '->'
 

@@ -13,8 +13,6 @@ from timm_res2net.text import close_names
 
 from .modes import Mode, Modes
 
-__all__ = ['ARTICLE', 'Pair', 'Spec', 'find_pair', 'load_pairs', 'pairs_without_modes']
-
 ARTICLE = 'article'
 """Name of the article's network, which is not in timm."""
 

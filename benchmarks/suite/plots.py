@@ -12,8 +12,6 @@ from .attribution import KINDS
 from .records import Files, Record, Series, by_pair, select, series
 from .stats import BAND, CLAIM
 
-__all__ = ['plot']
-
 
 def _forest(figure: Any, records: Sequence[Record], names: Sequence[str]) -> None:
     """Draw ratios with their intervals, one a row, over the bands of the claim."""

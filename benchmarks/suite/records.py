@@ -9,8 +9,6 @@ from .causes import CAUSES, explain
 from .cells import Cell
 from .stats import Ratio, ratio, spread, verdict
 
-__all__ = ['CONTROL', 'Files', 'Record', 'Series', 'by_pair', 'select', 'series']
-
 CONTROL = 0.02
 """A record is unusable if the median of its control, a second copy of the baseline, is farther than
 this from 1."""

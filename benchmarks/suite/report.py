@@ -10,8 +10,6 @@ from .causes import CAUSES, SPLITTING
 from .records import CONTROL, Files, Record, by_pair, select, series
 from .stats import BAND, CLAIM, overlap, verdict
 
-__all__ = ['markdown']
-
 
 def _machine_section(files: Files) -> Iterator[str]:
     machines: dict[str, list[str]] = {}

@@ -10,8 +10,6 @@ from timm_res2net.files import write_file
 from .environment import environment
 from .stats import rounded
 
-__all__ = ['VERSION', 'check_same', 'load', 'save', 'start']
-
 KIND = 'timm_res2net benchmark'
 VERSION = 1
 SAME = ('cpu', 'cpu_capability', 'gpu', 'cores', 'torch', 'timm', 'timm_res2net', 'python')

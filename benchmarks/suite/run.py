@@ -27,8 +27,6 @@ from .pairs import find_pair
 from .records import CONTROL, Record
 from .steps import make_input, prepare, roles
 
-__all__ = ['EXIT_UNUSABLE', 'add_run', 'finished', 'measure_cell', 'time_left']
-
 EXIT_UNUSABLE = 3
 
 

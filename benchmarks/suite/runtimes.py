@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ['COMPILED', 'EXPORTED', 'ON_GPU', 'RUNTIMES', 'export', 'freeze', 'load', 'require']
-
 COMPILED = ('compiled', 'frozen', 'cudagraphs')
 """Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
 (`mode='reduce-overhead'`).

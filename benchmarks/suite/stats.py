@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ['BAND', 'CLAIM', 'Ratio', 'interval', 'overlap', 'ratio', 'rounded', 'spread', 'verdict']
-
 CLAIM = 'about 20 % slower'
 BAND = (0.15, 0.25)
 """Shares that count as "about 20 %". The claim has two readings, and verdicts give both: 15 to 25 %

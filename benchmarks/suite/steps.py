@@ -16,8 +16,6 @@ from .modes import Mode
 from .pairs import Pair, Spec
 from .runtimes import EXPORTED
 
-__all__ = ['Work', 'infer_step', 'make_input', 'prepare', 'roles', 'train_step']
-
 _COMPILE = {'compiled': 'default', 'cudagraphs': 'reduce-overhead'}
 """Modes of torch.compile by runtime."""
 

@@ -22,8 +22,6 @@ import timm_res2net  # noqa: F401 registers the models
 from ..script import Script
 from .train_digits import NAME, accuracy, to_batch, train
 
-__all__ = ['HELD_OUT', 'main', 'mnist', 'sentence']
-
 HELD_OUT = 1000
 
 

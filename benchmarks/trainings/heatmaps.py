@@ -5,8 +5,6 @@ from torch.nn import functional as F
 
 from .stick_figures import SIZE
 
-__all__ = ['RADIUS', 'STRIDE', 'heatmaps', 'hits', 'pck', 'points_of']
-
 STRIDE = 4
 """Height and width of a heatmap's cell in pixels."""
 SIGMA = 1.5

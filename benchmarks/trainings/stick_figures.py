@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ['JOINTS', 'LIMBS', 'MARGIN', 'SIDE', 'SIZE', 'Figures', 'figures']
-
 JOINTS = ('head', 'neck', 'left hand', 'right hand', 'hip', 'left foot', 'right foot')
 LIMBS = ((0, 1), (1, 2), (1, 3), (1, 4), (4, 5), (4, 6))
 SIZE = 64

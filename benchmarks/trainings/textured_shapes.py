@@ -13,8 +13,6 @@ import numpy as np
 import skimage.data
 from PIL import Image, ImageDraw
 
-__all__ = ['CLASSES', 'HIDDEN', 'PHOTOGRAPHS', 'SIZE', 'Scene', 'boxes_of', 'scene']
-
 CLASSES = ('disc', 'square', 'triangle')
 SIZE = 128
 """Height and width of an image in pixels."""

@@ -32,8 +32,6 @@ from timm_res2net.files import write_file
 from ..script import RESULTS, Script
 from .textured_shapes import CLASSES, SIZE, Scene, scene
 
-__all__ = ['detector', 'draw', 'evaluate', 'main', 'sentence', 'train']
-
 BATCH, RATE = 8, 2e-3
 CHANNELS = 64
 """Channels of every level of the pyramid."""

@@ -26,11 +26,6 @@ from timm_res2net.files import write_file
 
 from ..script import Script
 
-__all__ = [
-    'FILE', 'HELD_OUT', 'NAME', 'README', 'WEIGHTS', 'accuracy', 'digits', 'main', 'to_batch',
-    'train',
-]  # fmt: skip
-
 NAME = 'test_res2net_se'
 FILE = f'{NAME}.digits.safetensors'
 HELD_OUT = 360

@@ -34,11 +34,6 @@ from ..script import RESULTS, Script
 from .heatmaps import RADIUS, heatmaps, hits, pck, points_of
 from .stick_figures import JOINTS, SIZE, Figures, figures
 
-__all__ = [
-    'BODIES', 'RATES', 'SHALLOW', 'VALIDATION', 'HeatmapHead', 'Keypoints', 'draw', 'evaluate',
-    'load', 'main', 'predict', 'save', 'sentence', 'train', 'tune',
-]  # fmt: skip
-
 BATCH = 8
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates to choose from."""

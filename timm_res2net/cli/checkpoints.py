@@ -8,9 +8,7 @@ from ..card import moves_table
 from ..checkpoint import convert_checkpoint
 from ..convert import SOURCES
 from .frame import Verbs
-from .options import add_checkpoint, add_json
-
-__all__ = ['add']
+from .options import add_checkpoint, add_json, add_license_and_labels, read_label_names
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -24,6 +22,8 @@ def _convert(args: argparse.Namespace) -> int:
         model=args.model,
         semantics=args.semantics,
         entry=args.entry,
+        license=args.license,
+        label_names=read_label_names(args.label_names),
         dry_run=args.dry_run,
     )
     known = {**found.summary(), 'out': None if args.dry_run else str(args.out)}
@@ -55,6 +55,8 @@ def add(verbs: Verbs) -> None:
         'convert a checkpoint of another project to a folder that timm loads, or back',
         'timm-res2net convert res2net50_26w_4s-06e79181.pth --out my_res2net',
         'timm-res2net convert theirs.pth --dry-run --json',
+        'timm-res2net convert model_best.pth.tar --out flowers --label-names DATA/train '
+        '--license mit',
         'timm-res2net convert my_res2net --to mmpretrain --out my_res2net.pth',
     )
     add_checkpoint(parser)
@@ -71,5 +73,6 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--to', choices=SOURCES, default='timm', help='layout to write (default: %(default)s)'
     )
+    add_license_and_labels(parser)
     parser.add_argument('--dry-run', action='store_true', help='check everything, write nothing')
     add_json(parser)

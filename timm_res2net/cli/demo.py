@@ -14,8 +14,6 @@ from ..files import check_writable, write_file
 from ..show import DIGITS
 from .frame import Verbs
 
-__all__ = ['add']
-
 _NAME = 'test_res2net_se'
 
 

@@ -7,8 +7,6 @@ from ..export import FORMATS, export_model
 from .frame import Verbs
 from .options import add_random
 
-__all__ = ['add']
-
 
 def _export(args: argparse.Namespace) -> int:
     done = export_model(

@@ -5,8 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-__all__ = ['EXIT_ERROR', 'EXIT_INTERRUPTED', 'Handler', 'Verbs', 'run_verb']
-
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 

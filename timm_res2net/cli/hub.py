@@ -8,9 +8,9 @@ from pathlib import Path
 from ..hub import Finding, Push, check, pull, push_to_hub
 from ..text import table
 from .frame import EXIT_ERROR, Verbs
-from .options import add_checkpoint, add_json, add_revision
-
-__all__ = ['add']
+from .options import (
+    add_checkpoint, add_json, add_license_and_labels, add_revision, read_label_names,
+)  # fmt: skip
 
 _DATA = ('img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 
@@ -34,22 +34,6 @@ def _pairs(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
-    """Read a file with one name per line."""
-    try:
-        lines = path.expanduser().read_text(encoding='utf-8-sig').rstrip().splitlines()
-    except OSError as error:
-        raise ValueError(
-            f'Cannot read {path} ({error.strerror}). Give a text file with one class per line.'
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f'Cannot read {path} as UTF-8 ({error}). Save it as UTF-8.') from error
-    names = [line.strip() for line in lines]
-    if '' in names:
-        raise ValueError(f'Line {names.index("") + 1} of {path} is empty. Give one class per line.')
-    return names
-
-
 def _push(args: argparse.Namespace) -> int:
     done = push_to_hub(
         args.source,
@@ -57,7 +41,7 @@ def _push(args: argparse.Namespace) -> int:
         license=args.license,
         results=_pairs(args.eval),
         dataset=args.dataset,
-        label_names=_lines(args.label_names) if args.label_names else None,
+        label_names=read_label_names(args.label_names),
         data={key: value for key in _DATA if (value := getattr(args, key)) is not None},
         architecture=args.model,
         semantics=args.semantics,
@@ -109,9 +93,7 @@ def _add_push(verbs: Verbs) -> None:
     )
     add_checkpoint(parser)
     parser.add_argument('repo', metavar='REPO', help='OWNER/NAME; created if it does not exist')
-    parser.add_argument(
-        '--license', metavar='ID', help='license, such as apache-2.0 or cc-by-nc-sa-4.0'
-    )
+    add_license_and_labels(parser)
     parser.add_argument(
         '--eval',
         metavar='METRIC=NUMBER',
@@ -121,9 +103,6 @@ def _add_push(verbs: Verbs) -> None:
         help='measured accuracies; top1, top5 and accuracy in percent',
     )
     parser.add_argument('--dataset', metavar='NAME', help='data set that --eval was measured on')
-    parser.add_argument(
-        '--label-names', type=Path, metavar='FILE', help='names of the classes, one per line'
-    )
     parser.add_argument('--img-size', type=int, metavar='PX', help='side of the image')
     parser.add_argument(
         '--mean', type=float, nargs='+', metavar='M', help='mean of each image channel'

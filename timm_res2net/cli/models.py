@@ -18,8 +18,6 @@ from ..text import table
 from .frame import Verbs
 from .options import add_json
 
-__all__ = ['Row', 'add', 'models_table', 'rows', 'write_hub_configs']
-
 
 class Row(NamedTuple):
     """A registered tag.

@@ -1,10 +1,9 @@
 """Options that several verbs have."""
 
 import argparse
+from pathlib import Path
 
 from ..layers.bottle2neck import SEMANTICS
-
-__all__ = ['add_checkpoint', 'add_json', 'add_random', 'add_revision']
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +25,66 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument('--json', action='store_true', help='print JSON')
+
+
+def add_license_and_labels(parser: argparse.ArgumentParser) -> None:
+    """Add --license and --label-names."""
+    parser.add_argument(
+        '--license', metavar='ID', help='license, such as apache-2.0 or cc-by-nc-sa-4.0'
+    )
+    parser.add_argument(
+        '--label-names',
+        type=Path,
+        metavar='PATH',
+        help='names of the classes: a text file with one per line, or a folder with one folder of '
+        "images per class, in the order of timm's train.py",
+    )
+
+
+def read_label_names(path: Path | None) -> list[str] | None:
+    """Read the value of --label-names.
+
+    Args:
+        path: A text file with one name per line, or a folder of class folders, as train.py takes
+            it; None if the option was not given.
+
+    Raises:
+        ValueError: It cannot be read, a line is empty, or there are no class folders.
+    """
+    if path is None:
+        return None
+    path = path.expanduser()
+    if path.is_dir():
+        return _class_folders(path)
+    try:
+        lines = path.read_text(encoding='utf-8-sig').rstrip().splitlines()
+    except OSError as error:
+        raise ValueError(
+            f'Cannot read {path} ({error.strerror}). Give a text file with one class per line, or '
+            'a folder with one folder of images per class.'
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'Cannot read {path} as UTF-8 ({error}). Save it as UTF-8.') from error
+    names = [line.strip() for line in lines]
+    if '' in names:
+        raise ValueError(f'Line {names.index("") + 1} of {path} is empty. Give one class per line.')
+    return names
+
+
+def _class_folders(path: Path) -> list[str]:
+    """Return the classes of a folder in the order that timm numbers them."""
+    from timm.data import ImageDataset
+
+    try:
+        names = list(ImageDataset(str(path)).reader.class_to_idx)
+    except RuntimeError:  # no images
+        names = ['']
+    if '' in names:  # images in the folder itself
+        raise ValueError(
+            f'{path} does not hold one folder of images per class. Give the folder that train.py '
+            'was trained on, such as DATA/train.'
+        )
+    return names
 
 
 def add_revision(parser: argparse.ArgumentParser) -> None:

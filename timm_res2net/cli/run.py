@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .frame import EXIT_ERROR, Verbs
 
-__all__ = ['add', 'is_script', 'run_script']
-
 
 def is_script(argv: Sequence[str]) -> bool:
     """Return whether a command line is `run SCRIPT ...` or `run -- SCRIPT ...`."""

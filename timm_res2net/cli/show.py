@@ -7,8 +7,6 @@ from ..show import show
 from .frame import Verbs
 from .options import add_random
 
-__all__ = ['add']
-
 
 def _show(args: argparse.Namespace) -> int:
     done = show(args.model, args.image, args.out, pretrained=not args.random)

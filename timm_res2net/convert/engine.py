@@ -8,8 +8,6 @@ import torch
 
 from ..text import list_some
 
-__all__ = ['Converted', 'Move', 'Rule', 'apply_rules', 'conv_bn', 'undo_rules']
-
 _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
 
 

@@ -7,8 +7,6 @@ import torch
 
 from ..text import list_some
 
-__all__ = ['Fit', 'fit', 'is_counter', 'shapes', 'with_counters', 'without_counters']
-
 _Shape = tuple[int, ...]
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ['infer_arguments']
-
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
     """Return a base width that gives every stage its width.

@@ -16,8 +16,6 @@ from ..text import first_line
 from .fit import is_counter
 from .safe_pickle import Array, unpickle_arrays
 
-__all__ = ['Checkpoint', 'read_checkpoint', 'read_pdparams']
-
 # Paddle's table of parameter names, the only entry of its files that is not an array
 _PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
 # Entries that hold the weights. Averaged weights come first, as in timm.

@@ -16,8 +16,6 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import torch
 
-__all__ = ['Array', 'dump_arrays', 'unpickle_arrays']
-
 
 class _Dtype:
     """The record of a dtype: its code, such as 'f4', and its byte order."""

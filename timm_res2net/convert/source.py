@@ -8,8 +8,6 @@ import torch
 
 from .engine import Rule
 
-__all__ = ['Published', 'Source', 'save_state_dict']
-
 
 class Published(NamedTuple):
     """A checkpoint file that a project published.

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-__all__ = ['INPUT', 'SMALLEST', 'Format', 'Request', 'Run', 'TupleOutput', 'dynamic_shapes']
-
 INPUT = 'image'
 """Name of the input in every file."""
 

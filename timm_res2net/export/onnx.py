@@ -7,8 +7,6 @@ import torch
 
 from .base import INPUT, Format, Request, Run, dynamic_shapes
 
-__all__ = ['FORMAT']
-
 
 def _write(request: Request, path: Path) -> Run:
     import onnxruntime

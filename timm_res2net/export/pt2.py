@@ -6,8 +6,6 @@ import torch
 
 from .base import Format, Request, Run
 
-__all__ = ['FORMAT']
-
 
 def _write(request: Request, path: Path) -> Run:
     extra = {'timm_res2net.json': request.meta}

@@ -7,8 +7,6 @@ import torch
 
 from .base import Format, Request, Run
 
-__all__ = ['FORMAT']
-
 
 def _write(request: Request, path: Path) -> Run:
     with warnings.catch_warnings():

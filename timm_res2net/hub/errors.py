@@ -14,8 +14,6 @@ from huggingface_hub.errors import (
 from ..compat import HTTPError
 from ..text import first_line
 
-__all__ = ['explain', 'explaining']
-
 _LOGIN = 'log in with `hf auth login`, or set HF_TOKEN'
 _UNREACHABLE = (ConnectionError, TimeoutError, HTTPError)
 

@@ -14,8 +14,6 @@ from ..folder import CARD, CONFIG, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
 from .errors import explain, explaining
 
-__all__ = ['fetch']
-
 
 def fetch(
     repo: str, revision: str | None, token: str | bool | None = None, pin: Pin | None = None

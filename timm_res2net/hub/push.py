@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,11 @@ from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card,
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
 from ..files import sha256_of
-from ..folder import CARD, CONFIG, DESCRIBED, WEIGHTS, Config, ModelFolder, read_card
+from ..folder import (
+    CARD, CONFIG, DESCRIBED, WEIGHTS, Config, ModelFolder, check_license, read_card,
+)  # fmt: skip
 from ..resolve import Repository, resolve_repository
 from .errors import explaining
-
-__all__ = ['FileSent', 'Push', 'push_to_hub']
 
 
 @dataclass(frozen=True)
@@ -208,11 +207,7 @@ def _check_target(repo_id: str, revision: str | None) -> Repository:
 
 
 def _check_words(license: str | None, card: str | None) -> None:
-    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
-        raise ValueError(
-            f"'{license}' is not the identifier of a license. Use one of the Hub's, such as "
-            'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
-        )
+    check_license(license)
     if card not in (None, 'folder', 'hub'):
         raise ValueError(f"card must be 'folder', 'hub' or None, got {card!r}.")
 

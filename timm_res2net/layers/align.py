@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from ..compat import drop_block_of
 from .fold import pad_splits, recast
 
-__all__ = ['AlignedBatchNorm2d', 'AlignedConv2d', 'align_blocks', 'aligned_width']
-
 
 def aligned_width(width: int, groups: int, multiple: int) -> int:
     """Return the channels of a padded split.

@@ -18,8 +18,6 @@ from torch import nn
 from ..compat import knows_attn
 from .fused_block import FusedBottle2neck
 
-__all__ = ['ATTN_LAYERS', 'SEMANTICS', 'Bottle2neck', 'Semantics']
-
 
 class Semantics(NamedTuple):
     """What the first block of a stage computes.

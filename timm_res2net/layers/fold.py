@@ -8,8 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-__all__ = ['fold_bn', 'fold_conv', 'folds', 'merge_convs', 'pad_splits', 'recast']
-
 Conv = TypeVar('Conv', bound=nn.Conv2d)
 
 

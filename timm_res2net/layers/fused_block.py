@@ -10,8 +10,6 @@ from .fold import merge_convs
 from .fused_conv import FusedConv2d, fuse, fuse_sequential
 from .rules import is_watched, merges, overwrites, writes_slices
 
-__all__ = ['FusedBottle2neck', 'FusedStage', 'adds_splits']
-
 
 def adds_splits(block: Any) -> bool:
     """Return whether a block adds to each split the output of the split before it.

@@ -10,8 +10,6 @@ from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fold import fold_conv, folds, recast
 from .rules import conv_dtype, packs, packs_now
 
-__all__ = ['FusedConv2d', 'Unfused', 'fuse', 'fuse_sequential']
-
 
 class _Pack(NamedTuple):
     """Packed parameters and what they were packed from.

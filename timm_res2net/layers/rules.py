@@ -20,11 +20,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = [
-    'FORMS', 'conv_dtype', 'is_eager_inference', 'is_watched', 'merges', 'override', 'overwrites',
-    'packs', 'packs_now', 'writes_slices',
-]  # fmt: skip
-
 FORMS = ('merge', 'packed', 'slices')
 """Forms that `override` takes.
 

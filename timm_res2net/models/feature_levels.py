@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
-__all__ = ['sorted_indices']
-
 
 def sorted_indices(out_indices: int | Sequence[int], levels: int = 5) -> tuple[int, ...]:
     """Return feature levels as sorted, non-negative indices.

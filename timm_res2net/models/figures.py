@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ['FIGURES', 'Figures', 'Pin']
-
 
 class Pin(NamedTuple):
     """Weights that a registered tag must load. `timm_res2net.check` compares them.

@@ -12,8 +12,6 @@ from ..convert.fit import fit, shapes
 from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
 
-__all__ = ['load_paddle']
-
 
 def load_paddle(model: nn.Module, path: str) -> None:
     """Load a PaddleClas file (.pdparams) into a Res2Net, as timm loads pretrained weights.

@@ -6,8 +6,6 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-__all__ = ['TimmFeatures', 'TimmModel', 'as_features', 'as_timm']
-
 
 class Pool(Protocol):
     """timm's `SelectAdaptivePool2d`.

@@ -9,8 +9,6 @@ from torch import nn
 from ..layers.bottle2neck import Bottle2neck
 from ..text import list_some
 
-__all__ = ['checkpoint_filter_fn']
-
 
 def checkpoint_filter_fn(
     state_dict: dict[str, torch.Tensor], model: nn.Module

@@ -90,13 +90,20 @@ def test_the_cpu_suite_has_the_grid_the_pairs_and_the_curves():
 
 
 def test_the_gpu_suite():
+    """Cells in order of importance, since a lent GPU may be gone before the suite ends."""
     cells = load_suite('gpu')
     assert {c.device for c in cells} == {'cuda'}
-    grid = {(c.task, str(c.modes), c.precision, c.batch) for c in cells if c.pair == 'main'}
-    for task in ('infer', 'train'):
-        for mode in ('eager', 'compiled'):
-            assert {(task, mode, 'bf16', b) for b in (1, 64, 256)} <= grid
-    assert all(c.layout == 'channels_last' for c in cells)
+    assert {c.layout for c in cells if c.pair == 'main'} == {'channels_last'}
+    main = [(c.task, str(c.modes), c.precision, c.batch) for c in cells if c.pair == 'main']
+    assert main[:4] == [('infer', 'eager', 'bf16', batch) for batch in (256, 64, 8, 1)]
+    assert set(main) >= {
+        ('train', 'eager', 'bf16', 256),
+        ('infer', 'compiled', 'bf16-weights', 256),
+        ('infer', 'cudagraphs', 'bf16-weights', 1),
+        ('train', 'compiled', 'bf16', 256),
+    }
+    trained = {c.pair for c in cells if c.task == 'train' and c.kind == 'time'}
+    assert {'aligned', 'main_aligned'} <= trained
 
 
 def test_given_values_stand_in_for_the_suites():

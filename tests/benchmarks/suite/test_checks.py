@@ -74,6 +74,7 @@ def test_what_a_gpu_cannot_do(changes, value, remedy, monkeypatch):
             "Precision 'bf16-weights' is for inference",
             '--task infer, or --precision bf16',
         ),
+        ({'mode': 'cudagraphs'}, "Mode 'cudagraphs' needs a GPU", '--mode compiled'),
         (
             {'mode': 'deploy+openvino', 'device': 'cuda'},
             "Mode 'deploy+openvino' runs on a CPU",

@@ -15,7 +15,7 @@ def test_modes(text):
 
 
 def test_all_modes():
-    others = ('compiled', 'frozen', 'onnxruntime', 'openvino')
+    others = ('compiled', 'frozen', 'cudagraphs', 'onnxruntime', 'openvino')
     expected = ('eager', *others, 'deploy', *(f'deploy+{name}' for name in others))
     assert expected == MODES
     assert AXES['mode'][0] == MODES

@@ -287,9 +287,10 @@ def test_a_cell_that_fails_does_not_stop_the_others(fake, tmp_path, capsys):
 def test_list_measures_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(['run', '--suite', 'smoke', '--list', '--threads', '1']) == 0
-    assert capsys.readouterr().out.splitlines()[0] == (
-        'main infer eager fp32 channels_last b1 64px t1'
-    )
+    lines = capsys.readouterr().out.splitlines()
+    assert ' '.join(lines[0].split()) == 'time main infer eager fp32 channels_last b1 64px t1'
+    assert len(lines) == len(set(lines)) == len(load_suite('smoke'))
+    assert main(['run', '--suite', 'gpu', '--list']) == 0  # without a GPU
     assert list(tmp_path.iterdir()) == []
 
 

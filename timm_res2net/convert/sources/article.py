@@ -15,8 +15,6 @@ from ..engine import Rule
 from ..source import Source
 from .official import same
 
-__all__ = ['SOURCE', 'article_rules']
-
 _BLOCK = 'layer{stage}.{block}'
 
 

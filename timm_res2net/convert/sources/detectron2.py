@@ -10,8 +10,6 @@ from ..engine import Rule
 from ..source import Published, Source
 from .official import AUTHORS_LICENSE
 
-__all__ = ['SOURCE', 'detectron2_rules']
-
 _FIRST_NORM = 'res2.0.conv1.norm.weight'
 _FOUND = 'res{stage+1}.{block}'
 _BLOCK = 'layer{stage}.{block}'

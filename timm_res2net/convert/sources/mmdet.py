@@ -8,8 +8,6 @@ from ..source import Published, Source
 from .mmpretrain import save_openmmlab
 from .official import AUTHORS_LICENSE, block_rules
 
-__all__ = ['SOURCE', 'mmdet_rules']
-
 _HEADS = ('neck', 'rpn_head', 'roi_head', 'bbox_head', 'mask_head', 'semantic_head')
 
 

@@ -10,8 +10,6 @@ from ..engine import Rule
 from ..source import Published, Source
 from .official import AUTHORS_LICENSE, block_rules
 
-__all__ = ['SOURCE', 'mmpretrain_rules', 'save_openmmlab']
-
 
 def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     """Return the rules for a classifier or its bare backbone.

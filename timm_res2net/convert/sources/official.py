@@ -6,8 +6,6 @@ from functools import partial
 from ..engine import Rule
 from ..source import Published, Source
 
-__all__ = ['AUTHORS_LICENSE', 'SOURCE', 'block_rules', 'official_rules', 'same']
-
 AUTHORS_LICENSE = "The authors' README has said CC BY-NC-SA 4.0 for their weights since 2021"
 
 

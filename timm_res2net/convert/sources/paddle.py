@@ -8,8 +8,6 @@ from ..engine import Rule, conv_bn
 from ..safe_pickle import dump_arrays
 from ..source import Published, Source
 
-__all__ = ['SOURCE', 'paddle_rules']
-
 _BN = ('weight', 'bias', '_mean', '_variance')
 _CLAS = ('_conv.weight', '_batch_norm', _BN)
 _DET = ('conv.weight', 'norm', _BN)

@@ -7,8 +7,6 @@ from ..source import Published, Source
 from .official import SOURCE as OFFICIAL
 from .official import official_rules
 
-__all__ = ['SOURCE']
-
 
 def _file(name: str, top1: str, registered: str) -> Published:
     """Describe the repository on the Hub whose weights an SE model starts from."""
