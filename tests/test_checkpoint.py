@@ -17,7 +17,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from tests.common import Reference, image, randomise, relative_error
-from timm_res2net import convert_checkpoint
+from timm_res2net import check, convert_checkpoint
 from timm_res2net.convert import SOURCES
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -209,6 +209,45 @@ def test_a_stem_that_a_layout_has_not(tmp_path):
         ValueError, match=r'cannot be written as mmdet: .* no rule for, 1: conv1.weight\.$'
     ):
         convert_checkpoint(tmp_path / 'f', to='mmdet')
+
+
+# --- license and names of classes ---------------------------------------------------------------
+
+
+def test_license_and_label_names(tmp_path):
+    """What `check` warns of without them, it does not warn of with them."""
+    path = save(random_weights('test_res2net_se', num_classes=3), tmp_path / 'w.pth')
+    convert_checkpoint(path, tmp_path / 'bare')
+    assert {f.what for f in check(tmp_path / 'bare') if f.state != 'ok'} == {'license'}
+    names = ['cat', 'dog', 'owl']
+    convert_checkpoint(path, tmp_path / 'out', license='mit', label_names=names)
+    assert {finding.state for finding in check(tmp_path / 'out')} == {'ok'}
+    model = from_folder(tmp_path / 'out')
+    assert model.pretrained_cfg['label_names'] == names
+    assert model.pretrained_cfg['license'] == 'mit'
+    card = (tmp_path / 'out' / 'README.md').read_text()
+    assert 'license: mit\n' in card
+    assert 'does not know who published' not in card
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'again')  # a folder keeps them
+    assert from_folder(tmp_path / 'again').pretrained_cfg['label_names'] == names
+    assert from_folder(tmp_path / 'again').pretrained_cfg['license'] == 'mit'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        ({'license': 'My License'}, r"'My License' is not the identifier.* apache-2\.0"),
+        ({'label_names': ['a', 'b']}, '2 label names for 10 classes.*one name for each class'),
+        ({'label_names': 'ab'}, "must be a list of names, got 'ab'"),
+        ({'to': 'official', 'license': 'mit'}, r"official has no place.* \(to='timm'\)"),
+        ({'to': 'official', 'label_names': ['a']}, r"official has no place.* \(to='timm'\)"),
+    ],
+)
+def test_license_and_label_names_that_do_not_fit(arguments, text, tmp_path):
+    path = save(tiny(), tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=text):
+        convert_checkpoint(path, tmp_path / 'out', **arguments)
+    assert [p.name for p in tmp_path.iterdir()] == ['w.pth']
 
 
 # --- errors, and nothing half-written -----------------------------------------------------------

@@ -13,7 +13,6 @@ from timm.models import get_pretrained_cfg
 from tests.common import NAMES, slow_except
 from timm_res2net import __version__
 from timm_res2net.cli import main
-from timm_res2net.cli.hub import _lines
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
@@ -213,20 +212,6 @@ def test_push_of_what_is_not_there(words, text, capsys):
     assert error.startswith('timm-res2net push: ')
     for part in text:
         assert part in error
-
-
-def test_names_of_classes_from_a_file(tmp_path):
-    path = tmp_path / 'names.txt'
-    path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
-    assert _lines(path) == ['cat', 'dog']
-    path.write_text('cat\n\ndog\n')
-    with pytest.raises(ValueError, match=r'Line 2 of .*names.txt is empty. Give one'):
-        _lines(path)
-    path.write_bytes(b'caf\xe9\n')
-    with pytest.raises(
-        ValueError, match=r'Cannot read .*names.txt as UTF-8 \(.*\). Save it as UTF-8'
-    ):
-        _lines(path)
 
 
 def test_hub_configs_into_a_file(tmp_path, capsys):

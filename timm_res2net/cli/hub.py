@@ -9,8 +9,12 @@ from ..hub import Finding, Push, check, pull, push_to_hub
 from ..text import table
 from .frame import EXIT_ERROR, Verbs
 from .options import (
-    add_checkpoint, add_json, add_license_and_labels, add_revision, read_label_names,
-)  # fmt: skip
+    add_checkpoint,
+    add_json,
+    add_license_and_labels,
+    add_revision,
+    read_label_names,
+)
 
 _DATA = ('img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 

@@ -19,8 +19,15 @@ from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
 from ..files import sha256_of
 from ..folder import (
-    CARD, CONFIG, DESCRIBED, WEIGHTS, Config, ModelFolder, check_license, read_card,
-)  # fmt: skip
+    CARD,
+    CONFIG,
+    DESCRIBED,
+    WEIGHTS,
+    Config,
+    ModelFolder,
+    check_license,
+    read_card,
+)
 from ..resolve import Repository, resolve_repository
 from .errors import explaining
 
