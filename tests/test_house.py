@@ -22,8 +22,8 @@ TOP_LEVEL = {
 
 # A file imports only what stands above its own floor in this list.
 FLOORS = (
-    'compat', 'text', 'files', 'layers', 'convert', 'models', 'deploy', 'folder', 'card', 'resolve',
-    'checks', 'checkpoint', 'hub', 'export', 'detection', 'show', 'cli', '__main__',
+    'compat', 'text', 'extras', 'files', 'layers', 'convert', 'models', 'deploy', 'folder', 'card',
+    'resolve', 'checks', 'checkpoint', 'hub', 'export', 'detection', 'show', 'cli', '__main__',
 )  # fmt: skip
 
 # timm's own names, which must not be registered again

@@ -214,5 +214,5 @@ def test_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(
         importlib.util, 'find_spec', lambda n: None if n == 'matplotlib' else find(n)
     )
-    with pytest.raises(ValueError, match=r"matplotlib: pip install 'timm-res2net\[plots\]'"):
+    with pytest.raises(ValueError, match=r"matplotlib.*pip install 'timm-res2net\[plots\]'"):
         show(NAME, None, tmp_path / 'x.png')

@@ -1,6 +1,5 @@
 """Pictures of a model at work: its feature levels, the splits of a block and its predictions."""
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from .compat import has_intermediates
 from .deploy import is_block
+from .extras import require
 from .files import check_writable, write_file
 from .layers.fused_block import adds_splits
 from .models.protocol import as_timm
@@ -211,8 +211,7 @@ def show(
     """
     from .resolve import load_model
 
-    if importlib.util.find_spec('matplotlib') is None:
-        raise ValueError("Pictures need matplotlib: pip install 'timm-res2net[plots]'.")
+    require('A picture', 'plots', 'matplotlib')
     path = check_writable(Path(out))
     if path.suffix.lower() != '.png':
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from timm_res2net.extras import require
 from timm_res2net.files import write_file
 
 from .attribution import KINDS
@@ -106,12 +107,9 @@ def plot(files: Files, folder: Path) -> list[Path]:
         FileExistsError: The folder is a file.
         OSError: The folder cannot be made or written to.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError(
-            "Plots need matplotlib. Install it with pip install '.[plots]', or leave out --plots."
-        ) from None
+    require('--plots', 'plots', 'matplotlib')
+    from matplotlib.figure import Figure
+
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"'{folder}' is a file. Give a folder to --plots.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +122,7 @@ def plot(files: Files, folder: Path) -> list[Path]:
         write_file(path, partial(figure.savefig, format='png', dpi=110))
         written.append(path)
 
-    records = select(files, 'time')
+    records = [record for record in select(files, 'time') if record.usable]
     groups = by_pair(records)
     usual = _usual(records)
     for pair, group in groups.items():

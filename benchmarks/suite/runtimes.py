@@ -1,7 +1,6 @@
 """What runs a model: torch, torch.compile, or another runtime that the model is exported to."""
 
 import importlib
-import importlib.util
 import io
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from timm_res2net import extras
 
 COMPILED = ('compiled', 'frozen', 'cudagraphs')
 """Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
@@ -28,12 +29,7 @@ Step = Callable[[], object]
 
 def require(runtime: str) -> None:
     """Raise ValueError if a package that the runtime needs is not installed."""
-    for package in EXPORTED.get(runtime, ()):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"Mode '{runtime}' needs {package}. Install it: "
-                "pip install 'timm-res2net[runtimes]'."
-            )
+    extras.require(f"Mode '{runtime}'", 'runtimes', *EXPORTED.get(runtime, ()))
 
 
 def freeze(model: nn.Module, run: Callable[[], object]) -> Any:

@@ -123,7 +123,7 @@ def test_demo(tmp_path):
 def test_demo_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert main(['demo', '--out', str(tmp_path / 'picture.png')]) == 0
-    assert 'For a picture as well: pip install "timm-res2net[plots]"' in capsys.readouterr().out
+    assert "For a picture as well: pip install 'timm-res2net[plots]'" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
+from ..extras import install
 from ..files import check_writable, write_file
 from ..show import DIGITS
 from .frame import Verbs
@@ -45,7 +46,7 @@ def _demo(args: argparse.Namespace) -> int:
         print(f'  {name:<7} stride {stride:2d}  {tuple(feature.shape)}')
 
     if importlib.util.find_spec('matplotlib') is None:
-        print('For a picture as well: pip install "timm-res2net[plots]"')
+        print(f'For a picture as well: {install("plots")}')
         return 0
     _draw(args.out, images, labels, predicted.tolist(), [f[0].mean(0) for f in features])
     print(f'Picture written to {args.out}')

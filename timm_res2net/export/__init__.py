@@ -4,7 +4,6 @@ A format is a file of this folder with a `FORMAT`, and a row of `FORMATS`.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import tempfile
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from ..deploy import reparameterize_model
+from ..extras import require
 from ..files import check_writable
 from ..models.protocol import as_timm
 from ..resolve import load_model
@@ -70,11 +70,7 @@ class Exported(NamedTuple):
 def _format(name: str, out: Path) -> Format:
     if name not in FORMATS:
         raise ValueError(f"Unknown format '{name}'. Use one of {', '.join(FORMATS)}.")
-    for package in FORMATS[name].packages:
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"Format '{name}' needs {package}. Install it: pip install 'timm-res2net[export]'."
-            )
+    require(f"Format '{name}'", 'export', *FORMATS[name].packages)
     suffix = FORMATS[name].suffix
     if out.suffix != suffix:  # runtimes recognise their files by the suffix
         raise ValueError(

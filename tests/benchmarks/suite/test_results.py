@@ -137,10 +137,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_plots_without_matplotlib(tmp_path, capsys, monkeypatch):
     path = fresh(tmp_path)
-    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
     error = errors(capsys, 'report', str(path), '--plots', str(tmp_path / 'plots'))
-    assert 'Plots need matplotlib' in error
-    assert "pip install '.[plots]'" in error
+    assert '--plots needs matplotlib' in error
+    assert "pip install 'timm-res2net[plots]'" in error
 
 
 @pytest.mark.parametrize('verb', ['run', 'report'])
