@@ -1,7 +1,13 @@
-"""Sentences on the claim "about 20 % slower than ResNet", with figures from the result files."""
+"""Print sentences on the claim "about 20 % slower than ResNet" from the committed result files.
 
+    python -m benchmarks.claim
+
+Tests compare them with the READMEs.
+"""
+
+import argparse
 import functools
-import json
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -139,25 +145,8 @@ def runtimes(files: Files) -> str:
     )
 
 
-def read_published() -> dict[str, dict[str, Any]]:
-    """Return other people's figures by their publisher."""
-    return json.loads((RESULTS / 'published.json').read_text())
-
-
-def published() -> str:
-    """Return the figures that others published, in one sentence."""
-    others = read_published()
-    timm, paddle = (others[whose]['figures'] for whose in ('timm', 'PaddleClas'))
-    base, ours = others['the paper']['milliseconds'].values()
-    return (
-        f"Published by others: timm's tables give × {timm['RTX 3090, AMP']:.2f} on an RTX 3090 and "
-        f'× {timm["RTX 4090, AMP"]:.2f} on an RTX 4090 (AMP), '
-        f'× {timm["RTX PRO 6000, bfloat16, compiled"]:.2f} on an RTX PRO 6000 (bfloat16, '
-        f"compiled); PaddleClas's × {paddle['Tesla T4, FP16, batch 1']:.2f} and "
-        f'× {paddle["Tesla T4, FP16, batch 8"]:.2f} on a T4 (TensorRT, FP16, batch 1 and 8); the '
-        f'paper, Table 3, {base} ms → {ours} ms (× {ours / base:.2f}).'
-    )
-
+SENTENCES = (main_pair, ways, causes, other_pairs, article, swap, runtimes)
+"""Functions of the committed result files, in the order of the README's list."""
 
 DEPLOYED = {
     'deploy': 'deployed, of the plain model',
@@ -184,3 +173,17 @@ def deployed_table(files: Files) -> str:
     ]
     header = ('time of res2net50_26w_4s', 'input', 'fp32 b1', 'fp32 b8', 'bf16 b1', 'bf16 b8')
     return table(header, rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print every sentence."""
+    argparse.ArgumentParser(
+        prog='python -m benchmarks.claim', description=(__doc__ or '').splitlines()[0]
+    ).parse_args(argv)
+    files = load_files()
+    for sentence in SENTENCES:
+        print(f'- {sentence(files)}')
+
+
+if __name__ == '__main__':
+    main()

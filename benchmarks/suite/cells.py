@@ -187,3 +187,14 @@ def load_suite(
             'use other values or another --only.'
         )
     return cells
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration as text."""
+    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds / 60:.0f} min'
+
+
+def describe_suite(name: str) -> str:
+    """Return what a suite measures, and the most time that its cells take."""
+    about = json.loads((_FOLDER / f'{name}.json').read_text())['about']
+    return f'{about} Up to {minutes(sum(load_suite(name).values()))}, plus building models.'

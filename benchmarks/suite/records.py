@@ -93,6 +93,15 @@ class Record:
         """Whether the control is within `CONTROL` of 1."""
         return self.measured and abs(self.ratio('control').median - 1) <= CONTROL
 
+    @property
+    def remedy(self) -> str:
+        """What to do about an unusable record, in place of its figures."""
+        control = self.ratio('control').median
+        return (
+            f'unusable, since a copy of the baseline took × {control:.2f} of its time. Close other '
+            'programs and run the same command again.'
+        )
+
     def notes(self, threads: int = 0) -> list[str]:
         """Return reservations: unusable, interrupted, not settled, noisy, loaded.
 
@@ -137,6 +146,8 @@ class Record:
             return f'peak memory × {self.peak():.2f}'
         if not self.measured:
             return 'nothing measured'
+        if not self.usable:
+            return self.remedy
         against = '; '.join(self.notes(threads))
         # the claim is about two models in the same mode
         of_pair = self.cell.modes.of_pair
@@ -181,9 +192,9 @@ class Series(NamedTuple):
 
 
 def series(files: Files) -> list[Series]:
-    """Return every series of three or more records along the batch or the image size."""
+    """Return every series of three or more usable records along the batch or the image size."""
     found = []
-    records = select(files, 'time')
+    records = [record for record in select(files, 'time') if record.usable]
     for axis in ('batch', 'size'):
         groups: dict[tuple[str, str], dict[int, Record]] = {}
         for record in records:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from timm_res2net.text import table
 
+from .answer import answer
 from .attribution import KINDS
 from .causes import CAUSES, SPLITTING
 from .records import CONTROL, Files, Record, by_pair, select, series
@@ -30,6 +31,12 @@ def _machine_section(files: Files) -> Iterator[str]:
     )
 
 
+def _answer_section(files: Files) -> Iterator[str]:
+    if said := answer(files):
+        yield '## The answer'
+        yield '\n'.join(f'- {sentence}' for sentence in said)
+
+
 def _time_section(files: Files) -> Iterator[str]:
     records = [record for record in select(files, 'time') if not record.cell.modes.of_pair]
     if not records:
@@ -40,9 +47,9 @@ def _time_section(files: Files) -> Iterator[str]:
         f'× {1 + BAND[0]:.2f} to {1 + BAND[1]:.2f}), or as much less throughput (time × '
         f'{1 / (1 - BAND[0]):.2f} to {1 / (1 - BAND[1]):.2f}). "Consistent" means that the whole '
         '95 % interval is within the band. The control is a second copy of the baseline, timed in '
-        f'the same rounds; if it is farther than {CONTROL:.2f} from 1.00, the row is unusable. '
-        'With one build the interval is over rounds and does not tell what another build would '
-        'give.'
+        f'the same rounds; if it is farther than {CONTROL:.2f} from 1.00, the row is unusable and '
+        'has no verdict. With one build the interval is over rounds and does not tell what '
+        'another build would give.'
     )
     threads = max(record.cell.threads for record in records)
     for pair, group in by_pair(records).items():
@@ -53,7 +60,7 @@ def _time_section(files: Files) -> Iterator[str]:
                 (
                     record.cell.describe(),
                     record.milliseconds('baseline'),
-                    verdict(record.ratio()),
+                    verdict(record.ratio()) if record.usable else record.remedy,
                     str(record.ratio('control')),
                     str(record.rounds),
                     str(record.builds),
@@ -93,8 +100,8 @@ def _deploy_section(files: Files) -> Iterator[str]:
         row = [f'{pair}: {group[0].models}']
         for column in columns:
             found = at.get(column)
-            bad = '' if found is None or found.usable else ' (unusable)'
-            row.append('' if found is None else f'× {found.ratio()}{bad}')
+            times = '' if found is None else f'× {found.ratio()}'
+            row.append(times if found is None or found.usable else 'unusable')
         rows.append(row)
     yield table(('pair', *(column or 'time' for column in columns)), rows)
     threads = max(record.cell.threads for record in records)
@@ -241,7 +248,7 @@ def _repeat_section(files: Files) -> Iterator[str]:
 def markdown(files: Files) -> str:
     """Return all tables and verdicts of result files."""
     sections = (
-        _machine_section, _time_section, _deploy_section, _scale_section, _attribution_section,
-        _memory_section, _repeat_section,
+        _machine_section, _answer_section, _time_section, _deploy_section, _scale_section,
+        _attribution_section, _memory_section, _repeat_section,
     )  # fmt: skip
     return '\n\n'.join(part for section in sections for part in section(files))

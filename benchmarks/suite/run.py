@@ -20,7 +20,8 @@ from timm_res2net.files import check_writable
 from timm_res2net.text import first_line
 
 from . import attribution, memory, results
-from .cells import AXES, KINDS, SUITES, Cell, load_suite
+from .answer import answer
+from .cells import AXES, KINDS, SUITES, Cell, describe_suite, load_suite, minutes
 from .checks import check
 from .measure import TARGET, WARMUP, Samples, interleave, interleave_blocks, synchronize
 from .pairs import find_pair
@@ -36,18 +37,23 @@ def add_run(verbs: Verbs) -> None:
         'run',
         _run,
         'measure the cells of a suite; given values replace those of the suite',
-        'python -m benchmarks run --suite smoke',
+        'python -m benchmarks run',
         'python -m benchmarks run --suite cpu --out cpu.json',
         'python -m benchmarks run --suite cpu --only time --pairs main seresnet50:res2net50_se '
         '--batch 1 8 --task infer',
     )
-    sub.add_argument('--suite', choices=SUITES, default='smoke', help='default: %(default)s')
+    about = ' '.join(f'{name}: {describe_suite(name)}' for name in SUITES)
+    sub.add_argument(
+        '--suite', choices=SUITES, default='answer', help=f'{about} Default: %(default)s'
+    )
     sub.add_argument(
         '--pairs', nargs='+', metavar='PAIR', help="names in pairs.json, BASELINE:SUBJECT, or '*'"
     )
     for axis, (choices, default) in AXES.items():
         if choices:
-            sub.add_argument(f'--{axis}', nargs='+', choices=choices)
+            sub.add_argument(
+                f'--{axis}', nargs='+', choices=choices, metavar='NAME', help=', '.join(choices)
+            )
         else:
             text = "torch's own choice" if default is None else default
             sub.add_argument(
@@ -55,7 +61,10 @@ def add_run(verbs: Verbs) -> None:
                 help=f'default, if the suite has none: {text}',
             )  # fmt: skip
     sub.add_argument('--device', choices=('cpu', 'cuda'), help="replaces the suite's device")
-    sub.add_argument('--only', nargs='+', choices=KINDS, default=KINDS, help='kinds of cell')
+    sub.add_argument(
+        '--only', nargs='+', choices=KINDS, default=KINDS, metavar='KIND',
+        help=f'kinds of cell to measure: {", ".join(KINDS)}',
+    )  # fmt: skip
     sub.add_argument(
         '--budget', type=float, metavar='SECONDS', help='most seconds a cell, without compiling'
     )
@@ -156,10 +165,6 @@ def time_left(budgets: Sequence[float], done: Sequence[tuple[float, float]]) -> 
     return used * sum(budgets)
 
 
-def _minutes(seconds: float) -> str:
-    return f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'
-
-
 def finished(
     data: Mapping[str, Any] | None, cell: Cell, budget: float, rebuild: bool = False
 ) -> bool:
@@ -252,13 +257,13 @@ def _run(args: argparse.Namespace) -> int:
         cell for cell, budget in cells.items() if not run.is_finished(cell, budget, args.rebuild)
     ]
     print(
-        f'{len(todo)} cells to measure, {len(cells) - len(todo)} already in {out}; about '
-        f'{_minutes(sum(cells[cell] for cell in todo))} without compiling'
+        f'{len(todo)} cells to measure, {len(cells) - len(todo)} already in {out}; up to '
+        f'{minutes(sum(cells[cell] for cell in todo))}, plus building and compiling models'
     )
     with tqdm(todo, unit='cell', disable=not args.progress) as bar:
         try:
             for i, cell in enumerate(bar):
-                left = _minutes(time_left([cells[c] for c in todo[i:]], run.done))
+                left = minutes(time_left([cells[c] for c in todo[i:]], run.done))
                 bar.set_description(f'{cell} (about {left} left)')
                 run.measure(cell, bar)
         except KeyboardInterrupt:
@@ -282,11 +287,13 @@ def _conclude(run: _Run) -> int:
         )
         return EXIT_ERROR
     records = [Record(run.found['cells'][cell.key]) for cell in run.cells if cell.kind == 'time']
+    for sentence in answer({run.out.stem: run.found}):
+        print(sentence)
     unusable = [record for record in records if not record.usable]
     if unusable:
         print(
-            f'{len(unusable)} cells are unusable: their control is not within 1.00 ± {CONTROL:.2f}.'
-            ' Stop other programs; the same command measures the cells again.',
+            f'{len(unusable)} of {len(records)} cells are unusable: their control is not within '
+            f'1.00 ± {CONTROL:.2f}. Close other programs; the same command measures them again.',
             file=sys.stderr,
         )
         return EXIT_UNUSABLE

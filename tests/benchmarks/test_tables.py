@@ -14,6 +14,7 @@ from benchmarks import (
     tables,
 )
 from benchmarks.script import RESULTS, load
+from benchmarks.suite import answer
 from benchmarks.trainings import fine_tune, train_keypoints
 
 
@@ -26,8 +27,6 @@ README = words(RESULTS.parent / 'README.md')
 TOP_README = words(Path(__file__).parents[2] / 'README.md')
 SCRIPTS = (deploy_profile, import_time, load_time, quantize, receptive_field, fine_tune,
            train_keypoints)  # fmt: skip
-CLAIMS = (claim.main_pair, claim.ways, claim.causes, claim.other_pairs, claim.article, claim.swap,
-          claim.runtimes)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -42,16 +41,22 @@ def test_pages_are_what_the_json_says(name):
     assert f'results/{name}.md' in README
 
 
-def test_writing_the_pages(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tables, 'RESULTS', tmp_path)
-    tables.main()
+def test_writing_the_pages(tmp_path, capsys):
+    folder = tmp_path / 'a' / 'b'
+    tables.main(['--out', str(folder)])
     printed = capsys.readouterr().out
     for name in tables.PAGES:
-        assert (tmp_path / f'{name}.md').read_bytes() == (RESULTS / f'{name}.md').read_bytes()
+        assert (folder / f'{name}.md').read_bytes() == (RESULTS / f'{name}.md').read_bytes()
         assert f'{name}.md' in printed
 
 
-@pytest.mark.parametrize('sentence', CLAIMS)
+def test_printing_the_sentences(files, capsys):
+    claim.main([])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f'- {sentence(files)}' for sentence in claim.SENTENCES]
+
+
+@pytest.mark.parametrize('sentence', claim.SENTENCES)
 def test_the_readme_on_the_claim(sentence, files):
     assert sentence(files) in README
 
@@ -62,11 +67,11 @@ def test_the_readme_on_the_scripts(script):
 
 
 def test_figures_of_others_are_named_as_theirs():
-    assert claim.published() in README
-    for entry in claim.read_published().values():
+    assert answer.published() in README
+    for entry in answer.read_published().values():
         assert entry['source'] in (RESULTS / 'claim.md').read_text()
         assert all(0.5 < ratio < 2 for ratio in entry['figures'].values())
-    paper = claim.read_published()['the paper']
+    paper = answer.read_published()['the paper']
     base, ours = paper['milliseconds'].values()
     assert paper['figures']['runtime of Table 3'] == round(ours / base, 2)
 
@@ -74,7 +79,7 @@ def test_figures_of_others_are_named_as_theirs():
 def test_the_top_readme_on_the_claim(files):
     """Its section `You read "about 20 % slower than ResNet"`."""
     section = TOP_README.split('about 20 % slower than ResNet"')[1].split(' ## ')[0]
-    for text in (claim.main_pair(files), claim.swap(files), claim.published()):
+    for text in (claim.main_pair(files), claim.swap(files), answer.published()):
         assert text in section
     assert 'benchmarks/README.md' in section
 
@@ -83,7 +88,7 @@ def test_pictures_are_shown():
     for name in ('main', 'pairs', 'scale', 'attribution', 'receptive_field'):
         assert f'results/{name}.png)' in README
         assert (RESULTS / f'{name}.png').is_file()
-    for name in ('detections', 'keypoints'):
+    for name in ('train_detector', 'train_keypoints'):
         assert f'results/{name}.png)' in README
 
 

@@ -51,7 +51,7 @@ def test_report_of_pairs_with_modes_of_their_own():
     assert rows[2] == [
         'deploy: resnet50 → res2net', '× 0.50 [0.50, 0.50]', '× 0.60 [0.60, 0.60]', '',
     ]  # fmt: skip
-    assert rows[3] == ['swap: resnet50 → res2net', '', '', '× 0.80 [0.80, 0.80] (unusable)']
+    assert rows[3] == ['swap: resnet50 → res2net', '', '', 'unusable']
     assert 'All rows: infer, channels_last, 224 px, 2 threads.' in deployed
     assert rows[6] == [
         'deploy', 'infer, fp32, channels_last, batch 8, 224 px, 2 threads', '1000.0', '500.0',
@@ -59,6 +59,13 @@ def test_report_of_pairs_with_modes_of_their_own():
     ]  # fmt: skip
     assert rows[-1][-1] == 'unusable'
     assert 'eager' not in deployed
+    loud = synthetic('main', batch=4, subject=1.5)
+    loud[1]['samples']['control'] = [0.9] * 8
+    three = file_of(loud, *(synthetic('main', batch=batch) for batch in (1, 8, 16)))
+    text = report.markdown({'one': three})
+    assert '1.50' not in text
+    assert any('Close other programs' in row[2] for row in rows_of(text) if len(row) == 7)
+    assert ['time × at batch', '1', '8', '16'] in rows_of(text)  # without the unusable point
     assert '## Deployed models and other runtimes' not in report.markdown(
         {'one': file_of(synthetic('main'))}
     )
