@@ -89,7 +89,7 @@ def test_it_is_timms_features_under_a_pyramid():
 
 @pytest.mark.parametrize('trainable', range(6))
 def test_trainable_layers(trainable):
-    backbone = detection_backbone('res2net50d_se', trainable_layers=trainable)
+    backbone = detection_backbone('res2net50d_se', trainable_layers=trainable, norm='frozen')
     stages = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1', 'bn1')
     learning = stages if trainable == 5 else stages[:trainable]
     found = {
@@ -98,6 +98,45 @@ def test_trainable_layers(trainable):
     # frozen BatchNorms have no parameters: bn1 is one
     assert found == set(learning) - {'bn1'}
     assert all(p.requires_grad for p in backbone.fpn.parameters())
+
+
+def trained(backbone: nn.Module) -> set[str]:
+    return {key for key, p in backbone.body.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize('settings', [{}, {'pretrained': False}, {'width_multiple': 8}])
+def test_without_weights_everything_trains(settings):
+    """torchvision's rule: nothing random is frozen, and BatchNorm learns."""
+    backbone = detection_backbone('test_res2net_se', **settings)
+    assert not any(isinstance(m, FROZEN) for m in backbone.modules())
+    assert trained(backbone) == {key for key, _ in backbone.body.named_parameters()}
+    before = copy.deepcopy(backbone.body.state_dict())
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    for _ in range(3):  # a block starts as its shortcut: its convolutions learn after bn3 has
+        optimizer.zero_grad()
+        sum(
+            level.square().mean() for level in backbone(torch.randn(2, 3, 64, 64)).values()
+        ).backward()
+        optimizer.step()
+    after = backbone.body.state_dict()
+    assert [key for key, value in before.items() if torch.equal(value, after[key])] == []
+
+
+def test_weights_freeze_what_torchvision_freezes(tmp_path):
+    body = timm.create_model('test_res2net_se', features_only=True)
+    torch.save(body.state_dict(), tmp_path / 'body.pth')
+    pretrained = detection_backbone('test_res2net_se', pretrained=True)
+    assert {key.partition('.')[0] for key in trained(pretrained)} == {'layer2', 'layer3', 'layer4'}
+    for settings in (
+        {'checkpoint_path': str(tmp_path / 'body.pth')},
+        {'trainable_layers': 3, 'norm': 'frozen'},  # for weights that are loaded afterwards
+    ):
+        backbone = detection_backbone('test_res2net_se', **settings)
+        assert trained(backbone) == trained(pretrained)
+        assert all(isinstance(m, FROZEN) for m in norms(backbone))
+        backbone.body.load_state_dict(body.state_dict())
+    live = detection_backbone('test_res2net_se', pretrained=True, trainable_layers=5, norm='batch')
+    assert trained(live) == {key for key, _ in live.body.named_parameters()}
 
 
 @pytest.mark.parametrize('name', ['test_res2net_se', 'res2net50_48w_2s'])
@@ -127,7 +166,7 @@ def test_other_models_of_timm():
     assert detection_backbone('resnet18').body.feature_info.channels() == [
         64, 128, 256, 512,
     ]  # fmt: skip
-    backbone = detection_backbone('mobilenetv3_small_050', trainable_layers=5)
+    backbone = detection_backbone('mobilenetv3_small_050')
     assert backbone.fpn.inner_blocks[0][0].out_channels == 256
 
 
@@ -147,9 +186,13 @@ def test_a_block_of_ones_own():
         ({'trainable_layers': 6}, 'got 6', 'trainable_layers must be a whole number from 0 to 5'),
         ({'trainable_layers': 2.5}, 'got 2.5', 'trainable_layers must be a whole number'),
         ({'out_indices': (1, 7)}, 'out_indices=(1, 7)', 'levels from 0 to 4'),
-        ({'width_multiple': 8}, "norm='frozen'", "norm='batch', or leave width_multiple out"),
         (
-            {'name': 'mobilenetv3_small_050'},
+            {'width_multiple': 8, 'norm': 'frozen'},
+            "norm='frozen'",
+            "norm='batch', or leave width_multiple out",
+        ),
+        (
+            {'name': 'mobilenetv3_small_050', 'trainable_layers': 3},
             'mobilenetv3_small_050',
             'Use trainable_layers=5',
         ),

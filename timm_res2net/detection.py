@@ -63,8 +63,8 @@ def detection_backbone(
     out_indices: Sequence[int] = (1, 2, 3, 4),
     out_channels: int = 256,
     extra_blocks: str | ExtraFPNBlock | None = 'pool',
-    trainable_layers: int = 3,
-    norm: str = 'frozen',
+    trainable_layers: int | None = None,
+    norm: str | None = None,
     **kwargs: Any,
 ) -> DetectionBackbone:
     """Create a backbone for FasterRCNN, MaskRCNN, RetinaNet and FCOS of torchvision.
@@ -79,11 +79,16 @@ def detection_backbone(
         extra_blocks: Levels above the last one: 'pool' for one level by subsampling, 'p6p7' for two
             levels by convolution, None, or a block of torchvision.
         trainable_layers: Number of stages that are trained, counted from the last one: layer4,
-            layer3, layer2, layer1 and the stem. 5 trains everything.
+            layer3, layer2, layer1 and the stem. 5 trains everything. As in torchvision, the default
+            is 3 with weights and 5 without: random layers must not be frozen.
         norm: 'frozen' keeps the statistics and affine parameters of the BatchNorms as loaded, which
             suits small batches. 'batch' trains them. 'sync' trains them as SyncBatchNorm, for
-            several processes.
+            several processes. The default is 'frozen' with weights and 'batch' without.
         **kwargs: Further arguments of `timm.create_model`, for example `pretrained=True`.
+
+    "With weights" means `pretrained=True` or a `checkpoint_path`. If you load weights afterwards
+    with `backbone.body.load_state_dict`, pass `trainable_layers=3, norm='frozen'` to get the
+    defaults of `pretrained=True`.
 
     Raises:
         ValueError: An unknown `norm` or `extra_blocks`, a `trainable_layers` that is not 0 to 5 or
@@ -98,6 +103,11 @@ def detection_backbone(
     ['0', '1', '2', '3', 'pool']
     >>> detector = FasterRCNN(backbone, num_classes=91)
     """
+    has_weights = bool(kwargs.get('pretrained') or kwargs.get('checkpoint_path'))
+    if norm is None:
+        norm = 'frozen' if has_weights else 'batch'
+    if trainable_layers is None:
+        trainable_layers = 3 if has_weights else len(_STAGES)
     if norm not in _NORMS:
         raise ValueError(f'Unknown norm {norm!r}. Use {", ".join(_NORMS)}.')
     if isinstance(trainable_layers, bool) or not (
