@@ -79,7 +79,7 @@ def sentence(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    script = Script('quantize', __doc__)
+    script = Script('quantize', __doc__, 'onnx', 'onnxscript', 'onnxruntime', 'sklearn')
     script.parse(argv)
     model: Any = timm.create_model(NAME, pretrained=True)
     train_images, test_images, _, labels = digits()

@@ -146,8 +146,8 @@ def _square(center: float, half: float) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, and write the results and a picture next to them."""
-    script = Script('receptive_field', __doc__)
+    """Measure, and write the results and a picture beside them."""
+    script = Script('receptive_field', __doc__, 'matplotlib')
     add = script.parser.add_argument
     add('--seeds', type=int, default=6, help='draws of weights (default: %(default)s)')
     add('--images', type=int, default=2, help='images a seed (default: %(default)s)')
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(report_table(report))
     means = {name: np.mean(weights, 0) for name, weights in fields.items()}
-    _draw(args.out.with_suffix('.png'), means, report)
+    _draw(script.picture, means, report)
     script.save(report)
 
 

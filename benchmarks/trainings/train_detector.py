@@ -3,8 +3,7 @@
     python -m benchmarks.trainings.train_detector
 
 Data: `textured_shapes`. The detector starts from random weights and its BatchNorms are trained,
-because the embedded weights come from 8x8 digits alone. One thread, fixed seeds. Needs the extras
-`detection` and `plots`.
+because the embedded weights come from 8x8 digits alone. One thread, fixed seeds.
 """
 
 import math
@@ -15,12 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import nn
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -29,7 +24,7 @@ from torchvision.ops import MultiScaleRoIAlign, nms
 from timm_res2net import detection_backbone
 from timm_res2net.files import write_file
 
-from ..script import RESULTS, Script
+from ..script import Script
 from .textured_shapes import CLASSES, SIZE, Scene, scene
 
 BATCH, RATE = 8, 2e-3
@@ -128,6 +123,8 @@ def evaluate(model: nn.Module, scenes: Sequence[Scene]) -> dict[str, Any]:
     Returns:
         `map` for IoU 0.5 to 0.95, `map_50` for IoU 0.5, and `classes` with `map` of each class.
     """
+    from torchmetrics.detection import MeanAveragePrecision
+
     metric = MeanAveragePrecision(class_metrics=True, backend='pycocotools')
     metric.update(detect(model, scenes), [_tensors(one)[1] for one in scenes])
     found = metric.compute()
@@ -144,6 +141,10 @@ def draw(path: Path, scenes: Sequence[Scene], found: Sequence[dict[str, torch.Te
 
     If several classes were found at one place, the likeliest is shown.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     columns, cell, gap = 4, 2 * SIZE, 8  # px; a pixel of an image becomes four
     rows = math.ceil(len(scenes) / columns)
     width, height = columns * (cell + gap) + gap, rows * (cell + gap) + gap
@@ -194,18 +195,16 @@ def _means(losses: Sequence[float], parts: int = 20) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, and write the results and the picture."""
-    script = Script('trainings.train_detector', __doc__)
+    """Train, and write the results and a picture beside them."""
+    script = Script(
+        'trainings.train_detector', __doc__, 'torchmetrics', 'pycocotools', 'skimage', 'matplotlib'
+    )
     add = script.parser.add_argument
     add('--steps', type=int, default=1000, help='optimizer steps (default: %(default)s)')
     add('--seed', type=int, default=0, help='random seed (default: %(default)s)')
     add('--train', type=int, default=1000, help='training images (default: %(default)s)')
     add('--held-out', type=int, default=100, help='held-out images (default: %(default)s)')
-    add(
-        '--picture', type=Path, default=RESULTS / 'detections.png',
-        help='PNG of detections (default: benchmarks/results/detections.png)',
-    )  # fmt: skip
-    args = script.parse(argv, 'picture')
+    args = script.parse(argv)
     torch.set_num_threads(1)  # fixes the order of sums: one seed, one result on one machine
     torch.manual_seed(args.seed)
     learned = [scene(args.seed, 'train', i) for i in range(args.train)]
@@ -227,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     report['cpu_seconds'] = round(time.process_time() - started)
     report |= {'after': evaluate(model, held_out), 'losses': _means(losses)}
     # the first images, not chosen by their results
-    draw(args.picture, held_out[:8], detect(model, held_out[:8]))
+    draw(script.picture, held_out[:8], detect(model, held_out[:8]))
     print(sentence(report))
     script.save(report)
 

@@ -4,7 +4,8 @@
 
 Data: scikit-learn's handwritten digits (`load_digits`, 1797 gray images of 8x8 pixels), enlarged by
 the transform that timm makes from the model's cfg, so that any user of timm gets the same accuracy.
-The held-out images are set apart first and used once, after training.
+The held-out images are set apart first and used once, after training. Weights, images and README go
+into a folder named as the result file; `--commit-results` renews those in the package.
 """
 
 import time
@@ -15,8 +16,6 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torch.nn import functional as F
@@ -34,6 +33,9 @@ WEIGHTS = Path(__file__).parents[2] / 'timm_res2net' / 'weights'
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return training and held-out images (N, 8, 8) uint8, training and held-out labels (N,)."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
     return train_test_split(
@@ -113,7 +115,8 @@ README = """\
   "Optical Recognition of Handwritten Digits"), split by `train_test_split(...,
   test_size={held_out}, stratify=labels, random_state=0)`: {train} training images, and {held_out}
   held-out images that were used once, after training.
-- Made by: `python -m benchmarks.trainings.train_digits` (seed {seed}, {steps} steps, one thread).
+- Made by, in a clone after `pip install '.[scripts]'`:
+  `python -m benchmarks.trainings.train_digits --commit-results` (seed {seed}, {steps} steps, one thread).
 - License: Apache-2.0, like the package.
 
 `digits.png`: twenty of the held-out images in a row, 8x8 pixels each, with labels 0 to 9 twice.
@@ -122,12 +125,13 @@ README = """\
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write weights, demo images, README and figures."""
-    script = Script('trainings.train_digits', __doc__)
+    script = Script('trainings.train_digits', __doc__, 'sklearn')
     add = script.parser.add_argument
     add('--steps', type=int, default=1500, help='optimizer steps (default: %(default)s)')
     add('--seed', type=int, default=0, help='random seed (default: %(default)s)')
-    add('--weights', type=Path, default=WEIGHTS, help='folder for weights, images and README')
     args = script.parse(argv)
+    folder = WEIGHTS if script.out == script.committed else script.out.with_suffix('')
+    folder.mkdir(exist_ok=True)
 
     torch.set_num_threads(1)  # fixes the order of sums: one seed, one result on one machine
     torch.manual_seed(args.seed)
@@ -151,17 +155,14 @@ def main(argv: list[str] | None = None) -> None:
         'seconds': round(time.time() - started),
     }
     picked = [np.flatnonzero(test_labels == digit)[k] for k in range(2) for digit in range(10)]
-    args.weights.mkdir(parents=True, exist_ok=True)
     note = {key: str(report[key]) for key in ('model', 'accuracy', 'held_out')}
     note['command'] = 'python -m benchmarks.trainings.train_digits'
     weights = save({k: v.contiguous() for k, v in model.state_dict().items()}, metadata=note)
     strip = Image.fromarray(np.concatenate(test_images[picked], axis=1))
-    write_file(args.weights / FILE, lambda file: file.write(weights))
-    write_file(
-        args.weights / 'digits.png', lambda file: strip.save(file, format='PNG', optimize=True)
-    )
+    write_file(folder / FILE, lambda file: file.write(weights))
+    write_file(folder / 'digits.png', lambda file: strip.save(file, format='PNG', optimize=True))
     readme = README.format(**report).encode()
-    write_file(args.weights / 'README.md', lambda file: file.write(readme))
+    write_file(folder / 'README.md', lambda file: file.write(readme))
     script.save(report)
     print(report)
 

@@ -5,7 +5,7 @@
 Data: `stick_figures`. The loss is the mean squared error of heatmaps, the optimizer Adam, the
 measure PCK. The learning rate is the best of three for a network with fewer layers, on a validation
 part of the training figures. The held-out figures have another seed and are used once a network.
-One thread, fixed seeds. Needs the extra `plots`.
+One thread, fixed seeds.
 """
 
 import json
@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models.hrnet import cfg_cls
@@ -30,7 +28,7 @@ from torch.nn import functional as F
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.files import write_file
 
-from ..script import RESULTS, Script
+from ..script import Script
 from .heatmaps import RADIUS, heatmaps, hits, pck, points_of
 from .stick_figures import JOINTS, SIZE, Figures, figures
 
@@ -207,8 +205,15 @@ def load(path: Path) -> Keypoints:
     return model
 
 
-def draw(data: Figures, found: torch.Tensor) -> Figure:
-    """Draw a row of images with true joints as pluses and found ones as dots, one color a joint."""
+def draw(data: Figures, found: torch.Tensor) -> Any:
+    """Draw a row of images with true joints as pluses and found ones as dots, one color a joint.
+
+    Returns:
+        A figure of matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(1.5 * len(data), 1.75), layout='constrained')
     FigureCanvasAgg(figure)
     for axes, image, true, points in zip(
@@ -238,8 +243,8 @@ def sentence(report: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Tune, train, evaluate, save, load, and write the results and the picture."""
-    script = Script('trainings.train_keypoints', __doc__)
+    """Tune, train, evaluate, save, load, and write the results and a picture."""
+    script = Script('trainings.train_keypoints', __doc__, 'matplotlib')
     add = script.parser.add_argument
     add('--steps', type=int, default=200, help='of the first model (default: %(default)s)')
     add('--tune-steps', type=int, default=60, help='for each rate (default: %(default)s)')
@@ -248,11 +253,7 @@ def main(argv: list[str] | None = None) -> None:
     add('--held-out', type=int, default=250, help='held-out figures (default: %(default)s)')
     add('--seed', type=int, default=0, help='random seed (default: %(default)s)')
     add('--weights', type=Path, help='.safetensors file for the weights of the first model')
-    add(
-        '--picture', type=Path, default=RESULTS / 'keypoints.png',
-        help='PNG of figures (default: benchmarks/results/keypoints.png)',
-    )  # fmt: skip
-    args = script.parse(argv, 'picture', 'weights')
+    args = script.parse(argv, 'weights')
     if args.figures <= VALIDATION:
         script.parser.error(f'--figures must be more than the {VALIDATION} of the validation part.')
     torch.set_num_threads(1)  # fixes the order of sums: one seed, one result on one machine
@@ -314,7 +315,7 @@ def main(argv: list[str] | None = None) -> None:
         print(name, report['models'][name], flush=True)
         if name == first:
             picture = draw(held_out[:5], found[:5])
-            write_file(args.picture, partial(picture.savefig, format='png', dpi=100))
+            write_file(script.picture, partial(picture.savefig, format='png', dpi=100))
     print(sentence(report))
     script.save(report)
 

@@ -1,11 +1,13 @@
 """The frame of the scripts."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from benchmarks import convert_memory, import_time, kernels, load_time
-from benchmarks.script import RESULTS, Script
+from benchmarks import convert_memory, import_time, kernels, load_time, script
+from benchmarks.script import RESULTS, ROOT, Script
 
 
 def test_a_script(tmp_path, capsys):
@@ -25,6 +27,48 @@ def test_a_script(tmp_path, capsys):
     assert 'benchmarks/results/train_x.json' in capsys.readouterr().out
 
 
+def test_nothing_tracked_is_written_unless_asked(tmp_path, monkeypatch, capsys):
+    """The default is a path that git ignores; the committed file is renewed on request."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, 'RESULTS', ROOT / 'benchmarks' / 'none')
+    one = Script('x', 'X.')
+    one.parse([])
+    assert (one.out, one.picture) == (Path('benchmark-x.json'), Path('benchmark-x.png'))
+    one.save({'figure': 1})
+    assert [path.name for path in tmp_path.iterdir()] == ['benchmark-x.json']
+    assert 'Written to benchmark-x.json' in capsys.readouterr().out
+    if (ROOT / '.git').exists():
+        for path in ('benchmark-x.json', 'benchmark-tables/', 'recorded/consumers.json'):
+            done = subprocess.run(['git', 'check-ignore', '-q', path], cwd=ROOT)
+            assert done.returncode == 0, path
+    for argv in (['--commit-results', '--out', 'x.json'], ['--commit']):
+        with pytest.raises(SystemExit) as stop:
+            one.parse(argv)
+        assert stop.value.code == 2
+
+
+def test_the_committed_file_is_renewed_on_request(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, 'ROOT', tmp_path)
+    monkeypatch.setattr(script, 'RESULTS', tmp_path)
+    one = Script('x', 'X.')
+    one.parser.add_argument('--steps')
+    one.parse(['--commit-results', '--steps', '3'])
+    assert one.out == one.committed == tmp_path / 'x.json'
+    one.save({})
+    (run,) = json.loads(one.out.read_text())['runs']
+    assert run['command'] == 'python -m benchmarks.x --steps 3'
+
+
+def test_a_missing_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        Script('x', 'X.', 'torch', 'no_such_package').parse([])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1
+    assert 'no_such_package' in error
+    assert "pip install 'timm-res2net[scripts]'" in error
+
+
 def test_files_are_checked_before_the_work(tmp_path, capsys):
     for option, path in (('--out', tmp_path / 'no' / 'x.json'), ('--weights', tmp_path)):
         script = Script('x', 'X.')
@@ -36,8 +80,7 @@ def test_files_are_checked_before_the_work(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('module', [convert_memory, import_time, kernels, load_time])
-def test_results_are_of_whole_runs(module):
-    """The command has no option besides `--out` or the default of one."""
+def test_results_say_what_made_them(module):
     name = module.__name__.rpartition('.')[2]
     (run,) = json.loads((RESULTS / f'{name}.json').read_text())['runs']
     assert run['command'].split(' --')[0] == f'python -m benchmarks.{name}'

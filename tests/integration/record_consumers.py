@@ -1,4 +1,4 @@
-"""Train under libraries that are too heavy for CI, and record the results in consumers.json.
+"""Train under libraries that are too heavy for CI, and record the results.
 
 Each trains a model of this package for an epoch on the digits of `benchmarks.trainings`, its
 features are compared with timm's, and its code in README.md is run.
@@ -10,7 +10,8 @@ features are compared with timm's, and its code in README.md is run.
         mmpretrain==1.2.0 mmcv-lite==2.2.0 mmengine==0.10.7
     mm/bin/python -m tests.integration.record_consumers
 
-Without `--only`, every library that is installed runs. Entries of the others stay.
+Without `--only`, every library that is installed runs. The entries of the others stay in the file.
+`--commit-results` renews consumers.json beside this file.
 """
 
 import argparse
@@ -29,8 +30,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.script import add_out
 from benchmarks.trainings.train_digits import NAME, accuracy, digits, to_batch
-from tests.common import image, randomise, relative_error
+from timm_res2net.extras import require
 
 HERE = Path(__file__).parent
 RATE = 2e-3
@@ -43,6 +45,8 @@ largest relative error of its features."""
 def fastai(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
     """`vision_learner`, `fit_one_cycle`."""
     from fastai.vision.all import DataLoaders, vision_learner
+
+    from tests.common import image, randomise, relative_error
 
     learner = vision_learner(
         DataLoaders(loader, loader), NAME, pretrained=False, normalize=False, n_out=10,
@@ -63,6 +67,8 @@ def fastai(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
 def lightning(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
     """`Trainer.fit`, and its checkpoint read back into a model of timm."""
     import lightning as L
+
+    from tests.common import image, relative_error
 
     class Classifier(L.LightningModule):
         def __init__(self):
@@ -96,6 +102,8 @@ def mmpretrain(loader: DataLoader, score: Callable[[nn.Module], None]) -> float:
     """An `ImageClassifier` on `TIMMBackbone`, and the feature levels of `TIMMBackbone`."""
     from mmpretrain.models import ImageClassifier, TIMMBackbone
     from mmpretrain.structures import DataSample
+
+    from tests.common import image, randomise, relative_error
 
     classifier = ImageClassifier(
         backbone=dict(type='TIMMBackbone', model_name=NAME),
@@ -163,15 +171,34 @@ def record(name: str) -> dict:
 
 def main() -> None:
     """Run the libraries asked for, or all that are installed, and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser = argparse.ArgumentParser(
+        prog='python -m tests.integration.record_consumers',
+        description=__doc__.partition('\n')[0],
+        allow_abbrev=False,
+    )
     parser.add_argument('--only', choices=CONSUMERS, action='append', help='may be repeated')
+    add_out(parser, 'recorded/consumers.json', HERE / 'consumers.json')
     args = parser.parse_args()
-    file = HERE / 'consumers.json'
-    found = json.loads(file.read_text())
-    for name in args.only or [name for name in CONSUMERS if importlib.util.find_spec(name)]:
+    installed = [name for name in CONSUMERS if importlib.util.find_spec(name)]
+    missing = [name for name in args.only or () if name not in installed]
+    try:
+        require('This script', 'test', 'sklearn', 'pytest')
+        if missing or not installed:
+            names = ', '.join(missing or CONSUMERS)
+            raise ValueError(
+                f'Not installed: {names}. Install what you want to record: pip install fastai '
+                'lightning; mmpretrain needs an environment of its own.'
+            )
+    except ValueError as error:
+        parser.exit(1, f'{parser.prog}: {error}\n')
+    file: Path = args.out
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    for name in args.only or installed:
         found[name] = record(name)
         print(name, json.dumps(found[name], indent=2))
         file.write_text(json.dumps(dict(sorted(found.items())), indent=2) + '\n')
+    print(f'Written to {file}.')
 
 
 if __name__ == '__main__':

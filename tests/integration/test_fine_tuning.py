@@ -14,7 +14,7 @@ from tests.hub.server import hub
 from timm_res2net.card import Result, results_of
 from timm_res2net.folder import read_card
 
-pytest.importorskip('mlxtend', reason='needs the extra integration')
+pytest.importorskip('mlxtend', reason='needs the extra scripts')
 
 from benchmarks.script import RESULTS
 from benchmarks.trainings import fine_tune

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip('torchmetrics', reason='needs the extra detection')
-pytest.importorskip('pycocotools', reason='needs the extra detection')
-pytest.importorskip('skimage', reason='needs the extra detection')
-pytest.importorskip('matplotlib', reason='needs the extra plots')
+pytest.importorskip('torchmetrics', reason='needs the extra scripts')
+pytest.importorskip('pycocotools', reason='needs the extra scripts')
+pytest.importorskip('skimage', reason='needs the extra scripts')
+pytest.importorskip('matplotlib', reason='needs the extra scripts')
 
 from benchmarks.script import RESULTS, load
 from benchmarks.trainings import textured_shapes, train_detector
@@ -140,13 +140,10 @@ def test_the_truth_scores_one_and_other_labels_nothing():
 def test_a_few_steps_are_reproducible(tmp_path, capsys):
     reports = []
     for run in ('a', 'b'):
-        out, picture = tmp_path / f'{run}.json', tmp_path / f'{run}.png'
-        train_detector.main(
-            ['--steps', '3', '--train', '6', '--held-out', '5', '--out', str(out), '--picture',
-             str(picture)]
-        )  # fmt: skip
+        out = tmp_path / f'{run}.json'
+        train_detector.main(['--steps', '3', '--train', '6', '--held-out', '5', '--out', str(out)])
         reports.append(json.loads(out.read_text())['cells'])
-        assert capsys.readouterr().out == train_detector.sentence(reports[-1]) + '\n'
+        assert capsys.readouterr().out.startswith(train_detector.sentence(reports[-1]) + '\n')
     for report in reports:
         del report['cpu_seconds']
     assert reports[0] == reports[1]
@@ -184,5 +181,5 @@ def test_the_readme():
 
 
 def test_the_picture():
-    picture = (RESULTS / 'detections.png').read_bytes()
+    picture = (RESULTS / 'train_detector.png').read_bytes()
     assert picture.startswith(b'\x89PNG') and len(picture) < 200_000
