@@ -23,7 +23,8 @@ TOP_LEVEL = {
 # A file imports only what stands above its own floor in this list.
 FLOORS = (
     'compat', 'text', 'extras', 'files', 'layers', 'convert', 'models', 'deploy', 'folder', 'card',
-    'resolve', 'checks', 'checkpoint', 'hub', 'export', 'detection', 'show', 'cli', '__main__',
+    'resolve', 'checks', 'checkpoint', 'hub', 'export', 'detection', 'show', 'predict', 'cli',
+    '__main__',
 )  # fmt: skip
 
 # timm's own names, which must not be registered again

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.common import image, model_folder, randomise, relative_error
 from timm_res2net.cli import main
-from timm_res2net.show import _open, activation_map, labels_of, look, show
+from timm_res2net.show import activation_map, labels_of, look, open_image, show
 
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
@@ -107,12 +107,12 @@ def test_images_of_16_bits_and_turned_ones(tmp_path):
         'I;16', (256, 1), b''.join(i.to_bytes(2, 'little') for i in range(0, 65536, 256))
     )
     ramp.save(tmp_path / 'deep.png')
-    assert list(_open(tmp_path / 'deep.png', 1).tobytes()) == list(range(256))
+    assert list(open_image(tmp_path / 'deep.png', 1).tobytes()) == list(range(256))
     turned = Image.new('RGB', (30, 20))
     exif = turned.getexif()
     exif[0x0112] = 6  # a quarter turn
     turned.save(tmp_path / 'turned.jpg', exif=exif)
-    assert _open(tmp_path / 'turned.jpg', 3).size == (20, 30)
+    assert open_image(tmp_path / 'turned.jpg', 3).size == (20, 30)
 
 
 def test_an_image_too_large_to_be_one(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_refused(target, source, out, value, remedy, tmp_path):
 
 def test_channels_that_no_image_file_has(tmp_path):
     source = model_folder(tmp_path / 'net', in_chans=5)
-    with pytest.raises(ValueError, match=r'takes 5 channels.*Show a model of 1 or 3 channels'):
+    with pytest.raises(ValueError, match=r'takes 5 channels.*Use a model of 1 or 3 channels'):
         show(source, None, tmp_path / 'x.png')
 
 

@@ -1,11 +1,13 @@
 """Pictures of a model at work: its feature levels, the splits of a block and its predictions."""
 
 import os
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageOps
+from PIL.Image import DecompressionBombError as BombError
 from timm.data import (
     ImageNetInfo,
     create_transform,
@@ -147,13 +149,22 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
     )
 
 
-def _open(path: Path | None, in_chans: int) -> Image.Image:
-    """Open an image file, or a digit of the package if `path` is None."""
+def open_image(path: Path | None, in_chans: int) -> Image.Image:
+    """Open an image file, or a digit of the package if `path` is None.
+
+    Args:
+        path: The file.
+        in_chans: Channels that the model takes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not an image, or the model takes other than 1 or 3 channels.
+    """
     from .folder import MODES
 
     if in_chans not in MODES:
         raise ValueError(
-            f'The model takes {in_chans} channels, and an image file has 1 or 3. Show a '
+            f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
             'model of 1 or 3 channels.'
         )
     if path is None:
@@ -168,7 +179,8 @@ def _open(path: Path | None, in_chans: int) -> Image.Image:
         return image.convert(MODES[in_chans])
     except FileNotFoundError as error:
         raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
-    except (OSError, Image.DecompressionBombError) as error:
+    # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
         raise ValueError(
             f'Cannot read {path} as an image ({error}). Give a PNG or JPEG file.'
         ) from error
@@ -217,7 +229,7 @@ def show(
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model = load_model(target, pretrained).eval()
     data = resolve_model_data_config(model)
-    opened = _open(None if image is None else Path(image), data['input_size'][0])
+    opened = open_image(None if image is None else Path(image), data['input_size'][0])
     x = create_transform(**data)(opened)[None]
     seen = look(model, x)
     labels = labels_of(model)

@@ -323,6 +323,7 @@ def test_run_under_torchrun(script, tmp_path):
         'check',
         'export',
         'show',
+        'predict',
         'hub-configs',
         'run',
     ],

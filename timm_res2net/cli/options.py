@@ -94,9 +94,21 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_random(parser: argparse.ArgumentParser) -> None:
-    """Add the model to load, and --random."""
-    parser.add_argument('model', metavar='MODEL', help='registered name, folder, or OWNER/NAME')
+def add_random(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the model to load, and --random.
+
+    Args:
+        parser: The verb's parser.
+        default: The model if none is named; None if one must be named.
+    """
+    parser.add_argument(
+        'model',
+        metavar='MODEL',
+        nargs='?' if default else None,
+        default=default,
+        help='registered name, folder, or OWNER/NAME'
+        + (f' (default: {default})' if default else ''),
+    )
     parser.add_argument(
         '--random', action='store_true', help='use random weights instead of loading some'
     )

@@ -1,0 +1,131 @@
+"""`timm-res2net predict`, as a user meets it."""
+
+import io
+import json
+
+import pytest
+import timm
+from PIL import Image
+
+from tests.common import model_folder
+from timm_res2net import convert_checkpoint
+from timm_res2net.cli import main
+from timm_res2net.show import DIGITS
+
+
+@pytest.fixture
+def digits(tmp_path):
+    folder = tmp_path / 'photos'
+    (folder / 'more').mkdir(parents=True)
+    with Image.open(DIGITS) as strip:
+        strip.crop((56, 0, 64, 8)).save(folder / '7.png')
+        strip.crop((32, 0, 40, 8)).save(folder / 'more' / '4.png')
+    return folder
+
+
+def cells(out: str) -> list[list[str]]:
+    """Cells of the table below its header."""
+    return [[cell.strip() for cell in row.split('|')[1:-1]] for row in out.splitlines()[2:]]
+
+
+def test_the_embedded_model(capsys):
+    assert main(['predict']) == 0
+    rows = cells(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ['bundled digit', '', '']
+    assert rows[0][1] == '3'
+    assert float(rows[0][2].removesuffix(' %')) > 50
+
+
+def test_a_folder_of_images(digits, capsys):
+    assert main(['predict', 'test_res2net_se', str(digits), '--top', '1']) == 0
+    rows = cells(capsys.readouterr().out)
+    assert [row[1] for row in rows] == ['7', '4']
+    assert str(digits / 'more' / '4.png').endswith(rows[1][0].removeprefix('...'))
+
+
+def test_json(digits, capsys):
+    assert main(['predict', 'test_res2net_se', str(digits), '--top', '2', '--json']) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['image'] for row in rows] == [str(digits / '7.png'), str(digits / 'more/4.png')]
+    assert [[len(row['top']), row['top'][0]['class']] for row in rows] == [[2, '7'], [2, '4']]
+    assert 0.5 < rows[0]['top'][0]['probability'] < 1
+
+
+@pytest.mark.parametrize('as_json', [False, True])
+def test_unreadable_images_are_named_and_the_others_shown(as_json, digits, capsys):
+    for name in ('5.jpg', '8.png'):
+        (digits / name).write_text('no image')
+    flags = ['--json'] if as_json else []
+    assert main(['predict', 'test_res2net_se', str(digits), '--top', '1', *flags]) == 1
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert len(lines) == 2
+    for line, name in zip(lines, ('5.jpg', '8.png'), strict=True):
+        assert line.startswith(f'timm-res2net predict: Cannot read {digits / name} as an image')
+        assert line.endswith('Give a PNG or JPEG file.')
+    if as_json:
+        rows = json.loads(told.out)
+        assert ['error' in row for row in rows] == [True, False, True, False]
+    else:
+        assert [row[1] for row in cells(told.out)] == ['7', '4']
+
+
+def test_a_folder_that_was_converted(digits, tmp_path, capsys):
+    """The names of the classes that `convert` wrote are those that are shown."""
+    folder = model_folder(tmp_path / 'net', num_classes=2)
+    convert_checkpoint(folder, tmp_path / 'named', label_names=['a rose', 'a tulip'])
+    assert main(['predict', str(tmp_path / 'named'), str(digits / '7.png')]) == 0
+    assert {row[1] for row in cells(capsys.readouterr().out)} == {'a rose', 'a tulip'}
+
+
+def test_names_of_imagenet_and_80_columns(digits, monkeypatch, capsys):
+    long = digits / ('very_long_name_' * 5 + '.png')
+    (digits / '7.png').rename(long)
+    arguments = ['predict', 'res2net50_se', str(long), '--random', '--top', '1000']
+    # the tiny model with ImageNet's classes stands for the large one
+    tiny = timm.create_model('test_res2net_se', num_classes=1000)
+    monkeypatch.setattr('timm_res2net.cli.predict.load_model', lambda name, pretrained: tiny)
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in lines} == {80}
+    assert lines[2].startswith('| ...') and '_long_name_.png |' in lines[2]
+    assert any('| goldfish, Carassius auratus ' in line for line in lines)
+    assert any('... |' in line for line in lines[3:])  # a name that is too long
+
+
+@pytest.mark.parametrize(
+    ('words', 'texts'),
+    [
+        (['--top', '0'], ['--top is 0', 'at least 1']),
+        (['--batch-size', '-1'], ['--batch-size is -1', 'at least 1']),
+        (['{digits}/7.png'], ['7.png is an image', 'predict MODEL {digits}/7.png']),
+        (['test_res2net_se', '{digits}/9.png'], ['no image or folder {digits}/9.png']),
+        (['res2net50_18w_4s', '{digits}'], ["no published weights for 'res2net50_18w_4s'"]),
+        (['res2net5', '{digits}'], ["'res2net5' is not a registered model", 'Did you mean']),
+    ],
+)
+def test_what_cannot_be_predicted(words, texts, digits, capsys):
+    assert main(['predict', *(word.format(digits=digits) for word in words)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ''
+    assert told.err.count('\n') == 1
+    for text in texts:
+        assert text.format(digits=digits) in told.err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize('to_a_terminal', [False, True])
+def test_progress(to_a_terminal, digits, monkeypatch):
+    """A bar, unless the rows themselves appear on the terminal."""
+    for i in range(20):
+        Image.new('L', (8, 8)).save(digits / f'{i + 10}.png')
+    errors, out = Terminal(), Terminal() if to_a_terminal else io.StringIO()
+    monkeypatch.setattr('sys.stderr', errors)
+    monkeypatch.setattr('sys.stdout', out)
+    assert main(['predict', 'test_res2net_se', str(digits), '--top', '1']) == 0
+    assert ('22/22' in errors.getvalue()) is not to_a_terminal
+    assert len(out.getvalue().splitlines()) == 24
