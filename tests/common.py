@@ -81,14 +81,18 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-# The table of the four semantics, as their sources have it: for the first block of a stage with
+# The table of semantics, as their sources have it: for the first block of a stage with
 # stride 1 and with a stride, whether it adds the previous split, and what its last split does.
 TABLE = {
     'official': {'first': ('no', 'pool'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pool')},
     'mmdet': {'first': ('no', 'pass'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pass')},
+    'detectron2': {'first': ('no', 'pass'), 'strided': ('no', 'pass'), 'dilated': ('no', 'pass')},
+    'maskrcnn': {'first': ('no', 'pool'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pool')},
     'paddle': {'first': ('yes', 'pass'), 'strided': ('no', 'pool'), 'dilated': ('no', 'pool')},
     'caffe': {'first': ('yes', 'pass'), 'strided': ('yes', 'pass'), 'dilated': ('yes', 'pass')},
 }
+STRIDE_IN_CONV1 = ('caffe', 'detectron2', 'maskrcnn')
+DILATES_FIRST = ('mmdet', 'detectron2')  # as the rest of the stage, not as the stage before
 
 
 class Reference:
@@ -129,7 +133,7 @@ class Reference:
 
     def block(self, x, name, kind, stride, dilation):
         adds, last = TABLE[self.semantics].get(kind, ('yes', 'pass'))
-        in_conv1 = self.semantics == 'caffe'
+        in_conv1 = self.semantics in STRIDE_IN_CONV1
         y = self.conv_bn(x, f'{name}.conv1', f'{name}.bn1', stride if in_conv1 else 1).relu()
         split_stride = 1 if in_conv1 else stride
         splits, outs = y.chunk(self.scale, 1), []
@@ -170,6 +174,7 @@ class Reference:
             if stride == 2 and net_stride >= output_stride:
                 stride, dilation = 1, dilation * 2
             net_stride *= stride
+            first = dilation if self.semantics in DILATES_FIRST else before
             for i in range(blocks):
                 kind = None
                 if i == 0:
@@ -179,7 +184,7 @@ class Reference:
                     f'layer{stage + 1}.{i}',
                     kind,
                     stride if i == 0 else 1,
-                    before if i == 0 else dilation,
+                    first if i == 0 else dilation,
                 )
         return x
 

@@ -19,6 +19,7 @@ from torch import nn
 from tests.common import Reference, image, randomise, relative_error
 from timm_res2net import check, convert_checkpoint
 from timm_res2net.convert import SOURCES
+from timm_res2net.layers.bottle2neck import SEMANTICS
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
@@ -63,7 +64,7 @@ def test_a_network_is_found_by_its_shapes(name, tmp_path):
         assert torch.equal(value, weights[key])
 
 
-@pytest.mark.parametrize('semantics', ['official', 'mmdet', 'paddle', 'caffe'])
+@pytest.mark.parametrize('semantics', SEMANTICS)
 def test_a_network_without_a_name(semantics, tmp_path):
     """All its arguments stand in the config."""
     official = semantics == 'official'
@@ -82,7 +83,7 @@ def test_a_network_without_a_name(semantics, tmp_path):
         assert torch.equal(from_folder(tmp_path / 'out')(image()), model(image()))
         neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
         assert torch.equal(neck(image())[0], model.forward_features(image()))
-    if not official:
+    if semantics in NAMED:
         with pytest.raises(ValueError, match=f"Name semantics='{semantics}'"):
             convert_checkpoint(tmp_path / 'w.safetensors', model=NAMED[semantics])
 
@@ -119,11 +120,13 @@ def test_a_name_tells_the_semantics_that_keys_do_not(tmp_path):
 
 # --- round trips, and what a layout cannot express ----------------------------------------------
 
+CUSTOM = 'res2net_custom'
 ROUND = {
     'official': 'res2next50',
     'mmpretrain': 'res2net50d',
     'mmdet': 'res2net50_v1d_26w_4s',
-    'detectron2': 'res2net50_v1d_26w_4s',
+    'detectron2': 'res2net50_v1d_26w_4s',  # by its shapes; no name has these semantics
+    'maskrcnn': 'res2net50_26w_4s',
     'paddle': 'res2net50_vd_26w_4s',
     'article': 'res2net50_16w_4s_se',
 }
@@ -132,14 +135,17 @@ ROUND = {
 @pytest.mark.parametrize('to', ROUND)
 def test_round_trip(to, tmp_path):
     """Every tensor comes back bit for bit."""
-    kwargs = {'num_classes': 0} if to in ('mmdet', 'detectron2') else {}
+    kwargs = {'num_classes': 0} if to in ('mmdet', 'detectron2', 'maskrcnn') else {}
     weights = random_weights(ROUND[to], **kwargs)
     path = save(weights, tmp_path / 'w.pth')
-    convert_checkpoint(path, tmp_path / 'theirs', to=to, model=ROUND[to])
+    named = {'semantics': to} if to in ('detectron2', 'maskrcnn') else {'model': ROUND[to]}
+    convert_checkpoint(path, tmp_path / 'theirs', to=to, **named)
     back = convert_checkpoint(tmp_path / 'theirs')
-    assert (back.source, back.architecture) == (to, ROUND[to])
+    assert (back.source, back.architecture) == (to, ROUND[to] if 'model' in named else CUSTOM)
     for key, value in back.model.state_dict().items():
-        assert torch.equal(value, weights[key]), key
+        # maskrcnn's BatchNorm has no eps: it is added to the variance and subtracted again
+        ulp = 2**-24 if to == 'maskrcnn' and key.endswith('running_var') else 0.0
+        assert torch.allclose(value, weights[key], rtol=2 * ulp, atol=0), key
 
 
 @pytest.mark.parametrize(
@@ -396,7 +402,10 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
             '48) and res2net50_se has (64, 128, 256, 512). Use test_res2net_se.',
         ),
         ({'source': 'paddle'}, 'Keys that the paddle table has no rule for, '),
-        ({'semantics': 'caffee'}, "Unknown semantics 'caffee'. Use one of official, mmdet, paddle"),
+        (
+            {'semantics': 'caffee'},
+            "Unknown semantics 'caffee'. Use one of official, mmdet, detectron2",
+        ),
         (
             {'model': 'test_res2net_se', 'semantics': 'paddle'},
             'test_res2net_se computes official, not paddle. Name one of the two.',

@@ -1,5 +1,6 @@
 """Sources: the files of each give its own outputs."""
 
+import copy
 import json
 import pickle
 import re
@@ -18,8 +19,9 @@ from torch.nn import functional as F
 
 from tests.common import TIMMS, Reference, image, randomise, relative_error
 from tests.convert.helpers import FIXTURES, random_weights, save
+from tests.convert.references import Detectron2, MaskRCNN, MMDet, PaddleDetection
 from tests.fixtures import values
-from timm_res2net import convert_checkpoint
+from timm_res2net import convert_checkpoint, reparameterize_model
 from timm_res2net.convert import (
     SOURCES,
     apply_rules,
@@ -32,6 +34,7 @@ from timm_res2net.convert import (
     undo_rules,
 )
 from timm_res2net.convert.fit import Fit, fit, shapes, without_counters
+from timm_res2net.layers.bottle2neck import SEMANTICS
 from timm_res2net.models.figures import FIGURES
 
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
@@ -172,7 +175,7 @@ def tiny_as(name: str) -> dict[str, torch.Tensor]:
         'test_res2net_se',
         semantics=source.semantics[0],
         attn_layer='se' if source.has_se else '',
-        num_classes=0 if detector else 7,
+        num_classes=0 if detector or name == 'maskrcnn' else 7,
         **dict(stem_type='deep', stem_width=8, avg_down=True, down_kernel_size=1)
         if detector
         else {},
@@ -255,24 +258,117 @@ HEADS = {
 
 
 @SIZES
-@pytest.mark.parametrize('source', HEADS)
-def test_backbones_of_detectors(source, whole, tmp_path):
-    names = {'mmdet': mmdet_name, 'detectron2': detectron2_name}[source]
+def test_mmdetections_backbones(whole, tmp_path):
     weights = random_weights('res2net101_v1d_26w_4s', num_classes=0, **shortened(whole))
-    theirs = respell(weights, names, counted=source == 'mmdet')
-    heads = {key: torch.ones(2) for key in HEADS[source]}
-    entry = 'state_dict' if source == 'mmdet' else 'model'
-    path = save({entry: {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
+    theirs = respell(weights, mmdet_name)
+    heads = {key: torch.ones(2) for key in HEADS['mmdet']}
+    path = save({'state_dict': {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
-    assert (found.source, found.semantics) == (source, 'mmdet')
+    assert (found.source, found.semantics) == ('mmdet', 'mmdet')
     assert found.architecture == 'res2net101_v1d_26w_4s' or not whole
     assert sorted(m.source for m in found.moves if not m.target) == sorted(heads)
     layers = (3, 4, 23, 3) if whole else LAYERS
-    reference = Reference(theirs, 'mmdet', layers, 4, deep=True, avg_down=True, names=names)
+    for kwargs in (
+        {},
+        {'strides': (1, 2, 2, 1), 'dilations': (1, 1, 1, 2), 'output_stride': 16},
+        {'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4), 'output_stride': 8},
+    ):
+        stride = {'output_stride': kwargs.pop('output_stride')} if kwargs else {}
+        reference = MMDet(layers, **kwargs)
+        reference.load_state_dict(without_prefix(theirs, 'backbone.'))
+        assert_same_levels(tmp_path / 'out', reference, **stride)
+
+
+def without_prefix(weights, prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in weights.items()}
+
+
+def assert_same_levels(folder: Path, reference: nn.Module, **kwargs) -> None:
+    """A converted folder answers as another project's network at every level, in evaluation and in
+    training, and deployed."""
+    kwargs = {'features_only': True, 'out_indices': (1, 2, 3, 4), **kwargs}
+    for training in (False, True):
+        ours = from_folder(folder, **kwargs).train(training)
+        theirs = copy.deepcopy(reference).train(training)
+        with torch.no_grad():
+            levels = list(zip(ours(image(4)), theirs(image(4)), strict=True))
+        assert len(levels) == 4
+        for got, expected in levels:
+            assert relative_error(got, expected) < FLOAT32
+    deployed = reparameterize_model(from_folder(folder, **kwargs))
     with torch.no_grad():
-        expected = reference.features(image())
-        neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
-        assert relative_error(neck(image())[0], expected) < FLOAT32
+        for got, expected in zip(deployed(image()), reference.eval()(image()), strict=True):
+            assert relative_error(got, expected) < FLOAT32
+
+
+@pytest.mark.parametrize('res5_dilation', [1, 2])
+@SIZES
+def test_detectron2s_detectors(whole, res5_dilation, tmp_path):
+    """The numbers of Res2Net-detectron2, which strides in conv1, not those of MMDetection."""
+    layers = (3, 4, 23, 3) if whole else LAYERS
+    reference = randomise(Detectron2(layers, res5_dilation=res5_dilation))
+    theirs = respell(reference.state_dict(), 'backbone.bottom_up.{}'.format, counted=False)
+    heads = {key: torch.ones(2) for key in HEADS['detectron2']}
+    path = save({'model': {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
+    found = convert_checkpoint(path, tmp_path / 'out')
+    assert (found.source, found.semantics) == ('detectron2', 'detectron2')
+    assert sorted(m.source for m in found.moves if not m.target) == sorted(heads)
+    stride = {'output_stride': 16} if res5_dilation == 2 else {}
+    assert_same_levels(tmp_path / 'out', reference, **stride)
+    if res5_dilation == 1:
+        convert_checkpoint(path, tmp_path / 'mmdet', semantics='mmdet')
+        with pytest.raises(AssertionError):  # what such a file was read as
+            assert_same_levels(tmp_path / 'mmdet', reference)
+
+
+def test_mmpretrain_with_the_style_of_caffe(tmp_path):
+    """The keys do not tell it. It computes what Res2Net-maskrcnn computes."""
+    reference = randomise(MaskRCNN(LAYERS, norm=nn.BatchNorm2d))
+    theirs = respell(reference.state_dict(), lambda key: f'backbone.{key.removeprefix("stem.")}')
+    path = save({'state_dict': theirs}, tmp_path / 'w.pth')
+    found = convert_checkpoint(path, tmp_path / 'out', semantics='maskrcnn')
+    assert (found.source, found.semantics) == ('mmpretrain', 'maskrcnn')
+    assert_same_levels(tmp_path / 'out', reference)
+    assert convert_checkpoint(path).semantics == 'official'
+
+
+@pytest.mark.parametrize(('width', 'scale'), [(26, 4), (48, 2), (14, 8)])
+def test_res2net_maskrcnn(width, scale, tmp_path):
+    reference = randomise(MaskRCNN(LAYERS, width, scale))
+    generator = torch.Generator().manual_seed(3)
+    for name, value in reference.named_buffers():  # of a frozen BatchNorm everything is a buffer
+        low = 0.3 if name.endswith(('weight', 'var')) else -0.2
+        value.uniform_(low, low + 0.4, generator=generator)
+        if name.endswith('var'):
+            value[0] = 2e-5  # a channel whose variance is near the eps that the others add
+    theirs = respell(reference.state_dict(), 'module.backbone.body.{}'.format)
+    heads = ('module.backbone.fpn.fpn_inner1.bias', 'module.rpn.head.conv.bias')
+    theirs = {**theirs, **dict.fromkeys(heads, torch.ones(2))}
+    path = save({'model': theirs, 'iteration': 7}, tmp_path / 'w.pth')
+    found = convert_checkpoint(path, tmp_path / 'out')
+    assert (found.source, found.semantics) == ('maskrcnn', 'maskrcnn')
+    ours = from_folder(tmp_path / 'out', features_only=True, out_indices=(1, 2, 3, 4))
+    x = image()
+    with torch.no_grad():
+        expected = reference(x)
+        for model in (ours, reparameterize_model(ours)):
+            for got, level in zip(model(x), expected, strict=True):
+                assert relative_error(got, level) < FLOAT32
+    # in training theirs is frozen; the blocks are compared with a BatchNorm that trains
+    trained = randomise(MaskRCNN(LAYERS, width, scale, nn.BatchNorm2d))
+    save({'model': trained.state_dict()}, tmp_path / 'trained.pth')
+    convert_checkpoint(tmp_path / 'trained.pth', tmp_path / 'trained')
+    own = from_folder(tmp_path / 'trained', features_only=True, out_indices=(1, 2, 3, 4)).train()
+    with torch.no_grad():
+        for got, level in zip(own(image(4)), trained.train()(image(4)), strict=True):
+            assert relative_error(got, level) < FLOAT32
+    # and back
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to='maskrcnn')
+    back = torch.load(tmp_path / 'back.pth')['model']
+    reference.load_state_dict(back)
+    with torch.no_grad():
+        for got, level in zip(reference(x), expected, strict=True):
+            assert relative_error(got, level) < FLOAT32
 
 
 @SIZES
@@ -363,42 +459,24 @@ def test_paddles_whole_files(name, block, tmp_path):
 
 
 @SIZES
-def test_paddle_detection(whole, tmp_path):
+@pytest.mark.parametrize('variant', ['b', 'd'])
+def test_paddle_detection(variant, whole, tmp_path):
     """Its own names, and a deep stem without the average pool in the shortcut."""
+    reference = randomise(PaddleDetection((3, 4, 6, 3) if whole else LAYERS, variant))
+    paddles = {'running_mean': '_mean', 'running_var': '_variance'}
 
     def names(key: str) -> str:
         path, leaf = key.rsplit('.', 1)
-        if path == 'fc' or not path.startswith('layer'):
-            part = {'conv1.0': 'conv1_1', 'conv1.3': 'conv1_2', 'conv1.6': 'conv1_3'}
-            norm = {'conv1.1': 'conv1_1', 'conv1.4': 'conv1_2', 'bn1': 'conv1_3'}
-            if path in part:
-                return f'backbone.res1.{part[path]}.conv.{leaf}'
-            return f'backbone.res1.{norm[path]}.norm.{bn.get(leaf, leaf)}'
-        stage, block, *rest = path.split('.')
-        place = f'backbone.res{int(stage[5:]) + 1}.blocks.{block}'
-        module, index = rest[0], rest[-1]
-        branch = {
-            'conv1': 'branch2a', 'bn1': 'branch2a', 'conv3': 'branch2c', 'bn3': 'branch2c',
-            'convs': f'branch2b.{index}', 'bns': f'branch2b.{index}', 'downsample': 'branch1',
-        }[module]  # fmt: skip
-        is_conv = module.startswith('conv') or rest == ['downsample', '0']
-        return f'{place}.{branch}.{"conv.weight" if is_conv else "norm." + bn.get(leaf, leaf)}'
+        return f'backbone.{path}.{paddles.get(leaf, leaf)}'
 
-    bn = {'running_mean': '_mean', 'running_var': '_variance'}
-    weights = random_weights(
-        'res2net50_vd_26w_4s', avg_down=False, num_classes=0, **shortened(whole)
-    )
-    theirs = respell(weights, names, counted=False)
+    theirs = respell(reference.state_dict(), names, counted=False)
     arrays = {key: value.numpy() for key, value in theirs.items()}
     content = {**arrays, 'neck.fpn.weight': np.ones(3, np.float32)}
     (tmp_path / 'w.pdparams').write_bytes(pickle.dumps(content, 2))
     found = convert_checkpoint(tmp_path / 'w.pdparams', tmp_path / 'out')
+    assert (found.source, found.semantics) == ('paddle', 'paddle')
     assert [m.source for m in found.moves if not m.target] == ['neck.fpn.weight']
-    layers = (3, 4, 6, 3) if whole else LAYERS
-    reference = Reference(theirs, 'paddle', layers, 4, deep=True, names=names)
-    with torch.no_grad():
-        got = from_folder(tmp_path / 'out').forward_features(image())
-        assert relative_error(got, reference.features(image())) < FLOAT32
+    assert_same_levels(tmp_path / 'out', reference)
 
 
 def article_weights(
@@ -564,10 +642,8 @@ def test_checkpoints_of_no_known_source(keys, text):
 
 def test_every_source_has_its_sentences():
     assert set(SOURCES) == {
-        'official', 'mmpretrain', 'mmdet', 'detectron2', 'paddle', 'article', 'timm',
+        'official', 'mmpretrain', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'article', 'timm',
     }  # fmt: skip
     assert all(SOURCES[name].name == name for name in SOURCES)
     assert all(source.license.endswith('.') for source in SOURCES.values())
-    assert {s for source in SOURCES.values() for s in source.semantics} == {
-        'official', 'mmdet', 'paddle', 'caffe',
-    }  # fmt: skip
+    assert {s for source in SOURCES.values() for s in source.semantics} == set(SEMANTICS)

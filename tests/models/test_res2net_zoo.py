@@ -191,7 +191,7 @@ def test_plain_stem_follows_the_channels(width):
         ({'aa_layer': 'max'}, "'max'", 'Use avg, blur, or a class'),
         ({'channels': (15, 30, 60, 120)}, 'channels[0]=15', 'must be even'),
         ({'scale': 0}, 'got 0', 'scale must be a whole number of at least 1'),
-        ({'semantics': ''}, "''", 'official, mmdet, paddle, caffe'),
+        ({'semantics': ''}, "''", 'official, mmdet, detectron2, maskrcnn, paddle, caffe'),
     ],
 )
 def test_impossible_values(kwargs, value, remedy):

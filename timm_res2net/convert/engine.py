@@ -25,6 +25,7 @@ class Rule(NamedTuple):
             the last.
         into_mean: Whether the tensor is a bias before a BatchNorm. It is subtracted from the
             running mean that another rule brings to the target.
+        shift: Number that is added to the tensor.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Rule(NamedTuple):
     transpose: bool = False
     rotate: tuple[int, int] | None = None
     into_mean: bool = False
+    shift: float = 0.0
 
     @property
     def how(self) -> str:
@@ -42,6 +44,8 @@ class Rule(NamedTuple):
             return 'subtracted from the running mean'
         if self.transpose:
             return 'transposed'
+        if self.shift:
+            return f'{self.shift:+g}'
         return 'first split moved to the end' if self.rotate else ''
 
 
@@ -163,6 +167,10 @@ def _roll(value: torch.Tensor, rotate: tuple[int, int], back: bool = False) -> t
     return value.roll(width if back else -width, dim)
 
 
+def _add(value: torch.Tensor, number: float) -> torch.Tensor:
+    return (value.double() + number).to(value.dtype)
+
+
 def apply_rules(
     state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
 ) -> Converted:
@@ -194,6 +202,8 @@ def apply_rules(
             value = value.t().contiguous()
         if rule.rotate:
             value = _roll(value, rule.rotate)
+        if rule.shift:
+            value = _add(value, rule.shift)
         (biases if rule.into_mean else out)[name] = value
     alone = biases.keys() - out.keys()
     if alone:
@@ -230,6 +240,8 @@ def undo_rules(
         value = state_dict[key]
         if rule.rotate:
             value = _roll(value, rule.rotate, back=True)
+        if rule.shift:
+            value = _add(value, -rule.shift)
         out[name] = value.t().contiguous() if rule.transpose else value
     for rule in rules:
         if rule.into_mean:

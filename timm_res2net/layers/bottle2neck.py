@@ -34,12 +34,16 @@ class Semantics(NamedTuple):
             Otherwise the last split passes unchanged.
         strided_adds: A strided or dilated first block adds the output of the previous split.
         strided_pools: A strided first block average-pools its last split (3x3, with the stride of
-            the block). Otherwise the last split passes unchanged, which needs `stride_in_conv1`.
+            the 3x3 convolutions). Otherwise the last split passes unchanged, which needs
+            `stride_in_conv1`.
         dilated_pools: A dilated first block average-pools its last split (3x3, stride 1).
         stride_in_conv1: The 1x1 convolution conv1 has the stride of the block. Otherwise the 3x3
             convolutions have it.
         count_pads: The pooling counts the zeros of the padding (`count_include_pad=True` in torch,
             `exclusive=False` in Paddle).
+        dilates_first: A dilated first block is dilated as the other blocks of its stage, and its
+            shortcut does not pool. Otherwise, as in timm, it is dilated as the stage before, and
+            with `avg_down` its shortcut pools (2x2, stride 1).
     """
 
     first_adds: bool
@@ -49,28 +53,34 @@ class Semantics(NamedTuple):
     dilated_pools: bool
     stride_in_conv1: bool
     count_pads: bool
+    dilates_first: bool
 
 
 # fmt: off
 SEMANTICS = {
-    #                     first_   first_   strided_  strided_  dilated_  stride_in_  count_
-    #                     adds     pools    adds      pools     pools     conv1       pads
-    'official': Semantics(False,   True,    False,    True,     True,     False,      True),
-    'mmdet':    Semantics(False,   False,   False,    True,     False,    False,      True),
-    'paddle':   Semantics(True,    False,   False,    True,     True,     False,      False),
-    'caffe':    Semantics(True,    False,   True,     False,    False,    True,       True),
+    #                       first_ first_ strided_ strided_ dilated_ stride_in_ count_ dilates_
+    #                       adds   pools  adds     pools    pools    conv1      pads   first
+    'official':   Semantics(False, True,  False,   True,    True,    False,     True,  False),
+    'mmdet':      Semantics(False, False, False,   True,    False,   False,     True,  True),
+    'detectron2': Semantics(False, False, False,   False,   False,   True,      True,  True),
+    'maskrcnn':   Semantics(False, True,  False,   True,    True,    True,      True,  False),
+    'paddle':     Semantics(True,  False, False,   True,    True,    False,     False, False),
+    'caffe':      Semantics(True,  False, True,    False,   False,   True,      True,  False),
 }
 """`Semantics` by name.
 
 * `official`: gasvn/Res2Net, timm and MMPretrain
-* `mmdet`: MMDetection and Res2Net-detectron2
+* `mmdet`: MMDetection
+* `detectron2`: the detectors of Res2Net-detectron2 and CenterNet2, with the stride in the 1x1
+  convolution by default
+* `maskrcnn`: Res2Net-maskrcnn, with the stride in the 1x1 convolution by default
 * `paddle`: PaddleClas and PaddleDetection
 * `caffe`: 4uiiurz1/pytorch-res2net and the article's network, with the stride in the 1x1
   convolution as in Caffe's ResNet
 
 >>> from timm_res2net import SEMANTICS
 >>> list(SEMANTICS)
-['official', 'mmdet', 'paddle', 'caffe']
+['official', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'caffe']
 >>> SEMANTICS['paddle'].count_pads
 False
 """
@@ -106,6 +116,13 @@ def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | 
             "a module class, or '' for none."
         )
     return layer(channels, **dd)
+
+
+def _without_pool(downsample: nn.Module | None) -> nn.Module | None:
+    """Replace the pooling of a shortcut by an identity, so that the keys stay."""
+    if isinstance(downsample, nn.Sequential) and isinstance(downsample[0], nn.AvgPool2d):
+        downsample[0] = nn.Identity()
+    return downsample
 
 
 class Bottle2neck(nn.Module):
@@ -219,6 +236,8 @@ class Bottle2neck(nn.Module):
             adds, pools = sem.strided_adds, sem.dilated_pools
         else:
             adds, pools = sem.first_adds, sem.first_pools
+        if first_dilation != dilation and sem.dilates_first:
+            first_dilation, downsample = dilation, _without_pool(downsample)
         self.width = width
         self.scale = scale
         self.adds = adds

@@ -7,6 +7,7 @@ from ...text import list_some, table
 from ..source import Source
 from .article import SOURCE as ARTICLE
 from .detectron2 import SOURCE as DETECTRON2
+from .maskrcnn import SOURCE as MASKRCNN
 from .mmdet import SOURCE as MMDET
 from .mmpretrain import SOURCE as MMPRETRAIN
 from .official import SOURCE as OFFICIAL
@@ -18,7 +19,7 @@ __all__ = ['SOURCES', 'published_table', 'recognise']
 # The first source whose mark fits is recognised. An earlier mark may also fit a later source.
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (PADDLE, ARTICLE, DETECTRON2, MMDET, MMPRETRAIN, TIMM, OFFICIAL)
+    for source in (PADDLE, ARTICLE, DETECTRON2, MASKRCNN, MMDET, MMPRETRAIN, TIMM, OFFICIAL)
 }
 """Every source by its name."""
 

@@ -1,4 +1,9 @@
-"""Res2Net-detectron2's checkpoints, block semantics `mmdet`."""
+"""Res2Net-detectron2's checkpoints, block semantics `detectron2`.
+
+Its configs leave detectron2's default `STRIDE_IN_1X1: True`, and its block cannot run with False.
+Its ImageNet backbone is the authors' classifier under other names, so its semantics are `official`.
+That file is told by the classifier's last layer, which a detector does not have.
+"""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -65,7 +70,7 @@ SOURCE = Source(
     name='detectron2',
     mark=r'(\w+\.)*res2\.0\.conv1\.norm\.weight',
     rules=detectron2_rules,
-    semantics=('mmdet', 'official'),
+    semantics=('detectron2', 'official', 'mmdet'),
     license=(
         f'{AUTHORS_LICENSE}, and Res2Net-detectron2 starts from those; its code is Apache-2.0.'
     ),
@@ -73,10 +78,6 @@ SOURCE = Source(
     save=_save,
     published=(
         _file('Res2Net-101 backbone (linked without a name)', ''),
-        _file(
-            'panoptic FPN, 3x (linked without a name)',
-            '44.0 box AP',
-            note='wrong outputs: strides in conv1',
-        ),
+        _file('panoptic FPN, 3x (linked without a name)', '44.0 box AP'),
     ),
 )

@@ -49,7 +49,7 @@ SOURCE = Source(
     name='mmpretrain',
     mark=r'(backbone\.)?stem\.0\.conv\.weight|backbone\.layer1\.0\.convs\.0\.weight',
     rules=mmpretrain_rules,
-    semantics=('official',),
+    semantics=('official', 'maskrcnn'),  # the latter if it was trained with style='caffe'
     license=f"{AUTHORS_LICENSE}, and MMPretrain's are those converted; its code is Apache-2.0.",
     save=save_openmmlab,
     published=(

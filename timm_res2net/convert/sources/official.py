@@ -43,7 +43,7 @@ SOURCE = Source(
     mark=r'layer1\.0\.convs\.0\.weight',
     rules=official_rules,
     # a state dict under these keys may have been trained with other blocks
-    semantics=('official', 'mmdet', 'paddle', 'caffe'),
+    semantics=('official', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'caffe'),
     license=f'{AUTHORS_LICENSE}; before, it named no license.',
     published=(
         _file('res2net50_48w_2s-afed724a.pth', '77.32 % top-1'),
