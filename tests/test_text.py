@@ -12,6 +12,23 @@ def test_a_table_lines_up():
     ]
 
 
+def test_a_table_folds():
+    """The widest column gives way; every character stays."""
+    rows = [('one', 'some words to fold'), ('x' * 9, ''), ('', '')]
+    assert table(('a', 'long'), rows, 20).splitlines() == [
+        '| a      | long    |',
+        '| ------ | ------- |',
+        '| one    | some    |',
+        '|        | words   |',
+        '|        | to fold |',
+        '| xxxxxx |         |',
+        '| xxx    |         |',
+        '|        |         |',
+    ]
+    assert table(('a', 'long'), rows, 34) == table(('a', 'long'), rows)
+    assert table(('ab',), [('cd',)], 1).splitlines()[0] == '| a |'  # never without an end
+
+
 def test_lists():
     assert list_some({'b', 'a'}) == '2: a, b'
     assert list_some([f'k{i:02}' for i in range(12)], limit=2) == '12: k00, k01, ...'

@@ -146,9 +146,9 @@ def _made_from_table(made_from: Provenance) -> str:
     return table(('made from', ''), rows)
 
 
-def moves_table(made_from: Provenance) -> str:
-    """Format what became of a checkpoint's keys as a table."""
-    return table(_MOVED, [(a, b, str(n), how) for a, b, n, how in made_from.moves])
+def moves_table(made_from: Provenance, columns: int | None = None) -> str:
+    """Format what became of a checkpoint's keys as a table; for `columns` see `text.table`."""
+    return table(_MOVED, [(a, b, str(n), how) for a, b, n, how in made_from.moves], columns)
 
 
 def _metadata(

@@ -186,6 +186,26 @@ def open_image(path: Path | None, in_chans: int) -> Image.Image:
         ) from error
 
 
+def check_picture(out: Path) -> Path:
+    """Check that a picture can be drawn to a path, before the work begins.
+
+    Args:
+        out: PNG file to write.
+
+    Returns:
+        The path without symbolic links.
+
+    Raises:
+        ValueError: matplotlib is missing, or the name does not end in .png.
+        OSError: `out` exists or cannot be written.
+    """
+    require('A picture', 'plots', 'matplotlib')
+    path = check_writable(out)
+    if path.suffix.lower() != '.png':
+        raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
+    return path
+
+
 def show(
     target: str | os.PathLike[str],
     image: str | os.PathLike[str] | None,
@@ -223,10 +243,7 @@ def show(
     """
     from .resolve import load_model
 
-    require('A picture', 'plots', 'matplotlib')
-    path = check_writable(Path(out))
-    if path.suffix.lower() != '.png':
-        raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
+    path = check_picture(Path(out))
     model = load_model(target, pretrained).eval()
     data = resolve_model_data_config(model)
     opened = open_image(None if image is None else Path(image), data['input_size'][0])

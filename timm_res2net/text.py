@@ -1,16 +1,35 @@
 """Values as text for people: tables, lists of names, and what an exception says."""
 
 import difflib
+import itertools
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a Markdown table whose columns also line up as plain text."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], columns: int | None = None) -> str:
+    """Format a Markdown table whose columns also line up as plain text.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells of each row.
+        columns: The most characters in a line. Cells that are too long continue in the next line,
+            those of the widest columns first. None for any length.
+    """
     rows = list(rows)
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    if columns is not None:
+        free = max(columns - 3 * len(widths) - 1, len(widths))
+        while sum(widths) > free:
+            widths[widths.index(max(widths))] -= 1
 
     def line(cells: Sequence[str]) -> str:
-        return '| ' + ' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + ' |'
+        folded = [
+            [c] if len(c) <= w else textwrap.wrap(c, w) for c, w in zip(cells, widths, strict=True)
+        ]
+        return '\n'.join(
+            '| ' + ' | '.join(c.ljust(w) for c, w in zip(parts, widths, strict=True)) + ' |'
+            for parts in itertools.zip_longest(*folded, fillvalue='')
+        )
 
     return '\n'.join([line(header), line(['-' * w for w in widths]), *map(line, rows)])
 

@@ -122,8 +122,13 @@ def test_demo(tmp_path):
 
 def test_demo_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert main(['demo', '--out', str(tmp_path / 'picture.png')]) == 0
-    assert "For a picture as well: pip install 'timm-res2net[plots]'" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(['demo']) == 0
+    assert '20 of 20 right' in capsys.readouterr().out
+    assert main(['demo', '--out', str(tmp_path / 'picture.png')]) == 1
+    error = capsys.readouterr().err
+    assert 'A picture needs matplotlib' in error
+    assert "pip install 'timm-res2net[plots]'" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +143,7 @@ def test_demo_without_the_folder(tmp_path, capsys):
 def test_demo_into_a_folder(tmp_path, capsys):
     assert main(['demo', '--out', str(tmp_path)]) == 1
     captured = capsys.readouterr()
-    assert f'Cannot write {tmp_path}: it is a folder. Name a file.' in captured.err
+    assert f'{tmp_path} already exists. Choose another name' in captured.err
     assert captured.out == ''  # said before anything is done
     assert list(tmp_path.iterdir()) == []
 
@@ -146,7 +151,8 @@ def test_demo_into_a_folder(tmp_path, capsys):
 PADDLE = Path(__file__).parents[1] / 'fixtures' / 'paddle.pdparams'
 
 
-def test_convert(tmp_path, capsys):
+def test_convert(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
     out = tmp_path / 'net'
     assert main(['convert', str(PADDLE), '--out', str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..card import moves_table
 from ..checkpoint import convert_checkpoint
 from ..convert import SOURCES
-from .frame import Verbs
+from .frame import Verbs, columns
 from .options import add_checkpoint, add_json, add_license_and_labels, read_label_names
 
 
@@ -36,7 +36,7 @@ def _convert(args: argparse.Namespace) -> int:
         f'{found.architecture}, block semantics {found.semantics}, {known["params"]:,} parameters, '
         f'{known["num_classes"] or "no"} classes'
     )
-    print(moves_table(found.file))
+    print(moves_table(found.file, columns()))
     print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
     if args.dry_run:
         print('Nothing was written.')

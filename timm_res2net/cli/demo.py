@@ -1,7 +1,6 @@
 """`demo`: the embedded model at work, offline."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,16 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from ..extras import install
-from ..files import check_writable, write_file
-from ..show import DIGITS
+from ..files import write_file
+from ..show import DIGITS, check_picture
 from .frame import Verbs
 
 _NAME = 'test_res2net_se'
 
 
 def _demo(args: argparse.Namespace) -> int:
-    check_writable(args.out, replace=True)
+    if args.out is not None:
+        check_picture(args.out)
     model = timm.create_model(_NAME, pretrained=True).eval()
     strip = Image.open(DIGITS)
     size = strip.height
@@ -45,11 +44,9 @@ def _demo(args: argparse.Namespace) -> int:
     ):
         print(f'  {name:<7} stride {stride:2d}  {tuple(feature.shape)}')
 
-    if importlib.util.find_spec('matplotlib') is None:
-        print(f'For a picture as well: {install("plots")}')
-        return 0
-    _draw(args.out, images, labels, predicted.tolist(), [f[0].mean(0) for f in features])
-    print(f'Picture written to {args.out}')
+    if args.out is not None:
+        _draw(args.out, images, labels, predicted.tolist(), [f[0].mean(0) for f in features])
+        print(f'Picture written to {args.out}')
     return 0
 
 
@@ -83,12 +80,12 @@ def add(verbs: Verbs) -> None:
         'demo',
         _demo,
         'classify the bundled digits and show the feature levels, offline',
+        'timm-res2net demo',
         'timm-res2net demo --out demo.png',
     )
     parser.add_argument(
         '--out',
         type=Path,
-        default=Path('timm_res2net_demo.png'),
         metavar='PNG',
-        help='picture to write, if matplotlib is installed (default: %(default)s)',
+        help='picture to write (needs matplotlib); it must not exist',
     )

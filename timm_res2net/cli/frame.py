@@ -1,15 +1,37 @@
-"""The frame of a command line with verbs: parser, exit codes and how errors are printed."""
+"""The frame of a command line with verbs: parser, output, exit codes and how errors are printed."""
 
 import argparse
+import logging
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..extras import require
+from ..text import close_names
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
 Handler = Callable[[argparse.Namespace], int]
 """Runs a verb with its parsed options and returns the exit code."""
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script that completes options in a shell, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        _, shell, _ = args
+        try:
+            require('Shell completion', 'completion', 'shtab')
+        except ValueError as error:
+            parser.error(str(error))
+        import shtab
+
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 class Verbs:
@@ -22,9 +44,17 @@ class Verbs:
             description: What the program does, in one sentence.
             version: What `--version` prints after the name; without it there is no such option.
         """
-        self.parser = argparse.ArgumentParser(prog=prog, description=description)
+        self.parser = argparse.ArgumentParser(
+            prog=prog, description=description, allow_abbrev=False
+        )
         if version is not None:
             self.parser.add_argument('--version', action='version', version=f'%(prog)s {version}')
+        self.parser.add_argument(
+            '--print-completion',
+            action=_PrintCompletion,
+            choices=('bash', 'zsh', 'tcsh'),
+            help='print a script that completes verbs and options in a shell',
+        )
         self._verbs = self.parser.add_subparsers(dest='verb', metavar='VERB', required=True)
 
     def add(
@@ -47,13 +77,43 @@ class Verbs:
             description=f'{text[0].upper()}{text[1:]}.',
             epilog='examples:\n  ' + '\n  '.join(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         sub.set_defaults(handler=handler)
         return sub
 
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line; a usage error exits with 2, after the usage of the verb.
+
+        Args:
+            argv: Arguments after the program's name.
+        """
+        verbs = self._verbs.choices
+        if argv and not argv[0].startswith('-') and argv[0] not in verbs:
+            self.parser.error(
+                f"unknown verb '{argv[0]}'.{close_names(argv[0], verbs)} Use one of "
+                f'{", ".join(verbs)}.'
+            )
+        args, unknown = self.parser.parse_known_args(argv)
+        if unknown:
+            verb = verbs[args.verb]
+            option = next((word for word in unknown if word.startswith('-')), unknown[0])
+            known = re.findall(r'--[\w-]+', verb.format_usage())
+            close = close_names(option.partition('=')[0], known) if option[:1] == '-' else ''
+            verb.error(f"unknown argument '{option}'.{close}")
+        return args
+
+
+def columns() -> int:
+    """Return the width of the terminal in characters, or 80 without a terminal."""
+    return shutil.get_terminal_size().columns
+
 
 def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
     """Run one verb and print its error, if any, as one line.
+
+    While it runs, what the package logs is printed to the standard error, so that a long step says
+    what it is doing.
 
     Args:
         verbs: The command line.
@@ -63,8 +123,17 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
         What the handler returned; 1 after an error that was printed; 130 after Ctrl-C; 0 if the
         reader of a pipe went away. Usage errors exit with 2, as argparse does.
     """
-    args = verbs.parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='replace')  # a terminal may not know × or …
+    args = verbs.parse(argv)
     name = f'{verbs.parser.prog} {args.verb}'
+    log = logging.getLogger('timm_res2net')
+    steps = logging.StreamHandler()
+    steps.setFormatter(logging.Formatter(f'{name}: %(message)s'))
+    level = log.level
+    log.addHandler(steps)
+    log.setLevel(logging.INFO)
     try:
         code: int = args.handler(args)
         sys.stdout.flush()
@@ -78,3 +147,6 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
     except (OSError, RuntimeError, ValueError) as error:
         print(f'{name}: {error}', file=sys.stderr)
         return EXIT_ERROR
+    finally:
+        log.removeHandler(steps)
+        log.setLevel(level)

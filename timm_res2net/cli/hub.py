@@ -3,11 +3,13 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..hub import Finding, Push, check, pull, push_to_hub
 from ..text import table
-from .frame import EXIT_ERROR, Verbs
+from .frame import EXIT_ERROR, Verbs, columns
 from .options import (
     add_checkpoint,
     add_json,
@@ -57,16 +59,36 @@ def _push(args: argparse.Namespace) -> int:
         verify=args.verify,
         dry_run=args.dry_run,
     )
-    _print_push(done, args)
+    if args.json:
+        print(json.dumps(_known(done), indent=2))
+    else:
+        _print_push(done, args)
     return 0
+
+
+def _known(done: Push) -> dict[str, Any]:
+    config = done.config
+    return {
+        'repo': done.repo,
+        'revision': done.revision,
+        'commit': done.commit,
+        'url': done.url,
+        'architecture': config.architecture,
+        'semantics': config.semantics,
+        'num_classes': config.num_classes,
+        'license': config.license,
+        'files': {name: asdict(file) for name, file in done.files.items()},
+        'notes': list(done.notes),
+        'verified': done.verified,
+    }
 
 
 def _print_push(done: Push, args: argparse.Namespace) -> None:
     rows = [
-        (name, f'{file.bytes:,}', file.sha256, 'yes' if file.changed else 'no')
+        (name, f'{file.bytes:,}', f'{file.sha256[:12]}...', 'yes' if file.changed else 'no')
         for name, file in done.files.items()
     ]
-    print(table(('file', 'bytes', 'sha256', 'changed'), rows))
+    print(table(('file', 'bytes', 'sha256', 'changed'), rows, columns()))
     config = done.config
     print(
         f'{config.architecture}, block semantics {config.semantics}, {config.num_classes} classes, '
@@ -130,6 +152,7 @@ def _add_push(verbs: Verbs) -> None:
     )
     parser.add_argument('--verify', action='store_true', help='download it again and compare')
     parser.add_argument('--dry-run', action='store_true', help='show what would be pushed')
+    add_json(parser)
 
 
 # --- pull and check -------------------------------------------------------------------------------

@@ -1,15 +1,27 @@
 """`show`: what a model sees in an image."""
 
 import argparse
+import json
 from pathlib import Path
 
 from ..show import show
 from .frame import Verbs
-from .options import add_random
+from .options import add_json, add_random
 
 
 def _show(args: argparse.Namespace) -> int:
     done = show(args.model, args.image, args.out, pretrained=not args.random)
+    if args.json:
+        known = {
+            'path': str(done.path),
+            'top': [{'class': label, 'probability': share} for label, share in done.top],
+            'levels': [
+                {'name': name, 'channels': channels, 'height': height, 'width': width}
+                for name, channels, height, width in done.levels
+            ],
+        }
+        print(json.dumps(known, indent=2))
+        return 0
     if args.random:
         print('With random weights:')
     for label, share in done.top:
@@ -34,3 +46,4 @@ def add(verbs: Verbs) -> None:
         'image', metavar='IMAGE', nargs='?', type=Path, help='image (default: a bundled digit)'
     )
     parser.add_argument('--out', type=Path, required=True, metavar='PNG', help='picture to write')
+    add_json(parser)

@@ -5,6 +5,7 @@ A format is a file of this folder with a `FORMAT`, and a row of `FORMATS`.
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from ..resolve import load_model
 from ..text import first_line
 from . import aoti, onnx, pt2, torchscript
 from .base import INPUT as INPUT
-from .base import SMALLEST, Format, Request, Run, TupleOutput, dynamic_shapes
+from .base import SMALLEST, Request, Run, TupleOutput, dynamic_shapes
 
 __all__ = ['FORMATS', 'INPUT', 'Exported', 'export_model']
 
@@ -33,6 +34,8 @@ FORMATS = {
     'torchscript': torchscript.FORMAT,
 }
 """What `export_model` writes, by name."""
+
+_logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4  # relative, in float32: each format orders sums in its own way
 
@@ -67,7 +70,16 @@ class Exported(NamedTuple):
     error: float
 
 
-def _format(name: str, out: Path) -> Format:
+def _format(name: str | None, out: Path) -> str:
+    """Return the name of a format, found by the suffix of the file if it is not given."""
+    if name is None:
+        name = next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), None)
+        if name is None:
+            known = ', '.join(f'{kind.suffix} ({key})' for key, kind in FORMATS.items())
+            raise ValueError(
+                f"The suffix of '{out.name}' names no format. Use one of {known}, or name the "
+                'format (--format).'
+            )
     if name not in FORMATS:
         raise ValueError(f"Unknown format '{name}'. Use one of {', '.join(FORMATS)}.")
     require(f"Format '{name}'", 'export', *FORMATS[name].packages)
@@ -77,7 +89,7 @@ def _format(name: str, out: Path) -> Format:
             f"Name the file for format '{name}' {out.stem}{suffix}, not {out.name}, or "
             'name another format (--format).'
         )
-    return FORMATS[name]
+    return name
 
 
 @contextlib.contextmanager
@@ -97,7 +109,7 @@ def _explaining(what: str) -> Iterator[None]:
 def export_model(
     target: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    format: str = 'onnx',
+    format: str | None = None,
     *,
     features: bool = False,
     out_indices: Sequence[int] | int = (1, 2, 3, 4),
@@ -122,7 +134,7 @@ def export_model(
         target: Registered name of a Res2Net, or of another network of timm with feature levels; a
             folder; or a repository (OWNER/NAME or hf-hub:OWNER/NAME).
         out: File to write. It must not exist.
-        format: One of `FORMATS`.
+        format: One of `FORMATS`; by default the first one with the suffix of `out`.
         features: Export the feature levels instead of the classifier.
         out_indices: Which feature levels, as for `features_only`.
         deploy: Export the deployed model (`reparameterize_model`).
@@ -147,9 +159,11 @@ def export_model(
         >>> timm_res2net.export_model('test_res2net_se', out, 'pt2', static=True).outputs
         ('logits',)
     """
-    kind = _format(format, Path(out))
+    format = _format(format, Path(out))
+    kind = FORMATS[format]
     _check_sizes(img_size, batch_size, static)
     path = check_writable(Path(out))
+    _logger.info(f'Loading {target}')
     model, outputs, meta, shape = _load(target, pretrained, img_size, features, out_indices)
     if deploy:
         model = reparameterize_model(model)
@@ -162,9 +176,12 @@ def export_model(
         _explaining(what),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as made,
     ):
+        _logger.info(f'Exporting as {format}, which can take minutes')
         subject, step = _program(whole, x, static) if kind.exports else (whole, 0 if static else 32)
         temporary = Path(made) / path.name
+        _logger.info(f'Writing {path.name}')
         run = kind.write(Request(subject, x, step, outputs, meta), temporary)
+        _logger.info('Running the file and comparing its outputs')
         difference = _compare(whole, run, x, step)
         if not difference <= _TOLERANCE:
             raise ValueError(

@@ -1,0 +1,148 @@
+"""What all verbs share: usage errors, output on any terminal, steps, JSON."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.test_cli import PADDLE
+from timm_res2net.cli import main
+from timm_res2net.cli.frame import Verbs, run_verb
+
+
+def usage_error(capsys, argv) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('argv', 'verb', 'bad', 'close'),
+    [
+        (['push', 'a', 'me/b', '--licence', 'mit'], 'push', '--licence', '--license'),
+        (['push', 'a', 'me/b', '--licence=mit'], 'push', '--licence=mit', '--license'),
+        (['convert', 'a', '--lable-names', 'x'], 'convert', '--lable-names', '--label-names'),
+        (['list', '--jsn'], 'list', '--jsn', '--json'),
+        (['convert', 'a', '--dry'], 'convert', '--dry', '--dry-run'),  # no abbreviations
+    ],
+)
+def test_an_unknown_option(argv, verb, bad, close, capsys):
+    error = usage_error(capsys, argv)
+    assert error.startswith(f'usage: timm-res2net {verb} [-h]')
+    assert f"timm-res2net {verb}: error: unknown argument '{bad}'. Did you mean {close}" in error
+
+
+def test_one_argument_too_many(capsys):
+    error = usage_error(capsys, ['info', 'res2net50_se', 'more'])
+    assert error.startswith('usage: timm-res2net info')
+    assert error.endswith("unknown argument 'more'.\n")
+
+
+def test_an_unknown_verb(capsys):
+    error = usage_error(capsys, ['shwo'])
+    assert "unknown verb 'shwo'. Did you mean show" in error
+    assert 'Use one of list, info' in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('encoding', ['ascii', 'cp437', 'utf-8'])
+def test_any_terminal(encoding):
+    """`×` and `…` are not in every encoding."""
+    program = (
+        'import sys; from timm_res2net.cli.frame import Verbs, run_verb; verbs = Verbs("p", "P.");'
+        'verbs.add("v", lambda args: print("× …") or 0, "do");'
+        'sys.exit(run_verb(verbs, ["v"]))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program],
+        env={**os.environ, 'PYTHONIOENCODING': encoding},
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = '× …' if encoding == 'utf-8' else '? ?'
+    assert done.stdout.decode(encoding).strip() == expected
+
+
+@pytest.mark.slow
+def test_help_imports_nothing_heavier_than_timm():
+    program = (
+        'import contextlib, io, sys, timm; before = set(sys.modules);'
+        'from timm_res2net.cli import main\n'
+        'with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n'
+        '    main(["export", "--help"])\n'
+        'print(sorted({name.partition(".")[0] for name in set(sys.modules) - before}))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, timeout=300
+    )
+    heavy = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'scipy', 'sklearn'}
+    heavy |= {'transformers', 'pandas', 'shtab'}
+    found = set(eval(done.stdout))
+    assert 'timm_res2net' in found
+    assert not found & heavy
+
+
+def test_steps_are_said(capsys):
+    """A long verb says what it is doing, on the standard error; nothing stays behind."""
+    verbs = Verbs('prog', 'Does.')
+    log = logging.getLogger('timm_res2net.some.module')
+    verbs.add('work', lambda args: log.info('Loading x') or 0, 'work')
+    before = (list(logging.getLogger('timm_res2net').handlers), log.getEffectiveLevel())
+    assert run_verb(verbs, ['work']) == 0
+    captured = capsys.readouterr()
+    assert captured.err == 'prog work: Loading x\n'
+    assert captured.out == ''
+    assert before == (list(logging.getLogger('timm_res2net').handlers), log.getEffectiveLevel())
+
+
+def test_completion(capsys, monkeypatch):
+    pytest.importorskip('shtab', reason='needs the extra completion')
+    with pytest.raises(SystemExit) as stop:
+        main(['--print-completion', 'bash'])
+    assert stop.value.code == 0
+    assert '--label-names' in capsys.readouterr().out
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    error = usage_error(capsys, ['--print-completion', 'zsh'])
+    assert "needs shtab. Install it: pip install 'timm-res2net[completion]'" in error
+
+
+def test_tables_fit_the_terminal(capsys, monkeypatch):
+    """`list` and `convert` print their widest tables."""
+    monkeypatch.setenv('COLUMNS', '80')
+    for argv in (['list'], ['convert', str(PADDLE), '--dry-run']):
+        assert main(argv) == 0
+        rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+        assert len(rows) > 3
+        assert max(map(len, rows)) <= 80
+
+
+def test_results_as_json(capsys, tmp_path):
+    out = tmp_path / 'seen.png'
+    assert main(['show', 'test_res2net_se', '--out', str(out), '--json']) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown['path'] == str(out)
+    assert shown['top'][0]['class'] == '3'
+    assert shown['levels'][-1] == {'name': 'layer4', 'channels': 192, 'height': 2, 'width': 2}
+
+    out = tmp_path / 'net.pt2'
+    command = ['export', 'test_res2net_se', '--static', '--out', str(out), '--json']
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    exported = json.loads(captured.out)
+    assert (exported['path'], exported['format']) == (str(out), 'pt2')  # found by the suffix
+    assert exported['error'] < 1e-4
+    assert 'timm-res2net export: Exporting as pt2' in captured.err
+
+    command = ['push', str(tmp_path / 'net'), 'me/net', '--license', 'mit', '--dry-run', '--json']
+    assert main(['convert', str(PADDLE), '--out', str(tmp_path / 'net')]) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    pushed = json.loads(capsys.readouterr().out)
+    assert pushed['license'] == 'mit'
+    assert len(pushed['files']['model.safetensors']['sha256']) == 64
+    assert pushed['commit'] is None
