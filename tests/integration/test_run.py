@@ -1,11 +1,13 @@
 """timm's scripts through `timm-res2net run`, on one process and on two.
 
 timm's wheel has no scripts: those below go their way in few words, with timm's own functions for
-models, data, optimizers and processes.
+models, data, optimizers, processes and checkpoints. train.json records the real train.py, and what
+it saves is compared with what the one below saves.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +21,12 @@ from torch import nn
 
 import timm_res2net
 from tests.common import image, randomise, relative_error
+from tests.hub import test_push
 from tests.hub.client import environment
 from tests.hub.server import hub
-from timm_res2net import push_to_hub
+from tests.integration import record_train
+from timm_res2net import convert_checkpoint, push_to_hub
+from timm_res2net.folder import DATA
 from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
 
 DIGITS = Path(timm_res2net.__file__).parent / 'weights' / 'digits.png'
@@ -56,7 +61,9 @@ from shared import each
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
-from timm.utils import ParseKwargs, distribute_bn, init_distributed_device, random_seed
+from timm.utils import (
+    CheckpointSaver, ParseKwargs, distribute_bn, get_outdir, init_distributed_device, random_seed,
+)
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -96,7 +103,7 @@ def main(words):
     told = {'world': here.world_size, 'norm': type(bare.layer1[0].bn1).__name__}
     if here.distributed:
         try:
-            model = DistributedDataParallel(model, device_ids=None)
+            model = DistributedDataParallel(model, device_ids=[device])  # as timm's
         except ValueError as error:
             torch.save([{**told, 'error': str(error)}, {}, head], f'{args.output}-{here.rank}')
             return
@@ -123,6 +130,11 @@ def main(words):
         distribute_bn(model, here.world_size, True)
     told |= {'losses': losses, 'seen': seen, 'mean': mean}
     torch.save([told, bare.state_dict(), head], f'{args.output}-{here.rank}')
+    if here.rank == 0:
+        saver = CheckpointSaver(
+            model, optimizer, args=args, checkpoint_dir=get_outdir(f'{args.output}.saved')
+        )
+        saver.save_checkpoint(args.epochs - 1, metric=1.0)
 
 each(main)
 if here.distributed:
@@ -268,6 +280,53 @@ def run(start, script, runs, env=None) -> list:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
 
 
+# --- what the real train.py saves ---------------------------------------------------------------
+
+RECORD = json.loads((Path(__file__).parent / 'train.json').read_text())
+
+
+def test_the_record():
+    """The real script trained on one process and on two, and what it saved went the whole way."""
+    assert RECORD['versions']['timm'].startswith('1.')
+    for name in ('one process', 'two processes'):
+        found = RECORD['training'][name]
+        assert f'-m timm_res2net run {record_train.SCRIPT}' in found['command']
+        assert '--device cpu' in found['command']
+        assert found['top1'][-1] > 90 > found['top1'][0] - 1e-9
+        assert found['converted']['entry'] == 'state_dict'
+        assert found['converted']['architecture'] == record_train.NAME
+        assert found['converted']['num_classes'] == len(RECORD['classes'])
+        assert found['check'] == ['ok']
+        predicted = found['predicted']
+        assert {path.split('/')[0]: label for path, label in predicted.items()} == {
+            name: name for name in RECORD['classes']
+        }
+
+
+def test_what_is_read_of_the_arguments_is_what_the_real_script_names():
+    known = RECORD['arguments']
+    assert {'model', 'model_kwargs', 'gp', *DATA} <= known.keys()
+    assert known['model_kwargs'] == 'dict'
+    for text in (TRAIN, test_push.TRAIN):
+        asked = {n.replace('-', '_') for n in re.findall(r"add_argument\('-*([\w-]+)'", text)}
+        assert asked - {'freeze_norms'} <= known.keys()
+
+
+@pytest.mark.slow
+def test_the_script_above_saves_what_the_real_one_saves(trained):
+    left, _ = trained
+    saved = torch.load(left['saved'], weights_only=False)
+    kinds = {key: type(value).__name__ for key, value in saved.items()}
+    assert {**kinds, 'saver': 'dict'} == RECORD['entries']  # timm 1.0.22 has no saver in it
+    for name, value in vars(saved['args']).items():
+        assert name == 'freeze_norms' or type(value).__name__ == RECORD['arguments'][name], name
+    found = convert_checkpoint(left['saved'])
+    expected = RECORD['training']['one process']['converted']
+    assert found.file.entry == expected['entry']
+    assert found.architecture == expected['architecture']
+    assert len(found.moves) == expected['tensors']
+
+
 # --- two processes ------------------------------------------------------------------------------
 
 RUNS = {
@@ -310,6 +369,7 @@ def trained(scripts, tmp_path_factory):
     for path in folder.glob('*-*-*'):
         name, processes, rank = path.name.split('-')
         left[name.replace('_', ' '), int(processes), int(rank)] = torch.load(path)
+    left['saved'] = folder / 'plain-1.saved' / 'model_best.pth.tar'
     return left, requests
 
 

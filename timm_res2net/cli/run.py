@@ -1,12 +1,19 @@
 """`run`: a script of the user with the models registered."""
 
 import argparse
+import functools
 import runpy
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .frame import EXIT_ERROR, Verbs
+
+# Scripts of timm's repository that create models by name
+_TIMMS = ('train.py', 'validate.py', 'inference.py', 'benchmark.py', 'onnx_export.py')
+_ADDRESS = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models'
 
 
 def is_script(argv: Sequence[str]) -> bool:
@@ -23,13 +30,49 @@ def run_script(argv: Sequence[str]) -> int:
     """Run the script of a command line `run SCRIPT ...` as `python SCRIPT ...` does."""
     script, *arguments = _script(argv)
     if not Path(script).is_file():
-        text = f"There is no script '{script}'. Give the path of a Python file."
-        print(f'timm-res2net run: {text}', file=sys.stderr)
+        print(
+            f"timm-res2net run: There is no script '{script}'. {_remedy(script)}", file=sys.stderr
+        )
         return EXIT_ERROR
+    _allow_ddp_on_cpu()
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name='__main__')
     return 0
+
+
+def _remedy(script: str) -> str:
+    """Return how to get a script that does not exist."""
+    name = Path(script).name
+    if name not in _TIMMS:
+        return 'Give the path of a Python file.'
+    import timm
+
+    version = timm.__version__
+    tag = 'main' if 'dev' in version else f'v{version}'
+    return (
+        f"timm's packages do not contain {name}. Get the one of timm {version}, the installed "
+        f'version: curl -fLo {shlex.quote(script)} {_ADDRESS}/{tag}/{name}'
+    )
+
+
+def _allow_ddp_on_cpu() -> None:
+    """Let DistributedDataParallel take `device_ids=[cpu]`, which timm's train.py passes.
+
+    torch refuses all `device_ids` for a model on the CPU, so this changes no call that works.
+    """
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    plain = DistributedDataParallel.__init__
+
+    @functools.wraps(plain)
+    def init(self: Any, module: Any, device_ids: Any = None, *args: Any, **kwargs: Any) -> None:
+        if device_ids == [torch.device('cpu')]:
+            device_ids = None
+        plain(self, module, device_ids, *args, **kwargs)
+
+    DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -42,7 +85,8 @@ def add(verbs: Verbs) -> None:
         'run',
         _run,
         "register the models, then run a script unchanged, such as timm's train.py",
-        'timm-res2net run train.py DATA --model res2net50_se --pretrained',
+        'timm-res2net run train.py DATA --model res2net50_se --pretrained --num-classes 5',
+        'timm-res2net run train.py DATA --model res2net50_se --device cpu',
         'torchrun --nproc-per-node 4 -m timm_res2net run train.py DATA --model res2net50_se',
     )
     parser.add_argument('script', metavar='SCRIPT', help='Python file to run')

@@ -1,0 +1,55 @@
+"""`timm-res2net run`: scripts that are missing, and what timm's need on a CPU."""
+
+import pytest
+import timm
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from timm_res2net.cli import main
+from timm_res2net.cli.run import _allow_ddp_on_cpu
+
+REPOSITORY = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models'
+
+
+@pytest.mark.parametrize('name', ['train.py', 'validate.py', 'inference.py'])
+@pytest.mark.parametrize(
+    ('version', 'tag'), [('1.0.22', 'v1.0.22'), ('1.0.31', 'v1.0.31'), ('1.0.32.dev0', 'main')]
+)
+def test_where_timms_scripts_are(name, version, tag, monkeypatch, capsys):
+    monkeypatch.setattr(timm, '__version__', version)
+    assert main(['run', f'my scripts/{name}', 'DATA', '--model', 'res2net50_se']) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"timm-res2net run: There is no script 'my scripts/{name}'. ")
+    assert told.endswith(f"curl -fLo 'my scripts/{name}' {REPOSITORY}/{tag}/{name}\n")
+    assert f'timm {version}' in told
+    assert told.count('\n') == 1
+
+
+def test_another_script(capsys):
+    assert main(['run', 'mine/training.py']) == 1
+    told = capsys.readouterr().err
+    assert "There is no script 'mine/training.py'. Give the path of a Python file." in told
+    assert 'curl' not in told
+
+
+def test_ddp_on_cpu(monkeypatch):
+    """`device_ids=[cpu]`, as timm's train.py passes it, is none; other calls stay as they are."""
+    distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(DistributedDataParallel, '__init__', DistributedDataParallel.__init__)
+        with pytest.raises(ValueError, match='device_ids'):
+            DistributedDataParallel(nn.Linear(2, 2), device_ids=[torch.device('cpu')])
+        _allow_ddp_on_cpu()
+        with pytest.raises(ValueError, match='device_ids'):
+            DistributedDataParallel(nn.Linear(2, 2), device_ids=[0])
+        for arguments in ({'device_ids': [torch.device('cpu')]}, {}):
+            model = DistributedDataParallel(
+                nn.Linear(2, 2), gradient_as_bucket_view=True, **arguments
+            )
+            assert model.device_ids is None
+            assert model.gradient_as_bucket_view
+            model(torch.ones(1, 2)).sum().backward()
+            assert torch.equal(model.module.bias.grad, torch.ones(2))
+    finally:
+        distributed.destroy_process_group()
