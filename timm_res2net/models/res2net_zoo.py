@@ -23,15 +23,21 @@ from typing import Any, ClassVar
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import BlurPool2d, LayerType
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from timm.models.resnet import ResNet
 from torch import nn
 
 from ..compat import keep_in_chans
+from ..download import prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .feature_levels import sorted_indices
-from .paddle_weights import load_paddle
+from .paddle_weights import load_paddle, mark_paddle_files
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -227,15 +233,34 @@ class Res2Net(ResNet):
         load_paddle(self, checkpoint_path)
 
 
-def _create_res2net(variant: str, pretrained: bool = False, **kwargs: Any) -> Res2Net:
+def create_res2net(
+    variant: str, pretrained: bool = False, model_class: type[Res2Net] = Res2Net, **kwargs: Any
+) -> Res2Net:
+    """Build a Res2Net, with weights on request.
+
+    Args:
+        variant: Registered name, also one of timm's own, whose cfg the model gets.
+        pretrained: Load weights.
+        model_class: Class of the model.
+        **kwargs: Arguments of `Res2Net`, and those that `timm.create_model` passes on.
+    """
     if 'block_args' in kwargs:
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
     if kwargs.get('features_only') and 'out_indices' in kwargs:
         kwargs['out_indices'] = sorted_indices(kwargs['out_indices'])
+    overlay = mark_paddle_files(kwargs.pop('pretrained_cfg_overlay', None))
+    cfg: Any = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
+    if pretrained:
+        prepare_weights(cfg, kwargs.get('cache_dir'))
     return build_model_with_cfg(
-        Res2Net, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs
+        model_class,
+        variant,
+        pretrained,
+        pretrained_cfg=cfg,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **kwargs,
     )
 
 
@@ -331,91 +356,91 @@ _DEEP_STEM: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True
 def res2net50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 4s with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, attn_layer='se')
-    return _create_res2net('res2net50_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_48w_2s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 48w x 2s with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=48, scale=2, attn_layer='se')
-    return _create_res2net('res2net50_48w_2s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_48w_2s_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_14w_8s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 14w x 8s with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, attn_layer='se')
-    return _create_res2net('res2net50_14w_8s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_14w_8s_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_26w_6s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 6s with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=6, attn_layer='se')
-    return _create_res2net('res2net50_26w_6s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_26w_6s_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_26w_8s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 8s with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=8, attn_layer='se')
-    return _create_res2net('res2net50_26w_8s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_26w_8s_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net101_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-101 26w x 4s with SE in every block."""
     model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, attn_layer='se')
-    return _create_res2net('res2net101_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50-D (the authors' v1b) with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, attn_layer='se', **_DEEP_STEM)
-    return _create_res2net('res2net50d_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50d_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net101d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-101-D (the authors' v1b) with SE in every block."""
     model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, attn_layer='se', **_DEEP_STEM)
-    return _create_res2net('res2net101d_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101d_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2next50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2NeXt-50 4w x 4s x 8c with SE in every block."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=4, scale=4, cardinality=8, attn_layer='se')
-    return _create_res2net('res2next50_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2next50_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_18w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 18w x 4s, the paper's light network."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=18, scale=4)
-    return _create_res2net('res2net50_18w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_18w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net152d(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-152-D, the authors' v1b-152."""
     model_args = dict(layers=(3, 8, 36, 3), base_width=26, scale=4, **_DEEP_STEM)
-    return _create_res2net('res2net152d', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net152d', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2next101(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2NeXt-101 4w x 4s x 8c."""
     model_args = dict(layers=(3, 4, 23, 3), base_width=4, scale=4, cardinality=8)
-    return _create_res2net('res2next101', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2next101', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50_vd 26w x 4s."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM)
-    return _create_res2net('res2net50_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
@@ -424,7 +449,7 @@ def res2net101_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     model_args = dict(
         layers=(3, 4, 23, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM
     )
-    return _create_res2net('res2net101_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
@@ -433,35 +458,35 @@ def res2net200_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     model_args = dict(
         layers=(3, 12, 48, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM
     )
-    return _create_res2net('res2net200_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net200_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_pd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50 26w x 4s, with the plain stem."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='paddle')
-    return _create_res2net('res2net50_pd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_pd_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_pd_14w_8s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50 14w x 8s, with the plain stem."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, semantics='paddle')
-    return _create_res2net('res2net50_pd_14w_8s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_pd_14w_8s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net50_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MMDetection's Res2Net-50 26w x 4s."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='mmdet', **_DEEP_STEM)
-    return _create_res2net('res2net50_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net101_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MMDetection's Res2Net-101 26w x 4s."""
     model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, semantics='mmdet', **_DEEP_STEM)
-    return _create_res2net('res2net101_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
@@ -470,13 +495,13 @@ def res2net50_16w_4s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     model_args = dict(
         layers=(3, 4, 6, 3), base_width=16, scale=4, semantics='caffe', attn_layer='se'
     )
-    return _create_res2net('res2net50_16w_4s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_16w_4s_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net_custom(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net of any arguments, for networks without a name of their own."""
-    return _create_res2net('res2net_custom', pretrained, **kwargs)
+    return create_res2net('res2net_custom', pretrained, **kwargs)
 
 
 @register_model
@@ -485,4 +510,4 @@ def test_res2net_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     model_args = dict(
         layers=(1, 2, 2, 1), base_width=26, scale=4, attn_layer='se', channels=(16, 32, 40, 48)
     )
-    return _create_res2net('test_res2net_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('test_res2net_se', pretrained, **dict(model_args, **kwargs))
