@@ -1,6 +1,7 @@
 """What a text means: a registered name, a folder, a file, or a repository of the Hub."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
+from .download import ask_hub, explaining, prepare_weights
 from .folder import CONFIG, ModelFolder, timm_names
 from .models.figures import FIGURES
 from .text import close_names, first_line
@@ -146,7 +148,7 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
         **kwargs: Further arguments of `timm.create_model`.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        OSError: There is no such folder, or the Hub refuses or cannot be reached.
         ValueError: There is no such model, or it has no weights.
     """
     found = resolve(target)
@@ -160,10 +162,17 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
     if isinstance(found, Repository):
         name = os.fspath(target)
         name = name if name.startswith('hf-hub:') else f'hf-hub:{name}'
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
-    if pretrained and not (found.cfg and found.cfg.has_weights):
+        ask_hub(found.id, CONFIG, revision=found.revision)
+        with explaining(found.id, found.revision):
+            return timm.create_model(name, pretrained=pretrained, **kwargs)
+    if not pretrained:
+        return timm.create_model(found.full, **kwargs)
+    if not (found.cfg and found.cfg.has_weights):
         raise ValueError(
             f"There are no published weights for '{found.full}'. Give a folder that `timm-res2net "
             'convert` wrote, or use random weights (pretrained=False, --random).'
         )
-    return timm.create_model(found.full, pretrained=pretrained, **kwargs)
+    prepare_weights(found.cfg)  # for models of timm, too
+    on_hub = found.cfg.hf_hub_id and not found.cfg.file
+    with explaining(found.cfg.hf_hub_id) if on_hub else nullcontext():
+        return timm.create_model(found.full, pretrained=True, **kwargs)

@@ -25,6 +25,7 @@ from tests.common import image, randomise
 from tests.hub.client import Client, RemoteError, command, environment, start
 from tests.hub.server import Fault, hub
 from timm_res2net import push_to_hub
+from timm_res2net.download import NOT_CACHED
 
 REPO = 'me/tiny'
 LOAD = """
@@ -647,7 +648,7 @@ def test_offline(world, tmp_path):
     told = subprocess.run(command('check', REPO), env=offline, capture_output=True, text=True)
     assert last_line(told) == (
         'timm-res2net check: HF_HUB_OFFLINE is set, so the Hub was not asked for me/tiny. '
-        'Unset it to ask the Hub. The cache does not have it either.'
+        f'Unset it to ask the Hub.{NOT_CACHED}'
     )
     assert server.requests == []
     warm = start(environment(server.url, home), SCRIPT, REPO)
@@ -675,9 +676,7 @@ def test_no_server_at_all(world, tmp_path):
     assert last_line(told).startswith(
         'timm-res2net check: The Hub cannot be reached for me/tiny (ConnectError: '
     )
-    assert last_line(told).endswith(
-        'Check the network and run again. The cache does not have it either.'
-    )
+    assert last_line(told).endswith(f'Check the network and run again.{NOT_CACHED}')
     warm = start(environment(server.url, home), SCRIPT, REPO)
     assert warm.communicate(timeout=300) and warm.returncode == 0
     again = start(nowhere, SCRIPT, REPO)

@@ -20,8 +20,8 @@ from tests.hub.client import Client, RemoteError, command, environment
 from tests.hub.server import hub as serve_hub
 from timm_res2net import Res2Net, hub, push_to_hub
 from timm_res2net.card import Result, results_of
+from timm_res2net.download import explain
 from timm_res2net.folder import Config
-from timm_res2net.hub.errors import explain
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parents[1] / 'fixtures'

@@ -29,7 +29,7 @@ from tests.common import (
 )
 from tests.fixtures import values
 from tests.hub.server import hub, serve
-from timm_res2net import Res2Net
+from timm_res2net import Res2Net, convert_checkpoint
 from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
 from timm_res2net.models.se_identity import checkpoint_filter_fn
@@ -596,6 +596,32 @@ def test_a_sound_file_that_does_not_fit_stays(layers, tmp_path, torch_home):
     ):
         from_url(name, f'{base}/{file}', layers=layers, num_classes=5)
     assert (torch_home / file).exists()
+
+
+@pytest.mark.parametrize('as_text', [str, Path])
+def test_paddle_weights_of_the_disk(as_text, tmp_path):
+    """A file of PaddleClas and what `convert` made of it load with the same words."""
+    name = 'res2net50_vd_26w_4s'
+    paddle_file(name, tmp_path / 'w.pdparams', **SHALLOW)
+    convert_checkpoint(tmp_path / 'w.pdparams', tmp_path / 'net')
+
+    def load(file: Path) -> nn.Module:
+        overlay = {'file': as_text(file)}
+        return timm.create_model(name, True, pretrained_cfg_overlay=overlay, **SHALLOW).eval()
+
+    with torch.no_grad():
+        expected = timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).eval()(
+            image()
+        )
+        assert torch.equal(load(tmp_path / 'w.pdparams')(image()), expected)
+        assert torch.equal(load(tmp_path / 'net' / 'model.safetensors')(image()), expected)
+
+
+@pytest.mark.parametrize('file', ['w.pdparams', 'w.safetensors'])
+def test_a_file_that_is_not_there(file, tmp_path):
+    overlay = {'file': str(tmp_path / file)}
+    with pytest.raises(FileNotFoundError, match=rf'There is no .*{file}. Check the path'):
+        timm.create_model('res2net50_pd_26w_4s', True, pretrained_cfg_overlay=overlay)
 
 
 def test_a_bad_local_file_stays_where_it_is(tmp_path):

@@ -9,10 +9,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ..checks import PICKLES
 from ..compat import HTTPError
+from ..download import NOT_CACHED, PATIENCE, explain, explaining
 from ..files import sha256_of
 from ..folder import CARD, CONFIG, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
-from .errors import explain, explaining
 
 
 def fetch(
@@ -40,7 +40,9 @@ def fetch(
     offline: BaseException | None = None
     with explaining(repo, revision):
         try:
-            info = HfApi(token=token).model_info(repo, revision=revision, files_metadata=True)
+            info = HfApi(token=token).model_info(
+                repo, revision=revision, files_metadata=True, timeout=PATIENCE
+            )
             there, commit = {s.rfilename: s for s in info.siblings or []}, info.sha
         except HfHubHTTPError:
             raise
@@ -57,8 +59,7 @@ def fetch(
             if offline is None or not isinstance(error.__cause__, LocalEntryNotFoundError):
                 raise
             if folder is None:
-                text = explain(offline, repo, revision)
-                raise OSError(f'{text} The cache does not have it either.') from error
+                raise OSError(explain(offline, repo, revision) + NOT_CACHED) from error
             continue  # loading a model does not download the card
         if commit and path.parent.name != commit:
             raise OSError(f'{repo} has changed during the download. Run again.')

@@ -17,6 +17,7 @@ from .. import __version__
 from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
+from ..download import PATIENCE, explaining
 from ..files import sha256_of
 from ..folder import (
     CARD,
@@ -29,7 +30,6 @@ from ..folder import (
     read_card,
 )
 from ..resolve import Repository, resolve_repository
-from .errors import explaining
 
 
 @dataclass(frozen=True)
@@ -381,9 +381,12 @@ def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool
     """Look at what the Hub has."""
     on_branch = True
     try:
-        info = api.model_info(target.id, revision=target.revision, files_metadata=True)
+        info = api.model_info(
+            target.id, revision=target.revision, files_metadata=True, timeout=PATIENCE
+        )
     except RevisionNotFoundError:
-        info, on_branch = api.model_info(target.id, files_metadata=True), False
+        info = api.model_info(target.id, files_metadata=True, timeout=PATIENCE)
+        on_branch = False
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:

@@ -1,7 +1,9 @@
 """Loading PaddleClas weights into a Res2Net, converted in memory."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from timm.models import load_pretrained
@@ -11,6 +13,19 @@ from ..convert import SOURCES, apply_rules, read_pdparams
 from ..convert.fit import fit, shapes
 from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
+
+
+def mark_paddle_files(overlay: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a `pretrained_cfg_overlay` that says of its file or URL whether it is PaddleClas's.
+
+    Without this, timm would read a .pdparams file with `torch.load`, or, before timm 1.0.31, other
+    files as .pdparams if the registered weights are.
+    """
+    marked = dict(overlay or {})
+    source = marked.get('file') or marked.get('url')
+    if source:
+        marked.setdefault('custom_load', str(source).endswith('.pdparams'))
+    return marked
 
 
 def load_paddle(model: nn.Module, path: str) -> None:

@@ -1,0 +1,256 @@
+"""Weights from the Hub and from URLs: quick refusals without a network, and errors as sentences."""
+
+import errno
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm
+
+from .compat import HTTPError
+from .files import write_file
+from .text import first_line
+
+NOT_CACHED = (
+    " The cache does not have it either. Without a network, 'test_res2net_se' and folders on the "
+    'disk load.'
+)
+"""What follows an error of the network if the cache does not help."""
+PATIENCE = constants.HF_HUB_ETAG_TIMEOUT
+"""Seconds without an answer after which a server counts as unreachable: 10, or what the environment
+variable of this name says."""
+
+_LOGIN = 'log in with `hf auth login`, or set HF_TOKEN'
+_UNREACHABLE = (ConnectionError, TimeoutError, HTTPError, HTTPException, urllib.error.URLError)
+# What timm looks for in a repository whose cfg names no file
+_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+
+
+class _Failure:
+    """An error of a download or upload, taken apart.
+
+    Attributes:
+        error: The error.
+        cause: Its cause, or itself.
+        repo: The repository, or a URL.
+        is_url: Whether it is a URL.
+        site: Who was asked.
+        home: The environment variable that names the cache.
+        revision: The revision that was asked for.
+        status: HTTP status; 0 if there was no answer.
+        number: Number of the operating system's error.
+        kind: Name of the type of the cause.
+        what: The first line of the cause.
+    """
+
+    def __init__(self, error: BaseException, repo: str, revision: str | None):
+        self.error, self.repo, self.revision = error, repo, revision or 'main'
+        self.is_url = '://' in repo
+        self.site = 'server' if self.is_url else 'Hub'
+        self.home = 'TORCH_HOME' if self.is_url else 'HF_HOME'
+        reason = getattr(error, 'reason', None)  # of urllib's errors; sometimes a text
+        self.cause = error.__cause__ or (reason if isinstance(reason, OSError) else error)
+        # a refusal may be the cause of "not in the cache"
+        response = getattr(error, 'response', None) or getattr(self.cause, 'response', None)
+        self.status: int = getattr(response, 'status_code', None) or getattr(error, 'code', 0) or 0
+        self.number = getattr(error, 'errno', None)
+        self.kind = type(self.cause).__name__
+        self.what = first_line(self.cause)
+
+    def is_a(self, *kinds: type[BaseException]) -> bool:
+        """Return whether the error or its cause is of these types."""
+        return isinstance(self.error, kinds) or isinstance(self.cause, kinds)
+
+    def says(self, text: str) -> bool:
+        """Return whether the error's text contains a text in lower case."""
+        return text in str(self.error).lower()
+
+
+_TABLE: tuple[tuple[Callable[[_Failure], bool], str], ...] = (
+    (
+        lambda f: isinstance(f.error, GatedRepoError),
+        f'{{f.repo}} is gated. Accept its conditions on the Hub, then {_LOGIN}.',
+    ),
+    (
+        lambda f: isinstance(f.error, RepositoryNotFoundError),
+        f'There is no repository {{f.repo}}, or it is private. Check the name, or {_LOGIN}.',
+    ),
+    (
+        lambda f: isinstance(f.error, RevisionNotFoundError),
+        "{f.repo} has no revision '{f.revision}'. Name one of its branches, tags or commits.",
+    ),
+    (
+        lambda f: f.is_a(OfflineModeIsEnabled),
+        'HF_HUB_OFFLINE is set, so the Hub was not asked for {f.repo}. Unset it to ask the Hub.',
+    ),
+    (
+        lambda f: f.status in (401, 403) and not f.is_url,
+        'The Hub refuses access to {f.repo} ({f.status}: {f.what}). For this access '
+        f'{_LOGIN} with a token that has it.',
+    ),
+    (
+        lambda f: f.status == 412,
+        'Someone else has pushed to {f.repo} in the meantime. Nothing was changed; run again.',
+    ),
+    (
+        lambda f: f.status == 429,
+        'The {f.site} limits the number of requests (429 for {f.repo}). Wait a while and run '
+        'again.',
+    ),
+    (
+        lambda f: f.status >= 500,
+        'The {f.site} has a problem ({f.status} for {f.repo}). Run again later.',
+    ),
+    (
+        lambda f: f.number == errno.ENOSPC or f.says('not enough free disk space'),
+        'There is no space left in the cache for {f.repo}. Free some, or set {f.home} to a folder '
+        'on another disk; no part of the download was kept.',
+    ),
+    (
+        lambda f: f.number in (errno.EROFS, errno.EACCES, errno.EPERM),
+        'The cache is not writable ({f.what}). Set {f.home} to a folder you can write to.',
+    ),
+    (
+        lambda f: f.says('consistency check failed'),
+        'A file of {f.repo} arrived with another size than the {f.site} announces. It was not '
+        'kept; run again.',
+    ),
+    (lambda f: f.status > 0, 'The {f.site} answers {f.status} for {f.repo} ({f.what}). Run again.'),
+    (
+        lambda f: f.is_a(*_UNREACHABLE),
+        'The {f.site} cannot be reached for {f.repo} ({f.kind}: {f.what}). Check the network and '
+        'run again.',
+    ),
+    (lambda f: True, '{f.repo}: {f.kind}: {f.what}. Run again.'),
+)
+"""Kinds of failure in the order in which they are tried, each with its text."""
+
+
+def explain(error: BaseException, repo: str, revision: str | None = None) -> str:
+    """Say what went wrong with a repository or a URL, and what to do.
+
+    Args:
+        error: What the client raised.
+        repo: The repository, or a URL.
+        revision: The revision that was asked for.
+    """
+    failure = _Failure(error, repo, revision)
+    text = next(text for is_it, text in _TABLE if is_it(failure))
+    return text.format(f=failure)
+
+
+@contextmanager
+def explaining(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turn the client's errors into an OSError with the text of `explain`; the cause is kept."""
+    try:
+        yield
+    except (OSError, RuntimeError, HTTPError) as error:
+        # an upload fails with a RuntimeError around the error itself; others are not the client's
+        inner = error.__cause__ if isinstance(error, RuntimeError) else error
+        if not isinstance(inner, (OSError, HTTPError)):
+            raise
+        raise OSError(explain(inner, repo, revision)) from error
+
+
+def ask_hub(
+    repo: str, *files: str, revision: str | None = None, cache_dir: str | Path | None = None
+) -> None:
+    """Ask the Hub once for the first of some files, unless the cache has one of them.
+
+    The client itself tries for a minute or longer before it says that it cannot reach the Hub.
+
+    Args:
+        repo: OWNER/NAME.
+        *files: Names of files.
+        revision: Branch, tag or commit.
+        cache_dir: The cache, if it is not the client's own.
+
+    Raises:
+        OSError: The Hub cannot be reached. What the Hub refuses is left to the download.
+    """
+    for file in files:
+        if isinstance(try_to_load_from_cache(repo, file, cache_dir, revision), str):
+            return
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, files[0], revision=revision), timeout=PATIENCE)
+    except HfHubHTTPError:
+        return
+    except (OSError, HTTPError) as error:
+        raise OSError(explain(error, repo, revision) + NOT_CACHED) from error
+
+
+def download(url: str, path: Path) -> None:
+    """Download a file, with a progress bar on stderr.
+
+    Args:
+        url: Where it is.
+        path: File to write. After an error it does not exist.
+
+    Raises:
+        OSError: The server refuses or cannot be reached, the connection ended early, or the file
+            cannot be written.
+    """
+
+    def write(file: BinaryIO) -> None:
+        request = urllib.request.Request(url, headers={'User-Agent': 'timm-res2net'})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            size = int(answer.headers.get('Content-Length') or 0)
+            bar = dict(total=size or None, desc=path.name, unit='B', unit_scale=True)
+            with tqdm.wrapattr(file, 'write', **bar) as out:
+                shutil.copyfileobj(answer, out)
+            if size and file.tell() != size:
+                raise OSError(f'Consistency check failed: {file.tell()} of {size} bytes came')
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, write)
+    except (OSError, HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an answer of the server, too
+        raise OSError(
+            f'{explain(error, url)} If you have the file, load it with pretrained_cfg_overlay='
+            "dict(file='PATH'), or make a folder of it with `timm-res2net convert`."
+        ) from error
+
+
+def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
+    """Make sure that timm can load the weights of a cfg, or fail within seconds.
+
+    Weights on the Hub are asked for. Weights at a URL are downloaded to where timm looks for them.
+
+    Args:
+        cfg: The `PretrainedCfg`.
+        cache_dir: The cache, if it is not the usual one.
+
+    Raises:
+        FileNotFoundError: The cfg names a file that does not exist.
+        OSError: A server cannot be reached, or a download failed.
+    """
+    is_local = cfg.source == 'local-dir' or cfg.file or cfg.state_dict
+    if cfg.file and not os.path.exists(cfg.file):
+        raise FileNotFoundError(f'There is no file or folder {cfg.file}. Check the path.')
+    if cfg.hf_hub_id and (cfg.source == 'hf-hub' or not is_local):
+        repo, _, revision = cfg.hf_hub_id.partition('@')
+        files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+        ask_hub(repo, *files, revision=revision or None, cache_dir=cache_dir)
+    elif isinstance(cfg.url, str) and cfg.url and not is_local:
+        folder = Path(cache_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
+        path = folder / os.path.basename(urlsplit(cfg.url).path)
+        if not path.exists():
+            download(cfg.url, path)
