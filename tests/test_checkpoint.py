@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from tests.common import Reference, image, randomise, relative_error
-from timm_res2net import check, convert_checkpoint
+from tests.common import TINY, Reference, image, randomise, relative_error
+from timm_res2net import check, convert_checkpoint, push_to_hub
+from timm_res2net.checkpoint import take_model
 from timm_res2net.convert import SOURCES
+from timm_res2net.folder import ModelFolder
 from timm_res2net.layers.bottle2neck import SEMANTICS
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -439,6 +442,11 @@ def test_files_and_folders_that_are_none(tmp_path):
         convert_checkpoint(tmp_path)
 
 
+def test_an_address_is_no_path():
+    with pytest.raises(ValueError, match=r'https:/+host/w\.pth is an address. Download the file'):
+        convert_checkpoint('https://host/w.pth')
+
+
 def config(changed: str) -> str:
     """A config.json with a field changed; JSON takes the last of two alike."""
     return (
@@ -598,3 +606,61 @@ def test_a_folder_without_an_image_size(tmp_path):
     path.write_text(json.dumps(config))
     found = convert_checkpoint(tmp_path / 'net', tmp_path / 'out')
     assert found.config.input_size == [3, 224, 224]  # timm's default
+
+
+# --- models in memory whose layers were replaced --------------------------------------------------
+
+
+def test_a_replaced_head_and_stem(tmp_path):
+    """The numbers of classes and channels are those of the layers."""
+    model = timm.create_model(TINY)
+    model.fc = nn.Linear(192, 5)
+    model.conv1 = nn.Conv2d(1, 16, 7, stride=2, padding=3, bias=False)
+    randomise(model).eval()
+    done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
+    assert (done.config.num_classes, done.config.input_size[0]) == (5, 1)
+    folder = ModelFolder.write(tmp_path / 'net', done.config, model.state_dict(), done.card).path
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    x = image(channels=1)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+    assert {finding.state for finding in check(folder)} == {'ok'}
+    assert (model.num_classes, model.model_args['in_chans']) == (10, 3)  # not changed
+
+    model.fc = nn.Identity()
+    assert take_model(model).config.num_classes == 0
+
+
+@pytest.mark.parametrize(
+    ('name', 'module', 'replacement', 'there'),
+    [
+        (TINY, 'maxpool', nn.Identity(), 'MaxPool2d(kernel_size=3'),
+        (
+            TINY,
+            'conv1',
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            'Conv2d(3, 16, kernel_size=(7, 7)',
+        ),
+        (TINY, 'fc', nn.Sequential(nn.Dropout(), nn.Linear(192, 5)), 'Linear(in_features=192'),
+        (TINY, 'layer1.0.relu', nn.SiLU(), 'ReLU()'),
+        (TINY, 'layer1.0.bn1', nn.BatchNorm2d(24, eps=1e-3), 'BatchNorm(eps=1e-05)'),
+        (TINY, 'aux', nn.Linear(3, 3), 'nothing'),
+        ('res2net50d', 'conv1', nn.Conv2d(3, 64, 7, 2, 3, bias=False), 'Sequential()'),
+    ],
+)
+def test_a_module_that_no_argument_describes(name, module, replacement, there):
+    model = timm.create_model(name)
+    parent, _, child = module.rpartition('.')
+    setattr(model.get_submodule(parent), child, replacement)
+    with pytest.raises(ValueError, match=re.escape(f"Module '{module}' of the model is")) as error:
+        take_model(model)
+    assert f'has {there}' in str(error.value)
+    assert 'Undo the change' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'changes', [{'drop_path_rate': 0.2, 'drop_rate': 0.3}, {'drop_block_rate': 0.1}]
+)
+def test_what_only_training_sees_makes_no_difference(changes):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model(TINY, **changes))
+    assert take_model(model).config.num_classes == 10

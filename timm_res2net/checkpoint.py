@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import DropBlock2d, DropPath
 from timm.models import get_pretrained_cfg
 from timm.models.resnet import ResNet
 from timm.utils import unwrap_model
@@ -275,7 +276,7 @@ def _provenance(
     ]
     return Provenance(
         path.resolve().name, sha256_of(weights), weights.stat().st_size, checkpoint.format,
-        checkpoint.entry, checkpoint.widened, source, rows,
+        checkpoint.entry, checkpoint.narrow(checkpoint.values), source, rows,
     )  # fmt: skip
 
 
@@ -357,6 +358,8 @@ def read(
             f'{path} is a folder, and its config.json names the model. Leave model and semantics '
             'out.'
         )
+    if re.match('https?:/', str(path)):
+        raise ValueError(f'{path} is an address. Download the file, and give its path.')
     if not path.exists():
         raise FileNotFoundError(f'There is no file or folder {path}. Check the path.')
     try:
@@ -370,8 +373,11 @@ def read(
 def take_model(model: nn.Module) -> Conversion:
     """Take a model in memory as if it had been read. The model is not changed.
 
+    The numbers of classes and channels are those of its layers, which may have been replaced.
+
     Raises:
-        ValueError: It is not a whole Res2Net of this package or timm, or it is deployed.
+        ValueError: It is not a whole Res2Net of this package or timm, it is deployed, or one of its
+            modules was replaced by one that no argument describes.
     """
     plain: Any = unwrap_model(model)
     kind = type(plain).__name__
@@ -401,14 +407,55 @@ def take_model(model: nn.Module) -> Conversion:
     if name is None:  # made by its class
         found = _architecture(infer_arguments(original.state_dict()))
         name = _find_name({**found, 'semantics': arguments['semantics']}) or _CUSTOM
+    arguments = {**arguments, 'in_chans': in_chans_of(original)}
+    head = original.get_classifier()
+    if isinstance(head, nn.Linear | nn.Identity):  # replaced, as in `model.fc = nn.Linear(...)`
+        original.num_classes = head.out_features if isinstance(head, nn.Linear) else 0
+    classes = original.num_classes
+    _check_modules(
+        original, timm.create_model(name, device='meta', num_classes=classes, **arguments), name
+    )
     registered: Any = get_pretrained_cfg(name)
     cfg = without_origin(
         {**registered.to_dict(), **cfg},
         tag='pushed',
-        description=f'{name} with {plain.num_classes:,} classes.',
+        description=f'{name} with {classes:,} classes.',
     )
     config = Config.of(original, name, arguments, cfg, described=True)
     return Conversion('timm', config, original)
+
+
+def _computes(module: nn.Module) -> str:
+    """Return what a module computes in eval mode, apart from its weights and its children."""
+    if isinstance(module, nn.Dropout | DropPath | DropBlock2d):
+        return 'Identity()'
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm, aligned ones
+        return f'BatchNorm(eps={module.eps})'
+    # a block of timm and one of this package have the same children and compute the same
+    is_block = any(module.children()) and not isinstance(module, nn.Sequential)
+    name = 'Module' if is_block else type(module).__name__
+    details = module.extra_repr().replace('inplace=True', '').rstrip(', ')
+    return f'{name}({details})'
+
+
+def _check_modules(model: nn.Module, fresh: nn.Module, name: str) -> None:
+    """Check that a model has the modules of one that was built from its name and arguments.
+
+    Raises:
+        ValueError: A module differs. It is named, with what stands in its place.
+    """
+    found, built = (
+        {key: _computes(module) for key, module in one.named_modules() if key}
+        for one in (model, fresh)
+    )
+    for key in {**built, **found}:
+        here, there = (texts.get(key, 'nothing') for texts in (found, built))
+        if here != there and {here, there} != {'Identity()', 'nothing'}:
+            raise ValueError(
+                f"Module '{key}' of the model is {here}, but {name} with the model's arguments has "
+                f'{there} there, so that no config rebuilds the model. Undo the change, or save '
+                'the state dict with the code that changes the network.'
+            )
 
 
 def convert_checkpoint(
