@@ -1,17 +1,22 @@
 """Reading files that are not to be trusted."""
 
 import argparse
+import datetime
+import json
 import os
 import pickle
+import sys
+import types
 import zipfile
-from pathlib import Path
+from collections import Counter, OrderedDict, defaultdict, deque
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from tests.common import randomise
 from tests.convert.helpers import Trap, refused, save, tiny, zeros
@@ -94,14 +99,87 @@ def test_a_zip_file_with_two_directories(tmp_path):
     refused(path, 'Download it again')
 
 
-@pytest.mark.parametrize('kind', ['optimizer', 'scalar'])
-def test_what_training_scripts_keep_beside_the_weights(kind, tmp_path):
-    if kind == 'optimizer':  # torchvision's and PyTorch's examples keep a tensor, too
-        content = {'epoch': 3, 'state_dict': tiny(), 'best_acc1': torch.tensor(0.5)}
-        assert read_checkpoint(save(content, tmp_path / 'w.pth')).entry == 'state_dict'
-    else:
-        path = save({'state_dict': tiny(), 'best': np.float64(0.5)}, tmp_path / 'w.pth')
-        assert 'weights_only' not in refused(path, "scalar'", 'Nothing in it was run')
+def history_buffer(monkeypatch) -> Any:
+    """What mmengine's message hub keeps, with its class gone when the file is read."""
+    module = types.ModuleType('mmengine.logging.history_buffer')
+
+    class HistoryBuffer:
+        def __init__(self):
+            self._log_history = np.arange(3, dtype=np.float64)
+            self.statistics_methods = {'min': HistoryBuffer.min, 'mean': HistoryBuffer.mean}
+
+        def min(self):
+            raise AssertionError('nothing of it is called')
+
+        def mean(self):
+            raise AssertionError('nothing of it is called')
+
+        def __setstate__(self, state):
+            raise AssertionError('nothing of it is called')
+
+    HistoryBuffer.__module__ = module.__name__
+    HistoryBuffer.__qualname__ = 'HistoryBuffer'
+    HistoryBuffer.min.__qualname__ = 'HistoryBuffer.min'
+    HistoryBuffer.mean.__qualname__ = 'HistoryBuffer.mean'
+    HistoryBuffer.min.__module__ = HistoryBuffer.mean.__module__ = module.__name__
+    module.HistoryBuffer = HistoryBuffer
+    for name in ('mmengine', 'mmengine.logging'):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return HistoryBuffer()
+
+
+BESIDE: dict[str, Any] = {
+    'a tensor': torch.tensor(0.5),  # torchvision's and PyTorch's examples keep one
+    'float64': np.float64(0.5),
+    'float32': np.float32(0.5),
+    'int64': np.int64(3),
+    'bool': np.bool_(True),
+    'an array': np.arange(5),
+    'a large array': np.ones((3, 4), np.float32),
+    'strings': np.array(['a', 'b']),
+    'objects': np.array([None, {'a': 1}], dtype=object),
+    'an empty array': np.zeros((0, 3)),
+    'a path': Path('/some/where'),
+    'a Windows path': PureWindowsPath('C:/x'),
+    'defaultdict': defaultdict(list, {'loss': [np.float64(1.0)]}),
+    'nested defaultdict': defaultdict(dict, {'a': {1: defaultdict(int, b=2)}}),
+    'OrderedDict': OrderedDict(a=1),
+    'deque': deque([1.0, 2.0], maxlen=3),
+    'Counter': Counter('aab'),
+    'Namespace': argparse.Namespace(lr=0.1, output=Path('out')),
+    'SimpleNamespace': types.SimpleNamespace(lr=0.1),
+    'datetime': datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
+    'timedelta': datetime.timedelta(seconds=3),
+}
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('kind', [*BESIDE, 'HistoryBuffer'])
+def test_what_training_scripts_keep_beside_the_weights(kind, legacy, tmp_path, monkeypatch):
+    weights = tiny()
+    beside = history_buffer(monkeypatch) if kind == 'HistoryBuffer' else BESIDE[kind]
+    content = {'meta': {'x': [beside]}, 'epoch': 3, 'state_dict': weights, 'best': beside}
+    path = tmp_path / 'w.pth'
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    monkeypatch.undo()
+    found = read_checkpoint(path)
+    assert (found.entry, found.others) == ('state_dict', ())
+    assert_same(found.tensors, weights)
+
+
+def test_a_module_that_a_file_names_is_not_imported(tmp_path, monkeypatch):
+    path = save({'state_dict': tiny(), 'log': history_buffer(monkeypatch)}, tmp_path / 'w.pth')
+    monkeypatch.undo()
+    read_checkpoint(path)
+    assert 'mmengine' not in sys.modules
+
+
+def test_a_getattr_in_a_file_gets_nothing(tmp_path):
+    """The name is on the list, because a HistoryBuffer asks for it. What it gets does nothing."""
+    trap = {'state_dict': tiny(), 'x': Trap(getattr, Path, 'home')}
+    found = read_checkpoint(save(trap, tmp_path / 'w.pth'))
+    assert found.entry == 'state_dict'
 
 
 def test_an_average_of_models(tmp_path):
@@ -132,7 +210,7 @@ def test_a_damaged_file(tmp_path):
     path = save(tiny(), tmp_path / 'w.pth')
     whole = path.read_bytes()
     path.write_bytes(whole[:-5000])
-    refused(path, 'not a zip file', 'Download it again')
+    refused(path, 'cut short or damaged', 'Download it again')
     torch.save(tiny(), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:-5000])
     refused(path, 'Download it again')
@@ -146,10 +224,9 @@ def test_a_damaged_file(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
-        (b'<!DOCTYPE html><html>', ["begins with b'<!DOCTYPE html><'", 'Download it again']),
-        (b'\x89PNG\r\n\x1a\n' + bytes(99), ["begins with b'\\x89PNG"]),
+        (b'\x89PNG\r\n\x1a\n' + bytes(99), ["begins with b'\\x89PNG", 'Give the file']),
         (pickle.dumps([1, 2]), ['holds list', 'not a dict']),
-        (pickle.dumps({'epoch': 3}), ['entries (epoch)', 'Looked for state_dict_ema', 'name it']),
+        (pickle.dumps({'epoch': 3}), ['entries (epoch)', 'Give the file that']),
         (
             pickle.dumps({'a': np.ones(3, np.int32), 'b': np.ones(2)}),
             ["'a' is int32", 'as float32'],
@@ -167,8 +244,7 @@ def test_a_file_of_another_kind(content, words, tmp_path):
     ('content', 'words'),
     [
         ([torch.ones(1)], ['holds list', 'Save `model.state_dict()`']),
-        ({'optimizer': {'lr': 1}}, ['entries (optimizer)', 'name it']),
-        ({'a': torch.ones(2), 'lr': 0.1}, ["'lr' is float", 'nothing but tensors']),
+        ({'optimizer': {'lr': 1}}, ['entries (optimizer)', 'Give the file that']),
         ({'a': torch.ones(2, dtype=torch.int64)}, ["'a' is", 'torch.int64', 'Save dense']),
         ({'a': torch.ones(2, 2).to_sparse()}, ["'a' is a torch.sparse_coo tensor", 'Save dense']),
     ],
@@ -177,15 +253,13 @@ def test_a_torch_file_of_another_kind(content, words, tmp_path):
     refused(save(content, tmp_path / 'w.pth'), *words)
 
 
-def test_a_torchscript_archive(tmp_path):
-    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / 'w.pt'))
-    refused(tmp_path / 'w.pt')
-
-
-def test_a_whole_model_is_refused(tmp_path):
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_whole_model_is_refused(legacy, tmp_path):
     path = tmp_path / 'w.pth'
-    torch.save(timm.create_model('test_res2net_se'), path)
-    refused(path, "'timm_res2net.models.res2net_zoo.Res2Net'", 'save the state dict')
+    model = timm.create_model('test_res2net_se')
+    torch.save(model, path, _use_new_zipfile_serialization=not legacy)
+    words = "'timm_res2net.models.res2net_zoo.Res2Net'", 'a whole model', 'save the state dict'
+    assert 'Download it again' not in refused(path, *words)
 
 
 @pytest.mark.parametrize('legacy', [False, True])
@@ -219,6 +293,69 @@ def test_an_entry_by_name(tmp_path):
         read_checkpoint(path, entry='x')
 
 
+def test_an_entry_of_an_entry(tmp_path):
+    content = {'model': zeros(tiny()), 'ema': {'module': tiny(), 'updates': 3}}
+    path = save(content, tmp_path / 'w.pth')
+    found = read_checkpoint(path)
+    assert (found.entry, found.others) == ('model', ('ema.module',))
+    found = read_checkpoint(path, entry='ema.module')
+    assert (found.entry, found.others) == ('ema.module', ('model',))
+    assert_same(found.tensors, tiny())
+
+
+def test_entries_of_unknown_names_become_prefixes(tmp_path):
+    content = {'ema': {'module': tiny(), 'updates': 3}, 'decoder': {'a.weight': torch.ones(2, 2)}}
+    found = read_checkpoint(save(content, tmp_path / 'w.pth'))
+    assert (found.entry, found.others) == ('', ())
+    expected = {f'ema.module.{key}': value for key, value in tiny().items()}
+    assert_same(found.tensors, {**expected, 'decoder.a.weight': torch.ones(2, 2)})
+
+
+def test_what_is_no_weight_may_be_anything(tmp_path):
+    """Only what is taken is checked: a whole model has integers and masks."""
+    odd = {'head.index': torch.arange(4), 'head.mask': torch.ones(2, dtype=torch.bool), 'lr': 0.1}
+    found = read_checkpoint(save({**tiny(), **odd}, tmp_path / 'w.pth'))
+    assert_same(found.take(tiny()), tiny())
+    with pytest.raises(ValueError, match=r"Cannot read .*'head\.index' is a .*int64.*Save dense"):
+        found.take(['head.index'])
+
+
+def shards(folder: Path, change: dict[str, str] | None = None) -> Path:
+    """Weights in two files with their index."""
+    weights = tiny()
+    names = [f'model-0000{i}-of-00002.safetensors' for i in (1, 2)]
+    parts = {key: names[i % 2] for i, key in enumerate(weights)}
+    for name in names:
+        save_file({key: weights[key] for key in weights if parts[key] == name}, folder / name)
+    path = folder / 'model.safetensors.index.json'
+    index = {'metadata': {'total_size': 1}, 'weight_map': {**parts, **(change or {})}}
+    path.write_text(json.dumps(index))
+    return path
+
+
+def test_shards_with_their_index(tmp_path):
+    found = read_checkpoint(shards(tmp_path))
+    assert found.format == 'safetensors, 2 shards'
+    assert_same(found.tensors, tiny())
+
+
+def test_shards_that_cannot_be_read(tmp_path):
+    path = shards(tmp_path)
+    shard = tmp_path / 'model-00002-of-00002.safetensors'
+    with pytest.raises(ValueError, match=r'shard 2 of 2. Give the index .*index\.json'):
+        read_checkpoint(shard)
+    shard.unlink()
+    with pytest.raises(ValueError, match=r'lacks 1 of its 2 files, such as model-00002.*Download'):
+        read_checkpoint(path)
+    for name in ('../w.safetensors', '/etc/passwd', path.name):
+        with pytest.raises(ValueError, match='names files in other folders'):
+            read_checkpoint(shards(tmp_path, {'x': name}))
+    for text in ('{"a": 1}', '{', '[]', '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r'(JSON|begins with|other folders).*(Give|Use)'):
+            read_checkpoint(path)
+
+
 def test_a_key_that_only_contains_a_prefix_keeps_it(tmp_path):
     weights = {**tiny(), 'layer1.0.module.weight': torch.ones(1)}
     assert_same(read_checkpoint(save(weights, tmp_path / 'w.pth')).tensors, weights)
@@ -231,7 +368,7 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
         for key, value in tiny().items()
     }
     found = read_checkpoint(save(weights, tmp_path / 'w.pth'))
-    assert found.widened == sum(v.is_floating_point() for v in weights.values())
+    assert found.narrow(weights) == sum(v.is_floating_point() for v in weights.values())
     for key, value in weights.items():
         assert found.tensors[key].dtype in (torch.float32, torch.int64)
         assert torch.equal(found.tensors[key].to(value.dtype), value)

@@ -80,10 +80,10 @@ def test_another_codec_is_refused(tmp_path):
         (b'<html></html>', []),
         (pickle.dumps(ARRAYS, 2)[:-9], []),
         (pickle.dumps([1]), ['holds list', 'not a dict']),
-        (pickle.dumps({}), ['holds no arrays', 'Download it again']),
+        (pickle.dumps({}), ['holds no arrays', 'Give the file with the weights']),
         (
             pickle.dumps({'StructuredToParameterName@@': {}}),
-            ['holds no arrays', 'Download it again'],
+            ['holds no arrays', 'Give the file with the weights'],
         ),
         (pickle.dumps({'a': 1.5}), ["'a' is float", 'as float32']),
         # how Paddle writes bfloat16

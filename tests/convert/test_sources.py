@@ -640,6 +640,62 @@ def test_checkpoints_of_no_known_source(keys, text):
         recognise(keys)
 
 
+@pytest.mark.parametrize(
+    ('keys', 'words'),
+    [
+        (['level3.tree1.tree2.convs.0.weight'], 'dla60_res2net and dla60_res2next. Load it with'),
+        (['backbone.cb_modules.0.layer1.0.convs.0.weight'], 'CBNet.* cannot be built'),
+        (['backbone.cb_linears.1.0.0.weight'], 'CBNet.* cannot be built'),
+        (['layer2.0.convs.0.conv_offset.weight'], 'deformable convolutions, which cannot be built'),
+        (['res3.0.conv2_offsets.0.weight'], 'deformable convolutions, which cannot be built'),
+        (
+            [f'layer{i}.0.convs.0.weight' for i in (1, 2, 3)],
+            'three stages, as networks for CIFAR have.* cannot be built',
+        ),
+    ],
+)
+def test_networks_that_cannot_be_built(keys, words):
+    with pytest.raises(ValueError, match=words):
+        recognise(keys)
+
+
+def test_timms_dla_is_recognised():
+    with pytest.raises(ValueError, match='dla60_res2net'):
+        recognise(timm.create_model('dla60_res2net', device='meta').state_dict())
+
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_se_by_linear_layers(bias, tmp_path):
+    """`se.fc` as two Linear layers with a ReLU between, in the most copied SE module."""
+    weights = random_weights('test_res2net_se')
+    theirs = dict(weights)
+    for key in weights:
+        if '.se.' in key:
+            name, leaf = key.rsplit('.', 1)
+            block, fc = name.rsplit('.', 1)
+            matrix = theirs.pop(key)
+            if leaf == 'weight':
+                theirs[f'{block}.fc.{"02"[int(fc[-1]) - 1]}.weight'] = matrix[:, :, 0, 0]
+            elif bias:
+                theirs[f'{block}.fc.{"02"[int(fc[-1]) - 1]}.bias'] = matrix
+            else:
+                weights[key] = torch.zeros_like(matrix)
+    path = save(theirs, tmp_path / 'w.pth')
+    found = convert_checkpoint(path)
+    assert found.architecture == 'test_res2net_se'
+    got = found.model.state_dict()
+    assert all(torch.equal(got[key], value) for key, value in weights.items())
+    # the gate is their gate
+    block: Any = found.model.layer1[0]
+    x = torch.rand(2, 64, 3, 3)
+    fc = [theirs[f'layer1.0.se.fc.{i}.weight'] for i in (0, 2)]
+    biases = [theirs.get(f'layer1.0.se.fc.{i}.bias') for i in (0, 2)]
+    hidden = F.linear(x.mean((2, 3)), fc[0], biases[0]).relu()
+    gate = F.linear(hidden, fc[1], biases[1]).sigmoid()
+    with torch.no_grad():
+        assert relative_error(block.se(x), x * gate[:, :, None, None]) < 1e-6
+
+
 def test_every_source_has_its_sentences():
     assert set(SOURCES) == {
         'official', 'mmpretrain', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'article', 'timm',

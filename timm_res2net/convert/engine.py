@@ -26,6 +26,8 @@ class Rule(NamedTuple):
         into_mean: Whether the tensor is a bias before a BatchNorm. It is subtracted from the
             running mean that another rule brings to the target.
         shift: Number that is added to the tensor.
+        linear: Whether the tensor is the matrix of a Linear layer, which becomes a 1x1 convolution.
+            If the layer has no bias, the convolution's is zero.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Rule(NamedTuple):
     rotate: tuple[int, int] | None = None
     into_mean: bool = False
     shift: float = 0.0
+    linear: bool = False
 
     @property
     def how(self) -> str:
@@ -46,6 +49,8 @@ class Rule(NamedTuple):
             return 'transposed'
         if self.shift:
             return f'{self.shift:+g}'
+        if self.linear:
+            return 'made a 1x1 convolution'
         return 'first split moved to the end' if self.rotate else ''
 
 
@@ -204,7 +209,13 @@ def apply_rules(
             value = _roll(value, rule.rotate)
         if rule.shift:
             value = _add(value, rule.shift)
+        if rule.linear:
+            value = value.reshape(*value.shape[:2], 1, 1)
         (biases if rule.into_mean else out)[name] = value
+    for move in moves:
+        if move.rule.linear:
+            name = f'{move.target.removesuffix("weight")}bias'
+            out.setdefault(name, torch.zeros_like(out[move.target][:, 0, 0, 0]))
     alone = biases.keys() - out.keys()
     if alone:
         raise ValueError(

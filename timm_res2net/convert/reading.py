@@ -1,20 +1,23 @@
 """Read checkpoint files without running anything in them."""
 
 import argparse
+import json
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 import torch
 
 from ..text import first_line
 from .fit import is_counter
-from .safe_pickle import Array, unpickle_arrays
+from .kinds import describe_archive, describe_start
+from .mindspore_ckpt import read_ckpt, starts_as_ckpt
+from .safe_pickle import HARMLESS, Array, unpickle_arrays
 
 # Paddle's table of parameter names, the only entry of its files that is not an array
 _PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
@@ -23,55 +26,95 @@ _ENTRIES = (
     'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
     'params',
 )  # fmt: skip
+_DEPTH = 4  # of entries in entries
 # The counter that torch's AveragedModel adds to its state dict
 _COUNTER = 'n_averaged'
 # Prefixes that DistributedDataParallel and torch.compile add to every key
 _WRAPPERS = ('module.', '_orig_mod.')
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
+_INDEX_LIMIT = 64 << 20  # bytes of an index of shards
 
 
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
-        tensors: Tensors on the CPU by their keys: float32 or wider, except the integers of
-            `num_batches_tracked`.
-        format: 'safetensors', 'torch', 'torch (legacy)' or 'pickled arrays'.
-        entry: The entry of the file that holds the tensors; '' if the file holds nothing else.
-        widened: Number of tensors that were converted from float16 or bfloat16.
+        path: The file.
+        format: 'safetensors', 'torch', 'torch (legacy)', 'pickled arrays' or 'MindSpore'.
+        values: What the file holds by its keys, without the prefixes of wrappers. `take` makes
+            tensors of it.
+        entry: The entry of the file that holds the weights; '' if the file holds nothing else.
+        others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
     """
 
-    tensors: dict[str, torch.Tensor]
+    path: Path
     format: str
+    values: dict[str, Any]
     entry: str = ''
-    widened: int = 0
-    training: Mapping[str, Any] = MappingProxyType({})
+    others: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return some of the tensors on the CPU.
+
+        Args:
+            keys: Their keys.
+
+        Returns:
+            Float32 or wider tensors by key, except the integers of `num_batches_tracked`.
+
+        Raises:
+            ValueError: One of them is not a dense tensor of floating-point numbers, or claims more
+                memory than the file has. The others may be anything.
+        """
+        try:
+            found = {key: _check(key, self.values[key]) for key in keys}
+        except ValueError as error:
+            raise ValueError(f'Cannot read {self.path} as a checkpoint: {error}') from error
+        self.values.update(found)  # do not keep arrays in memory twice
+        return {key: value.float() if _is_narrow(value) else value for key, value in found.items()}
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors; errors as in `take`."""
+        return self.take(self.values.keys())
+
+    def narrow(self, keys: Collection[str]) -> int:
+        """Return how many of the tensors `take` widens from float16 or bfloat16."""
+        return sum(_is_narrow(self.values[key]) for key in keys)
+
+
+def _as_tensor(key: str, array: Array) -> torch.Tensor:
+    """Return an array as a tensor, and free the array."""
+    tensor = array.tensor()
+    # Integers are not weights: Paddle writes bfloat16 as uint16.
+    if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
+        kind = array.kind()
+        if kind.startswith('float'):
+            raise ValueError(
+                f'the entry {key!r} does not have as many bytes as its shape needs. Download '
+                'the file again.'
+            )
+        raise ValueError(
+            f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
+            'float32 in Paddle first.'
+        )
+    array.raw = b''  # copied above; do not keep all arrays in memory twice
+    return tensor
 
 
 def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return arrays as tensors and free the arrays."""
     if not arrays:
-        raise ValueError('it holds no arrays. Download it again.')
-    tensors = {}
-    for key, value in arrays.items():
-        tensor = value.tensor() if isinstance(value, Array) else None
-        # Integers are not weights: Paddle writes bfloat16 as uint16.
-        if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
-            kind = value.kind() if isinstance(value, Array) else type(value).__name__
-            if isinstance(value, Array) and kind.startswith('float'):
-                raise ValueError(
-                    f'the entry {key!r} does not have as many bytes as its shape needs. Download '
-                    'the file again.'
-                )
-            raise ValueError(
-                f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
-                'float32 in Paddle first.'
-            )
-        tensors[key] = tensor
-        if isinstance(value, Array):
-            value.raw = b''  # copied above; do not keep all arrays in memory twice
-    return tensors
+        raise ValueError('it holds no arrays. Give the file with the weights (.pdparams).')
+    odd = [key for key, value in arrays.items() if not isinstance(value, Array)]
+    if odd:
+        raise ValueError(
+            f'the entry {odd[0]!r} is {type(arrays[odd[0]]).__name__}, not floating-point numbers. '
+            'Save bfloat16 as float32 in Paddle first.'
+        )
+    return {key: _as_tensor(key, value) for key, value in arrays.items()}
 
 
 def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
@@ -100,40 +143,66 @@ def _read_arrays(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _is_weights(content: Any) -> bool:
-    return isinstance(content, Mapping) and any(
-        isinstance(value, torch.Tensor | Array) for value in content.values()
-    )
+# --- which part of the content is weights ---------------------------------------------------------
 
 
-def _find_weights(content: Any, wanted: str | None) -> tuple[Mapping[str, Any], str]:
-    """Return the state dict in the content of a file, and the name of its entry or ''."""
+def _flatten(content: Any, depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors and arrays of a dictionary and of those in it, with the path as key."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, torch.Tensor | Array):
+            yield key, value
+        elif isinstance(value, Mapping) and depth:
+            for inner, tensor in _flatten(value, depth - 1):
+                yield f'{key}.{inner}', tensor
+
+
+def _is_matrix(value: Any) -> bool:
+    """Return whether a value has two dimensions or more, as no statistic of a training has."""
+    shape = value.shape if isinstance(value, torch.Tensor | Array) else ()
+    return isinstance(shape, tuple) and len(shape) > 1
+
+
+def _entries(content: Any, path: str = '', depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """Yield the dictionaries with weights that are in a dictionary, by path."""
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            inner = f'{path}.{key}' if path else key
+            if any(map(_is_matrix, value.values())):
+                yield inner, value
+            elif depth:
+                yield from _entries(value, inner, depth - 1)
+
+
+def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Return the state dict in the content of a file, its entry or '', and other entries."""
     if not isinstance(content, Mapping):
         raise ValueError(
             f'it holds {type(content).__name__}, not a state dict. Save '
             '`model.state_dict()`, not the model.'
         )
-    if wanted is not None:
-        if not _is_weights(content.get(wanted)):
-            found = [str(key) for key, value in content.items() if _is_weights(value)]
-            raise ValueError(
-                f'it has no weights in an entry {wanted!r}. '
-                + (f'Use one of {", ".join(found)}.' if found else 'Leave the entry out.')
-            )
-        return content[wanted], wanted
-    for entry in _ENTRIES:
-        if _is_weights(content.get(entry)):
-            return content[entry], entry
-    if _is_weights(content):
-        return content, ''
-    entries = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
+    entries = dict(_entries(content))
+    if wanted is not None and wanted not in entries:
+        raise ValueError(
+            f'it has no weights in an entry {wanted!r}. '
+            + (f'Use one of {", ".join(entries)}.' if entries else 'Leave the entry out.')
+        )
+    entry = wanted or next((name for name in _ENTRIES if name in entries), '')
+    values = dict(_flatten(entries[entry] if entry else content))
+    if values:
+        return values, entry, tuple(name for name in entries if entry and name != entry)
+    odd = [type(k).__name__ for k, v in content.items() if isinstance(v, torch.Tensor | Array)]
+    if odd:
+        raise ValueError(f'it has keys of type {odd[0]}, not str. Save `model.state_dict()`.')
+    names = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
     raise ValueError(
-        f'none of its entries ({entries or "it has none"}) holds weights. Looked for '
-        f'{", ".join(_ENTRIES)}. If another entry holds them, name it (--entry).'
+        f'none of its entries ({names or "it has none"}) holds weights. Give the file that '
+        '`torch.save(model.state_dict(), ...)` wrote.'
     )
 
 
-def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+def _training(content: Any) -> dict[str, Any]:
     """Return the arguments of timm's train.py from a checkpoint of its CheckpointSaver."""
     args = content.get('args')
     noted = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
@@ -142,49 +211,45 @@ def _training(content: Mapping[str, Any]) -> dict[str, Any]:
     return noted
 
 
-def _is_narrow(value: torch.Tensor) -> bool:
-    return value.is_floating_point() and value.element_size() < 4
+def _without_wrappers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the prefixes of wrappers, if all keys start with them.
 
-
-def _clean(tensors: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors checked, widened to float32, and without the prefixes of wrappers.
-
-    A prefix is removed only if all keys start with it. The counter of torch's AveragedModel is
-    dropped because it is not part of the network.
+    The counter of torch's AveragedModel is dropped because it is not part of the network.
     """
-    odd = [key for key in tensors if not isinstance(key, str)]
-    if odd:
-        raise ValueError(f'it has keys of type {type(odd[0]).__name__}, not str.')
-    tensors = {key: value for key, value in tensors.items() if key != _COUNTER}
-    prefix = ''
-    while wrapper := next(
-        (w for w in _WRAPPERS if tensors and all(key.startswith(prefix + w) for key in tensors)), ''
+    values = {key: value for key, value in values.items() if key != _COUNTER}
+    while values and (
+        prefix := next((w for w in _WRAPPERS if all(key.startswith(w) for key in values)), '')
     ):
-        prefix += wrapper
-    for key, value in tensors.items():
-        name = key.removeprefix(prefix)
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f'the entry {key!r} is {type(value).__name__}, not a tensor. Save a state '
-                'dict that holds nothing but tensors.'
-            )
-        dense = value.layout == torch.strided and value.device.type == 'cpu'
-        number = value.is_floating_point() or is_counter(name)
-        if not dense or not number or value.is_quantized:
-            raise ValueError(
-                f'the entry {key!r} is a {value.layout} tensor of {value.dtype} on '
-                f'{value.device.type}. Save dense floating-point tensors.'
-            )
-        # a tensor with strides of 0 can claim any size
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(
-                f'the entry {key!r} claims the shape {tuple(value.shape)}, but has less memory. '
-                'Save `tensor.contiguous()`, or use another file.'
-            )
-        value = value.detach()
-        if _is_narrow(value):
-            value = value.float()  # exact
-        yield name, value.contiguous()
+        values = {key.removeprefix(prefix): value for key, value in values.items()}
+    return values
+
+
+def _is_narrow(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
+    )
+
+
+def _check(key: str, value: Any) -> torch.Tensor:
+    """Return a tensor that is dense, floating-point, and within its memory."""
+    tensor = _as_tensor(key, value) if isinstance(value, Array) else value
+    dense = tensor.layout == torch.strided and tensor.device.type == 'cpu'
+    number = tensor.is_floating_point() or is_counter(key)
+    if not dense or not number or tensor.is_quantized:
+        raise ValueError(
+            f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype} on '
+            f'{tensor.device.type}. Save dense floating-point tensors.'
+        )
+    # a tensor with strides of 0 can claim any size
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(
+            f'the entry {key!r} claims the shape {tuple(tensor.shape)}, but has less memory. '
+            'Save `tensor.contiguous()`, or use another file.'
+        )
+    return tensor.detach().contiguous()
+
+
+# --- the formats ----------------------------------------------------------------------------------
 
 
 def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
@@ -215,22 +280,42 @@ def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse an archive that unpacks to more bytes than it has. torch does not compress."""
+    """Refuse an archive that is not torch's, or unpacks to more bytes than it has."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            other = describe_archive([entry.filename for entry in entries])
+            if other:
+                raise ValueError(other)
             if not _has_one_directory(archive, path):
                 raise ValueError('it does not end as torch writes it. Download it again.')
     except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-        raise ValueError(f'{error}. Download it again.') from error
+        raise ValueError(
+            f'it is cut short or damaged ({first_line(error)}). Download it again.'
+        ) from error
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
-        raise ValueError(f'its entry {packed[0]!r} is compressed. torch compresses none.')
+        raise ValueError(
+            f'its entry {packed[0]!r} is compressed, and torch compresses none. Save the weights '
+            'again with torch.'
+        )
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if total > size:
         raise ValueError(
-            f'its entries claim {total:,} bytes, but it has {size:,}. Download it again.'
+            f'its entries claim {total:,} bytes, but it has {size:,}. Use another file.'
         )
+
+
+def _pickle_of(path: Path, legacy: bool) -> bytes:
+    """Return the pickle of a file of torch, at most its first megabytes."""
+    limit = 4 << 20
+    if legacy:
+        with open(path, 'rb') as file:
+            return file.read(limit)
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith('/data.pkl'))
+        with archive.open(name) as file:
+            return file.read(limit)
 
 
 def _read_torch(path: Path, legacy: bool) -> Any:
@@ -238,35 +323,84 @@ def _read_torch(path: Path, legacy: bool) -> Any:
         _check_zip(path)
     try:
         # timm's train.py saves its arguments as a Namespace, which only holds values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        allowed = [argparse.Namespace, *((record, name) for name, record in HARMLESS.items())]
+        with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
             return torch.load(path, map_location='cpu', weights_only=True, mmap=not legacy)
     except OSError:
         raise
     except Exception as error:  # a damaged file can fail anywhere inside torch
         wanted = re.search(r'GLOBAL (\S+)', str(error))
-        if wanted or 'weights_only' in str(error):
-            asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
+        if not wanted and 'weights_only' not in str(error):
             raise ValueError(
-                f'{asked}, which weights do not need. Nothing in it was run. If you trust its '
-                'source, load it with the code that wrote it and save the state dict alone.'
+                f'it is cut short or damaged ({first_line(error)}). Download it again.'
             ) from error
-        raise ValueError(f'{first_line(error)}. Download it again.') from error
+        asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
+        pickled = _pickle_of(path, legacy)
+        if wanted and all(part in pickled for part in (b'_modules', b'_parameters')):
+            raise ValueError(
+                f'it is a whole model, pickled with its classes: {asked}. Nothing in it was run. '
+                'If you trust its source, load it with the code that wrote it, and save the state '
+                'dict: `torch.save(model.state_dict(), ...)`.'
+            ) from error
+        raise ValueError(
+            f'{asked}, which weights do not need. Nothing in it was run. If you trust its '
+            'source, load it with the code that wrote it and save the state dict alone.'
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safetensors.safe_open(path, framework='pt') as found:
-            return {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
+            tensors = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f'{error}. Download it again.') from error
+        raise ValueError(
+            f'it is cut short or damaged ({first_line(error)}). Download it again.'
+        ) from error
+    if not tensors:
+        raise ValueError('it holds no tensors. Give the file with the weights.')
+    return tensors
 
 
-def _read_content(path: Path) -> tuple[Any, str]:
+def _read_shards(path: Path) -> tuple[dict[str, Any], str]:
+    """Read the files that an index of shards names, which stand beside it."""
+    try:
+        index = json.loads(path.read_bytes()[:_INDEX_LIMIT])
+        names = sorted(set(index['weight_map'].values()))
+        plain = all(isinstance(n, str) and Path(n).name == n and n != path.name for n in names)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            'it is JSON, and not an index of shards with a weight_map. Give the file with the '
+            'weights.'
+        ) from error
+    if not plain:
+        raise ValueError('its weight_map names files in other folders. Use another index.')
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise ValueError(
+            f'the folder lacks {len(missing)} of its {len(names)} files, such as {missing[0]}. '
+            'Download them, too.'
+        )
+    content: dict[str, Any] = {}
+    kinds = set()
+    for name in names:
+        part, kind = _read_content(path.parent / name, shard=True)
+        content.update(part)
+        kinds.add(kind)
+    return content, f'{"/".join(sorted(kinds))}, {len(names)} shards'
+
+
+def _read_content(path: Path, shard: bool = False) -> tuple[Any, str]:
     """Return the content of a file and its format, as in `Checkpoint`."""
     with open(path, 'rb') as file:
-        start = file.read(16)
+        start = file.read(512)
     if not start:
         raise ValueError('it is empty. Download it again.')
+    part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
+    if part and part[2] != '1' and not shard:
+        raise ValueError(
+            f'it is shard {part[1]} of {part[2]}. Give the index of the shards '
+            '(*.index.json), which stands beside them.'
+        )
     header = int.from_bytes(start[:8], 'little')  # of safetensors: the length of its JSON
     if start[8:9] == b'{' and header <= path.stat().st_size:
         return _read_safetensors(path), 'safetensors'
@@ -276,17 +410,19 @@ def _read_content(path: Path) -> tuple[Any, str]:
         return _read_torch(path, legacy=True), 'torch (legacy)'
     if start[:1] == b'\x80':
         return _read_arrays(path), 'pickled arrays'
-    raise ValueError(
-        f'it begins with {start!r}, unlike safetensors, .pth and .pdparams files. Download it '
-        'again.'
-    )
+    if starts_as_ckpt(start):
+        return read_ckpt(path), 'MindSpore'
+    if start.lstrip()[:1] == b'{' and not shard:
+        return _read_shards(path)
+    raise ValueError(describe_start(start))
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
-    """Read the weights of a checkpoint file.
+    """Read a checkpoint file.
 
-    It may be safetensors, a file of `torch.save` (.pth, .pt, .bin, .tar), or a pickled dictionary
-    of arrays (.pdparams, detectron2's .pkl). The content decides, not the name.
+    It may be safetensors, a file of `torch.save` (.pth, .pt, .bin, .tar), a pickled dictionary of
+    arrays (.pdparams, detectron2's .pkl), a checkpoint of MindSpore (.ckpt), or the index of
+    several files (.index.json). The content decides, not the name.
 
     The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A file of
     `torch.save` can still be made to keep torch's own reader busy, or crash it. Safetensors and
@@ -294,24 +430,23 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     Args:
         path: The file.
-        entry: Entry of the file that holds the weights. By default it is the first of
-            'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net',
-            'network' and 'params' that the file has, or else the whole file.
+        entry: Entry of the file that holds the weights; 'ema.module' is the entry 'module' of the
+            entry 'ema'. By default it is the first of 'state_dict_ema', 'model_ema', 'state_dict',
+            'model', 'model_state_dict', 'net', 'network' and 'params' that the file has, or else
+            the whole file.
 
     Returns:
-        The tensors, and how they were found.
+        Its content, and where it was found.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is of another kind, is damaged, asks for more than weights, or has no
             weights in the entry. The text says which.
     """
+    path = Path(path)
     try:
-        content, kind = _read_content(Path(path))
-        found, where = _find_weights(content, entry)
-        if kind == 'pickled arrays':
-            found = _as_tensors(found)
-        narrow = sum(isinstance(v, torch.Tensor) and _is_narrow(v) for v in found.values())
-        return Checkpoint(dict(_clean(found)), kind, where, narrow, _training(content))
+        content, kind = _read_content(path)
+        values, where, others = _find_weights(content, entry)
+        return Checkpoint(path, kind, _without_wrappers(values), where, others, _training(content))
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

@@ -20,7 +20,7 @@ import torch
 class _Dtype:
     """The record of a dtype: its code, such as 'f4', and its byte order."""
 
-    def __init__(self, code: str):
+    def __init__(self, code: Any = '', *_: Any):
         self.code, self.order, self.plain = code, '=', True
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -50,7 +50,8 @@ class Array:
         if not isinstance(self.dtype, _Dtype):
             return 'an array without a dtype'
         dtype = self.dtype.numpy()
-        return dtype.name if dtype else {'O': 'object'}.get(self.dtype.code[:1], self.dtype.code)
+        code = str(self.dtype.code)
+        return dtype.name if dtype else {'O': 'object'}.get(code[:1], code)
 
     def tensor(self) -> torch.Tensor | None:
         """Return a copy of the numbers.
@@ -72,12 +73,12 @@ class Array:
         return torch.from_numpy(np.array(numbers, dtype=native, order='C', copy=True))
 
 
-def _dtype(code: str, *_: Any) -> _Dtype:
-    return _Dtype(code)
-
-
 def _reconstruct(*_: Any) -> Array:
     return Array()
+
+
+def _scalar(dtype: Any = None, raw: Any = b'', *_: Any) -> Array:
+    return _frombuffer(raw, dtype, (), 'C')
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
@@ -99,16 +100,96 @@ def _mapping(*_: Any) -> dict[str, Any]:
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ('numpy', 'ndarray'): None,  # an argument of _reconstruct, which is never called
-    ('numpy', 'dtype'): _dtype,
+    ('numpy', 'dtype'): _Dtype,
     # numpy 2 renamed numpy.core to numpy._core. A file has the name of the numpy that wrote it.
     ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
     ('numpy._core.multiarray', '_reconstruct'): _reconstruct,
+    ('numpy.core.multiarray', 'scalar'): _scalar,
+    ('numpy._core.multiarray', 'scalar'): _scalar,
     ('numpy.core.numeric', '_frombuffer'): _frombuffer,
     ('numpy._core.numeric', '_frombuffer'): _frombuffer,
     ('_codecs', 'encode'): _encode,
     ('collections', 'OrderedDict'): _mapping,
 }
-_FUNCTIONS = (_dtype, _reconstruct, _frombuffer, _encode, _mapping)
+_FUNCTIONS = (_Dtype, _reconstruct, _scalar, _frombuffer, _encode, _mapping)
+
+
+class _Ignored:
+    """The record of an object that is not read, whatever it is made of."""
+
+    def __new__(cls, *_: Any) -> '_Ignored':
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Dictionary:
+    """A subclass of dict, which becomes a dict."""
+
+    def __new__(cls, *_: Any) -> dict[str, Any]:  # type: ignore[misc]
+        return {}
+
+
+def _sequence(*_: Any) -> list[Any]:
+    return []
+
+
+def _no_bytes(*_: Any) -> bytes:  # a pickle of protocol 2 calls bytes() for an empty array
+    return b''
+
+
+HARMLESS: dict[str, Any] = {
+    **{
+        f'{module}.{name}': record
+        for (module, name), record in _ALLOWED.items()
+        if module.startswith('numpy')
+    },
+    'numpy.ndarray': Array,
+    'collections.defaultdict': _mapping,
+    'collections.deque': _sequence,
+    'builtins.bytes': _no_bytes,
+    **dict.fromkeys(
+        (
+            'lightning.fabric.utilities.data.AttributeDict',
+            'lightning_fabric.utilities.data.AttributeDict',
+            'pytorch_lightning.utilities.parsing.AttributeDict',
+        ),
+        _Dictionary,
+    ),
+    **dict.fromkeys(
+        (
+            # factories of a defaultdict; a HistoryBuffer asks for its methods with getattr
+            *(
+                f'builtins.{name}'
+                for name in ('list', 'dict', 'tuple', 'int', 'float', 'str', 'bool', 'getattr')
+            ),
+            *(
+                f'{module}.{name}'
+                for module in ('pathlib', 'pathlib._local')
+                for name in (
+                    'Path', 'PurePath', 'PosixPath', 'PurePosixPath', 'WindowsPath',
+                    'PureWindowsPath',
+                )
+            ),
+            *(f'datetime.{name}' for name in ('date', 'datetime', 'time', 'timedelta', 'timezone')),
+            'types.SimpleNamespace',
+            'mmengine.logging.history_buffer.HistoryBuffer',
+            # what the statistics of a HistoryBuffer are, by their names in numpy
+            'numpy.mean', 'numpy.min', 'numpy.max',
+        ),
+        _Ignored,
+    ),
+}  # fmt: skip
+"""Inert records for what training scripts save beside weights, by the name in the file.
+
+A file of `torch.save` that asks for one of these names gets the record. Nothing of the name's own
+module is called or imported.
+"""
+
 # The opcodes that a dictionary of arrays needs in protocols 2 to 5
 _OPCODES = [
     getattr(pickle, name)[0]

@@ -8,6 +8,7 @@ from ..source import Source
 from .article import SOURCE as ARTICLE
 from .detectron2 import SOURCE as DETECTRON2
 from .maskrcnn import SOURCE as MASKRCNN
+from .mindcv import SOURCE as MINDCV
 from .mmdet import SOURCE as MMDET
 from .mmpretrain import SOURCE as MMPRETRAIN
 from .official import SOURCE as OFFICIAL
@@ -19,17 +20,49 @@ __all__ = ['SOURCES', 'published_table', 'recognise']
 # The first source whose mark fits is recognised. An earlier mark may also fit a later source.
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (PADDLE, ARTICLE, DETECTRON2, MASKRCNN, MMDET, MMPRETRAIN, TIMM, OFFICIAL)
+    for source in (
+        PADDLE,
+        MINDCV,
+        ARTICLE,
+        DETECTRON2,
+        MASKRCNN,
+        MMDET,
+        MMPRETRAIN,
+        TIMM,
+        OFFICIAL,
+    )
 }
 """Every source by its name."""
+
+
+# What other networks have among their keys, and what to say of them
+_OTHERS: tuple[tuple[str, str], ...] = (
+    (
+        r'(.*\.)?level\d\.tree[12]\..*convs\.\d+\.weight',
+        'It is a DLA with Res2Net blocks, which timm has as dla60_res2net and dla60_res2next. Load '
+        "it with `timm.create_model('dla60_res2net', checkpoint_path=...)`",
+    ),
+    (
+        r'.*\bcb_(modules|linears)\..*',
+        'It is a cascade of two backbones (CBNet), where one network feeds the other at every '
+        'stage. No single Res2Net computes that, so it cannot be built',
+    ),
+    (
+        r'.*\.(convs?\.\d+\.conv_offset|conv2_offsets?\b).*',
+        'Its blocks have deformable convolutions, which cannot be built here',
+    ),
+)
 
 
 def recognise(keys: Collection[str]) -> str:
     """Return the name of the source that a checkpoint's keys belong to.
 
     Raises:
-        ValueError: The keys belong to no known source.
+        ValueError: The keys belong to no known source, or to a network that cannot be built.
     """
+    for pattern, text in _OTHERS:
+        if any(re.fullmatch(pattern, key) for key in keys):
+            raise ValueError(text)
     if 'layer1.0.conv2.weight' in keys:
         raise ValueError("It is a ResNet's: its blocks have one 3x3 convolution")
     convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
@@ -37,6 +70,11 @@ def recognise(keys: Collection[str]) -> str:
         raise ValueError(
             "Its blocks have no 3x3 convolution (the article's network at scales=1), and a block "
             'of this package has at least one'
+        )
+    if 'layer3.0.convs.0.weight' in keys and not any(key.startswith('layer4.') for key in keys):
+        raise ValueError(
+            'It has three stages, as networks for CIFAR have, and a Res2Net of this package has '
+            'four, so it cannot be built'
         )
     for name, source in SOURCES.items():
         mark = re.compile(source.mark)

@@ -21,7 +21,19 @@ def block_rules(prefix: str = '') -> tuple[Rule, ...]:
         'conv1.weight', 'bn1.*', 'convs.{i}.weight', 'bns.{i}.*', 'conv3.weight', 'bn3.*',
         'se.*.*', 'downsample.{i}.*',
     )  # fmt: skip
-    return tuple(Rule(f'{prefix}{block}.{part}', f'{block}.{part}') for part in parts)
+    # SE modules of Linear layers, which mostly have no biases
+    linear = {'se.fc.0': 'se.fc1', 'se.fc.2': 'se.fc2'}
+    return (
+        *(Rule(f'{prefix}{block}.{part}', f'{block}.{part}') for part in parts),
+        *(
+            Rule(f'{prefix}{block}.{theirs}.weight', f'{block}.{ours}.weight', linear=True)
+            for theirs, ours in linear.items()
+        ),
+        *(
+            Rule(f'{prefix}{block}.{theirs}.bias', f'{block}.{ours}.bias')
+            for theirs, ours in linear.items()
+        ),
+    )
 
 
 def official_rules(keys: Collection[str]) -> tuple[Rule, ...]:
