@@ -1,18 +1,32 @@
-"""The documentation: its code runs, its commands parse, its links lead somewhere."""
+"""The documentation: what it prints runs after the installs printed before it; its links lead
+somewhere, and its figures are those of the committed files.
+"""
 
+import ast
 import importlib.util
 import re
 import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import timm
+import torch
+from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
+from tests.common import model_folder, randomise
+from tests.hub.client import environment
+from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
+from tests.newcomer import Newcomer, modules
 from timm_res2net import cli
 from timm_res2net.cli.models import rows
+from timm_res2net.show import DIGITS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -31,55 +45,266 @@ def words(page: str) -> str:
     return ' '.join(read(page).split())
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf'^```{language}\n(.*?)^```', read(page), re.DOTALL | re.MULTILINE)
+# --- what a page prints, and what is installed by then --------------------------------------------
 
 
-RECORDED = [record_consumers.code_of(name) for name in record_consumers.CONSUMERS]
-PYTHON = [
+@dataclass(frozen=True)
+class Step:
+    """A block of Python or a command of a page.
+
+    Attributes:
+        page: The page.
+        code: The block, '' for a command.
+        command: The words of the command.
+        installed: Requirements that the page has installed before, besides the package.
+        block: Whether it stands in a block, not in a sentence.
+    """
+
+    page: str
+    code: str
+    command: tuple[str, ...]
+    installed: frozenset[str]
+    block: bool
+
+
+# Who tries a model has not installed what the tests need.
+TESTS = {'timm-res2net[test]', 'timm-res2net[dev]'}
+
+
+def requirements(arguments: list[str]) -> Iterator[str]:
+    """What `pip install` installs, with the package's name in place of the clone's folder."""
+    for word in arguments:
+        if word.startswith('.['):
+            yield from (f'timm-res2net[{extra}]' for extra in word[2:-1].split(','))
+        elif word != '.' and not word.startswith('-'):
+            yield word
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of some shell lines, as words."""
+    for line in text.replace('\\\n', ' ').splitlines():
+        command: list[str] = []
+        for word in [*shlex.split(line, comments=True), '&&']:
+            if word != '&&':
+                command.append(word)
+            elif command:
+                yield command
+                command = []
+
+
+def steps(page: str) -> Iterator[Step]:
+    """What a page prints, in order."""
+    installed: set[str] = set()
+    for language, block, inline in re.findall(
+        r'^```(\w+)\n(.*?)^```|`([^`]+)`', read(page), re.DOTALL | re.MULTILINE
+    ):
+        if language == 'python':
+            yield Step(page, block, (), frozenset(installed) - TESTS, True)
+        shell = block if language == 'sh' else ''
+        if re.match(r'(timm-res2net|python|pip) ', inline):
+            shell = ' '.join(inline.split())
+        for command in commands(shell):
+            if command[:2] == ['pip', 'install']:
+                installed |= set(requirements(command[2:]))
+                continue
+            usable = installed if 'tests.' in ' '.join(command[:3]) else installed - TESTS
+            yield Step(page, '', tuple(command), frozenset(usable), not inline)
+
+
+STEPS = {page: list(steps(page)) for page in PAGES}
+BLOCKS = [
     pytest.param(
-        block, id=f'{page}-{i}', marks=[pytest.mark.slow] if 'export_model' in block else []
+        step, id=f'{page}-{i}', marks=[pytest.mark.slow] if 'export_model' in step.code else []
     )
     for page in PAGES
-    for i, block in enumerate(blocks(page, 'python'))
-    if block not in RECORDED
+    for i, step in enumerate(step for step in STEPS[page] if step.code)
 ]
-COMMANDS = [
-    (page, line)
-    for page in PAGES
-    for line in (
-        *'\n'.join(blocks(page, 'sh')).replace('\\\n', '').splitlines(),
-        *re.findall(r'`(timm-res2net \w[^`]* [^`]*|python -m [^`]*)`', read(page)),
-    )
-]
+COMMANDS = [step for page in PAGES for step in STEPS[page] if step.command]
+RECORDED = [record_consumers.code_of(name) for name in record_consumers.CONSUMERS]
 
 
-@pytest.mark.parametrize('block', PYTHON)
-def test_python_code_runs(block, tmp_path, monkeypatch):
-    """Weights that would be downloaded are random."""
-    for name in re.findall(r'^(?:import|from) (\w+)', block, re.MULTILINE):
-        pytest.importorskip(name, reason='needs the extra export or integration')
-    create = timm.create_model
+# --- the environment of the commands --------------------------------------------------------------
 
-    def offline(name, pretrained=False, **kwargs):
-        embedded = name.startswith(('test_', 'local-dir:'))
-        return create(name, pretrained=pretrained and embedded, **kwargs)
+# Words of commands that stand for others: nothing is downloaded, and the network is small.
+REPLACED = {
+    'res2net50_se': 'test_res2net_se', 'NAME': 'test_res2net_se', 'VERB': 'list',
+    '152d': 'resnet152d:res2net152d',  # a pair that the page adds
+}  # fmt: skip
 
-    monkeypatch.setattr(timm, 'create_model', offline)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, 'README.md', 'exec'), {})
+# Programs that are not this project's, and what runs for long; other tests or CI run them.
+OTHERS = {'pytest', 'bash', 'curl', 'hf', 'torchrun', 'pre-commit', 'git', 'ruff', 'mypy'}
+LONG = {'export', 'hub-configs'}
+
+# Modules with arguments that a sentence on them leaves out.
+WITH_ARGUMENTS = {'benchmarks', 'tests.integration.record_train'}
+
+
+def foreign(source: str, **kwargs) -> Callable[[Path], None]:
+    """Writes a small network as a checkpoint of another project."""
+
+    def write(path: Path) -> None:
+        small = dict(layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), base_width=64)
+        given = {'name': 'res2net_custom', **small, 'num_classes': 10, **kwargs}
+        folder = model_folder(path.with_name(f'.{path.name}'), **given)
+        timm_res2net.convert_checkpoint(folder, path, to=source)
+        shutil.rmtree(folder)
+
+    return write
+
+
+def train_checkpoint(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    weights = randomise(timm.create_model('test_res2net_se')).state_dict()
+    torch.save({'arch': 'test_res2net_se', 'state_dict': weights}, path)
+
+
+def class_folders(path: Path) -> None:
+    """An image in each of ten folders."""
+    for name in 'abcdefghij':
+        (path / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(path / name / '0.png')
+
+
+TRAIN = """
+import argparse, timm
+parser = argparse.ArgumentParser()
+parser.add_argument('--model')
+assert timm.is_model(parser.parse_known_args()[0].model or 'res2net50_se')
+"""
+
+# Files that the pages take for granted, by their names there, and how a small one is made.
+FILES: dict[str, Callable[[Path], object]] = {
+    'photo.jpg': lambda path: Image.open(DIGITS).convert('RGB').save(path),
+    'train.py': lambda path: path.write_text(TRAIN),
+    'classes.txt': lambda path: path.write_text('\n'.join('abcdefghij')),
+    'cpu.json': lambda path: shutil.copy(ROOT / 'benchmarks/results/cpu.json', path),
+    'out/RUN/model_best.pth.tar': train_checkpoint,
+    'output/train/flowers/model_best.pth.tar': train_checkpoint,
+    'DATA/train': class_folders,
+    'DATA/validation': class_folders,
+    'res2net50_26w_4s-06e79181.pth': foreign('official'),
+    'res2net50-w14-s8_3rdparty_8xb32_in1k_20210927-bc967bf1.pth': foreign('mmpretrain'),
+    'faster_rcnn_r2_101_fpn_2x_coco-175f1da6.pth': foreign(
+        'mmdet', semantics='mmdet', stem_type='deep', stem_width=8, avg_down=True
+    ),
+    'r2-101.pkl': foreign(
+        'detectron2', semantics='detectron2', stem_type='deep', stem_width=8, avg_down=True
+    ),
+    'Res2Net50_vd_26w_4s_pretrained.pdparams': foreign('paddle', semantics='paddle'),
+    'article.pth': foreign('article', semantics='caffe', attn_layer='se', base_width=16),
+}
+
+
+def lay_out(page: str, folder: Path, server: Hub) -> None:
+    """Make the files that the commands of a page read and do not write."""
+    written = {
+        step.command[step.command.index('--out') + 1]
+        for step in STEPS[page]
+        if '--out' in step.command and not LONG & set(step.command)
+    } - {'cpu.json'}  # the suite is not run
+    named = {word for step in STEPS[page] for word in step.command} - written
+    for name in named & FILES.keys():
+        FILES[name](folder / name)
+    if 'my_res2net' in named:
+        model_folder(folder / 'my_res2net')
+    if 'me/my_res2net' in named and not any('push' in step.command for step in STEPS[page]):
+        files = model_folder(folder / '.pushed').iterdir()
+        server.add('me/my_res2net', {path.name: path.read_bytes() for path in files})
+
+
+@pytest.fixture(scope='module')
+def server():
+    with hub() as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def newcomer(server, tmp_path_factory):
+    process = Newcomer(environment(server.url, tmp_path_factory.mktemp('home')))
+    yield process
+    process.close()
+
+
+def is_mention(step: Step) -> bool:
+    """Whether a command in a sentence is a name without its arguments."""
+    if step.block:
+        return False
+    first, *rest = step.command
+    if first == 'python':
+        return len(rest) == 2 and rest[1] in WITH_ARGUMENTS
+    return len(rest) < 2 and rest[0] not in ('demo', 'list')
+
+
+def is_run(step: Step) -> bool:
+    """Whether a command is run here."""
+    first, *rest = step.command
+    if first in OTHERS or set('{>') & set(' '.join(rest)):  # the latter are for a shell
+        return False
+    if first == 'python' and rest[0] == '-m':
+        return rest[1].partition('.')[0] in ('benchmarks', 'tests') and not is_mention(step)
+    return first in ('timm-res2net', 'python') and not is_mention(step)
+
+
+@pytest.mark.parametrize('step', BLOCKS)
+def test_blocks_import_what_was_installed(step):
+    """Whether it is installed here or not: the page names each package before it needs it."""
+    imported = set()
+    for node in ast.walk(ast.parse(step.code)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or '').partition('.')[0])
+    unknown = imported - modules(step.installed) - sys.stdlib_module_names
+    assert not unknown, f'{step.page} installs none of {unknown} before this block'
+
+
+@pytest.mark.parametrize('step', [p for p in BLOCKS if p.values[0].code not in RECORDED])
+def test_blocks_run(step, newcomer, tmp_path):
+    """With the packages that the page installs before, and no others."""
+    code, printed = newcomer.run(step.code, tmp_path, step.installed)
+    lacking = re.search(r"^ModuleNotFoundError: No module named '(\w+)", printed, re.MULTILINE)
+    if code and lacking and importlib.util.find_spec(lacking[1]) is None:
+        assert lacking[1] in modules(step.installed), printed
+        pytest.skip(f'{lacking[1]} is not installed here')
+    assert code == 0, printed
+
+
+@pytest.mark.parametrize('long', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_run(page, long, newcomer, server, tmp_path):
+    """In the order of the page, in one folder, with a small network and a Hub of the tests."""
+    todo = list(dict.fromkeys(step for step in STEPS[page] if step.command and is_run(step)))
+    todo = [step for step in todo if bool(LONG & set(step.command)) <= long]
+    lay_out(page, tmp_path, server)
+    for step in todo:
+        command = [REPLACED.get(word, word) for word in step.command]
+        code, printed = newcomer.run(command, tmp_path, step.installed)
+        lacking = re.search(r"needs (\w+)\. Install it: pip install '([^']*)'", printed)
+        if code and lacking and importlib.util.find_spec(lacking[1]) is None:
+            assert lacking[2] in step.installed, f'{page} does not name {lacking[2]}: {command}'
+        else:
+            assert code == 0, f'{page}: {shlex.join(command)}\n{printed}'
+    server.repos.clear()
+
+
+def test_every_command_is_known():
+    """A new program needs a line in this file that says who runs it."""
+    for step in COMMANDS:
+        first, *rest = step.command
+        assert first in OTHERS | {'timm-res2net', 'python'}, (step.page, step.command)
+        if first == 'python' and rest[0] == '-m':
+            assert importlib.util.find_spec(rest[1]), (step.page, step.command)
 
 
 def test_commands_parse(monkeypatch):
-    """Every `timm-res2net VERB` has a verb and options that exist, every `python -m` a module."""
+    """Every `timm-res2net VERB` has a verb and options that exist."""
     monkeypatch.setattr(cli, 'run_verb', lambda verbs, argv: verbs.parser.parse_args(argv))
     seen = set()
-    for page, line in COMMANDS:
-        tokens = shlex.split(line.partition('&&')[2] or line, comments=True)
-        if tokens[:1] == ['timm-res2net'] and tokens[1] not in ('run', 'VERB'):
-            seen.add(cli.main(tokens[1:]).verb)
-        for module in re.findall(r'python -m ((?:benchmarks|tests|timm_res2net)[\w.]*)', line):
-            assert importlib.util.find_spec(module), (page, line)
+    for step in COMMANDS:
+        first, *rest = step.command
+        named = first == 'timm-res2net' and rest[0] not in ('run', 'VERB', '--help')
+        if named and not is_mention(step):
+            seen.add(cli.main(rest).verb)
     assert seen >= {'demo', 'info', 'convert', 'push', 'pull', 'check', 'export', 'show'}
 
 

@@ -176,7 +176,8 @@ def names_license(folder: ModelFolder) -> str:
     if not folder.license:
         raise ValueError(
             'No license is known for these weights. Name it, for instance '
-            "license='cc-by-nc-sa-4.0' (`timm-res2net push --license`), or as license in the "
+            "license='cc-by-nc-sa-4.0' (`timm-res2net push --license`, `timm-res2net convert "
+            '--license`), or as license in the '
             "pretrained_cfg of the folder's config.json. It must be compatible with the license of "
             'the weights that training started from.'
         )
@@ -187,7 +188,8 @@ def knows_license(folder: ModelFolder) -> str:
     """Is the license more than 'unknown'?"""
     if folder.license == 'unknown':
         raise ValueError(
-            "The license is only known as 'unknown'. Name it (`timm-res2net push --license`)."
+            "The license is only known as 'unknown'. Name it (`timm-res2net push --license`, "
+            '`timm-res2net convert --license`).'
         )
     return str(folder.license)
 

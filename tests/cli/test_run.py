@@ -1,5 +1,8 @@
 """`timm-res2net run`: scripts that are missing, and what timm's need on a CPU."""
 
+import re
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -24,6 +27,16 @@ def test_where_timms_scripts_are(name, version, tag, monkeypatch, capsys):
     assert told.endswith(f"curl -fLo 'my scripts/{name}' {REPOSITORY}/{tag}/{name}\n")
     assert f'timm {version}' in told
     assert told.count('\n') == 1
+
+
+def test_the_readme_names_an_address_that_is_printed(monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / 'README.md').read_text()
+    (address,) = re.findall(rf'{REPOSITORY}/v[\d.]+/train\.py', readme)
+    version = address.split('/v')[1].removesuffix('/train.py')
+    assert f'and timm 1.0.22 and {version}' in ' '.join(readme.split())  # a tested version
+    monkeypatch.setattr(timm, '__version__', version)
+    main(['run', 'train.py'])
+    assert capsys.readouterr().err.endswith(f' {address}\n')
 
 
 def test_another_script(capsys):

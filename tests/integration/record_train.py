@@ -102,7 +102,10 @@ def train(command: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Train in both ways and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog='python -m tests.integration.record_train',
+        description=(__doc__ or '').splitlines()[0],
+    )
     parser.add_argument('script', type=Path, help="timm's train.py")
     parser.add_argument(
         '--taken-from', required=True, metavar='TEXT', help='which version of the script it is'
