@@ -1,0 +1,100 @@
+"""MindCV's checkpoints (MindSpore's .ckpt), block semantics `official`."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..engine import Rule, conv_bn
+from ..mindspore_ckpt import dump_ckpt
+from ..source import Published, Source
+from .official import same
+
+_BN = ('gamma', 'beta', 'moving_mean', 'moving_variance')
+_TORCH = ('weight', 'bias', 'running_mean', 'running_var')
+_BLOCK = 'layer{stage}.{block}'
+
+
+def _pair(place: str, theirs: tuple[str, str], ours: tuple[str, str]) -> tuple[Rule, ...]:
+    """Return the rules of a convolution and its BatchNorm, which have the same parent."""
+    conv, bn = theirs
+    return conv_bn(place, (f'{place}.{ours[0]}', f'{place}.{ours[1]}'), (f'{conv}.weight', bn, _BN))
+
+
+def mindcv_rules(keys: Collection[str]) -> tuple[Rule, ...]:
+    """Return the rules for a checkpoint with these keys, MindCV's or timm's.
+
+    In v1b, which has a deep stem, the shortcuts start with an average pool, except that of stage 1.
+    timm has a placeholder there, so its convolution and BatchNorm stand one place later.
+    """
+    names = [('conv1', 'bn1'), ('convs.{i}', 'bns.{i}'), ('conv3', 'bn3')]
+    if 'conv1.0.weight' in keys:
+        stem = (
+            *_pair('conv1', ('0', '1'), ('0', '1')),
+            *_pair('conv1', ('3', '4'), ('3', '4')),
+            *same('conv1.6.weight'),
+        )
+        pooled = ('downsample.1', 'downsample.2')
+        shortcuts = (
+            *_pair('layer1.{block}', ('down_sample.0', 'down_sample.1'), pooled),
+            *_pair(_BLOCK, ('down_sample.1', 'down_sample.2'), pooled),
+        )
+    else:
+        stem = same('conv1.weight')
+        plain = ('downsample.0', 'downsample.1')
+        shortcuts = _pair(_BLOCK, ('down_sample.0', 'down_sample.1'), plain)
+    return (
+        *stem,
+        *(Rule(f'bn1.{theirs}', f'bn1.{ours}') for theirs, ours in zip(_BN, _TORCH, strict=True)),
+        *(rule for pair in names for rule in _pair(_BLOCK, pair, pair)),
+        *shortcuts,
+        Rule('classifier.*', 'fc.*'),
+    )
+
+
+def _limits(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return why MindCV's constructor cannot build a network, or ''."""
+    if arguments['cardinality'] > 1:
+        return 'its convolutions have groups, and those of mindcv have none'
+    if arguments['channels'] != (64, 128, 256, 512):
+        return f'its stages have the planes {arguments["channels"]}, and mindcv has 64 to 512'
+    deep = {'stem_type': 'deep', 'stem_width': 32, 'avg_down': True}
+    plain = {'stem_type': '', 'avg_down': False}
+    rest = {'down_kernel_size': 1, 'replace_stem_pool': False}
+    for kind in (deep, plain):
+        if {**arguments, **kind, **rest} == arguments:
+            return ''
+    return 'its stem or its shortcuts are neither those of the plain network nor those of v1b'
+
+
+_file = partial(
+    Published,
+    figure_source="MindCV's configs/res2net/README.md",
+    license='apache-2.0',
+    license_source="MindCV's repository",
+    by='MindCV',
+)
+
+
+def _ckpt(file: str, top1: str, registered: str) -> Published:
+    url = f'https://download.mindspore.cn/toolkits/mindcv/res2net/{file}'
+    return _file(file, f'{top1} % top-1', url=url, registered=registered)
+
+
+SOURCE = Source(
+    name='mindcv',
+    mark=r'layer1\.0\.bns\.0\.gamma',
+    rules=mindcv_rules,
+    semantics=('official',),
+    license="MindCV's published weights are Apache-2.0.",
+    counts_batches=False,
+    save=dump_ckpt,
+    limits=_limits,
+    published=(
+        _ckpt('res2net50-f42cf71b.ckpt', '79.35', 'res2net50_ms_26w_4s.in1k'),
+        _ckpt('res2net101-8ae60132.ckpt', '79.56', 'res2net101_ms_26w_4s.in1k'),
+        _ckpt('res2net50_v1b-99304e92.ckpt', '80.32', 'res2net50d_ms_26w_4s.in1k'),
+        _ckpt('res2net101_v1b-7e6db001.ckpt', '81.14', 'res2net101d_ms_26w_4s.in1k'),
+    ),
+)
