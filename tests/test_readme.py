@@ -135,9 +135,6 @@ REPLACED = {
 OTHERS = {'pytest', 'bash', 'curl', 'hf', 'torchrun', 'pre-commit', 'git', 'ruff', 'mypy'}
 LONG = {'export', 'hub-configs'}
 
-# Modules with arguments that a sentence on them leaves out.
-WITH_ARGUMENTS = {'benchmarks', 'tests.integration.record_train'}
-
 
 def foreign(source: str, **kwargs) -> Callable[[Path], None]:
     """Writes a small network as a checkpoint of another project."""
@@ -231,7 +228,7 @@ def is_mention(step: Step) -> bool:
         return False
     first, *rest = step.command
     if first == 'python':
-        return len(rest) == 2 and rest[1] in WITH_ARGUMENTS
+        return rest == ['-m', 'benchmarks']
     return len(rest) < 2 and rest[0] not in ('demo', 'list')
 
 
@@ -241,7 +238,8 @@ def is_run(step: Step) -> bool:
     if first in OTHERS or set('{>') & set(' '.join(rest)):  # the latter are for a shell
         return False
     if first == 'python' and rest[0] == '-m':
-        return rest[1].partition('.')[0] in ('benchmarks', 'tests') and not is_mention(step)
+        # for the recorders in tests/ see test_scripts.py
+        return rest[1].partition('.')[0] == 'benchmarks' and not is_mention(step)
     return first in ('timm-res2net', 'python') and not is_mention(step)
 
 
