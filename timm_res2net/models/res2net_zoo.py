@@ -9,7 +9,8 @@ Papers:
 Weights from:
 * https://huggingface.co/timm, the files of the Res2Net authors. In the `_se` models they start the
   squeeze-and-excitation gates at the identity (see se_identity.py).
-* https://github.com/PaddlePaddle/PaddleClas, converted while they load
+* https://github.com/PaddlePaddle/PaddleClas and https://github.com/mindspore-lab/mindcv, converted
+  while they load
 
 The name of this file must stay: timm sorts models by the last part of their module's name, and
 `res2net` is the module of timm's own Res2Nets.
@@ -37,7 +38,7 @@ from ..download import prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .feature_levels import sorted_indices
-from .paddle_weights import load_paddle, mark_paddle_files
+from .foreign_weights import load_foreign, mark_foreign_files
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -219,7 +220,7 @@ class Res2Net(ResNet):
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
-        """Load PaddleClas weights (.pdparams).
+        """Load weights of PaddleClas (.pdparams) or MindCV (.ckpt).
 
         timm calls this method for cfgs with `custom_load`.
 
@@ -230,7 +231,7 @@ class Res2Net(ResNet):
         Raises:
             RuntimeError: The file cannot be read or does not fit the model.
         """
-        load_paddle(self, checkpoint_path)
+        load_foreign(self, checkpoint_path)
 
 
 def create_res2net(
@@ -250,7 +251,7 @@ def create_res2net(
         )
     if kwargs.get('features_only') and 'out_indices' in kwargs:
         kwargs['out_indices'] = sorted_indices(kwargs['out_indices'])
-    overlay = mark_paddle_files(kwargs.pop('pretrained_cfg_overlay', None))
+    overlay = mark_foreign_files(kwargs.pop('pretrained_cfg_overlay', None))
     cfg: Any = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
@@ -311,17 +312,47 @@ def _paddle_cfg(file: str, **kwargs: Any) -> dict[str, Any]:
     )
 
 
+def _mindcv_cfg(file: str, description: str = 'MindCV weights', **kwargs: Any) -> dict[str, Any]:
+    """Return the cfg of MindCV weights, which are converted while they load."""
+    return _cfg(
+        url=f'https://download.mindspore.cn/toolkits/mindcv/res2net/{file}.ckpt',
+        custom_load=True,
+        origin_url='https://github.com/mindspore-lab/mindcv',
+        description=f'{description}, trained on ImageNet-1k, converted while they load.',
+        **kwargs,
+    )
+
+
+def _identity_mindcv_cfg(file: str, **kwargs: Any) -> dict[str, Any]:
+    """Return the cfg of an SE model that starts from MindCV's weights of a plain network."""
+    return _mindcv_cfg(
+        file,
+        'MindCV weights with squeeze-and-excitation gates at the identity',
+        notes=(
+            f'The outputs equal those of {file}.ckpt bit for bit: the gates are not trained yet.',
+        ),
+        **kwargs,
+    )
+
+
 _DEEP = {'first_conv': 'conv1.0'}
+# MindCV's files, without their suffix
+_MS_50, _MS_101 = 'res2net50-f42cf71b', 'res2net101-8ae60132'
+_MS_50D, _MS_101D = 'res2net50_v1b-99304e92', 'res2net101_v1b-7e6db001'
 
 default_cfgs = generate_default_cfgs({
     'res2net50_se.se_identity_in1k': _identity_cfg('res2net50_26w_4s.in1k'),
+    'res2net50_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_50),
     'res2net50_48w_2s_se.se_identity_in1k': _identity_cfg('res2net50_48w_2s.in1k'),
     'res2net50_14w_8s_se.se_identity_in1k': _identity_cfg('res2net50_14w_8s.in1k'),
     'res2net50_26w_6s_se.se_identity_in1k': _identity_cfg('res2net50_26w_6s.in1k'),
     'res2net50_26w_8s_se.se_identity_in1k': _identity_cfg('res2net50_26w_8s.in1k'),
     'res2net101_se.se_identity_in1k': _identity_cfg('res2net101_26w_4s.in1k'),
+    'res2net101_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_101),
     'res2net50d_se.se_identity_in1k': _identity_cfg('res2net50d.in1k', **_DEEP),
+    'res2net50d_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_50D, **_DEEP),
     'res2net101d_se.se_identity_in1k': _identity_cfg('res2net101d.in1k', **_DEEP),
+    'res2net101d_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_101D, **_DEEP),
     'res2next50_se.se_identity_in1k': _identity_cfg('res2next50.in1k'),
     'res2net50_18w_4s.untrained': _untrained_cfg("The paper's light network, without weights."),
     'res2net152d.untrained': _untrained_cfg("The authors' v1b-152. Their .pth file fits.", **_DEEP),
@@ -334,6 +365,10 @@ default_cfgs = generate_default_cfgs({
     'res2net200_vd_26w_4s.in1k': _paddle_cfg('Res2Net200_vd_26w_4s', **_DEEP),
     'res2net50_pd_26w_4s.in1k': _paddle_cfg('Res2Net50_26w_4s'),
     'res2net50_pd_14w_8s.in1k': _paddle_cfg('Res2Net50_14w_8s'),
+    'res2net50_ms_26w_4s.in1k': _mindcv_cfg(_MS_50),
+    'res2net101_ms_26w_4s.in1k': _mindcv_cfg(_MS_101),
+    'res2net50d_ms_26w_4s.in1k': _mindcv_cfg(_MS_50D, **_DEEP),
+    'res2net101d_ms_26w_4s.in1k': _mindcv_cfg(_MS_101D, **_DEEP),
     'res2net50_v1d_26w_4s.untrained': _untrained_cfg("MMDetection's Res2Net-50.", **_DEEP),
     'res2net101_v1d_26w_4s.untrained': _untrained_cfg("MMDetection's Res2Net-101.", **_DEEP),
     'res2net50_16w_4s_se.untrained': _untrained_cfg("The article's network, with its SE module."),
@@ -473,6 +508,34 @@ def res2net50_pd_14w_8s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50 14w x 8s, with the plain stem."""
     model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, semantics='paddle')
     return create_res2net('res2net50_pd_14w_8s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """MindCV's Res2Net-50 26w x 4s, the network of timm's res2net50_26w_4s."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4)
+    return create_res2net('res2net50_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net101_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """MindCV's Res2Net-101 26w x 4s, the network of timm's res2net101_26w_4s."""
+    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4)
+    return create_res2net('res2net101_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net50d_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """MindCV's Res2Net-50 v1b, the network of timm's res2net50d."""
+    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, **_DEEP_STEM)
+    return create_res2net('res2net50d_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def res2net101d_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
+    """MindCV's Res2Net-101 v1b, the network of timm's res2net101d."""
+    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, **_DEEP_STEM)
+    return create_res2net('res2net101d_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model

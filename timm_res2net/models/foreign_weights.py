@@ -1,4 +1,4 @@
-"""Loading PaddleClas weights into a Res2Net, converted in memory."""
+"""Loading weights of other frameworks into a Res2Net, converted in memory."""
 
 import os
 from collections.abc import Mapping
@@ -9,27 +9,29 @@ import torch
 from timm.models import load_pretrained
 from torch import nn
 
-from ..convert import SOURCES, apply_rules, read_pdparams
+from ..convert import SOURCES, apply_rules, read_checkpoint, recognise
 from ..convert.fit import fit, shapes
 from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
 
+_SUFFIXES = ('.pdparams', '.ckpt')  # of PaddlePaddle and MindSpore
 
-def mark_paddle_files(overlay: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a `pretrained_cfg_overlay` that says of its file or URL whether it is PaddleClas's.
 
-    Without this, timm would read a .pdparams file with `torch.load`, or, before timm 1.0.31, other
-    files as .pdparams if the registered weights are.
+def mark_foreign_files(overlay: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a `pretrained_cfg_overlay` that says whether its file or URL is another framework's.
+
+    Without this, timm would read such a file with `torch.load`, or, before timm 1.0.31, other files
+    as such a file if the registered weights are.
     """
     marked = dict(overlay or {})
     source = marked.get('file') or marked.get('url')
     if source:
-        marked.setdefault('custom_load', str(source).endswith('.pdparams'))
+        marked.setdefault('custom_load', str(source).endswith(_SUFFIXES))
     return marked
 
 
-def load_paddle(model: nn.Module, path: str) -> None:
-    """Load a PaddleClas file (.pdparams) into a Res2Net, as timm loads pretrained weights.
+def load_foreign(model: nn.Module, path: str) -> None:
+    """Load a file of PaddleClas (.pdparams) or MindCV (.ckpt), as timm loads pretrained weights.
 
     New heads, other input channels and `features_only` work as with any weights of timm.
 
@@ -56,7 +58,7 @@ def load_paddle(model: nn.Module, path: str) -> None:
 def _read(path: str, is_download: bool) -> dict[str, torch.Tensor]:
     """Read a file, and rename it if it is an unreadable download."""
     try:
-        return read_pdparams(path)
+        return read_checkpoint(path).tensors
     except ValueError as error:
         if not is_download:
             raise RuntimeError(str(error)) from error
@@ -78,8 +80,14 @@ def _convert(
 ) -> dict[str, torch.Tensor]:
     """Rename the tensors, and check that every one except those of the head fits the model."""
     try:
-        rules = SOURCES['paddle'].rules(tensors)
-        state_dict = apply_rules(tensors, rules, 'paddle').tensors
+        source = SOURCES[recognise(tensors)]
+        state_dict = apply_rules(tensors, source.rules(tensors), source.name).tensors
+        arguments: Any = model.model_args
+        if arguments['semantics'] not in source.semantics:
+            raise ValueError(
+                f'its block semantics are {source.semantics[0]}, and the model computes '
+                f'{arguments["semantics"]}'
+            )
         own = {k: v for k, v in shapes(model.state_dict()).items() if '.se.' not in k}
         # timm replaces the head and adapts the first convolution, whatever their shapes
         found = fit(_without_head(own), _without_head(shapes(state_dict)))
