@@ -100,7 +100,11 @@ class Newcomer:
 
     def _read(self) -> Any:
         assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline() or '"the process ended"')
+        line = self.process.stdout.readline()
+        if not line:
+            self.close()
+            raise RuntimeError('The process ended; its error is above.')
+        return json.loads(line)
 
     def run(
         self, task: str | Sequence[str], cwd: Path, installed: Iterable[str] = ()

@@ -52,6 +52,16 @@ def needs(module: str, seen: set[str]) -> set[str]:
     return found
 
 
+def declared(module: str) -> set[str] | None:
+    """Packages that a script passes to its frame, which looks for them; None without a frame."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(file_of(module).read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'Script'
+    ]
+    return {arg.value for arg in calls[0].args[2:]} if calls else None
+
+
 @pytest.fixture(scope='module')
 def newcomer():
     process = Newcomer({**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
@@ -77,11 +87,12 @@ def test_help(module, newcomer, tmp_path):
 def test_a_missing_package_is_one_sentence(module, newcomer, tmp_path):
     """It names the extra, which has everything that the script imports."""
     code, printed = newcomer.run(['python', '-m', module], tmp_path)
-    packages = needs(module, set())
-    # without the frame it does not stop before its work, so that it has imported everything
-    if not packages or 'Script(' not in file_of(module).read_text():
+    packages = declared(module)
+    if not packages:  # without the frame it has done its work, and imported what that needs
         assert code == 0, printed
+        assert packages is None or not needs(module, set())
         return
+    assert needs(module, set()) <= packages
     assert code == 1
     assert printed.count('\n') == 1, printed
     found = re.search(r"needs \w+\. Install it: pip install '(timm-res2net\[\w+\])'\.$", printed)
