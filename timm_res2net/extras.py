@@ -1,4 +1,4 @@
-"""Optional packages: the sentence that is printed if one is missing, and the extra it belongs to."""
+"""Optional packages: the sentence that is printed if one is missing, with its extra."""
 
 import importlib.util
 

@@ -116,7 +116,8 @@ README = """\
   test_size={held_out}, stratify=labels, random_state=0)`: {train} training images, and {held_out}
   held-out images that were used once, after training.
 - Made by, in a clone after `pip install '.[scripts]'`:
-  `python -m benchmarks.trainings.train_digits --commit-results` (seed {seed}, {steps} steps, one thread).
+  `python -m benchmarks.trainings.train_digits --commit-results`
+  (seed {seed}, {steps} steps, one thread).
 - License: Apache-2.0, like the package.
 
 `digits.png`: twenty of the held-out images in a row, 8x8 pixels each, with labels 0 to 9 twice.
