@@ -47,6 +47,18 @@ def test_the_code_on_a_card_runs(channels, tmp_path, monkeypatch):
         exec(compile(block, 'card', 'exec'), {})
 
 
+def test_how_to_install(monkeypatch):
+    """What a card says with and without the address of the project."""
+    assert 'from a clone of its repository, with `pip install .`' in dry(tiny()).card
+    monkeypatch.setattr('timm_res2net.card.REPOSITORY', 'https://example.org/timm_res2net.git')
+    card = dry(tiny()).card
+    assert '`pip install git+https://example.org/timm_res2net.git`' in card
+    assert '(https://example.org/timm_res2net.git)' in card
+    assert 'clone' not in card
+    plain = randomise(timm.create_model('res2net50_48w_2s', num_classes=5)).eval()
+    assert 'pip install' not in dry(plain).card  # timm's own network needs nothing of ours
+
+
 def test_a_card_within_an_old_one():
     new = dry(tiny()).card
     assert merge_card(new, new) == merge_card(merge_card(new, new), new)

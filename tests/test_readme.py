@@ -25,7 +25,6 @@ from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
 from tests.newcomer import Newcomer, modules
 from timm_res2net import cli
-from timm_res2net.cli.models import rows
 from timm_res2net.show import DIGITS
 
 ROOT = Path(__file__).parents[1]
@@ -334,23 +333,6 @@ def test_the_public_names():
     section = read('README.md').split('## Help')[1].split('\n## ')[0]
     named = set(re.findall(r'`(\w+)`', section.split('explains one of')[1].split('\n- ')[0]))
     assert named == set(timm_res2net.__all__)
-
-
-def test_the_table_of_models():
-    """Ten rows at most, as the package has them."""
-    known = {row.model: row for row in rows()}
-    table = read('README.md').split('## Models')[1].split('\n## ')[0]
-    lines = [line for line in table.splitlines() if line.startswith('| `')]
-    assert 5 <= len(lines) <= 10
-    for line in lines:
-        name, params, top1, publisher, license = (
-            cell.strip().strip('`') for cell in line.strip('|').split('|')
-        )
-        row = known[name]
-        assert params == f'{row.params / 1e6:.1f} M'
-        assert top1 == ('' if row.top1 is None else f'{row.top1:.2f} %')
-        assert publisher.partition(' ')[0] == (row.top1_source or '').partition(' ')[0]
-        assert license == (row.license or '')
 
 
 def test_figures():

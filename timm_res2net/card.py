@@ -1,7 +1,7 @@
 """The model card: the README.md of a folder, for its reader and for the Hub."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ ABOUT = (
     'A Res2Net block splits its channels and convolves the splits one after the other, so that one '
     'block has several receptive fields.'
 )
+REPOSITORY = ''
+"""Address of this project's git repository, for `pip install git+...`; '' until it has one."""
 _MOVED = ('their keys', "timm's keys", 'tensors', 'how')
 _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
 PERCENT = tuple(_METRICS)
@@ -35,38 +37,14 @@ _PUBLISHERS = {
     'timm results-imagenet.csv': 'https://github.com/huggingface/pytorch-image-models/blob/main/'
     'results/results-imagenet.csv',
     'PaddleClas model zoo': 'https://github.com/PaddlePaddle/PaddleClas',
+    "MindCV's configs/res2net/README.md": 'https://github.com/mindspore-lab/mindcv/blob/main/'
+    'configs/res2net/README.md',
 }
-
-_RES2NET = """@article{gao2021res2net,
-  title   = {Res2Net: A New Multi-Scale Backbone Architecture},
-  author  = {Gao, Shang-Hua and Cheng, Ming-Ming and Zhao, Kai and Zhang, Xin-Yu and
-             Yang, Ming-Hsuan and Torr, Philip},
-  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
-  volume  = {43},
-  number  = {2},
-  pages   = {652--662},
-  year    = {2021},
-  doi     = {10.1109/TPAMI.2019.2938758}
-}"""
-_SE = """@inproceedings{hu2018squeeze,
-  title     = {Squeeze-and-Excitation Networks},
-  author    = {Hu, Jie and Shen, Li and Sun, Gang},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2018}
-}"""
-_SSLD = """@article{cui2021beyond,
-  title   = {Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to
-             Improve Backbones},
-  author  = {Cui, Cheng and Guo, Ruoyu and Du, Yuning and He, Dongliang and Li, Fu and others},
-  journal = {arXiv preprint arXiv:2103.05959},
-  year    = {2021}
-}"""
-_TIMM = """@misc{rw2019timm,
-  author = {Ross Wightman},
-  title  = {PyTorch Image Models},
-  year   = {2019},
-  doi    = {10.5281/zenodo.4414861}
-}"""
+_OWNERS = {
+    'https://github.com/Res2Net/Res2Net-PretrainedModels': 'authors',
+    'https://github.com/PaddlePaddle/PaddleClas': 'PaddleClas',
+    'https://github.com/mindspore-lab/mindcv': 'MindCV',
+}
 
 
 class Result(NamedTuple):
@@ -195,7 +173,7 @@ def render_card(
     base: str | None = None,
     remarks: Sequence[str] = (),
     paper: str = '',
-    citations: Sequence[str] = (),
+    weights_of: str = '',
 ) -> str:
     """Render a card from its template.
 
@@ -205,13 +183,14 @@ def render_card(
         load: First argument of `timm.create_model`, such as 'hf-hub:me/my_res2net'.
         summary: One paragraph on what the model is.
         license: Identifier of the license for the Hub; None if unknown.
-        license_text: The text on the license; by default the identifier.
+        license_text: The text on the license; by default that of `weights_of`, or the identifier.
         results: Accuracies to show.
         stated: Those of them that the metadata names; all of them if None.
         base: Repository whose weights the model starts from.
         remarks: Further sentences, each an item of a list.
         paper: The paper, with its identifier.
-        citations: BibTeX entries beside those of Res2Net, SE and timm.
+        weights_of: Whose weights they are, for their license and what to cite: 'authors' of
+            Res2Net, 'PaddleClas', 'MindCV', or '' for anyone else's.
 
     Returns:
         YAML metadata and Markdown.
@@ -221,7 +200,6 @@ def render_card(
     own = config.architecture not in timm_names()
     in_chans = config.input_size[0]
     made_from = config.made_from
-    se = [_SE] if config.model_args.get('attn_layer') == 'se' else []
     card = ModelCard.from_template(
         _metadata(title, config, license, results if stated is None else stated, base),
         template_str=re.sub(r'(\{% .*? %\})\n', r'\1', _TEMPLATE.read_text(encoding='utf-8')),
@@ -241,8 +219,10 @@ def render_card(
         published=any(result.source for result in results),
         made_from=_made_from_table(made_from) if made_from else '',
         moves=moves_table(made_from) if made_from else '',
-        license_text=license_text or f'`{license}`.',
-        citations=[_RES2NET, *se, *citations, _TIMM],
+        license_text=license_text,
+        weights_of=weights_of,
+        se=config.model_args.get('attn_layer') == 'se',
+        repository=REPOSITORY,
     )
     return str(card).rstrip('\n') + '\n'
 
@@ -328,22 +308,15 @@ def card_of_tag(config: Config, tag: str) -> str:
     if tag in FIGURES[name].top1:
         value, source = FIGURES[name].top1[tag]
         results = [Result('top1', value, 'imagenet-1k', source)]
-    texts: Mapping[str | None, str] = {
-        'unknown': 'Unknown. The weights are those of the Res2Net authors, whose README has stated '
-        "CC BY-NC-SA 4.0 since 2021, while timm's model cards say unknown. Make sure that your use "
-        'is permitted.',
-    }
-    paddle = 'Apache-2.0, the license of PaddleClas and of its weights.' if cfg.url else ''
     return render_card(
         config,
         full,
         full,
         f'{cfg.description} {ABOUT}',
         license=cfg.license,
-        license_text=texts.get(cfg.license, paddle),
         results=results,
         base=cfg.hf_hub_id,
         remarks=cfg.notes or (),
         paper=f'{cfg.paper_name}, {cfg.paper_ids}',
-        citations=[_SSLD] if tag.startswith('ssld') else [],
+        weights_of=_OWNERS.get(cfg.origin_url, ''),
     )

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from timm.models import get_arch_pretrained_cfgs
 
 from timm_res2net.cli import main
+from timm_res2net.cli.models import rows
 from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
 
@@ -30,13 +31,107 @@ def test_hub_configs_are_what_the_command_writes(tmp_path, capsys):
     assert kept == sorted([*WITH_WEIGHTS, 'README.md'])
     table = (tmp_path / 'new' / 'README.md').read_text(encoding='utf-8')
     assert table == (ROOT / 'hub_configs' / 'README.md').read_text(encoding='utf-8')
-    main(['list'])
-    assert capsys.readouterr().out.strip() in table
     for name in WITH_WEIGHTS:
         for file in ('config.json', 'README.md'):
             made = (tmp_path / 'new' / name / file).read_text(encoding='utf-8')
             kept = (ROOT / 'hub_configs' / name / file).read_text(encoding='utf-8')
             assert kept == made, f'{name}/{file}: run `timm-res2net hub-configs --out hub_configs`'
+
+
+def listed(capsys, *words: str) -> list[str]:
+    """The names that `list` prints."""
+    assert main(['list', *words]) == 0
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        '|',
+        'model',
+        '|',
+        'M',
+        '|',
+        'GMACs',
+        '|',
+        'top-1',
+        '|',
+        'license',
+        '|',
+    ]
+    return [line.split()[1] for line in lines]
+
+
+def test_the_list_fits_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    assert main(['list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(rows())  # none is folded
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_list_finds_by_a_part_or_a_glob(capsys):
+    every = listed(capsys)
+    assert listed(capsys, '50d_se') == [name for name in every if '50d_se' in name]
+    assert listed(capsys, 'ssld') == [name for name in every if name.endswith('.ssld_in1k')]
+    assert listed(capsys, 'res2net50_vd*') == [n for n in every if n.startswith('res2net50_vd')]
+    assert listed(capsys, 'test_*') == ['test_res2net_se.digits']
+
+
+def test_the_list_by_license_and_order(capsys):
+    known = {row.model: row for row in rows()}
+    free = listed(capsys, '--license', 'apache-2.0', '--sort', 'top1')
+    assert set(free) == {name for name, row in known.items() if row.license == 'apache-2.0'}
+    assert free[0] == 'res2net200_vd_26w_4s.ssld_in1k'
+    shares = [known[name].top1 or 0 for name in free]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0  # those without an accuracy are the last
+    for key in ('params', 'gmacs'):
+        values = [getattr(known[name], key) for name in listed(capsys, '--sort', key)]
+        assert values == sorted(values)
+    assert listed(capsys, '--sort', 'name') == sorted(known)
+    assert main(['list', 'vd', '--license', 'apache-2.0', '--sort', 'params', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]['model'].startswith('res2net50_vd_26w_4s')
+    assert {row['license'] for row in found} == {'apache-2.0'}
+
+
+@pytest.mark.parametrize(
+    ('words', 'value', 'remedy'),
+    [
+        (['nothing'], "'nothing'", '`timm-res2net list` shows all models'),
+        (['--license', 'mit'], "'mit'", 'Use one of apache-2.0, unknown'),
+        (['--license', ''], "''", 'Use one of apache-2.0, unknown'),
+        (['hrnet', '--license', 'unknown'], "'hrnet' with license unknown", 'shows all models'),
+    ],
+)
+def test_the_list_has_none(words, value, remedy, capsys):
+    assert main(['list', *words]) == 1
+    told = capsys.readouterr().err
+    assert value in told
+    assert remedy in told
+
+
+def test_the_chooser_of_the_readme():
+    """At most six rows, each what it says, with the figures of the package."""
+    known = {row.model: row for row in rows()}
+    section = (ROOT / 'README.md').read_text().split('## Models')[1].split('\n## ')[0]
+    cells = [
+        [cell.strip().strip('`') for cell in line.strip('|').split('|')]
+        for line in section.splitlines()
+        if '| `' in line
+    ]
+    chosen = {}
+    for purpose, name, params, top1, license in cells:
+        row = chosen[purpose] = known[name]
+        assert params == f'{row.params / 1e6:.1f} M'
+        assert top1 == ('' if row.top1 is None else f'{row.top1:.2f} %')
+        assert license == (row.license or '')
+    measured = [row for row in rows() if row.top1]
+    assert list(chosen) == [
+        'commercial use', 'best accuracy', 'smallest', 'detection', 'keypoints', 'no network',
+    ]  # fmt: skip
+    assert chosen['commercial use'].license == chosen['detection'].license == 'apache-2.0'
+    assert chosen['best accuracy'] == max(measured, key=lambda row: row.top1)
+    assert chosen['smallest'] == min(measured, key=lambda row: row.params)
+    assert chosen['keypoints'].model.startswith('hrnet_')
+    assert chosen['no network'].weights == 'in the package'
 
 
 @pytest.mark.parametrize('full', WITH_WEIGHTS)

@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..folder import CARD, CONFIG, Config
 from ..models.figures import FIGURES
 from ..resolve import resolve_name
 from ..text import table
-from .frame import Verbs
+from .frame import Verbs, columns
 from .options import add_json
 
 
@@ -64,29 +65,54 @@ def _short(weights: str) -> str:
     return weights.rpartition('/')[2] if weights.startswith('https:') else weights
 
 
-def models_table(found: list[Row]) -> str:
-    """Format rows as the table that `timm-res2net list` prints."""
-    cells = [
-        (
-            row.model,
-            f'{row.params / 1e6:.2f}',
-            f'{row.gmacs:.2f}',
-            '' if row.top1 is None else f'{row.top1:.2f}',
-            row.top1_source or '',
-            row.license or '',
-            _short(row.weights or 'none published'),
-        )
-        for row in found
-    ]
-    return table(('model', 'M', 'GMACs', 'top-1', 'published by', 'license', 'weights'), cells)
+_HEADER = ('model', 'M', 'GMACs', 'top-1', 'license', 'published by', 'weights')
+_IN_A_TERMINAL = 5
+"""How many columns `timm-res2net list` prints: they fit 80 characters."""
+_ORDERS: dict[str, Callable[[Row], Any]] = {
+    'name': lambda row: row.model,
+    'params': lambda row: row.params,
+    'gmacs': lambda row: row.gmacs,
+    'top1': lambda row: -(row.top1 or 0),  # the best first, those without at the end
+}
+"""What `--sort` sorts by."""
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.model,
+        f'{row.params / 1e6:.2f}',
+        f'{row.gmacs:.2f}',
+        '' if row.top1 is None else f'{row.top1:.2f}',
+        row.license or '',
+        row.top1_source or '',
+        _short(row.weights or 'none published'),
+    )
 
 
 def _list(args: argparse.Namespace) -> int:
-    found = rows(args.filter)
+    licenses = {row.license for row in rows() if row.license}
+    if args.license is not None and args.license not in licenses:
+        raise ValueError(
+            f"No weights have license '{args.license}'. Use one of {', '.join(sorted(licenses))}."
+        )
+    is_glob = any(sign in args.filter for sign in '*?[')
+    found = [
+        row
+        for row in rows(args.filter if is_glob else f'*{args.filter}*')
+        if args.license in (None, row.license)
+    ]
     if not found:
-        raise ValueError(f"No model matches '{args.filter}'. `timm-res2net list` shows all models.")
-    as_json = json.dumps([row._asdict() for row in found], indent=2)
-    print(as_json if args.json else models_table(found))
+        licensed = f' with license {args.license}' if args.license else ''
+        raise ValueError(
+            f"No model matches '{args.filter}'{licensed}. `timm-res2net list` shows all models."
+        )
+    if args.sort:
+        found.sort(key=_ORDERS[args.sort])
+    if args.json:
+        print(json.dumps([row._asdict() for row in found], indent=2))
+    else:
+        cells = [_cells(row)[:_IN_A_TERMINAL] for row in found]
+        print(table(_HEADER[:_IN_A_TERMINAL], cells, columns()))
     return 0
 
 
@@ -150,11 +176,11 @@ def _info(args: argparse.Namespace) -> int:
 
 _HUB_CONFIGS = """# Models
 
-Every model that timm_res2net registers, as `timm-res2net list` prints it. `M` is parameters in
-millions. GMACs are multiply-accumulates at 224 px (64 px for the test model), in 1e9. Top-1 is the
-ImageNet-1k accuracy in percent that the named publisher gives; timm_res2net has not measured it. An
-`se_identity` tag computes exactly what the plain network with these weights computes. timm's own
-nine `res2net*` and `res2next50` models stay as they are.
+Every model that timm_res2net registers; `timm-res2net list` prints the first five columns. `M` is
+parameters in millions. GMACs are multiply-accumulates at 224 px (64 px for the test model), in 1e9.
+Top-1 is the ImageNet-1k accuracy in percent that the named publisher gives; timm_res2net has not
+measured it. An `se_identity` tag computes exactly what the plain network with these weights
+computes. timm's own nine `res2net*` and `res2next50` models stay as they are.
 
 {table}
 
@@ -186,7 +212,7 @@ def write_hub_configs(out: Path) -> list[Path]:
             _write(folder / CONFIG, config.to_json())
             _write(folder / CARD, card_of_tag(config, cfg.tag or ''))
             made.append(folder)
-    _write(out / 'README.md', _HUB_CONFIGS.format(table=models_table(rows())))
+    _write(out / 'README.md', _HUB_CONFIGS.format(table=table(_HEADER, map(_cells, rows()))))
     return made
 
 
@@ -203,9 +229,24 @@ def _hub_configs(args: argparse.Namespace) -> int:
 def add(verbs: Verbs) -> None:
     """Add the verbs `list`, `info` and `hub-configs`."""
     parser = verbs.add(
-        'list', _list, 'list the models and their weights', "timm-res2net list '*_se'"
+        'list',
+        _list,
+        'list the models with parameters in millions, GMACs, published ImageNet top-1 and license',
+        'timm-res2net list _se',
+        "timm-res2net list 'res2net50_*.ssld*' --json",
+        'timm-res2net list --license apache-2.0 --sort top1',
     )
-    parser.add_argument('filter', nargs='?', default='*', help='glob for names, such as *_vd_*')
+    parser.add_argument(
+        'filter',
+        nargs='?',
+        default='*',
+        metavar='TEXT',
+        help='part of the name, or a glob for the whole name, such as *_vd_*',
+    )
+    parser.add_argument('--license', metavar='ID', help='only weights with this license')
+    parser.add_argument(
+        '--sort', choices=_ORDERS, help='order by name, or by a figure, the best top1 first'
+    )
     add_json(parser)
     parser = verbs.add(
         'info',
