@@ -7,8 +7,9 @@ import timm
 import torch
 from PIL import Image
 
-from tests.common import TINY, randomise
+from tests.common import TINY, model_folder, randomise
 from timm_res2net.predict import find_images, predict
+from timm_res2net.resolve import load_model
 from timm_res2net.show import DIGITS
 
 
@@ -89,7 +90,7 @@ def test_the_bundled_digit():
         ({'in_chans': 5}, 'takes 5 channels.* Use a model of 1 or 3'),
     ],
 )
-def test_models_that_cannot_classify_images(arguments, text):
-    model = timm.create_model(TINY, **arguments).eval()
+def test_models_that_cannot_classify_images(arguments, text, tmp_path):
+    model = load_model(model_folder(tmp_path / 'net', **arguments)).eval()
     with pytest.raises(ValueError, match=text):
         next(predict(model, [Path('a.png')]))
