@@ -117,6 +117,37 @@ def test_every_way_says_the_same_at_once(run, case, world, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+VERBS = """
+import contextlib, io
+from timm_res2net.cli import main
+answer = []
+for words in verbs:
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        code = main(words)
+    answer.append([code, told.getvalue().splitlines()[-1]])
+"""
+
+
+def test_every_verb_prints_it(world, tmp_path):
+    client, _ = world
+    client.run(SET, offline=False)
+    verbs = {
+        'export': ['--out', str(tmp_path / 'net.onnx')],
+        'show': ['--out', str(tmp_path / 'net.png')],
+        'predict': [],
+        'check': [],
+        'pull': ['--out', str(tmp_path / 'net')],
+    }
+    told = client.run(VERBS, verbs=[[verb, COLD, *options] for verb, options in verbs.items()])
+    for verb, (code, line) in zip(verbs, told, strict=True):
+        assert code == 1
+        start = f'timm-res2net {verb}: The Hub cannot be reached for {COLD} (ConnectError: '
+        assert line.startswith(start)
+        assert line.endswith(f'Check the network and run again.{NOT_CACHED}')
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize('offline', [False, True])
 def test_the_cache_serves(offline, world):
     client, _ = world
@@ -215,8 +246,8 @@ def test_a_cache_that_cannot_be_written(tmp_path):
             download.download(f'{server.url}/w.pdparams', tmp_path / 'cache' / 'w.pdparams')
 
 
-@pytest.mark.parametrize('name', ['res2net50_vd_26w_4s', 'res2net50_pd_14w_8s'])
-def test_paddle_weights_without_a_network(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', ['res2net50_vd_26w_4s', 'res2net50_ms_26w_4s'])
+def test_weights_at_a_url_without_a_network(name, tmp_path, monkeypatch):
     """What `create_model` says, with the URL and where to put the file."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
 

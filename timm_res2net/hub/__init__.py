@@ -71,11 +71,13 @@ def check(
     if found.cfg.file:
         return _check_embedded(found, pin)
     if not found.cfg.hf_hub_id:
-        where = f'come from {found.cfg.url}' if found.cfg.url else 'are not published'
-        raise ValueError(
-            f'The weights of {found.full} {where}, not from the Hub. Check a folder that '
-            '`timm-res2net convert` wrote.'
+        where = (
+            f'The weights of {found.full} are at {found.cfg.url}, and only those of the Hub are '
+            'checked.'
+            if found.cfg.url
+            else f'No weights are published for {found.full}.'
         )
+        raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
     return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token)
 
 
