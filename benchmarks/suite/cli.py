@@ -54,5 +54,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_run(verbs)
     add_report(verbs)
-    verbs.parser.set_defaults(argv=argv)
     return run_verb(verbs, argv)

@@ -36,6 +36,17 @@ def test_an_unknown_option(argv, verb, bad, close, capsys):
     assert f"timm-res2net {verb}: error: unknown argument '{bad}'. Did you mean {close}" in error
 
 
+def test_options_between_arguments():
+    verbs = Verbs('prog', 'Does.')
+    parser = verbs.add('work', lambda args: 0, 'work')
+    parser.add_argument('model')
+    parser.add_argument('images', nargs='*')
+    parser.add_argument('--top', type=int)
+    args = verbs.parse(['work', 'm', '--top', '1', 'a', 'b'])
+    assert (args.model, args.top, args.images) == ('m', 1, ['a', 'b'])
+    assert (args.verb, args.argv[:2]) == ('work', ['work', 'm'])
+
+
 def test_one_argument_too_many(capsys):
     error = usage_error(capsys, ['info', 'res2net50_se', 'more'])
     assert error.startswith('usage: timm-res2net info')

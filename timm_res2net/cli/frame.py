@@ -94,9 +94,13 @@ class Verbs:
                 f"unknown verb '{argv[0]}'.{close_names(argv[0], verbs)} Use one of "
                 f'{", ".join(verbs)}.'
             )
-        args, unknown = self.parser.parse_known_args(argv)
+        if not argv or argv[0] not in verbs:
+            return self.parser.parse_args(argv)
+        verb = verbs[argv[0]]
+        # options may stand between the arguments: predict MODEL --top 1 IMAGE
+        args, unknown = verb.parse_known_intermixed_args(argv[1:])
+        args.verb, args.argv = argv[0], list(argv)
         if unknown:
-            verb = verbs[args.verb]
             option = next((word for word in unknown if word.startswith('-')), unknown[0])
             known = re.findall(r'--[\w-]+', verb.format_usage())
             close = close_names(option.partition('=')[0], known) if option[:1] == '-' else ''
