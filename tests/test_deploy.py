@@ -329,3 +329,86 @@ def check_block(case):
                 for _ in range(3):  # unpacked, packed, from the pack
                     assert relative_error(fused(x), expected) < bound
             assert torch.equal(x, kept)
+
+
+# --- what is not finite ---------------------------------------------------------------------------
+
+BAD = {'nan': float('nan'), 'inf': float('inf'), '-inf': float('-inf')}
+
+
+@pytest.fixture(scope='module')
+def both():
+    """A model and its deploy form, both with every kind of guarded layer: a deep stem, stages."""
+    model = randomise(timm.create_model(TINY, stem_type='deep', stem_width=8)).eval()
+    return model, reparameterize_model(model)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('bad', BAD)
+def test_an_image_that_is_not_finite(both, bad, dtype):
+    """The deployed model gives NaN where the plain model does, before and after packing."""
+    model, deployed = (copy.deepcopy(one).to(dtype) for one in both)
+    good = image(1, dtype=dtype)
+    damaged = good.clone()
+    damaged[0, 0, 5, 5] = BAD[bad]
+    with torch.inference_mode():
+        expected, finite = model(damaged), model(good)
+        assert not expected.isfinite().all()
+        for _ in range(3):
+            assert torch.equal(deployed(damaged).isfinite(), expected.isfinite())
+            torch.testing.assert_close(deployed(good), finite, rtol=0.1, atol=0.1)
+
+
+def test_a_map_that_is_not_finite(both):
+    """Stages and blocks check what they get, because other code calls them on their own."""
+    model, deployed = both
+    x = image(1, 16, channels=model.layer1[0].conv1.in_channels)
+    x[0, 3, 2, 2] = float('nan')
+    with torch.inference_mode():
+        for part in ('layer1', 'layer1.0'):
+            expected = model.get_submodule(part)(x)
+            for _ in range(3):
+                got = deployed.get_submodule(part)(x)
+                assert torch.equal(got.isnan(), expected.isnan())
+
+
+def test_the_plain_form_ends_with_the_bad_image(both):
+    """After a bad image, and after an error in it, good ones run packed again."""
+    _, deployed = both
+    layer = deployed.layer1[0].conv1
+    bad, good = image(1), image(1)
+    bad[0, 0, 0, 0] = float('nan')
+    with torch.inference_mode():
+        deployed(bad)
+        with pytest.raises(RuntimeError):
+            deployed.layer1(torch.full((1, 3, 8, 8), float('nan')))  # channels do not fit
+        for _ in range(2):
+            deployed(good)
+        assert layer._packed is not None
+
+
+def test_weights_that_are_not_finite_are_not_deployed():
+    model = randomise(timm.create_model(TINY))
+    with torch.no_grad():
+        model.layer2[0].conv1.weight[0, 0] = float('nan')
+        model.layer1[0].bn3.running_var[1] = -1
+        model.fc.bias[2] = float('inf')
+    with pytest.raises(ValueError, match='hold NaN or infinity') as error:
+        reparameterize_model(model)
+    for name in ('3: fc.bias, layer1.0.bn3.running_var, layer2.0.conv1.weight', 'Load weights'):
+        assert name in str(error.value)
+    with pytest.raises(ValueError, match=r'conv1\.weight'):
+        model.layer2[0].fuse()
+
+
+def test_a_weight_that_becomes_infinite_is_not_hidden(both):
+    """Written after the deployment, packed or not: the layer runs in the plain form."""
+    deployed = copy.deepcopy(both[1])
+    x = image(1)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert deployed(x).isfinite().all()
+    with torch.no_grad():
+        deployed.layer4[0].conv3.weight[5] = float('nan')
+    with torch.inference_mode():
+        assert not deployed(x).isfinite().any()

@@ -13,8 +13,9 @@ from torch import nn
 
 from .layers.align import align_blocks
 from .layers.bottle2neck import Bottle2neck
+from .layers.fold import check_finite
 from .layers.fused_block import FusedBottle2neck, FusedStage
-from .layers.fused_conv import fuse_sequential
+from .layers.fused_conv import FusedConv2d, fuse_sequential
 from .models.res2net_zoo import Res2Net
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -60,7 +61,8 @@ def reparameterize_model(model: Model) -> Model:
         stem are kept. Hooks on folded layers are not.
 
     Raises:
-        ValueError: The model is already deployed, is compiled or traced, or has no Res2Net block.
+        ValueError: The model is already deployed, is compiled or traced, has no Res2Net block, or
+            has a weight that is not finite.
 
     >>> import timm, torch
     >>> from timm_res2net import reparameterize_model
@@ -71,6 +73,7 @@ def reparameterize_model(model: Model) -> Model:
     ...     torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
     """
     _check(model, 'reparameterize')
+    check_finite(model, f'Cannot reparameterize {type(model).__name__}')
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
         deployed = copy.deepcopy(model)
         _replace(deployed)
@@ -154,6 +157,7 @@ def _replace(module: nn.Module) -> None:
             _put(module, name, stage, _take_hooks(child))
         elif isinstance(child, nn.Sequential) and name == 'maxpool':
             setattr(module, name, fuse_sequential(child))
+            _check_inputs(module.get_submodule(name))
         else:
             _replace(child)
 
@@ -170,3 +174,11 @@ def _fuse_stem(model: nn.Module) -> None:
     stem = nn.Sequential(*convs) if is_deep else convs[0]
     for name, layer, hook in zip(names, (stem, norm, act), hooks, strict=True):
         _put(model, name, layer, hook)
+    _check_inputs(stem)
+
+
+def _check_inputs(stem: nn.Module) -> None:
+    """Let every convolution of a stem look for NaN. In the stages, stages do."""
+    for module in stem.modules():
+        if isinstance(module, FusedConv2d):
+            module.checks_input = True

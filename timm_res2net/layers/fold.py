@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from ..text import list_some
+
 Conv = TypeVar('Conv', bound=nn.Conv2d)
 
 
@@ -39,6 +41,33 @@ def fold_bn(
         shift = shift + norm.bias.to(wide)
     folded = weight.to(wide) * scale[:, None, None, None]
     return folded.to(weight.dtype), shift.to(weight.dtype)
+
+
+def check_finite(model: nn.Module, what: str) -> None:
+    """Check that no parameter and no buffer of a model holds NaN or infinity.
+
+    oneDNN's ReLU turns NaN into 0, so that a deployed model would give a plausible answer.
+
+    Args:
+        model: Any module. Tensors on the meta device are not looked at.
+        what: What is refused otherwise, the beginning of the error's sentence.
+
+    Raises:
+        ValueError: A tensor is not finite, or a running variance is negative. They are named.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        bad = {
+            name
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point() and tensor.device.type != 'meta'
+            if not tensor.isfinite().all() or (name.endswith('running_var') and tensor.min() < 0)
+        }
+    if bad:
+        raise ValueError(
+            f'{what}, because weights hold NaN or infinity, or a running variance is negative '
+            f'({list_some(bad)}). Load weights that are finite.'
+        )
 
 
 def folds(norm: nn.Module) -> bool:

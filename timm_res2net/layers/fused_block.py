@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .fold import merge_convs
+from .fold import check_finite, merge_convs
 from .fused_conv import FusedConv2d, fuse, fuse_sequential
-from .rules import is_watched, merges, overwrites, writes_slices
+from .rules import hides, is_watched, merges, overwrites, plain, writes_slices
 
 
 def adds_splits(block: Any) -> bool:
@@ -38,8 +38,12 @@ class FusedBottle2neck(nn.Module):
         """
         Args:
             block: `Bottle2neck` of this package or of `timm.models.res2net`. It is not changed.
+
+        Raises:
+            ValueError: A weight is not finite.
         """
         super().__init__()
+        check_finite(block, f'Cannot reparameterize {type(block).__name__}')
         source: Any = block
         self.width, self.scale = source.width, source.scale
         self.convolved = self.width * max(1, self.scale - 1)  # channels
@@ -128,8 +132,19 @@ class FusedBottle2neck(nn.Module):
         x += shortcut
         return self.relu(x)
 
+    @torch.jit.unused
+    def _hides(self, x: torch.Tensor) -> bool:
+        return hides(x)
+
+    @torch.jit.unused
+    def _run_plain(self, x: torch.Tensor) -> torch.Tensor:
+        with plain():
+            return self.run(x, False)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the block on x of shape (B, inplanes, H, W)."""
+        """Run the block on x of shape (B, inplanes, H, W), in the plain form if x is not finite."""
+        if not torch.jit.is_scripting() and self._hides(x):
+            return self._run_plain(x)
         return self.run(x, False)
 
 
@@ -152,13 +167,24 @@ class FusedStage(nn.Sequential):
         )
 
     @torch.jit.unused
+    def _hides(self, x: torch.Tensor) -> bool:
+        return hides(x)
+
+    @torch.jit.unused
+    def _run_plain(self, x: torch.Tensor) -> torch.Tensor:
+        with plain():
+            return super().forward(x)
+
+    @torch.jit.unused
     def _run_overwriting(self, x: torch.Tensor) -> torch.Tensor:
         for i, block in enumerate(self):
             x = block.run(x, i > 0)  # type: ignore[operator]
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the blocks on x of shape (B, C, H, W)."""
+        """Run the blocks on x of shape (B, C, H, W), in the plain form if x is not finite."""
+        if not torch.jit.is_scripting() and self._hides(x):
+            return self._run_plain(x)
         if not torch.jit.is_scripting() and self._overwrites(x):
             return self._run_overwriting(x)
         for block in self:

@@ -8,7 +8,7 @@ from torch import nn
 
 from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fold import fold_conv, folds, recast
-from .rules import conv_dtype, packs, packs_now
+from .rules import conv_dtype, hides, is_finite, packs, packs_now
 
 
 class _Pack(NamedTuple):
@@ -45,6 +45,10 @@ class FusedConv2d(nn.Conv2d):
     or written to. A write through `weight.data` goes unnoticed: write under `torch.no_grad()`
     instead.
 
+    oneDNN's ReLU turns NaN into 0. The layer runs in the plain form if its parameters are not
+    finite and, with `checks_input`, if its input is not. What overflows inside of a convolution
+    stays infinite or, if infinities cancel, becomes 0.
+
     Shape:
         - Input: (B, in_channels, H, W)
         - Residual: (B, out_channels, H', W')
@@ -62,14 +66,25 @@ class FusedConv2d(nn.Conv2d):
         self.act: nn.Module = nn.Identity() if act is None else act
         self._packed: _Pack | None = None
         self._last: Any = None  # key of the last input
+        self.checks_input = False
+        self._finite: tuple[Any, bool] | None = None  # versions of the parameters, and the answer
 
     def __getstate__(self) -> dict[str, Any]:
         # copies and files make their own packs
-        return {**super().__getstate__(), '_packed': None, '_last': None}
+        return {**super().__getstate__(), '_packed': None, '_last': None, '_finite': None}
 
     @torch.jit.unused
     def _packs(self, x: torch.Tensor) -> bool:
-        return packs(self, x)
+        return packs(self, x) and self._is_finite() and not (self.checks_input and hides(x))
+
+    @torch.jit.unused
+    def _is_finite(self) -> bool:
+        """Return whether the parameters are finite; they are looked at once a version."""
+        both = [p for p in (self.weight, self.bias) if p is not None]
+        key = [(p.data_ptr(), p._version) for p in both]
+        if self._finite is None or self._finite[0] != key:
+            self._finite = key, all(is_finite(p.detach()) for p in both)
+        return self._finite[1]
 
     @torch.jit.unused
     def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -12,7 +12,9 @@ faster: a 1x1 convolution as a linear layer (0.97 to 1.51 times as long) and a c
 format (1.05 to 2.89 times as long).
 """
 
+import math
 import platform
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +35,7 @@ FORMS = ('merge', 'packed', 'slices')
 _PACKS = platform.machine().lower() in ('x86_64', 'amd64')
 
 _forced: dict[str, bool] = {}
+_plain = threading.local()  # `on` while a thread runs `plain`
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def packs(conv: nn.Conv2d, x: torch.Tensor) -> bool:
     """Return whether a convolution of x may run packed."""
     return (
         is_eager_inference(x)
-        and _forced.get('packed', _PACKS)
+        and _may_pack()
         and type(conv.weight) is nn.Parameter
         and conv.weight.device.type == 'cpu'
         # inference tensors have no version counter, so that a write to them would go unnoticed
@@ -99,6 +102,25 @@ def packs(conv: nn.Conv2d, x: torch.Tensor) -> bool:
         and x.numel() > 0
         and _onednn_supports(conv_dtype(conv, x))
     )
+
+
+def hides(x: torch.Tensor) -> bool:
+    """Return whether packed layers would hide that x is not finite.
+
+    oneDNN's ReLU turns NaN into 0. Stem, stages and blocks of a deployed model therefore check what
+    they get, and run in the plain form if it holds NaN or infinity. The check is one sum.
+    """
+    return is_eager_inference(x) and _may_pack() and not is_finite(x)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Let no convolution of this thread run packed within a `with` block."""
+    _plain.on = True
+    try:
+        yield
+    finally:
+        _plain.on = False
 
 
 def packs_now(key: Any, last: Any) -> bool:
@@ -142,6 +164,18 @@ def overwrites(stage: nn.Module, x: torch.Tensor) -> bool:
 
 
 # --- conditions -----------------------------------------------------------------------------------
+
+
+def _may_pack() -> bool:
+    return _forced.get('packed', _PACKS) and not getattr(_plain, 'on', False)
+
+
+def is_finite(x: torch.Tensor) -> bool:
+    """Return whether x holds no NaN and no infinity, by its sum, which is faster than `isfinite`.
+
+    Values so large that their sum exceeds float32 count as infinite.
+    """
+    return math.isfinite(x.sum(dtype=torch.float32))
 
 
 def is_eager_inference(x: torch.Tensor) -> bool:
