@@ -57,7 +57,7 @@ def test_a_folder_that_is_called_like_a_model(here):
     [
         ('nothing', "'nothing'", '`timm-res2net list`'),
         ('res2net50_es', "'res2net50_es'", 'Did you mean res2net50_se'),
-        ('res2net50_se.in21k', "'in21k'", 'Use one of se_identity_in1k, or none'),
+        ('res2net50_se.in21k', "'in21k'", 'Use one of se_identity_in1k, se_identity_mindcv_in1k'),
         ('./nothing', './nothing', 'Check the path'),
         ('local-dir:nothing', 'nothing', 'Check the path'),
         ('a/b/c', 'a/b/c', 'OWNER/NAME'),

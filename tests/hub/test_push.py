@@ -602,7 +602,7 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
         lambda: timm.create_model('resnet18'), {}, 'ResNet is not', '`timm.models.push_to_hf_hub`',
     ),
     'a part that no argument describes': (
-        odd, {}, 'no recorded argument describes', '`timm.models.push_to_hf_hub`',
+        odd, {}, "Module 'act1' of the model is Tanh()", 'Undo the change',
     ),
     'too few label names': (
         tiny, {'label_names': ['a']}, '1 label names for 5 classes', 'for each class, in order',
@@ -644,7 +644,7 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
     'a size that is none': (tiny, {'data': {'input_size': (3, 64)}}, "{'input_size'", 'train.py'),
     'an architecture for a model': (
         tiny, {'architecture': 'res2net50_se'},
-        'A model in memory knows its architecture', 'Leave architecture, semantics and entry out',
+        'A model in memory knows its architecture', 'Leave architecture, semantics',
     ),
 }  # fmt: skip
 
