@@ -2,10 +2,11 @@
 
 import copy
 import functools
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,8 +26,11 @@ from .convert import (
     SOURCES,
     Checkpoint,
     Move,
+    Network,
     Rule,
     apply_rules,
+    explain_missing_stem,
+    find_network,
     infer_arguments,
     read_checkpoint,
     recognise,
@@ -54,6 +58,8 @@ from .models.res2net_zoo import Res2Net, default_cfgs
 from .resolve import resolve_name
 from .text import sentence
 
+_logger = logging.getLogger(__name__)
+
 # Name for networks that are not registered; their config has all arguments
 _CUSTOM = 'res2net_custom'
 
@@ -66,8 +72,12 @@ class Conversion:
         source: The layout that was read, one of `timm_res2net.convert.SOURCES`.
         config: Its config. `made_from` is the foreign file, also if a folder made from it was read.
         model: The model with the checkpoint's tensors as parameters and buffers, in eval mode.
-        moves: What became of every key of the file.
+        moves: What became of the network's keys in the file.
         read_from: The file that was read; None for a model in memory.
+        prefix: What the network's keys start with in the file, such as 'backbone.'; '' if the file
+            holds nothing else.
+        left_out: Keys in the file that are not the network's.
+        other_entries: Further entries of the file that hold weights, such as 'ema.module'.
     """
 
     source: str
@@ -75,6 +85,9 @@ class Conversion:
     model: nn.Module
     moves: tuple[Move, ...] = ()
     read_from: Provenance | None = None
+    prefix: str = ''
+    left_out: tuple[str, ...] = ()
+    other_entries: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -108,6 +121,9 @@ class Conversion:
             'num_classes': self.config.num_classes,
             'params': sum(p.numel() for p in self.model.parameters()),
             'file': file,
+            'prefix': self.prefix,
+            'left_out': {'tensors': len(self.left_out), 'some': sorted(self.left_out)[:10]},
+            'other_entries': list(self.other_entries),
             'moves': [
                 {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
                 for move in self.moves
@@ -267,17 +283,32 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
 
 
 def _provenance(
-    path: Path, weights: Path, source: str, checkpoint: Checkpoint, moves: tuple[Move, ...]
+    path: Path,
+    weights: Path,
+    source: str,
+    checkpoint: Checkpoint,
+    moves: tuple[Move, ...],
+    prefix: str = '',
+    left_out: Collection[str] = (),
 ) -> Provenance:
     counts: Counter[Rule] = Counter(move.rule for move in moves)
     rows = [
-        (f'`{rule.source}`', f'`{rule.target}`' if rule.target else '', n, rule.how)
+        (_with_prefix(prefix, rule.source), f'`{rule.target}`' if rule.target else '', n, rule.how)
         for rule, n in counts.items()
     ]
+    if left_out:
+        rows.append((f'others, such as `{min(left_out)}`', '', len(left_out), 'left out'))
+    used = checkpoint.values.keys() - set(left_out)
     return Provenance(
         path.resolve().name, sha256_of(weights), weights.stat().st_size, checkpoint.format,
-        checkpoint.entry, checkpoint.narrow(checkpoint.values), source, rows,
+        checkpoint.entry, checkpoint.narrow(used), source, rows,
     )  # fmt: skip
+
+
+def _with_prefix(prefix: str, pattern: str) -> str:
+    # the classifier stands beside MMPretrain's backbone
+    beside = prefix.removesuffix('backbone.') if pattern.startswith('head.') else prefix
+    return f'`{beside}{pattern}`'
 
 
 def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
@@ -308,14 +339,35 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     return Conversion(source, new, model.eval(), moves, file)
 
 
+def _convert_network(
+    checkpoint: Checkpoint, network: Network
+) -> tuple[dict[str, torch.Tensor], tuple[Move, ...]]:
+    """Return a network's tensors under timm's keys, and the moves of its keys in the file."""
+    taken = checkpoint.take(network.keys.values())
+    given = {key: taken[whole] for key, whole in network.keys.items()}
+    tensors, moves = apply_rules(given, network.rules, network.source)
+    problem = explain_missing_stem(checkpoint.values, network, tensors.keys())
+    if problem:
+        raise ValueError(problem)
+    return tensors, tuple(move._replace(source=network.keys[move.source]) for move in moves)
+
+
 def _read_file(
-    path: Path, source: str, name: str | None, semantics: str | None, entry: str | None
+    path: Path,
+    source: str,
+    name: str | None,
+    semantics: str | None,
+    entry: str | None,
+    prefix: str | None,
 ) -> Conversion:
+    _logger.info(f'Reading {path}')
     checkpoint = read_checkpoint(path, entry)
+    _logger.info('Converting the tensors')
     training = checkpoint.training
-    source = recognise(checkpoint.tensors) if source == 'auto' else source
-    rules = SOURCES[source].rules(checkpoint.tensors.keys())
-    tensors, moves = apply_rules(checkpoint.tensors, rules, source)
+    network = find_network(checkpoint.values, source, prefix)
+    source, prefix = network.source, network.prefix
+    tensors, moves = _convert_network(checkpoint, network)
+    left_out = tuple(checkpoint.values.keys() - set(network.keys.values()))
     recorded = _trained(training, source)
     if semantics is None and name is None:
         semantics = recorded.semantics
@@ -329,10 +381,12 @@ def _read_file(
         description=f'Converted from {path.name} ({source}).',
         first_conv='conv1.0' if found['stem_type'] else 'conv1',
     )
-    made_from = _provenance(path, path, source, checkpoint, moves)
+    made_from = _provenance(path, path, source, checkpoint, moves, prefix, left_out)
     config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
     config = config.with_data({key: training[key] for key in DATA if training.get(key)})
-    return Conversion(source, config, model.eval(), moves, made_from)
+    return Conversion(
+        source, config, model.eval(), moves, made_from, prefix, left_out, checkpoint.others
+    )
 
 
 def read(
@@ -341,6 +395,7 @@ def read(
     model: str | None = None,
     semantics: str | None = None,
     entry: str | None = None,
+    prefix: str | None = None,
 ) -> Conversion:
     """Read a checkpoint into the model that it belongs to. Arguments as in `convert_checkpoint`."""
     if source not in ('auto', *SOURCES):
@@ -353,10 +408,10 @@ def read(
             f'{name} is an HRNet, and only Res2Nets are recognised by their shapes. Load the file '
             'into the model, and push that or save it with `timm.models.save_for_hf`.'
         )
-    if path.is_dir() and (model or semantics):
+    if path.is_dir() and (model or semantics or prefix):
         raise ValueError(
-            f'{path} is a folder, and its config.json names the model. Leave model and semantics '
-            'out.'
+            f'{path} is a folder, and its config.json names the model. Leave model, semantics and '
+            'prefix out.'
         )
     if re.match('https?:/', str(path)):
         raise ValueError(f'{path} is an address. Download the file, and give its path.')
@@ -365,7 +420,7 @@ def read(
     try:
         if path.is_dir():
             return _read_folder(path, source, entry)
-        return _read_file(path, source, name, semantics, entry)
+        return _read_file(path, source, name, semantics, entry, prefix)
     except ValueError as error:
         raise ValueError(sentence(f'{path} does not convert: {error}')) from error
 
@@ -467,14 +522,16 @@ def convert_checkpoint(
     model: str | None = None,
     semantics: str | None = None,
     entry: str | None = None,
+    prefix: str | None = None,
     license: str | None = None,
     label_names: Sequence[str] | None = None,
     dry_run: bool = False,
 ) -> Conversion:
     """Convert a Res2Net checkpoint of another project to timm, or one of timm to another project.
 
-    The file is not trusted: no code in it is run. Either every tensor of the file finds its place
-    and every parameter gets a value, or nothing is written.
+    The file is not trusted: no code in it is run. It may hold a larger model: the Res2Net is the
+    keys under one prefix, and the other keys are left out and reported. Either every tensor of the
+    Res2Net finds its place and every parameter gets a value, or nothing is written.
 
     Args:
         path: A file (.pth, .pdparams, .pkl, .safetensors; the content decides) or a folder that
@@ -489,8 +546,10 @@ def convert_checkpoint(
             arguments the shapes tell.
         semantics: Block semantics. This or `model` is needed if the keys do not tell them: for a
             state dict under timm's names with other semantics than `official`.
-        entry: Entry of the file that holds the weights; for the default see
-            `timm_res2net.convert.read_checkpoint`.
+        entry: Entry of the file that holds the weights, such as 'state_dict' or 'ema.module'; for
+            the default see `timm_res2net.convert.read_checkpoint`.
+        prefix: What the Res2Net's keys start with in the file, such as 'backbone.'. It is needed if
+            the file holds several Res2Nets, such as a student and its teacher.
         license: Identifier of the license of the weights, such as 'apache-2.0', for the config and
             the card. Only for `to='timm'`.
         label_names: Names of the classes, in order, for the config. Only for `to='timm'`.
@@ -502,9 +561,10 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: There is no such file.
         FileExistsError: `out` already exists.
-        ValueError: The file cannot be read safely, is of no known source, or does not fit; keys
-            without a rule, parameters without a value and shapes that do not fit are listed. Or the
-            layout to write cannot express the network, or the license or the label names.
+        ValueError: The file cannot be read safely, is of no known source, holds several Res2Nets,
+            or does not fit; keys without a rule, parameters without a value and shapes that do not
+            fit are listed. Or the layout to write cannot express the network, or the license or the
+            label names.
 
     Example:
         >>> import tempfile, timm, torch, timm_res2net
@@ -525,7 +585,7 @@ def convert_checkpoint(
         )
     check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
-    found = read(Path(path), source, model, semantics, entry)
+    found = read(Path(path), source, model, semantics, entry, prefix)
     foreign = {} if to == 'timm' else _undo(found, to)
     config = found.config if license is None else found.config.with_cfg(license=license)
     config = config if label_names is None else config.with_labels(label_names)

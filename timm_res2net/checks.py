@@ -4,6 +4,7 @@
 an error under `pull`; `check` prints everything.
 """
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,8 @@ from torch import nn
 from .convert.fit import fit, shapes
 from .folder import CARD, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
+
+_logger = logging.getLogger(__name__)
 
 Verb = Literal['push', 'check', 'pull']
 
@@ -314,6 +317,7 @@ def checks(
         if failed.intersection(question.needs):
             failed.add(question.ask)
             continue
+        _logger.info(f'Checking the {question.what}')
         try:
             text = question.ask(folder)
         except (OSError, ValueError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """What a text means: a registered name, a folder, a file, or a repository of the Hub."""
 
+import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,8 @@ from .download import ask_hub, explaining, prepare_weights
 from .folder import CONFIG, ModelFolder, timm_names
 from .models.figures import FIGURES
 from .text import close_names, first_line
+
+_logger = logging.getLogger(__name__)
 
 
 class Name(NamedTuple):
@@ -152,6 +155,7 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
         ValueError: There is no such model, or it has no weights.
     """
     found = resolve(target)
+    _logger.info(f'Loading {target}')
     if isinstance(found, Folder):
         return ModelFolder(found.path).create_model(pretrained, **kwargs)
     if isinstance(found, File):

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from threading import Timer
 from typing import Any
 
 from ..extras import require
@@ -32,6 +33,31 @@ class _PrintCompletion(argparse.Action):
 
         print(shtab.complete(parser, shell))
         parser.exit()
+
+
+class _Steps(logging.Handler):
+    """Prints what the package logs to the standard error: each step that is not over in a second.
+
+    Args:
+        name: Program and verb, which a line starts with.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.setFormatter(logging.Formatter(f'{name}: %(message)s ...'))
+        self.timer = Timer(0, print)  # replaced by the first step
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a step in a second, unless the next one begins before."""
+        self.timer.cancel()
+        self.timer = Timer(1, print, (self.format(record),), {'file': sys.stderr, 'flush': True})
+        self.timer.daemon = True
+        self.timer.start()
+
+    def close(self) -> None:
+        """Print nothing more."""
+        self.timer.cancel()
+        super().close()
 
 
 class Verbs:
@@ -116,8 +142,8 @@ def columns() -> int:
 def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
     """Run one verb and print its error, if any, as one line.
 
-    While it runs, what the package logs is printed to the standard error, so that a long step says
-    what it is doing.
+    While it runs, what the package logs is printed to the standard error, so that a step of more
+    than a second says what it is doing.
 
     Args:
         verbs: The command line.
@@ -133,8 +159,7 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
     args = verbs.parse(argv)
     name = f'{verbs.parser.prog} {args.verb}'
     log = logging.getLogger('timm_res2net')
-    steps = logging.StreamHandler()
-    steps.setFormatter(logging.Formatter(f'{name}: %(message)s'))
+    steps = _Steps(name)
     level = log.level
     log.addHandler(steps)
     log.setLevel(logging.INFO)
@@ -152,5 +177,6 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
         print(f'{name}: {error}', file=sys.stderr)
         return EXIT_ERROR
     finally:
+        steps.close()
         log.removeHandler(steps)
         log.setLevel(level)

@@ -163,7 +163,6 @@ def export_model(
     kind = FORMATS[format]
     _check_sizes(img_size, batch_size, static)
     path = check_writable(Path(out))
-    _logger.info(f'Loading {target}')
     model, outputs, meta, shape = _load(target, pretrained, img_size, features, out_indices)
     if deploy:
         model = reparameterize_model(model)

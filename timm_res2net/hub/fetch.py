@@ -1,5 +1,6 @@
 """A model's files from the Hub's cache, with their content compared with what the Hub announces."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ..download import NOT_CACHED, PATIENCE, explain, explaining
 from ..files import sha256_of
 from ..folder import CARD, CONFIG, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
+
+_logger = logging.getLogger(__name__)
 
 
 def fetch(
@@ -38,6 +41,7 @@ def fetch(
     there: dict[str, Any] | None = None
     commit: str | None = None
     offline: BaseException | None = None
+    _logger.info(f'Asking the Hub for {repo}')
     with explaining(repo, revision):
         try:
             info = HfApi(token=token).model_info(

@@ -1,6 +1,7 @@
 """Push a model to the Hub: take it, adjust what its folder says, refuse or send."""
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,9 @@ from ..folder import (
     read_card,
 )
 from ..resolve import Repository, resolve_repository
+from ..text import list_some
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def push_to_hub(
     architecture: str | None = None,
     semantics: str | None = None,
     entry: str | None = None,
+    prefix: str | None = None,
     revision: str | None = None,
     private: bool | None = None,
     commit_message: str | None = None,
@@ -148,6 +153,7 @@ def push_to_hub(
         architecture: Name of the model, for a checkpoint whose shapes do not tell it.
         semantics: Block semantics, for a checkpoint whose keys do not tell them.
         entry: Entry of the file that holds the weights, as in `convert_checkpoint`.
+        prefix: What the Res2Net's keys start with in the file, as in `convert_checkpoint`.
         revision: Branch; it is created from main if it does not exist.
         private: Make the repository private if it is created.
         commit_message: Message of the commit.
@@ -175,11 +181,13 @@ def push_to_hub(
     target = _check_target(repo_id, revision)
     _check_words(license, card)
     measured = _check_results(results, dataset)
-    taken = _take(model, architecture, semantics, entry)
+    _logger.info('Reading the model')
+    taken = _take(model, architecture, semantics, entry, prefix)
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
     remote = _Remote()
     if not dry_run:
         with explaining(target.id, revision):
+            _logger.info(f'Asking the Hub for {target.id}')
             remote = _ask(api, target, token, private)
 
     old = _author_card(taken.card, remote.card, card, target.id)
@@ -264,12 +272,13 @@ def _take(
     architecture: str | None,
     semantics: str | None,
     entry: str | None,
+    prefix: str | None,
 ) -> _Taken:
     if isinstance(model, nn.Module):
-        if architecture or semantics or entry:
+        if architecture or semantics or entry or prefix:
             raise ValueError(
                 'A model in memory knows its architecture and semantics. Leave architecture, '
-                'semantics and entry out.'
+                'semantics, entry and prefix out.'
             )
         return _Taken(take_model(model))
     if not isinstance(model, str | os.PathLike):
@@ -278,12 +287,13 @@ def _take(
             f'{type(model).__name__}.'
         )
     path = Path(os.fspath(model).removeprefix('local-dir:')).expanduser()
-    found = read(path, model=architecture, semantics=semantics, entry=entry)
+    found = read(path, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
     config, card, made_from, origin = found.config, '', found.config.made_from, ''
     if path.is_dir():
         folder = ModelFolder(path)
         card, made_from = folder.card, folder.config.made_from
-    elif found.source in ('timm', 'official'):  # its keys are timm's: there is nothing to tell
+    elif found.source in ('timm', 'official') and not found.left_out:
+        # its keys are timm's: there is nothing to tell
         made_from, origin = None, f', from `{path.name}`'
     else:
         origin = f', from `{path.name}` of {found.source}'
@@ -307,6 +317,11 @@ def _adjust(
     config, notes = taken.model.config.with_data(data or {}), []
     if taken.entry:
         notes.append(f"The weights are those of the entry '{taken.entry}'.")
+    if taken.model.left_out:
+        notes.append(
+            f"The Res2Net has the prefix '{taken.model.prefix}' in the file. Other tensors were "
+            f'left out, {list_some(taken.model.left_out)}.'
+        )
     if label_names is not None:
         config = config.with_labels(label_names)
     elif remote.labels and not config.label_names:
