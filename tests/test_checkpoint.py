@@ -132,6 +132,7 @@ ROUND = {
     'maskrcnn': 'res2net50_26w_4s',
     'paddle': 'res2net50_vd_26w_4s',
     'article': 'res2net50_16w_4s_se',
+    'mindcv': 'res2net50d',
 }
 
 
@@ -280,8 +281,8 @@ def with_(**tensors):
         (without('layer3.1.bn3.bias'), 'are left without a value, 1: layer3.1.bn3.bias.'),
         (without('layer2.0.convs.0.weight'), "It has no 'layer2.0.convs.0.weight', which every"),
         (
-            with_(layer9__3__odd=torch.ones(1), extra=torch.ones(1)),
-            'Keys that the timm table has no rule for, 2: extra, layer9.3.odd.',
+            with_(layer3__3__odd=torch.ones(1), extra=torch.ones(1)),
+            'Keys that the timm table has no rule for, 1: layer3.3.odd.',
         ),
         (
             with_(layer1__0__conv1__weight=torch.ones(24, 63, 1, 1)),
@@ -329,8 +330,8 @@ def test_an_entry_by_name(tmp_path):
 
 
 def test_the_first_ten_are_listed(tmp_path):
-    weights = {**tiny(), **{f'odd{i:02d}': torch.ones(1) for i in range(12)}}
-    with pytest.raises(ValueError, match=r'no rule for, 12: odd00, .*, odd09, \.\.\.$'):
+    weights = {**tiny(), **{f'layer1.odd{i:02d}': torch.ones(1) for i in range(12)}}
+    with pytest.raises(ValueError, match=r'no rule for, 12: layer1.odd00, .*odd09, \.\.\.$'):
         convert_checkpoint(save(weights, tmp_path / 'w.pth'))
 
 
@@ -396,15 +397,15 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('kwargs', 'text'),
     [
-        ({'source': 'keras'}, "Unknown source 'keras'. Use auto, paddle, article, detectron2"),
-        ({'to': 'onnx'}, "Unknown layout 'onnx' to write. Use one of paddle, article"),
+        ({'source': 'keras'}, "Unknown source 'keras'. Use auto, paddle, mindcv, article"),
+        ({'to': 'onnx'}, "Unknown layout 'onnx' to write. Use one of paddle, mindcv"),
         ({'model': 'resnet50'}, "'resnet50' is not a registered Res2Net."),
         (
             {'model': 'res2net50_se'},
             'it has layers=(1, 2, 2, 1) and res2net50_se has (3, 4, 6, 3), channels=(16, 32, 40, '
             '48) and res2net50_se has (64, 128, 256, 512). Use test_res2net_se.',
         ),
-        ({'source': 'paddle'}, 'Keys that the paddle table has no rule for, '),
+        ({'source': 'paddle'}, 'None of its keys belongs to a Res2Net of paddle'),
         (
             {'semantics': 'caffee'},
             "Unknown semantics 'caffee'. Use one of official, mmdet, detectron2",
@@ -518,7 +519,9 @@ def test_what_train_py_noted_tells_the_semantics(name, kwargs, semantics, tmp_pa
 
 def test_a_folder_names_its_model(tmp_path):
     convert_checkpoint(save(tiny(), tmp_path / 'w.pth'), tmp_path / 'out')
-    with pytest.raises(ValueError, match=r'names the model. Leave model and semantics out\.'):
+    with pytest.raises(
+        ValueError, match=r'names the model. Leave model, semantics and prefix out\.'
+    ):
         convert_checkpoint(tmp_path / 'out', model='test_res2net_se')
 
 

@@ -1,6 +1,7 @@
 """Sources: the files of each give its own outputs."""
 
 import copy
+import hashlib
 import json
 import pickle
 import re
@@ -20,12 +21,14 @@ from torch.nn import functional as F
 from tests.common import TIMMS, Reference, image, randomise, relative_error
 from tests.convert.helpers import FIXTURES, random_weights, save
 from tests.convert.references import Detectron2, MaskRCNN, MMDet, PaddleDetection
-from tests.fixtures import values
+from tests.fixtures import record_mindcv, values
 from timm_res2net import convert_checkpoint, reparameterize_model
 from timm_res2net.convert import (
     SOURCES,
     apply_rules,
+    find_network,
     infer_arguments,
+    licenses_table,
     published_table,
     read_checkpoint,
     read_pdparams,
@@ -34,6 +37,7 @@ from timm_res2net.convert import (
     undo_rules,
 )
 from timm_res2net.convert.fit import Fit, fit, shapes, without_counters
+from timm_res2net.convert.mindspore_ckpt import dump_ckpt
 from timm_res2net.layers.bottle2neck import SEMANTICS
 from timm_res2net.models.figures import FIGURES
 
@@ -99,16 +103,15 @@ def test_published_files_are_the_registered_ones():
     files = [file for source in SOURCES.values() for file in source.published]
     assert len({file.file for file in files}) == len(files)
     registered = registered_weights()
-    assert len(registered) == 17
-    assert {f.registered for f in files if f.registered} == set(registered)
+    assert len(registered) == 25
+    assert sorted(name for file in files for name in file.registered) == sorted(registered)
     for file in files:
-        if file.registered:
-            top1, publisher, url = registered[file.registered]
+        for name in file.registered:
+            top1, publisher, url = registered[name]
             assert file.figure == f'{file.figure.split()[0]} % top-1'
             assert (float(file.figure.split()[0]), file.figure_source) == (top1, publisher)
             assert file.url == url
-            license = timm.models.get_pretrained_cfg(file.registered).license
-            assert license == file.license
+            assert timm.models.get_pretrained_cfg(name).license == file.license
 
 
 def test_every_published_file_says_whose_its_figure_and_license_are():
@@ -120,9 +123,10 @@ def test_every_published_file_says_whose_its_figure_and_license_are():
             assert not file.sha256 or re.fullmatch('[0-9a-f]{64}', file.sha256)
 
 
-def test_the_readme_has_the_table_of_published_files():
-    readme = Path(sources.__file__).parents[1] / 'README.md'
-    assert published_table() in readme.read_text()
+def test_the_readme_has_the_tables_of_published_files():
+    readme = (Path(sources.__file__).parents[1] / 'README.md').read_text()
+    assert published_table() in readme
+    assert licenses_table() in readme
 
 
 def a_network(name: str, **kwargs) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -146,6 +150,12 @@ def a_network(name: str, **kwargs) -> tuple[dict[str, Any], dict[str, torch.Tens
         ('res2net50_16w_4s_se', {}, 'article', ''),
         ('res2net50_16w_4s_se', {'base_width': 26}, 'article', '104 channels in 4 splits'),
         ('res2net50_16w_4s_se', {'scale': 1, 'base_width': 64}, 'article', 'in at least 2'),
+        ('res2net50_14w_8s', {}, 'mindcv', ''),
+        ('res2net152d', {}, 'mindcv', ''),
+        ('res2next50', {}, 'mindcv', 'its convolutions have groups'),
+        ('res2net_custom', {'channels': (32, 64, 128, 256)}, 'mindcv', '(32, 64, 128, 256)'),
+        ('res2net_custom', {'avg_down': True}, 'mindcv', 'neither those of the plain network'),
+        ('res2net152d', {'stem_width': 16}, 'mindcv', 'neither those of the plain network'),
     ],
 )
 def test_networks_that_a_source_cannot_express(name, kwargs, to, words):
@@ -162,9 +172,11 @@ def test_a_saved_file_is_recognised(name, tmp_path):
     with open(tmp_path / 'w', 'wb') as file:
         SOURCES[name].save(weights, file)
     found = read_checkpoint(tmp_path / 'w')
-    assert recognise(found.tensors) == name
-    assert found.tensors.keys() == weights.keys()
-    assert all(torch.equal(found.tensors[key], weights[key]) for key in weights)
+    network = find_network(found.values)
+    assert network.source == name
+    assert network.keys.keys() == weights.keys()
+    tensors = found.take(network.keys.values())
+    assert all(torch.equal(tensors[network.keys[key]], weights[key]) for key in weights)
 
 
 def tiny_as(name: str) -> dict[str, torch.Tensor]:
@@ -266,7 +278,7 @@ def test_mmdetections_backbones(whole, tmp_path):
     found = convert_checkpoint(path, tmp_path / 'out')
     assert (found.source, found.semantics) == ('mmdet', 'mmdet')
     assert found.architecture == 'res2net101_v1d_26w_4s' or not whole
-    assert sorted(m.source for m in found.moves if not m.target) == sorted(heads)
+    assert sorted(found.left_out) == sorted(heads)
     layers = (3, 4, 23, 3) if whole else LAYERS
     for kwargs in (
         {},
@@ -312,7 +324,7 @@ def test_detectron2s_detectors(whole, res5_dilation, tmp_path):
     path = save({'model': {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
     assert (found.source, found.semantics) == ('detectron2', 'detectron2')
-    assert sorted(m.source for m in found.moves if not m.target) == sorted(heads)
+    assert sorted(found.left_out) == sorted(heads)
     stride = {'output_stride': 16} if res5_dilation == 2 else {}
     assert_same_levels(tmp_path / 'out', reference, **stride)
     if res5_dilation == 1:
@@ -327,7 +339,7 @@ def test_mmpretrain_with_the_style_of_caffe(tmp_path):
     theirs = respell(reference.state_dict(), lambda key: f'backbone.{key.removeprefix("stem.")}')
     path = save({'state_dict': theirs}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out', semantics='maskrcnn')
-    assert (found.source, found.semantics) == ('mmpretrain', 'maskrcnn')
+    assert (found.prefix, found.semantics) == ('backbone.', 'maskrcnn')
     assert_same_levels(tmp_path / 'out', reference)
     assert convert_checkpoint(path).semantics == 'official'
 
@@ -422,6 +434,90 @@ def test_paddles_own_file_under_other_semantics_is_wrong(tmp_path):
         assert relative_error(model(torch.from_numpy(values.image())), expected) > 0.01
 
 
+def assert_as_mindcv(model: Any, case: dict) -> None:
+    """The model gives MindCV's logits and features, within the rounding of float32."""
+    x = torch.from_numpy(values.image(1, record_mindcv.SIZE))
+    with torch.no_grad():
+        assert relative_error(model.eval()(x), torch.tensor(case['logits'])) < 1e-5
+        _, levels = model.forward_intermediates(x)
+    for level, expected in zip(levels[1:], case['levels'], strict=True):
+        some = level[0, :: level.shape[1] // 8, ::3, ::3]
+        assert relative_error(some, torch.tensor(expected)) < 1e-5
+
+
+@pytest.mark.parametrize('file', ['mindcv.ckpt', 'mindcv_v1b.ckpt'])
+def test_mindcv_as_recorded(file, tmp_path):
+    """A file that mindspore.save_checkpoint wrote, and what MindCV 0.3.0 answered:
+    tests/fixtures/record_mindcv.py."""
+    found = convert_checkpoint(FIXTURES / file, tmp_path / 'out')
+    assert (found.source, found.semantics) == ('mindcv', 'official')
+    assert_as_mindcv(from_folder(tmp_path / 'out'), recorded('mindcv.json')['files'][file])
+    # and back; MindCV's constructor has no narrow networks
+    source, state_dict = SOURCES['mindcv'], without_counters(found.model.state_dict())
+    back = undo_rules(state_dict, source.rules(state_dict), 'mindcv')
+    theirs = read_checkpoint(FIXTURES / file).tensors
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(back[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize('file', ['mindcv.ckpt', 'mindcv_v1b.ckpt'])
+def test_mindcvs_own_file_under_other_semantics_is_wrong(file):
+    """So the test above can fail."""
+    found = convert_checkpoint(FIXTURES / file)
+    case = recorded('mindcv.json')['files'][file]
+    for semantics in SEMANTICS.keys() - {'official'}:
+        arguments = {**found.arguments, 'semantics': semantics, 'num_classes': 10}
+        model = timm.create_model(found.architecture, **arguments)
+        model.load_state_dict(found.model.state_dict())
+        with pytest.raises(AssertionError):
+            assert_as_mindcv(model, case)
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'timms', 'ours'),
+    [
+        ('res2net50', 'res2net50_26w_4s', 'res2net50_ms_26w_4s'),
+        ('res2net50_v1b', 'res2net50d', 'res2net50d_ms_26w_4s'),
+        pytest.param(
+            'res2net101', 'res2net101_26w_4s', 'res2net101_ms_26w_4s', marks=pytest.mark.slow
+        ),
+        pytest.param(
+            'res2net101_v1b', 'res2net101d', 'res2net101d_ms_26w_4s', marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_mindcvs_published_networks(theirs, timms, ours, tmp_path):
+    """Whole, in the files that `--to mindcv` writes: the names and shapes are MindCV's own."""
+    case = recorded('mindcv.json')['whole'][theirs]
+    model = timm.create_model(timms, num_classes=10)
+    save(model.state_dict(), tmp_path / 'w.pth')
+    convert_checkpoint(tmp_path / 'w.pth', tmp_path / 'w.ckpt', to='mindcv')
+    shapes_of = {k: tuple(v.shape) for k, v in read_checkpoint(tmp_path / 'w.ckpt').tensors.items()}
+    names = '\n'.join(f'{key} {shape}' for key, shape in sorted(shapes_of.items()))
+    assert hashlib.sha256(names.encode()).hexdigest() == case['names_sha256']
+    weights = {k: torch.from_numpy(values.values(k, shape)) for k, shape in shapes_of.items()}
+    with open(tmp_path / 'w.ckpt', 'wb') as file:
+        dump_ckpt(weights, file)
+    found = convert_checkpoint(tmp_path / 'w.ckpt')
+    assert found.architecture == timms
+    assert_as_mindcv(found.model, case)
+    overlay = {'file': str(tmp_path / 'w.ckpt'), 'num_classes': 10}
+    assert_as_mindcv(timm.create_model(ours, True, pretrained_cfg_overlay=overlay), case)
+
+
+def test_jittors_files(tmp_path):
+    """Pickled arrays under the authors' keys, with a checksum and a mark behind the pickle."""
+    model = randomise(timm.create_model('res2net50_26w_4s', layers=LAYERS)).eval()
+    weights = without_counters(model.state_dict())
+    pickled = pickle.dumps({key: value.numpy() for key, value in weights.items()}, 4)
+    path = tmp_path / 'res2net50_26w_4s.pkl'
+    path.write_bytes(pickled + hashlib.sha1(pickled).digest() + b'HCAJSLHD')
+    found = convert_checkpoint(path)
+    assert (found.source, found.semantics) == ('official', 'official')
+    with torch.no_grad():
+        assert torch.equal(found.model(image()), model(image()))
+
+
 BLOCKS = pytest.mark.parametrize(
     ('name', 'block'),
     [
@@ -475,7 +571,7 @@ def test_paddle_detection(variant, whole, tmp_path):
     (tmp_path / 'w.pdparams').write_bytes(pickle.dumps(content, 2))
     found = convert_checkpoint(tmp_path / 'w.pdparams', tmp_path / 'out')
     assert (found.source, found.semantics) == ('paddle', 'paddle')
-    assert [m.source for m in found.moves if not m.target] == ['neck.fpn.weight']
+    assert found.left_out == ('neck.fpn.weight',)
     assert_same_levels(tmp_path / 'out', reference)
 
 
@@ -656,12 +752,12 @@ def test_checkpoints_of_no_known_source(keys, text):
 )
 def test_networks_that_cannot_be_built(keys, words):
     with pytest.raises(ValueError, match=words):
-        recognise(keys)
+        find_network(dict.fromkeys(keys))
 
 
 def test_timms_dla_is_recognised():
     with pytest.raises(ValueError, match='dla60_res2net'):
-        recognise(timm.create_model('dla60_res2net', device='meta').state_dict())
+        find_network(timm.create_model('dla60_res2net', device='meta').state_dict())
 
 
 @pytest.mark.parametrize('bias', [False, True])
@@ -699,6 +795,7 @@ def test_se_by_linear_layers(bias, tmp_path):
 def test_every_source_has_its_sentences():
     assert set(SOURCES) == {
         'official', 'mmpretrain', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'article', 'timm',
+        'mindcv',
     }  # fmt: skip
     assert all(SOURCES[name].name == name for name in SOURCES)
     assert all(source.license.endswith('.') for source in SOURCES.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..card import moves_table
 from ..checkpoint import convert_checkpoint
 from ..convert import SOURCES
+from ..text import list_some
 from .frame import Verbs, columns
 from .options import add_checkpoint, add_json, add_license_and_labels, read_label_names
 
@@ -22,6 +23,7 @@ def _convert(args: argparse.Namespace) -> int:
         model=args.model,
         semantics=args.semantics,
         entry=args.entry,
+        prefix=args.prefix,
         license=args.license,
         label_names=read_label_names(args.label_names),
         dry_run=args.dry_run,
@@ -31,13 +33,18 @@ def _convert(args: argparse.Namespace) -> int:
         print(json.dumps(known, indent=2))
         return 0
     entry = f", entry '{found.file.entry}'" if found.file.entry else ''
-    print(f'{args.source}: {found.file.format}{entry}, layout {found.source}')
+    prefix = f", prefix '{found.prefix}'" if found.prefix else ''
+    print(f'{args.source}: {found.file.format}{entry}{prefix}, layout {found.source}')
     print(
         f'{found.architecture}, block semantics {found.semantics}, {known["params"]:,} parameters, '
         f'{known["num_classes"] or "no"} classes'
     )
     print(moves_table(found.file, columns()))
     print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
+    if found.left_out:
+        print(f'Left out, because they are not of the Res2Net, {list_some(found.left_out)}')
+    if found.other_entries:
+        print(f'Other entries with weights (--entry): {", ".join(found.other_entries)}')
     if args.dry_run:
         print('Nothing was written.')
     elif args.to == 'timm':
@@ -55,6 +62,7 @@ def add(verbs: Verbs) -> None:
         'convert a checkpoint of another project to a folder that timm loads, or back',
         'timm-res2net convert res2net50_26w_4s-06e79181.pth --out my_res2net',
         'timm-res2net convert theirs.pth --dry-run --json',
+        'timm-res2net convert distilled.pth --prefix student --out my_res2net',
         'timm-res2net convert model_best.pth.tar --out flowers --label-names DATA/train '
         '--license mit',
         'timm-res2net convert my_res2net --to mmpretrain --out my_res2net.pth',

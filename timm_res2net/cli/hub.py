@@ -52,6 +52,7 @@ def _push(args: argparse.Namespace) -> int:
         architecture=args.model,
         semantics=args.semantics,
         entry=args.entry,
+        prefix=args.prefix,
         revision=args.revision,
         private=args.private or None,
         commit_message=args.message,

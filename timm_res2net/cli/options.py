@@ -19,7 +19,14 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help=f'block semantics of the checkpoint, if its keys do not tell: {", ".join(SEMANTICS)}',
     )
-    parser.add_argument('--entry', metavar='KEY', help='entry of the file that holds the weights')
+    parser.add_argument(
+        '--entry', metavar='KEY', help='entry of the file that holds the weights, as in ema.module'
+    )
+    parser.add_argument(
+        '--prefix',
+        metavar='TEXT',
+        help='what the keys of the Res2Net start with, if the file holds several',
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

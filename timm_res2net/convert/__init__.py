@@ -8,6 +8,9 @@ from .engine import Move as Move
 from .engine import Rule as Rule
 from .engine import apply_rules as apply_rules
 from .engine import undo_rules as undo_rules
+from .find import Network as Network
+from .find import explain_missing_stem as explain_missing_stem
+from .find import find_network as find_network
 from .infer import infer_arguments as infer_arguments
 from .reading import Checkpoint as Checkpoint
 from .reading import read_checkpoint as read_checkpoint
@@ -16,5 +19,6 @@ from .safe_pickle import dump_arrays as dump_arrays
 from .source import Published as Published
 from .source import Source as Source
 from .sources import SOURCES as SOURCES
+from .sources import licenses_table as licenses_table
 from .sources import published_table as published_table
 from .sources import recognise as recognise

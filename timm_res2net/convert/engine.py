@@ -1,7 +1,7 @@
 """Apply the key rules of any source, in both directions."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -134,6 +134,28 @@ class _Pattern:
         for (name, shift, _), text in zip(self.fields, self.texts[1:], strict=True):
             key += (next(texts) if name is None else str(numbers[name] + shift)) + text
         return key
+
+
+def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
+    """Return the keys that rules match, and those that stand among them.
+
+    A key stands among them if it starts as one of them, up to the first dot: 'layer1.0.odd' beside
+    'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`. The classifier is no such
+    start, because another head may have its name.
+
+    Args:
+        keys: Keys, of which some belong to other parts of a model.
+        rules: The rules of a source.
+    """
+    patterns = [(_Pattern(rule.source), not rule.target.startswith('fc.')) for rule in rules]
+    matched: dict[str, bool] = {}
+    for key in keys:
+        for pattern, counts in patterns:
+            if pattern.match(key) is not None:
+                matched[key] = counts
+                break
+    starts = {key.partition('.')[0] for key, counts in matched.items() if counts}
+    return [key for key in keys if key in matched or key.partition('.')[0] in starts]
 
 
 def _rename(

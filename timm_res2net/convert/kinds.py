@@ -49,8 +49,8 @@ def describe_start(start: bytes) -> str:
         if re.match(pattern, start):
             return text
     return (
-        f'it begins with {start[:16]!r}, unlike safetensors, .pth and .pdparams files. Give the '
-        'file with the weights.'
+        f'it begins with {start[:16]!r}, unlike safetensors, .pth, .pdparams and .ckpt files. Give '
+        'the file with the weights.'
     )
 
 

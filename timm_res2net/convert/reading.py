@@ -30,7 +30,7 @@ _DEPTH = 4  # of entries in entries
 # The counter that torch's AveragedModel adds to its state dict
 _COUNTER = 'n_averaged'
 # Prefixes that DistributedDataParallel and torch.compile add to every key
-_WRAPPERS = ('module.', '_orig_mod.')
+WRAPPERS = ('module.', '_orig_mod.')
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
 _INDEX_LIMIT = 64 << 20  # bytes of an index of shards
 
@@ -218,7 +218,7 @@ def _without_wrappers(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {key: value for key, value in values.items() if key != _COUNTER}
     while values and (
-        prefix := next((w for w in _WRAPPERS if all(key.startswith(w) for key in values)), '')
+        prefix := next((w for w in WRAPPERS if all(key.startswith(w) for key in values)), '')
     ):
         values = {key.removeprefix(prefix): value for key, value in values.items()}
     return values

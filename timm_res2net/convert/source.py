@@ -22,8 +22,8 @@ class Published(NamedTuple):
         by: The project that published the file.
         url: Address of the file; '' if unknown.
         sha256: sha256 of the file, 64 hexadecimal digits; '' if unknown.
-        registered: Name and tag that load the file, such as 'res2net50_pd_26w_4s.in1k'; '' if the
-            file has to be converted first.
+        registered: Names with tags that load the file, such as 'res2net50_pd_26w_4s.in1k'; empty if
+            the file has to be converted first.
         note: What does not work; '' if all does.
     """
 
@@ -35,7 +35,7 @@ class Published(NamedTuple):
     by: str
     url: str = ''
     sha256: str = ''
-    registered: str = ''
+    registered: tuple[str, ...] = ()
     note: str = ''
 
 
@@ -56,8 +56,10 @@ class Source:
         name: Name of the source.
         mark: Regular expression that fully matches a key of this source, and no key of the sources
             that come after it in `SOURCES`.
-        rules: Return the key rules for a checkpoint with the given keys. The keys are the source's,
-            or timm's if a checkpoint is to be written.
+        first: Regular expression that fully matches one key of every network of this source, the
+            first 3x3 convolution of the first block.
+        rules: Return the key rules for a network with the given keys. The keys are the source's,
+            without the prefix of a larger model, or timm's if a checkpoint is to be written.
         semantics: Block semantics that a checkpoint may have. The first is what the project's own
             code computes.
         license: What is known of the license of the published files, in full sentences.
@@ -76,6 +78,7 @@ class Source:
     license: str
     published: tuple[Published, ...] = ()
     has_se: bool = False
+    first: str = r'layer1\.0\.convs\.0\.weight'
     counts_batches: bool = True
     save: Callable[[Mapping[str, torch.Tensor], IO[bytes]], None] = save_state_dict
     limits: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], str] = _express_all

@@ -1,7 +1,7 @@
 """Every source, a file each, and how a checkpoint's source is recognised."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from ...text import list_some, table
 from ..source import Source
@@ -15,7 +15,7 @@ from .official import SOURCE as OFFICIAL
 from .paddle import SOURCE as PADDLE
 from .timm import SOURCE as TIMM
 
-__all__ = ['SOURCES', 'published_table', 'recognise']
+__all__ = ['SOURCES', 'licenses_table', 'published_table', 'recognise']
 
 # The first source whose mark fits is recognised. An earlier mark may also fit a later source.
 SOURCES: dict[str, Source] = {
@@ -54,15 +54,27 @@ _OTHERS: tuple[tuple[str, str], ...] = (
 )
 
 
+def refuse_others(keys: Iterable[str]) -> None:
+    """Raise a ValueError if a key tells a network that cannot be built.
+
+    Args:
+        keys: The keys with the prefix of a larger model.
+    """
+    keys = tuple(keys)
+    for pattern, text in _OTHERS:
+        if any(re.fullmatch(pattern, key) for key in keys):
+            raise ValueError(text)
+
+
 def recognise(keys: Collection[str]) -> str:
-    """Return the name of the source that a checkpoint's keys belong to.
+    """Return the name of the source that a network's keys belong to.
+
+    Args:
+        keys: The keys without the prefix of a larger model.
 
     Raises:
         ValueError: The keys belong to no known source, or to a network that cannot be built.
     """
-    for pattern, text in _OTHERS:
-        if any(re.fullmatch(pattern, key) for key in keys):
-            raise ValueError(text)
     if 'layer1.0.conv2.weight' in keys:
         raise ValueError("It is a ResNet's: its blocks have one 3x3 convolution")
     convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
@@ -81,8 +93,8 @@ def recognise(keys: Collection[str]) -> str:
         if any(mark.fullmatch(key) for key in keys):
             return name
     raise ValueError(
-        f'None of its keys belongs to a Res2Net of {", ".join(SOURCES)} ({list_some(keys)}). If '
-        'the Res2Net is part of a larger model, save the state dict of that part alone.'
+        f'None of its keys belongs to a Res2Net of {", ".join(SOURCES)} ({list_some(keys)}). Give '
+        'the checkpoint of a Res2Net, or of a model with one in it'
     )
 
 
@@ -94,9 +106,28 @@ def published_table() -> str:
             file.figure,
             file.license,
             file.by,
-            f'`{file.registered}`' if file.registered else file.note or '`convert`',
+            ', '.join(f'`{name}`' for name in file.registered) or file.note or '`convert`',
         )
         for source in reversed(SOURCES.values())
         for file in source.published
     ]
     return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)
+
+
+_IN_A_PRODUCT = {'apache-2.0': 'yes', 'cc-by-nc-sa-4.0': 'no', 'unknown': 'ask the publisher'}
+
+
+def licenses_table() -> str:
+    """Return the Markdown table of the licenses of published files, and of what names them."""
+    files = [file for source in reversed(SOURCES.values()) for file in source.published]
+    rows = dict.fromkeys(
+        (
+            file.by,
+            file.license,
+            file.license_source,
+            file.figure_source or 'none published',
+            _IN_A_PRODUCT[file.license],
+        )
+        for file in files
+    )
+    return table(('by', 'license', 'named by', 'accuracies from', 'in a product'), rows)

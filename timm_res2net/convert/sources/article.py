@@ -61,6 +61,7 @@ def _limits(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
 SOURCE = Source(
     name='article',
     mark=r'layer1\.0\.conv2\.0\.weight',
+    first=r'layer1\.0\.conv2\.0\.weight',
     rules=article_rules,
     semantics=('caffe',),
     license='The weights belong to the person who trained them.',

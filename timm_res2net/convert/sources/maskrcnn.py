@@ -12,31 +12,23 @@ from .official import AUTHORS_LICENSE, block_rules
 # maskrcnn-benchmark's frozen BatchNorm divides by the square root of the running variance, without
 # the eps that torch adds to it
 _EPS = 1e-5
-_STEM = 'stem.conv1.weight'
 _VARIANCES = ('bn1', 'bns.{i}', 'bn3', 'downsample.{i}')
 
 
 def maskrcnn_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """Return the rules for a backbone, or for a whole detector, whose pyramid and heads are
-    dropped."""
-    found = [key for key in keys if key.endswith(_STEM)]
-    prefix = found[0].removesuffix(_STEM) if found else ''
+    """Return the rules, which move the stem and correct the running variances."""
     names = {
         'stem.bn1': 'bn1',
         **{name: name for name in (f'layer{{stage}}.{{block}}.{part}' for part in _VARIANCES)},
     }
-    rules = (
+    return (
         *(
             Rule(f'{theirs}.running_var', f'{ours}.running_var', shift=-_EPS)
             for theirs, ours in names.items()
         ),
-        Rule(_STEM, 'conv1.weight'),
+        Rule('stem.conv1.weight', 'conv1.weight'),
         Rule('stem.bn1.*', 'bn1.*'),
         *block_rules(),
-    )
-    return (
-        *(rule._replace(source=prefix + rule.source) for rule in rules),
-        *(Rule(head, '') for head in ('backbone.fpn.**', 'rpn.**', 'roi_heads.**')),
     )
 
 
@@ -46,7 +38,7 @@ def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
 
 SOURCE = Source(
     name='maskrcnn',
-    mark=r'(\w+\.)*stem\.conv1\.weight',
+    mark=r'stem\.conv1\.weight',
     rules=maskrcnn_rules,
     semantics=('maskrcnn',),
     license=(

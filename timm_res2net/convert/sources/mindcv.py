@@ -77,9 +77,10 @@ _file = partial(
 )
 
 
-def _ckpt(file: str, top1: str, registered: str) -> Published:
+def _ckpt(file: str, top1: str, plain: str, se: str) -> Published:
     url = f'https://download.mindspore.cn/toolkits/mindcv/res2net/{file}'
-    return _file(file, f'{top1} % top-1', url=url, registered=registered)
+    names = (f'{plain}.in1k', f'{se}.se_identity_mindcv_in1k')
+    return _file(file, f'{top1} % top-1', url=url, registered=names)
 
 
 SOURCE = Source(
@@ -87,14 +88,23 @@ SOURCE = Source(
     mark=r'layer1\.0\.bns\.0\.gamma',
     rules=mindcv_rules,
     semantics=('official',),
-    license="MindCV's published weights are Apache-2.0.",
+    license="MindCV's repository, which links its weights, is Apache-2.0.",
     counts_batches=False,
     save=dump_ckpt,
     limits=_limits,
     published=(
-        _ckpt('res2net50-f42cf71b.ckpt', '79.35', 'res2net50_ms_26w_4s.in1k'),
-        _ckpt('res2net101-8ae60132.ckpt', '79.56', 'res2net101_ms_26w_4s.in1k'),
-        _ckpt('res2net50_v1b-99304e92.ckpt', '80.32', 'res2net50d_ms_26w_4s.in1k'),
-        _ckpt('res2net101_v1b-7e6db001.ckpt', '81.14', 'res2net101d_ms_26w_4s.in1k'),
+        _ckpt('res2net50-f42cf71b.ckpt', '79.35', 'res2net50_ms_26w_4s', 'res2net50_se'),
+        _ckpt('res2net101-8ae60132.ckpt', '79.56', 'res2net101_ms_26w_4s', 'res2net101_se'),
+        _ckpt('res2net50_v1b-99304e92.ckpt', '80.32', 'res2net50d_ms_26w_4s', 'res2net50d_se'),
+        _ckpt('res2net101_v1b-7e6db001.ckpt', '81.14', 'res2net101d_ms_26w_4s', 'res2net101d_se'),
+        _file(
+            'res2net50-aa758355-910v2.ckpt',
+            '79.33 % top-1',
+            license='unknown',
+            license_source='MindSpore Hub: Apache 2.0, but '
+            '"only for research and education purposes"',
+            url='https://download-mindspore.osinfra.cn/toolkits/mindcv/res2net/'
+            'res2net50-aa758355-910v2.ckpt',
+        ),
     ),
 )

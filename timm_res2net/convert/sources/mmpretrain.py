@@ -1,7 +1,6 @@
 """MMPretrain's checkpoints (formerly MMClassification), block semantics `official`."""
 
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import IO
 
 import torch
@@ -12,13 +11,8 @@ from .official import AUTHORS_LICENSE, block_rules
 
 
 def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """Return the rules for a classifier or its bare backbone.
-
-    A classifier has the prefix `backbone.` and a `head.fc`. A bare backbone is recognised by its
-    deep stem, `stem.`. If the keys are timm's, the rules are those of a classifier.
-    """
-    prefix = '' if any(key.startswith('stem.') for key in keys) else 'backbone.'
-    deep = any(key in keys for key in ('conv1.0.weight', f'{prefix}stem.0.conv.weight'))
+    """Return the rules for a backbone, and for the classifier's `head.fc` that stands beside it."""
+    deep = any(key in keys for key in ('conv1.0.weight', 'stem.0.conv.weight'))
     stem = {'conv1.weight': 'conv1.weight', 'bn1.*': 'bn1.*'}
     if deep:
         pairs = (('conv1.0', 'conv1.1'), ('conv1.3', 'conv1.4'), ('conv1.6', 'bn1'))
@@ -26,10 +20,19 @@ def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
         for i, (conv, bn) in enumerate(pairs):
             stem.update({f'stem.{i}.conv.weight': f'{conv}.weight', f'stem.{i}.bn.*': f'{bn}.*'})
     return (
-        *(Rule(f'{prefix}{theirs}', ours) for theirs, ours in stem.items()),
-        *block_rules(prefix),
+        *(Rule(theirs, ours) for theirs, ours in stem.items()),
+        *block_rules(),
         Rule('head.fc.*', 'fc.*'),
     )
+
+
+def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
+    """Write a classifier, whose backbone has a prefix."""
+    named = {
+        key if key.startswith('head.') else f'backbone.{key}': value
+        for key, value in tensors.items()
+    }
+    save_openmmlab(named, file)
 
 
 def save_openmmlab(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
@@ -37,24 +40,28 @@ def save_openmmlab(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None
     torch.save({'meta': {}, 'state_dict': dict(tensors)}, file)
 
 
-_file = partial(
-    Published,
-    figure_source="MMPretrain's README",
-    license='cc-by-nc-sa-4.0',
-    license_source="the authors' README: these are their weights, converted",
-    by='MMPretrain',
-)
+def _file(file: str, top1: str) -> Published:
+    return Published(
+        file,
+        f'{top1} % top-1',
+        figure_source="MMPretrain's configs/res2net/README.md",
+        license='cc-by-nc-sa-4.0',
+        license_source="the authors' README: these are their weights, converted",
+        by='MMPretrain',
+        url=f'https://download.openmmlab.com/mmclassification/v0/res2net/{file}',
+    )
+
 
 SOURCE = Source(
     name='mmpretrain',
-    mark=r'(backbone\.)?stem\.0\.conv\.weight|backbone\.layer1\.0\.convs\.0\.weight',
+    mark=r'stem\.0\.conv\.weight|head\.fc\.weight',
     rules=mmpretrain_rules,
     semantics=('official', 'maskrcnn'),  # the latter if it was trained with style='caffe'
     license=f"{AUTHORS_LICENSE}, and MMPretrain's are those converted; its code is Apache-2.0.",
-    save=save_openmmlab,
+    save=_save,
     published=(
-        _file('res2net50-w14-s8_3rdparty_8xb32_in1k_20210927-bc967bf1.pth', '78.14 % top-1'),
-        _file('res2net50-w26-s8_3rdparty_8xb32_in1k_20210927-f547a94b.pth', '79.20 % top-1'),
-        _file('res2net101-w26-s4_3rdparty_8xb32_in1k_20210927-870b6c36.pth', '79.19 % top-1'),
+        _file('res2net50-w14-s8_3rdparty_8xb32_in1k_20210927-bc967bf1.pth', '78.14'),
+        _file('res2net50-w26-s8_3rdparty_8xb32_in1k_20210927-f547a94b.pth', '79.20'),
+        _file('res2net101-w26-s4_3rdparty_8xb32_in1k_20210927-870b6c36.pth', '79.19'),
     ),
 )

@@ -1,7 +1,6 @@
 """The authors' checkpoints (v1, v1b and Res2NeXt), whose keys are timm's."""
 
 from collections.abc import Collection
-from functools import partial
 
 from ..engine import Rule
 from ..source import Published, Source
@@ -14,8 +13,8 @@ def same(*keys: str) -> tuple[Rule, ...]:
     return tuple(Rule(key, key) for key in keys)
 
 
-def block_rules(prefix: str = '') -> tuple[Rule, ...]:
-    """Return the rules of the blocks for a project that only adds a prefix to the keys."""
+def block_rules() -> tuple[Rule, ...]:
+    """Return the rules of the blocks for a project that names them as timm does."""
     block = 'layer{stage}.{block}'
     parts = (
         'conv1.weight', 'bn1.*', 'convs.{i}.weight', 'bns.{i}.*', 'conv3.weight', 'bn3.*',
@@ -24,13 +23,13 @@ def block_rules(prefix: str = '') -> tuple[Rule, ...]:
     # SE modules of Linear layers, which mostly have no biases
     linear = {'se.fc.0': 'se.fc1', 'se.fc.2': 'se.fc2'}
     return (
-        *(Rule(f'{prefix}{block}.{part}', f'{block}.{part}') for part in parts),
+        *same(*(f'{block}.{part}' for part in parts)),
         *(
-            Rule(f'{prefix}{block}.{theirs}.weight', f'{block}.{ours}.weight', linear=True)
+            Rule(f'{block}.{theirs}.weight', f'{block}.{ours}.weight', linear=True)
             for theirs, ours in linear.items()
         ),
         *(
-            Rule(f'{prefix}{block}.{theirs}.bias', f'{block}.{ours}.bias')
+            Rule(f'{block}.{theirs}.bias', f'{block}.{ours}.bias')
             for theirs, ours in linear.items()
         ),
     )
@@ -42,13 +41,30 @@ def official_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     return (*stem, *block_rules(), *same('fc.*'))
 
 
-_file = partial(
-    Published,
-    figure_source="the authors' README, from the top-1 error",
-    license='cc-by-nc-sa-4.0',
-    license_source="the authors' README, since 2021",
-    by='the authors',
-)
+def _file(file: str, top1: str) -> Published:
+    return Published(
+        file,
+        f'{top1} % top-1',
+        figure_source="the authors' README, from the top-1 error",
+        license='cc-by-nc-sa-4.0',
+        license_source="the authors' README, since 2021",
+        by='the authors',
+        url=f'https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net/{file}',
+    )
+
+
+def _jittor(name: str) -> Published:
+    """Describe a file of Jittor: a pickled dictionary of arrays with a checksum behind it."""
+    return Published(
+        f'{name}.pkl',
+        '',
+        figure_source='',
+        license='unknown',
+        license_source="nothing: Jittor's repository is Apache-2.0 and is silent on weights",
+        by='Jittor',
+        url=f'https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/{name}.pkl',
+    )
+
 
 SOURCE = Source(
     name='official',
@@ -58,14 +74,20 @@ SOURCE = Source(
     semantics=('official', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'caffe'),
     license=f'{AUTHORS_LICENSE}; before, it named no license.',
     published=(
-        _file('res2net50_48w_2s-afed724a.pth', '77.32 % top-1'),
-        _file('res2net50_26w_4s-06e79181.pth', '77.99 % top-1'),
-        _file('res2net50_14w_8s-6527dddc.pth', '78.14 % top-1'),
-        _file('res2net50_26w_6s-19041792.pth', '78.58 % top-1'),
-        _file('res2net50_26w_8s-2c7c9f12.pth', '79.20 % top-1'),
-        _file('res2net101_26w_4s-02a759a1.pth', '79.19 % top-1'),
-        _file('res2next50_4s-6ef7e7bf.pth', '78.24 % top-1'),
-        _file('res2net50_v1b_26w_4s-3cf99910.pth', '80.27 % top-1'),
-        _file('res2net101_v1b_26w_4s-0812c246.pth', '81.23 % top-1'),
+        _file('res2net50_48w_2s-afed724a.pth', '77.32'),
+        _file('res2net50_26w_4s-06e79181.pth', '77.99'),
+        _file('res2net50_14w_8s-6527dddc.pth', '78.14'),
+        _file('res2net50_26w_6s-19041792.pth', '78.58'),
+        _file('res2net50_26w_8s-2c7c9f12.pth', '79.20'),
+        _file('res2net101_26w_4s-02a759a1.pth', '79.19'),
+        _file('res2next50_4s-6ef7e7bf.pth', '78.24'),
+        _file('res2net50_v1b_26w_4s-3cf99910.pth', '80.27'),
+        _file('res2net101_v1b_26w_4s-0812c246.pth', '81.23'),
+        _jittor('res2net50_48w_2s'),
+        _jittor('res2net50_26w_4s'),
+        _jittor('res2net50_14w_8s'),
+        _jittor('res2net50_26w_6s'),
+        _jittor('res2net50_26w_8s'),
+        _jittor('res2net101_26w_4s'),
     ),
 )

@@ -41,7 +41,13 @@ _DET_BODY = tuple(
     }.items()
     for rule in conv_bn(f'res{{stage+2}}.blocks.{{block}}.{part}', names, _DET)
 )
-_DET_HEADS = ('neck', 'rpn_head', 'bbox_head', 'mask_head', 'head', 'yolo_head')
+
+
+_DET_RULES = (
+    *conv_bn('res1.conv1', ('conv1', 'bn1'), _DET),
+    *(rule for i, pair in _STEM.items() for rule in conv_bn(f'res1.conv1_{i}', pair, _DET)),
+    *_DET_BODY,
+)
 
 
 def paddle_rules(keys: Collection[str]) -> tuple[Rule, ...]:
@@ -50,8 +56,8 @@ def paddle_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     If the keys are timm's, the rules are PaddleClas's. Its models with a deep stem (vd) have an
     average pool at the start of a shortcut, so the convolution and BatchNorm stand one place later.
     """
-    if any(key.endswith('res2.blocks.0.branch2a.conv.weight') for key in keys):
-        return _paddle_detection_rules(keys)
+    if 'res2.blocks.0.branch2a.conv.weight' in keys:
+        return _DET_RULES
     deep = not {'conv1_1._conv.weight', 'conv1.0.weight'}.isdisjoint(keys)
     stem = (
         [rule for i, pair in _STEM.items() for rule in conv_bn(f'conv1_{i}', pair, _CLAS)]
@@ -66,19 +72,6 @@ def paddle_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     )
     body = (*_CLAS_BODY, *shortcut)
     return (*stem, *(_spell(body, keys) if 'layer1.0.conv1.weight' in keys else body), *_CLAS_HEAD)
-
-
-def _paddle_detection_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    prefix = 'backbone.' if any(key.startswith('backbone.') for key in keys) else ''
-    rules = (
-        *conv_bn('res1.conv1', ('conv1', 'bn1'), _DET),
-        *(rule for i, pair in _STEM.items() for rule in conv_bn(f'res1.conv1_{i}', pair, _DET)),
-        *_DET_BODY,
-    )
-    return (
-        *(rule._replace(source=prefix + rule.source) for rule in rules),
-        *(Rule(f'{head}.**', '') for head in _DET_HEADS),
-    )
 
 
 def _spell(rules: Iterable[Rule], keys: Collection[str]) -> Iterator[Rule]:
@@ -126,7 +119,7 @@ _det = partial(
 def _clas_file(name: str, top1: str, registered: str) -> Published:
     file = f'{name}_pretrained.pdparams'
     url = f'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}'
-    return _clas(file, f'{top1} % top-1', url=url, registered=registered)
+    return _clas(file, f'{top1} % top-1', url=url, registered=(registered,))
 
 
 def _det_file(name: str, figure: str) -> Published:
@@ -136,7 +129,8 @@ def _det_file(name: str, figure: str) -> Published:
 
 SOURCE = Source(
     name='paddle',
-    mark=r'bb_0_0\.conv0\._conv\.weight|(backbone\.)?res2\.blocks\.0\.branch2a\.conv\.weight',
+    mark=r'bb_0_0\.conv0\._conv\.weight|res2\.blocks\.0\.branch2a\.conv\.weight',
+    first=r'bb_0_0\.\w+_branch2b_1\._conv\.weight|res2\.blocks\.0\.branch2b\.0\.conv\.weight',
     rules=paddle_rules,
     semantics=('paddle',),
     license="PaddleClas's and PaddleDetection's published weights are Apache-2.0.",

@@ -18,7 +18,7 @@ def _file(name: str, top1: str, registered: str) -> Published:
         license_source="timm's model cards; the authors' README says CC BY-NC-SA 4.0",
         by='timm',
         url=f'https://huggingface.co/timm/{name}.in1k',
-        registered=f'{registered}.se_identity_in1k',
+        registered=(f'{registered}.se_identity_in1k',),
     )
 
 
