@@ -135,6 +135,14 @@ OTHERS = {'pytest', 'bash', 'curl', 'hf', 'torchrun', 'pre-commit', 'git', 'ruff
 LONG = {'export', 'hub-configs'}
 
 
+def whole_model(path: Path) -> None:
+    """A checkpoint of a network with a Res2Net and a decoder in it."""
+    encoder = timm.create_model('test_res2net_se', num_classes=0).state_dict()
+    decoder = {'weight': torch.ones(1, 192, 1, 1)}
+    parts = {'resnet': encoder, 'decoder': decoder}
+    torch.save({f'{name}.{k}': v for name, part in parts.items() for k, v in part.items()}, path)
+
+
 def foreign(source: str, **kwargs) -> Callable[[Path], None]:
     """Writes a small network as a checkpoint of another project."""
 
@@ -187,6 +195,8 @@ FILES: dict[str, Callable[[Path], object]] = {
         'detectron2', semantics='detectron2', stem_type='deep', stem_width=8, avg_down=True
     ),
     'Res2Net50_vd_26w_4s_pretrained.pdparams': foreign('paddle', semantics='paddle'),
+    'res2net50-f42cf71b.ckpt': lambda path: shutil.copy(ROOT / 'tests/fixtures/mindcv.ckpt', path),
+    'my_segmenter.pth': whole_model,
     'article.pth': foreign('article', semantics='caffe', attn_layer='se', base_width=16),
 }
 
