@@ -27,7 +27,7 @@ from tests.common import (
     relative_error,
     slow_except,
 )
-from tests.fixtures import values
+from tests.fixtures import record_mindcv, values
 from tests.hub.server import hub, serve
 from timm_res2net import Res2Net, convert_checkpoint
 from timm_res2net.models.figures import FIGURES
@@ -565,6 +565,42 @@ def test_a_file_that_paddle_wrote_by_url(torch_home):
     assert few(x[:, :1]).shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ('name', 'file'),
+    [('res2net50_ms_26w_4s', 'mindcv.ckpt'), ('res2net50d_ms_26w_4s', 'mindcv_v1b.ckpt')],
+)
+def test_a_file_that_mindspore_wrote_by_url(name, file, torch_home):
+    """The plain network gives what MindCV 0.3.0 answered (tests/fixtures/record_mindcv.py), and the
+    one with SE modules the same, bit for bit."""
+    assert get_pretrained_cfg(name).url.startswith('https://download.mindspore.cn/')
+    assert get_pretrained_cfg(name).url.endswith('.ckpt')
+    case = json.loads((FIXTURES / 'mindcv.json').read_text())['files'][file]
+    kwargs = dict(
+        layers=record_mindcv.LAYERS,
+        channels=tuple(record_mindcv.PLANES << i for i in range(4)),
+        base_width=record_mindcv.BASE_WIDTH,
+        num_classes=record_mindcv.CLASSES,
+    )
+    with serve({f'/{file}': FIXTURES / file}) as (base, _):
+        cfg = {'num_classes': record_mindcv.CLASSES}
+        model = from_url(name, f'{base}/{file}', cfg, **kwargs).eval()
+        se = f'{name.removesuffix("_ms_26w_4s")}_se.se_identity_mindcv_in1k'
+        assert get_pretrained_cfg(se).url == get_pretrained_cfg(name).url
+        with_se = from_url(se, f'{base}/{file}', cfg, **kwargs).eval()
+    x = torch.from_numpy(values.image(1, record_mindcv.SIZE))
+    with torch.no_grad():
+        assert relative_error(model(x), torch.tensor(case['logits'])) < 1e-5  # float32
+        assert torch.equal(with_se(x), model(x))
+
+
+def test_weights_of_other_semantics_do_not_load(torch_home):
+    """The keys and shapes fit, and the outputs would be wrong."""
+    overlay = {'file': str(FIXTURES / 'mindcv_v1b.ckpt'), 'num_classes': 10}
+    kwargs = dict(layers=(1, 2, 1, 1), channels=(4, 8, 16, 32), base_width=32, num_classes=10)
+    with pytest.raises(RuntimeError, match=r'official, and the model computes paddle.*semantics'):
+        timm.create_model('res2net50_vd_26w_4s', True, pretrained_cfg_overlay=overlay, **kwargs)
+
+
 @pytest.mark.parametrize('damage', ['cut short', 'another file'])
 def test_a_bad_download_is_put_aside(damage, tmp_path, torch_home):
     name, file = 'res2net50_pd_26w_4s', 'Res2Net50_26w_4s_pretrained.pdparams'
@@ -592,7 +628,7 @@ def test_a_sound_file_that_does_not_fit_stays(layers, tmp_path, torch_home):
     paddle_file(name, tmp_path / file, **SHALLOW)
     with (
         serve({f'/{file}': tmp_path / file}) as (base, _),
-        pytest.raises(RuntimeError, match=r"does not fit: .*the checkpoint's layers, scale"),
+        pytest.raises(RuntimeError, match=r'does not fit: .*with the layers, scale'),
     ):
         from_url(name, f'{base}/{file}', layers=layers, num_classes=5)
     assert (torch_home / file).exists()

@@ -9,7 +9,7 @@ import torch
 from timm.models import load_pretrained
 from torch import nn
 
-from ..convert import SOURCES, apply_rules, read_checkpoint, recognise
+from ..convert import SOURCES, Checkpoint, apply_rules, find_network, read_checkpoint
 from ..convert.fit import fit, shapes
 from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
@@ -45,20 +45,20 @@ def load_foreign(model: nn.Module, path: str) -> None:
     """
     timm_model = as_timm(model)
     cfg = timm_model.pretrained_cfg
-    tensors = _read(path, is_download=not cfg.get('file'))
+    checkpoint = _read(path, is_download=not cfg.get('file'))
     load_pretrained(
         model,
-        dict(cfg, state_dict=_convert(tensors, model, path)),
+        dict(cfg, state_dict=_convert(checkpoint, model)),
         num_classes=timm_model.num_classes,
         in_chans=timm_model.in_chans,
         filter_fn=checkpoint_filter_fn,
     )
 
 
-def _read(path: str, is_download: bool) -> dict[str, torch.Tensor]:
+def _read(path: str, is_download: bool) -> Checkpoint:
     """Read a file, and rename it if it is an unreadable download."""
     try:
-        return read_checkpoint(path).tensors
+        return read_checkpoint(path)
     except ValueError as error:
         if not is_download:
             raise RuntimeError(str(error)) from error
@@ -75,17 +75,18 @@ def _read(path: str, is_download: bool) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _convert(
-    tensors: dict[str, torch.Tensor], model: nn.Module, path: str
-) -> dict[str, torch.Tensor]:
+def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor]:
     """Rename the tensors, and check that every one except those of the head fits the model."""
     try:
-        source = SOURCES[recognise(tensors)]
-        state_dict = apply_rules(tensors, source.rules(tensors), source.name).tensors
+        network = find_network(checkpoint.values)
+        tensors = checkpoint.take(network.keys.values())
+        named = {name: tensors[key] for name, key in network.keys.items()}
+        state_dict = apply_rules(named, network.rules, network.source).tensors
         arguments: Any = model.model_args
-        if arguments['semantics'] not in source.semantics:
+        known = SOURCES[network.source].semantics
+        if arguments['semantics'] not in known:
             raise ValueError(
-                f'its block semantics are {source.semantics[0]}, and the model computes '
+                f'its block semantics are {known[0]}, and the model computes '
                 f'{arguments["semantics"]}'
             )
         own = {k: v for k, v in shapes(model.state_dict()).items() if '.se.' not in k}
@@ -96,8 +97,8 @@ def _convert(
             raise ValueError(problem)
     except ValueError as error:
         raise RuntimeError(
-            f"{path} does not fit: {error}. Create the model with the checkpoint's layers, scale "
-            'and stem.'
+            f'{checkpoint.path} does not fit: {error}. Create the model with the layers, scale, '
+            'stem and semantics of the checkpoint.'
         ) from error
     return state_dict
 
