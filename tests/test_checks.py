@@ -134,7 +134,7 @@ def test_check_of_names():
     assert {f.state for f in findings} == {'ok'}
     assert next(f.text for f in findings if f.what == 'pin').endswith(' as pinned')
     for target, value, remedy in (
-        ('res2net152d', 'No weights are published for res2net152d.', '`timm-res2net convert`'),
+        ('res2net152d', "no published weights for 'res2net152d'", '`timm-res2net convert`'),
         ('res2net50_pd_26w_4s', 'res2net50_pd_26w_4s are at https://', '`timm-res2net convert`'),
         ('res2net50_26w_4s', "'res2net50_26w_4s' is a model of timm", 'timm/res2net50_26w_4s.in1k'),
         (__file__, 'test_checks.py is a file', '`timm-res2net convert --dry-run`'),

@@ -416,7 +416,10 @@ def read(
     if re.match('https?:/', str(path)):
         raise ValueError(f'{path} is an address. Download the file, and give its path.')
     if not path.exists():
-        raise FileNotFoundError(f'There is no file or folder {path}. Check the path.')
+        remedy = 'Check the path.'
+        if timm.is_model(str(path).partition('.')[0]):
+            remedy = 'It is the name of a model; give the path of a checkpoint.'
+        raise FileNotFoundError(f'There is no file or folder {path}. {remedy}')
     try:
         if path.is_dir():
             return _read_folder(path, source, entry)

@@ -120,7 +120,7 @@ def values_are_finite(folder: ModelFolder) -> str:
     with safe_open(folder.path / WEIGHTS, framework='pt') as file:
         bad = [key for key in file.keys() if not file.get_tensor(key).isfinite().all()]  # noqa: SIM118
     if bad:
-        raise ValueError(f'Weights are NaN or infinite: {list_some(bad)}. Use another checkpoint.')
+        raise ValueError(f'Weights are NaN or infinite, {list_some(bad)}. Use another checkpoint.')
     return 'all finite'
 
 

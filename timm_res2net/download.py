@@ -101,8 +101,8 @@ _TABLE: tuple[tuple[Callable[[_Failure], bool], str], ...] = (
     ),
     (
         lambda f: f.status in (401, 403) and not f.is_url,
-        'The Hub refuses access to {f.repo} ({f.status}: {f.what}). For this access '
-        f'{_LOGIN} with a token that has it.',
+        'The Hub refuses access to {f.repo} ({f.status}: {f.what}). '
+        'Log in with `hf auth login`, or set HF_TOKEN to a token with this access.',
     ),
     (
         lambda f: f.status == 412,
@@ -131,7 +131,11 @@ _TABLE: tuple[tuple[Callable[[_Failure], bool], str], ...] = (
         'A file of {f.repo} arrived with another size than the {f.site} announces. It was not '
         'kept; run again.',
     ),
-    (lambda f: f.status > 0, 'The {f.site} answers {f.status} for {f.repo} ({f.what}). Run again.'),
+    (
+        lambda f: f.status > 0,
+        'The {f.site} answers {f.status} for {f.repo} ({f.what}). Check the name, '
+        'or run again later.',
+    ),
     (
         lambda f: f.is_a(*_UNREACHABLE),
         'The {f.site} cannot be reached for {f.repo} ({f.kind}: {f.what}). Check the network and '

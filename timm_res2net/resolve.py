@@ -15,7 +15,7 @@ from torch import nn
 from .download import ask_hub, explaining, prepare_weights
 from .folder import CONFIG, ModelFolder, timm_names
 from .models.figures import FIGURES
-from .text import close_names, first_line
+from .text import close_names
 
 _logger = logging.getLogger(__name__)
 
@@ -86,13 +86,16 @@ def resolve_repository(text: str, revision: str | None = None) -> Repository:
         ValueError: It is not the name of a repository, or two revisions are named.
     """
     name, _, at = text.removeprefix('hf-hub:').partition('@')
-    problem = '' if name.count('/') == 1 else 'it has no owner'
     try:
         validate_repo_id(name)
-    except HFValidationError as error:
-        problem = first_line(error)
-    if problem:
-        raise ValueError(f"'{name}' is not a repository ({problem}). Write it as OWNER/NAME.")
+        is_one = name.count('/') == 1
+    except HFValidationError:
+        is_one = False
+    if not is_one:
+        raise ValueError(
+            f"'{name}' is not the name of a repository. Write it as OWNER/NAME, with letters, "
+            'digits, -, _ and .'
+        )
     if at and revision:
         raise ValueError(f"'{text}' and revision='{revision}' name two revisions. Name one.")
     return Repository(name, revision or at or None)
@@ -113,6 +116,8 @@ def resolve(
         ValueError: It is none of these.
     """
     text = os.fspath(target)
+    if not text.strip():
+        raise ValueError('The name of the model is empty. Give a name, a folder or OWNER/NAME.')
     path = Path(text.removeprefix('local-dir:')).expanduser()
     is_name = timm.is_model(text)
     if path.is_dir() and ((path / CONFIG).is_file() or not is_name):

@@ -588,7 +588,7 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
     'no license': (tiny, {'license': None}, 'No license', 'a dry run does not ask', '--license'),
     'a license that is none': (tiny, {'license': 'My own'}, "'My own'", 'such as apache-2.0'),
     'weights that are not finite': (
-        spoiled, {}, 'NaN or infinite: 1: layer1.0.conv1.weight', 'Use another checkpoint',
+        spoiled, {}, 'NaN or infinite, 1: layer1.0.conv1.weight', 'Use another checkpoint',
     ),
     'a deployed model': (
         lambda: timm_res2net.reparameterize_model(tiny()), {},

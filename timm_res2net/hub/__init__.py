@@ -75,7 +75,7 @@ def check(
             f'The weights of {found.full} are at {found.cfg.url}, and only those of the Hub are '
             'checked.'
             if found.cfg.url
-            else f'No weights are published for {found.full}.'
+            else f"There are no published weights for '{found.full}'."
         )
         raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
     return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token)

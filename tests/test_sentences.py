@@ -1,0 +1,242 @@
+"""The sentences that a user meets, in all combinations, in one file that a person reads.
+
+A rewording changes sentences.txt; `python -m tests.test_sentences` writes it again. Read what
+changed: each line has to be plain English, name the value, and say what to do.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import httpx2 as httpx
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors.torch import load_file, save_file
+
+from tests.common import model_folder
+from timm_res2net.checks import checks
+from timm_res2net.cli import main
+from timm_res2net.download import explain
+from timm_res2net.folder import ModelFolder
+
+SENTENCES = Path(__file__).with_name('sentences.txt')
+
+# --- verbs ----------------------------------------------------------------------------------------
+
+TARGETS = {
+    'a misspelt name': 'res2net50_es',
+    'an unknown tag': 'res2net50_se.in21k',
+    'a name without weights': 'res2net152d',
+    'a name with weights on the Hub': 'res2net50_se',
+    "a name of timm's": 'res2net50_26w_4s',
+    'a name with weights at a URL': 'res2net50_vd_26w_4s',
+    'another model of timm': 'resnet18',
+    'a path with nothing at it': './nothing',
+    'a word with nothing at it': 'nothing.pth',
+    'a text file': 'notes.txt',
+    'an empty folder': 'empty',
+    'a repository': 'me/net',
+    'a deep path': 'a/b/c',
+    'nothing': '',
+}
+VERBS: dict[str, Callable[[str], list[str]]] = {
+    'info': lambda target: ['info', target],
+    'check': lambda target: ['check', target],
+    'predict': lambda target: ['predict', target],
+    'show': lambda target: ['show', target, '--out', 'seen.png'],
+    'export': lambda target: ['export', target, '--out', 'net.pt2'],
+    'convert': lambda target: ['convert', target, '--dry-run'],
+    'push': lambda target: ['push', target, 'me/other', '--license', 'mit', '--dry-run'],
+    'pull': lambda target: ['pull', target, '--out', 'pulled'],
+}
+
+
+@contextlib.contextmanager
+def world() -> Iterator[Path]:
+    """An empty folder to work in, and no network."""
+    with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
+        here = Path(made).resolve()
+        (here / 'notes.txt').write_text('notes')
+        (here / 'empty').mkdir()
+        cache = here / 'cache'
+        stack.enter_context(contextlib.chdir(here))
+        stack.enter_context(mock.patch.object(constants, 'HF_HUB_OFFLINE', True))
+        stack.enter_context(mock.patch.object(constants, 'HF_HUB_CACHE', str(cache)))
+        stack.enter_context(mock.patch.dict(os.environ, {'TORCH_HOME': str(cache)}))
+        refused = urllib.error.URLError(ConnectionRefusedError(111, 'Connection refused'))
+        stack.enter_context(mock.patch('urllib.request.urlopen', side_effect=refused))
+        yield here
+
+
+def run(argv: list[str], here: Path) -> list[str]:
+    """What a command line prints, without the folder's name."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            main(argv)
+        except SystemExit:
+            pass
+        except Exception as error:  # a verb should never end so; the reader sees it
+            print(f'{type(error).__name__}: {error}')
+    return printed.getvalue().replace(str(here), '/here').splitlines()
+
+
+def of_verbs() -> Iterator[str]:
+    with world() as here:
+        for what, target in TARGETS.items():
+            yield f'## {what}'
+            for verb in VERBS:
+                lines = run(VERBS[verb](target), here)
+                # `info` of a known model is a page, not a sentence
+                yield from lines[:3] if verb == 'info' else lines
+
+
+# --- the Hub and servers --------------------------------------------------------------------------
+
+
+def failures() -> dict[str, Exception]:
+    def answer(status: int, kind: type = HfHubHTTPError, text: str = 'a reason') -> Exception:
+        request = httpx.Request('GET', 'https://hub/api')
+        return kind(text, response=httpx.Response(status, request=request))
+
+    missing = LocalEntryNotFoundError('not in the cache')
+    missing.__cause__ = httpx.ConnectError('Connection refused')
+    return {
+        'gated': answer(403, GatedRepoError),
+        'no repository': answer(404, RepositoryNotFoundError),
+        'no revision': answer(404, RevisionNotFoundError),
+        'HF_HUB_OFFLINE': OfflineModeIsEnabled('offline'),
+        '401': answer(401),
+        '403': answer(403),
+        '404': answer(404),
+        '412': answer(412),
+        '429': answer(429),
+        '500': answer(500),
+        'disk full': OSError(28, 'No space left on device'),
+        'read-only cache': OSError(30, 'Read-only file system', '/cache'),
+        'cut short': OSError('Consistency check failed: file should be of size 5'),
+        'refused': httpx.ConnectError('Connection refused'),
+        'too slow': httpx.ReadTimeout('timed out'),
+        'refused, and not in the cache': missing,
+        'something else': ValueError('a reason'),
+    }
+
+
+OF_THE_HUB = (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+
+def of_failures() -> Iterator[str]:
+    for what, error in failures().items():
+        yield f'{what}: {explain(error, "me/net", "v1")}'
+        if not isinstance(error, OF_THE_HUB):
+            yield f'{what}, at a URL: {explain(error, "https://server/net.pdparams")}'
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / 'config.json'
+    found = json.loads(path.read_text())
+    found['pretrained_cfg'] |= changes
+    path.write_text(json.dumps(found))
+
+
+def change_license(folder: Path, license: str | None) -> None:
+    change_config(folder, license=license)
+    card = folder / 'README.md'
+    line = f'license: {license}\n' if license else ''
+    card.write_text(card.read_text().replace('license: mit\n', line, 1))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = folder / 'model.safetensors'
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+DEFECTS: dict[str, Callable[[Path], object]] = {
+    'in order': lambda folder: None,
+    'no config.json': lambda folder: (folder / 'config.json').unlink(),
+    'no weights': lambda folder: (folder / 'model.safetensors').unlink(),
+    'a pickle instead': lambda folder: (folder / 'model.safetensors').rename(
+        folder / 'pytorch_model.bin'
+    ),
+    'weights cut short': lambda folder: (folder / 'model.safetensors').write_bytes(b'cut'),
+    'a tensor too few': lambda folder: change_weights(folder, lambda t: t.pop('fc.weight')),
+    'a tensor too many': lambda folder: change_weights(
+        folder, lambda t: t.update(extra=torch.zeros(1))
+    ),
+    'a tensor of another shape': lambda folder: change_weights(
+        folder, lambda t: t.update({'fc.weight': torch.zeros(3, 192)})
+    ),
+    'NaN': lambda folder: change_weights(folder, lambda t: t['fc.weight'].fill_(float('nan'))),
+    'no license': lambda folder: change_license(folder, None),
+    'an unknown license': lambda folder: change_license(folder, 'unknown'),
+    'a std of 0': lambda folder: change_config(folder, std=[0, 0, 0]),
+    'no card': lambda folder: (folder / 'README.md').unlink(),
+    'a card without metadata': lambda folder: (folder / 'README.md').write_text('a card'),
+    'a damaged card': lambda folder: (folder / 'README.md').write_text('---\n: [\n---\n'),
+}
+
+
+def of_folders() -> Iterator[str]:
+    with world() as here:
+        whole = model_folder(here / 'whole')
+        for what, damage in DEFECTS.items():
+            folder = here / 'net'
+            shutil.copytree(whole, folder)
+            damage(folder)
+            yield f'## {what}'
+            for verb in ('check', 'push', 'pull'):
+                for finding in checks(ModelFolder(folder), verb):
+                    if what == 'in order' or finding.state != 'ok':
+                        yield f'{verb}: {finding}'.replace(str(here), '/here')
+            shutil.rmtree(folder)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def sentences() -> str:
+    parts = {
+        'What each verb says of each kind of model, without a network': of_verbs,
+        'What failures of the Hub and of servers say': of_failures,
+        'What each verb finds in a damaged folder': of_folders,
+    }
+    lines = []
+    for title, part in parts.items():
+        lines += [f'# {title}', '', *(line.rstrip() for line in part()), '']
+    return '\n'.join(lines)
+
+
+def test_sentences():
+    assert sentences() == SENTENCES.read_text()
+
+
+if __name__ == '__main__':
+    SENTENCES.write_text(sentences())
+    sys.exit(f'Written to {SENTENCES}: read what changed.')
