@@ -21,6 +21,7 @@ from torch import nn
 from ..compat import check_hrnet_arguments, has_intermediates, hrnet_cfg, keep_in_chans
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .feature_levels import sorted_indices
+from .half_loading import watch_loading
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
@@ -91,6 +92,7 @@ class HighResolutionRes2Net(HighResolutionNet):
         keep_in_chans(self, in_chans)
         recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
         self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
+        watch_loading(self)
 
     def _replace_bottlenecks(self, **kwargs: Any) -> None:
         """Replace the bottlenecks, whose class is not an argument of timm's HRNet."""
@@ -161,6 +163,8 @@ def _create_hrnet(
         features_only=features_only and not as_class,
         **kwargs,
     )
+    if not isinstance(model, HighResolutionRes2Net):  # a wrapper that returns features
+        watch_loading(model)
     if as_class:  # as timm's own factory does
         of_head = ('num_classes', 'classifier', 'global_pool')
         cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in of_head}

@@ -39,6 +39,7 @@ from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .feature_levels import sorted_indices
 from .foreign_weights import load_foreign, mark_foreign_files
+from .half_loading import watch_loading
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -203,6 +204,7 @@ class Res2Net(ResNet):
         align_blocks([m for m in self.modules() if isinstance(m, Bottle2neck)], width_multiple)
         keep_in_chans(self, in_chans)
         self._recorded_args = recorded
+        watch_loading(self)
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -255,7 +257,7 @@ def create_res2net(
     cfg: Any = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         model_class,
         variant,
         pretrained,
@@ -263,6 +265,9 @@ def create_res2net(
         pretrained_filter_fn=checkpoint_filter_fn,
         **kwargs,
     )
+    if not isinstance(model, Res2Net):  # a wrapper that returns features
+        watch_loading(model)
+    return model
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..layers.bottle2neck import Bottle2neck
 from ..text import list_some
+from .half_loading import refuse_half
 
 
 def checkpoint_filter_fn(
@@ -28,10 +29,11 @@ def checkpoint_filter_fn(
         The state dict to load.
 
     Raises:
-        RuntimeError: Attention weights that only the model or only the checkpoint has, except all
-            of SE's. timm does not report them when it loads with strict=False, for example with
-            `features_only`.
+        RuntimeError: The checkpoint lacks weights of the body, or attention weights that only the
+            model or only the checkpoint has, except all of SE's. timm does not report them when it
+            loads with strict=False, for example with `features_only`.
     """
+    refuse_half(state_dict, model)
     own = model.state_dict()
     expected = {key for key in own if '.se.' in key}
     given = {key for key in state_dict if '.se.' in key}
@@ -69,7 +71,5 @@ def _identity_gate(
         if '.fc2.' in key:
             gate[key] = torch.zeros_like(gate[key])
     for key in (f'{block}.bn3.weight', f'{block}.bn3.bias'):
-        if key not in state_dict:
-            raise RuntimeError(f"The checkpoint has no '{key}', so it is not one of a Res2Net.")
         gate[key] = state_dict[key] * 2
     return gate
