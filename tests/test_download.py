@@ -187,8 +187,8 @@ def fails(url: str, path: Path) -> str:
 
 
 BROKEN = {
-    'no such file': (Fault('GET', 1, status=404), 'The server answers 404 for ', 'Run again'),
-    'forbidden': (Fault('GET', 1, status=403), 'The server answers 403 for ', 'Run again'),
+    'no such file': (Fault('GET', 1, status=404), 'The server answers 404 for ', 'Check the name'),
+    'forbidden': (Fault('GET', 1, status=403), 'The server answers 403 for ', 'Check the name'),
     'busy': (Fault('GET', 1, status=429), 'The server limits the number of', 'Wait a while'),
     'out of order': (Fault('GET', 1, status=503), 'The server has a problem', 'Run again later'),
     # before the first byte, since what was sent before a reset may or may not arrive
