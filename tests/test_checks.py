@@ -92,6 +92,29 @@ def test_check_of_a_folder_without_card_and_license(folder):
     assert 'No license' in text and '`timm-res2net push --license`' in text
 
 
+LICENSES = {  # the lines of a card that name it, and what the warning says, if there is one
+    'mit': ('license: mit', ''),
+    'no commercial use': ('license: cc-by-nc-sa-4.0', 'cc-by-nc-sa-4.0 does not allow commercial'),
+    'a name of its own': (
+        'license: other\nlicense_name: my-own\nlicense_link: https://example.com/own',
+        'The license is my-own (https://example.com/own). Read it',
+    ),
+    'no name of its own': ('license: other', "The license is 'other'. Read it"),
+    'a name of two lines': ('license: other\nlicense_name: "a\\nb"', 'The license is a b. Read it'),
+}
+
+
+@pytest.mark.parametrize('verb', ['check', 'pull'])
+@pytest.mark.parametrize('case', LICENSES)
+def test_a_license_with_conditions_is_a_warning(case, verb, folder):
+    lines, warning = LICENSES[case]
+    (folder / 'README.md').write_text(f'---\n{lines}\n---\nWords.')
+    told = [f for f in checks(ModelFolder(folder), verb) if f.what == 'license']
+    assert told[0][1:] == ('ok', lines.partition('\n')[0].removeprefix('license: '))
+    assert [f.state for f in told[1:]] == ['warning'] * bool(warning)
+    assert warning in told[-1].text
+
+
 def test_check_of_weights_that_do_not_fit(folder):
     weights = load_file(folder / 'model.safetensors')
     weights['fc.bias'] = torch.zeros(6)

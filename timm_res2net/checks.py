@@ -14,7 +14,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from .convert.fit import fit, shapes
-from .folder import CARD, MODES, WEIGHTS, ModelFolder, Origin, read_card
+from .folder import CARD, CONFIG, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
 
 _logger = logging.getLogger(__name__)
@@ -54,23 +54,31 @@ def comes_from(folder: ModelFolder) -> str:
     return f'{origin.name} at {origin.commit}' if origin.name else ''
 
 
+def hub_was_asked(folder: ModelFolder) -> str:
+    """Was the Hub asked, or was only the cache looked at?"""
+    if folder.origin and folder.origin.offline:
+        raise ValueError(f'{folder.origin.offline} Only the cache was checked.')
+    return ''
+
+
 def is_as_announced(folder: ModelFolder) -> str:
     """Are the weights those that the Hub announces?"""
     origin = folder.origin or Origin()
     if origin.trouble:
         raise ValueError(origin.trouble)
-    announced = origin.name and origin.sha256
-    return f'sha256 {origin.sha256} as the Hub announces' if announced else ''
+    return f'sha256 {origin.sha256} as the Hub announces' if origin.announced else ''
 
 
 def has_config(folder: ModelFolder) -> str:
     """Is there a config that describes a Res2Net?"""
+    _check_cached(folder, CONFIG)
     config = folder.config
     return f'{config.architecture}, {config.num_classes} classes, {config.input_size[-1]} px'
 
 
 def has_weights(folder: ModelFolder) -> str:
     """Are there weights as safetensors, and can they be read?"""
+    _check_cached(folder, WEIGHTS)
     weights = folder.path / WEIGHTS
     if not weights.is_file():
         others = _pickles_in(folder)
@@ -197,8 +205,25 @@ def knows_license(folder: ModelFolder) -> str:
     return str(folder.license)
 
 
+def license_is_free(folder: ModelFolder) -> str:
+    """Does the license allow use of any kind, without a text of its own?"""
+    license = str(folder.license)
+    if license == 'other':
+        data = read_card(folder.card).data
+        link = f' ({data.license_link})' if data.license_link else ''
+        named = str(data.license_name or "'other'") + link
+        told = ' '.join(named.split())
+        raise ValueError(f'The license is {told}. Read it before you use the weights.')
+    if '-nc' in license:
+        raise ValueError(
+            f'{license} does not allow commercial use. Use other weights in a product.'
+        )
+    return ''
+
+
 def has_card(folder: ModelFolder) -> str:
     """Is there a card with metadata?"""
+    _check_cached(folder, CARD)
     card = folder.card
     if not card:
         raise FileNotFoundError(f'There is no {CARD}. `timm-res2net push` writes one.')
@@ -228,6 +253,15 @@ def is_as_pinned(folder: ModelFolder) -> str:
         )
     told = [f'{key} {value[:12]}…' for key, value in pin._asdict().items() if value]
     return f'{", ".join(told)} as pinned' if told else ''
+
+
+def _check_cached(folder: ModelFolder, name: str) -> None:
+    """Raise a FileNotFoundError for a file that the cache lacks while the Hub is not asked."""
+    if folder.origin and folder.origin.offline and not (folder.path / name).is_file():
+        raise FileNotFoundError(
+            f'{name} is not in the cache, and the Hub was not asked for it. Run again when the Hub '
+            'can be asked.'
+        )
 
 
 def _pickles_in(folder: ModelFolder) -> list[str]:
@@ -273,6 +307,7 @@ _E, _W = 'error', 'warning'
 QUESTIONS = (
     #        what          question                needs                      push check pull
     Question('repository', comes_from,             (),                        _E, _E, _E),
+    Question('hub',        hub_was_asked,          (),                        _E, _W, _W),
     Question('content',    is_as_announced,        (),                        _E, _E, _E),
     Question('config',     has_config,             (),                        _E, _E, _E),
     Question('weights',    has_weights,            (is_as_announced,),        _E, _E, _E),
@@ -286,6 +321,7 @@ QUESTIONS = (
     # one may fetch what one may not publish
     Question('license',    names_license,          (has_config,),             _E, _E, _W),
     Question('license',    knows_license,          (names_license,),          _E, _W, _W),
+    Question('license',    license_is_free,        (knows_license,),          _W, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
     Question('card',       card_is_valid,          (has_card,),               _E, _E, _E),
     Question('pin',        is_as_pinned,           (has_weights,),            _E, _E, _E),

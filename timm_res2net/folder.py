@@ -415,8 +415,10 @@ class Origin:
     Attributes:
         name: Repository, or '' for weights in the package.
         commit: Commit of the repository.
-        sha256: sha256 of the weights as the Hub announces it; '' if it does not.
-        trouble: Why the weights are not those that the Hub announces; '' if they are.
+        sha256: sha256 of the weights; '' if there are none.
+        announced: Whether the Hub announces the content of the weights, and it is that.
+        trouble: Why the weights are not those that the Hub announces; '' if nothing says so.
+        offline: Why the Hub was not asked; '' if it was.
         pickles: Weights of other formats in the repository.
         pin: What the weights must be for the registered name.
     """
@@ -424,7 +426,9 @@ class Origin:
     name: str = ''
     commit: str = ''
     sha256: str = ''
+    announced: bool = False
     trouble: str = ''
+    offline: str = ''
     pickles: tuple[str, ...] = ()
     pin: Pin = _NO_PIN
 

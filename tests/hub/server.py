@@ -1,9 +1,10 @@
-"""A small Hugging Face Hub on the loopback interface: repositories with branches, git LFS uploads,
+"""A small Hugging Face Hub on the loopback interface: repositories with branches, Xet and git LFS,
 downloads with redirects and ranges, access, and faults on request.
 
 It speaks what the real client (huggingface_hub) speaks when it creates a repository, pushes to it
 and loads from it. As on the real Hub, files of LFS come from another origin (here `localhost`
-instead of `127.0.0.1`) and only the redirect to it carries what the Hub knows of the file.
+instead of `127.0.0.1`) and only the redirect to it carries what the Hub knows of the file. The
+store of Xet is a folder: its `casUrl` is `local:///FOLDER`, which the client reads and writes.
 """
 
 import base64
@@ -13,6 +14,7 @@ import json
 import re
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKENS = {'hf_write': 'write', 'hf_read': 'read'}
 OWNER = 'me'
+XET_EXPIRES = 9_999_999_999  # in seconds since 1970
 LFS_SUFFIXES = ('.safetensors', '.bin', '.pth')
 # a few of the identifiers that the Hub's validation knows
 LICENSES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-nc-sa-4.0', 'cc-by-4.0', 'other', 'unknown')
@@ -60,10 +63,20 @@ class Fault:
 
 @dataclass
 class Repo:
-    """Branches and tags by name; a commit is a list of (commit, files by path)."""
+    """A repository.
+
+    Attributes:
+        private: Whether it is hidden without a token.
+        gated: Whether its files are.
+        large: Suffixes of files that git does not hold itself, but LFS or Xet.
+        refs: Commits of branches and tags by name.
+        commits: Files by path, by commit.
+        messages: Messages of the commits, in order.
+    """
 
     private: bool = False
     gated: bool = False
+    large: tuple[str, ...] = LFS_SUFFIXES
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
@@ -89,6 +102,8 @@ class Hub(ThreadingHTTPServer):
         repos: By name.
         plain: Further files by the path of their URL, outside of any repository.
         lfs: Large files by their sha256.
+        cas: Folder of the Xet store.
+        xet: Whether large files are downloaded by Xet, for clients that can; by HTTP otherwise.
         faults: What goes wrong; the first that matches and has `times` left does.
         requests: Method, path and Range header of all that came, in order.
         times: When each of them came, in seconds.
@@ -96,8 +111,9 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, cas: Path, xet: bool = True) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
+        self.cas, self.xet = cas, xet
         self.repos: dict[str, Repo] = {}
         self.plain: dict[str, Path] = {}
         self.lfs: dict[str, bytes] = {}
@@ -118,8 +134,36 @@ class Hub(ThreadingHTTPServer):
         """Make a repository of these files."""
         repo = self.repos[name] = Repo(**kwargs)
         repo.commit(files, 'main', 'initial commit')
-        self.lfs.update((sha256(f), f) for path, f in files.items() if is_lfs(path))
+        self.lfs.update((sha256(f), f) for path, f in files.items() if path.endswith(repo.large))
         return repo
+
+    def xet_hash(self, content: bytes) -> str:
+        """Put a file into the Xet store and return its hash there, which is not its sha256."""
+        import hf_xet
+
+        if found := _xet_files(self.cas).get(sha256(content)):
+            return found[0]
+        with self.lock, hf_xet.XetSession().new_upload_commit(**self._xet()) as commit:
+            upload = commit.start_upload_bytes(content, sha256=hf_xet.COMPUTE_SHA256)
+        return str(upload.result().xet_info.hash)
+
+    def large(self, oid: str) -> bytes | None:
+        """The large file with a sha256, of LFS or of the Xet store."""
+        import hf_xet
+
+        if oid not in self.lfs and (found := _xet_files(self.cas).get(oid)):
+            with tempfile.NamedTemporaryFile() as file:
+                with hf_xet.XetSession().new_file_download_group(**self._xet()) as group:
+                    group.start_download_file(hf_xet.XetFileInfo(*found), file.name)
+                self.lfs[oid] = Path(file.name).read_bytes()
+        return self.lfs.get(oid)
+
+    def _xet(self) -> dict[str, Any]:
+        return {
+            'endpoint': f'local://{self.cas}',
+            'token': 'xet',
+            'token_expiry_unix_secs': XET_EXPIRES,
+        }
 
     def count(self, match: str) -> int:
         """How many requests came whose `METHOD path` matches."""
@@ -129,16 +173,38 @@ class Hub(ThreadingHTTPServer):
         """A client that went away is what the tests are about."""
 
 
+def _xet_files(cas: Path) -> dict[str, tuple[str, int]]:
+    """The files of a Xet store by their sha256, each with its Xet hash and its size.
+
+    They stand in the store's shards. Records have 48 bytes. A file's are its hash, flags and number
+    of entries; its entries, each with a number of bytes; as many for verification, if its flags say
+    so; and its sha256.
+    """
+
+    def text(record: bytes) -> str:
+        return ''.join(f'{part:016x}' for part in struct.unpack('<4Q', record[:32]))
+
+    files = {}
+    for shard in cas.glob('xet/xorbs/shards/*.mdb'):
+        content = shard.read_bytes()
+        at = 48
+        while (record := content[at : at + 48])[:32] != b'\xff' * 32:
+            flags, count = struct.unpack('<II', record[32:40])
+            entries = [content[at + 48 * (i + 1) : at + 48 * (i + 2)] for i in range(count)]
+            size = sum(struct.unpack('<I', entry[36:40])[0] for entry in entries)
+            at += 48 * (1 + count * (2 if flags >> 31 else 1))
+            if flags >> 30 & 1:
+                files[text(content[at : at + 48])] = text(record), size
+                at += 48
+    return files
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
-
-
-def is_lfs(path: str) -> bool:
-    return path.endswith(LFS_SUFFIXES)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -309,7 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = []
         for file in json.loads(self.body)['files']:
             old = at[1].get(file['path'])
-            large = is_lfs(file['path'])
+            large = file['path'].endswith(repo.large)
             oid = None if old is None else (sha256 if large else git_sha1)(old)
             mode = 'lfs' if large else 'regular'
             answer.append(
@@ -344,6 +410,17 @@ class _Handler(BaseHTTPRequestHandler):
         good = there is not None and len(there) == asked['size']
         self._json({}, 200 if good else 404)
 
+    def _xet_token(self, name: str, kind: str) -> None:
+        if self._repo(name, write=kind == 'write') is None:
+            return
+        url = f'local://{self.server.cas}'
+        # the client's Python reads headers, its Rust the body
+        body = json.dumps({'accessToken': 'xet', 'exp': XET_EXPIRES, 'casUrl': url}).encode()
+        self._send(200, body, {
+            'X-Xet-Cas-Url': url, 'X-Xet-Access-Token': 'xet',
+            'X-Xet-Token-Expiration': str(XET_EXPIRES),
+        })  # fmt: skip
+
     def _commit(self, name: str, branch: str) -> None:
         repo = self._repo(name, write=True)
         if repo is None:
@@ -363,10 +440,11 @@ class _Handler(BaseHTTPRequestHandler):
                 if line['key'] == 'file':
                     files[value['path']] = base64.b64decode(value['content'])
                 elif line['key'] == 'lfsFile':
-                    if value['oid'] not in self.server.lfs:
+                    content = self.server.large(value['oid'])
+                    if content is None:
                         self._error(400, '', 'this LFS object was not uploaded')
                         return
-                    files[value['path']] = self.server.lfs[value['oid']]
+                    files[value['path']] = content
                 elif line['key'] == 'deletedFile':
                     files.pop(value['path'], None)
             oid = repo.commit(files, branch, header['summary'])
@@ -399,7 +477,7 @@ class _Handler(BaseHTTPRequestHandler):
             entry: dict[str, Any] = {'rfilename': path}
             if blobs:
                 entry |= {'blobId': git_sha1(content), 'size': len(content)}
-            if blobs and is_lfs(path):
+            if blobs and path.endswith(repo.large):
                 entry['lfs'] = {
                     'sha256': sha256(content), 'size': len(content), 'pointerSize': 130,
                 }  # fmt: skip
@@ -418,7 +496,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, 'EntryNotFound', f'no file {path}', **{'X-Repo-Commit': at[0]})
         else:
             content, headers = at[1][path], {'X-Repo-Commit': at[0]}
-            if not is_lfs(path):
+            if not path.endswith(repo.large):
                 self._file(content, {**headers, 'ETag': f'"{git_sha1(content)}"'})
                 return
             oid = sha256(content)
@@ -427,6 +505,12 @@ class _Handler(BaseHTTPRequestHandler):
                 'X-Linked-ETag': f'"{oid}"',
                 'X-Linked-Size': str(len(content)),
             }
+            if self.server.xet:
+                headers |= {
+                    'X-Xet-Hash': self.server.xet_hash(content),
+                    'X-Xet-Refresh-Route':
+                        f'{self.server.url}/api/models/{name}/xet-read-token/{at[0]}',
+                }  # fmt: skip
             self._send(302, b'', headers)
 
     def _cdn(self, oid: str) -> None:
@@ -453,6 +537,7 @@ _ROUTES = (
     ('POST', rf'/api/models/{_NAME}/(branch|tag)/(.+)', _Handler._ref),
     ('GET', rf'/api/models/{_NAME}/revision/(.+)', _Handler._info),
     ('GET', rf'/api/models/{_NAME}', _Handler._info),
+    ('GET', rf'/api/models/{_NAME}/xet-(read|write)-token/.+', _Handler._xet_token),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
     ('POST', rf'/{_NAME}/verify', _Handler._verify),
     ('PUT', r'/lfs/([0-9a-f]{64})', _Handler._put),
@@ -462,9 +547,18 @@ _ROUTES = (
 
 
 @contextmanager
-def hub() -> Iterator[Hub]:
-    """A Hub for the length of a block."""
-    server = Hub()
+def hub(xet: bool = True) -> Iterator[Hub]:
+    """A Hub for the length of a block.
+
+    Args:
+        xet: Whether large files are downloaded by Xet, as on the real Hub. By HTTP, a fault can
+            meet their content.
+    """
+    with tempfile.TemporaryDirectory() as cas:
+        yield from _serve(Hub(Path(cas), xet))
+
+
+def _serve(server: Hub) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -1,11 +1,14 @@
-"""A model's files from the Hub's cache, with their content compared with what the Hub announces."""
+"""What the Hub says of a repository, and a model's files from the Hub's cache, compared with it."""
 
+import hashlib
 import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ..checks import PICKLES
@@ -18,6 +21,67 @@ from ..models.figures import Pin
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What the Hub says of a file's content.
+
+    Attributes:
+        sha256: Its sha256, for large files; '' for others.
+        git_sha1: git's hash of it, for other files; '' if the Hub does not say it.
+    """
+
+    sha256: str = ''
+    git_sha1: str = ''
+
+    def __str__(self) -> str:
+        return f'sha256 {self.sha256[:12]}…' if self.sha256 else f'git hash {self.git_sha1[:12]}…'
+
+    def fits(self, path: Path) -> bool:
+        """Return whether a file has the content that the Hub announces."""
+        if self.sha256:
+            return sha256_of(path) == self.sha256
+        content = path.read_bytes()
+        return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest() == self.git_sha1
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What the Hub says of a repository at a revision.
+
+    Attributes:
+        repo: OWNER/NAME, as the Hub writes it.
+        commit: The commit; '' if the repository has none.
+        private: Whether it is private.
+        files: Its files by name.
+    """
+
+    repo: str
+    commit: str
+    private: bool
+    files: Mapping[str, Announced]
+
+
+def look(api: HfApi, repo: str, revision: str | None) -> Remote:
+    """Ask the Hub what a repository holds.
+
+    Args:
+        api: The client.
+        repo: OWNER/NAME.
+        revision: Branch, tag or commit; None for main.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses.
+        OSError: The Hub cannot be reached.
+    """
+    _logger.info(f'Asking the Hub for {repo}')
+    info = api.model_info(repo, revision=revision, files_metadata=True, timeout=PATIENCE)
+    files = {
+        s.rfilename: Announced(sha256=s.lfs.sha256) if s.lfs else Announced('', s.blob_id or '')
+        for s in info.siblings or ()
+    }
+    return Remote(info.id, info.sha or '', bool(info.private), files)
+
+
 def fetch(
     repo: str, revision: str | None, token: str | bool | None = None, pin: Pin | None = None
 ) -> ModelFolder:
@@ -25,7 +89,7 @@ def fetch(
 
     The client compares the size of a file with what the Hub announces, but not its content. Weights
     with another content are downloaded once more. If they differ again, they are not kept, and the
-    folder's origin says so.
+    folder's origin says so. Without an answer of the Hub, nothing is removed from the cache.
 
     Args:
         repo: OWNER/NAME.
@@ -38,62 +102,85 @@ def fetch(
             repository changed during the download.
     """
     get = partial(hf_hub_download, repo, revision=revision, token=token)
-    there: dict[str, Any] | None = None
-    commit: str | None = None
-    offline: BaseException | None = None
-    _logger.info(f'Asking the Hub for {repo}')
+    remote: Remote | None = None
+    offline = ''
     with explaining(repo, revision):
         try:
-            info = HfApi(token=token).model_info(
-                repo, revision=revision, files_metadata=True, timeout=PATIENCE
-            )
-            there, commit = {s.rfilename: s for s in info.siblings or []}, info.sha
+            remote = look(HfApi(token=token), repo, revision)
         except HfHubHTTPError:
             raise
         except (OSError, HTTPError) as error:  # no network: use the cache
-            offline, get = error, partial(get, local_files_only=True)
-    sha256, trouble, folder = '', '', None
-    for name in (CONFIG, WEIGHTS, CARD):
-        if there is not None and name not in there:
+            offline, get = explain(error, repo, revision), partial(get, local_files_only=True)
+            unreachable: BaseException = error
+    origin = Origin(repo, pin=pin or Pin(), offline=offline)
+    folder = None
+    for name in (WEIGHTS, CONFIG, CARD):  # weights first: if they are damaged, all may have to go
+        if remote and name not in remote.files:
             continue
         try:
             with explaining(repo, revision):
                 path = Path(get(name))
         except OSError as error:
-            if offline is None or not isinstance(error.__cause__, LocalEntryNotFoundError):
+            if remote or not isinstance(error.__cause__, LocalEntryNotFoundError):
                 raise
-            if folder is None:
-                raise OSError(explain(offline, repo, revision) + NOT_CACHED) from error
-            continue  # loading a model does not download the card
-        if commit and path.parent.name != commit:
+            continue  # the cache has what was loaded, which may be without a card or a config
+        if remote and remote.commit and path.parent.name != remote.commit:
             raise OSError(f'{repo} has changed during the download. Run again.')
         folder = path.parent
         if name == WEIGHTS:
-            lfs = there[name].lfs if there else None
-            # the cache names large files by their sha256
-            sha256 = lfs.sha256 if lfs else path.resolve().name
-            if len(sha256) != 64:
-                sha256 = ''
-            elif not _is_whole(path, sha256):
-                with explaining(repo, revision):
-                    again = None if offline else Path(get(name))
-                if again is None or not _is_whole(again, sha256):
-                    trouble = (
-                        f'{name} is not what the Hub announces (sha256 {sha256[:12]}…): it was '
-                        'damaged on its way, or on the Hub. It was removed from the cache; run '
-                        'again.'
-                    )
+            origin = _compare(origin, path, remote, get)
+    if folder is None and not remote:
+        raise OSError(offline + NOT_CACHED) from unreachable
     if folder is None:
         raise OSError(f'{repo} has neither {CONFIG} nor {WEIGHTS}. Name a model of timm.')
-    pickles = tuple(sorted(name for name in there or () if name.endswith(PICKLES)))
-    origin = Origin(repo, folder.name, sha256, trouble, pickles, pin or Pin())
-    return ModelFolder(folder, origin=origin)
+    names = remote.files if remote else ()
+    pickles = tuple(sorted(name for name in names if name.endswith(PICKLES)))
+    return ModelFolder(folder, origin=replace(origin, commit=folder.name, pickles=pickles))
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Return whether a file of the cache has this sha256; remove it from the cache if not."""
-    whole = sha256_of(path) == sha256
-    if not whole:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
-    return whole
+def _compare(origin: Origin, path: Path, remote: Remote | None, get: 'partial[str]') -> Origin:
+    """Compare cached weights with what the Hub announces, and replace them if they differ."""
+    if remote is None:
+        return _compare_offline(origin, path)
+    announced = remote.files[WEIGHTS]
+    if announced == Announced():
+        return replace(origin, sha256=sha256_of(path))
+    if not announced.fits(path):
+        _logger.info(f'Downloading {WEIGHTS} again, because its content is not as announced')
+        with explaining(origin.name):
+            if not path.is_symlink():  # force_download would keep the file of the snapshot
+                _forget(origin.name, path.parent.name)
+            path = Path(get(WEIGHTS, force_download=True))
+        if not announced.fits(path):
+            _forget(origin.name, path.parent.name)
+            gone = f'Remove {path}' if path.exists() else 'It was removed from the cache'
+            trouble = (
+                f'{WEIGHTS} is not what the Hub announces ({announced}): it was damaged on its '
+                f'way, or on the Hub. {gone}; run again.'
+            )
+            return replace(origin, trouble=trouble)
+    return replace(origin, sha256=sha256_of(path), announced=True)
+
+
+def _compare_offline(origin: Origin, path: Path) -> Origin:
+    """Compare cached weights with the sha256 under which the cache keeps them, if it has one.
+
+    A link of a snapshot leads to `blobs/SHA256` for large files. That file may itself be a link to
+    a store whose names are other hashes, so only the first link is followed.
+    """
+    sha256, trouble = sha256_of(path), ''
+    kept_as = os.path.basename(os.readlink(path)) if path.is_symlink() else ''
+    if len(kept_as) == 64 and kept_as != sha256:
+        trouble = (
+            f'{WEIGHTS} has sha256 {sha256[:12]}…, and the cache keeps it as {kept_as[:12]}…: it '
+            'was damaged. Nothing was removed; run again when the Hub can be asked.'
+        )
+    return replace(origin, sha256=sha256, trouble=trouble)
+
+
+def _forget(repo: str, commit: str) -> None:
+    """Let the client remove a revision of a repository from its cache."""
+    cache = scan_cache_dir()
+    # copies of a repository have the same commits
+    one = frozenset(r for r in cache.repos if (r.repo_type, r.repo_id) == ('model', repo))
+    replace(cache, repos=one).delete_revisions(commit).execute()

@@ -1,6 +1,5 @@
 """Push a model to the Hub: take it, adjust what its folder says, refuse or send."""
 
-import hashlib
 import logging
 import os
 import tempfile
@@ -18,7 +17,7 @@ from .. import __version__
 from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
-from ..download import PATIENCE, explaining
+from ..download import explaining
 from ..files import sha256_of
 from ..folder import (
     CARD,
@@ -32,6 +31,7 @@ from ..folder import (
 )
 from ..resolve import Repository, resolve_repository
 from ..text import list_some
+from .fetch import Remote, look
 
 _logger = logging.getLogger(__name__)
 
@@ -84,32 +84,25 @@ class Push:
 
 
 @dataclass(frozen=True)
-class _Remote:
-    """What the Hub has of a repository.
+class _Seen:
+    """What the Hub has of a repository before a push.
 
     Attributes:
-        info: Of the branch, else of main; None if there is no such repository.
+        remote: Of the branch, else of main; None if there is no such repository.
         on_branch: Whether the branch exists.
         card: Text of the card, '' without one.
         labels: Names of the classes in its config.
     """
 
-    info: Any = None
+    remote: Remote | None = None
     on_branch: bool = False
     card: str = ''
     labels: Sequence[str] | None = None
 
     def differs(self, path: Path) -> bool:
         """Return whether the Hub does not have a file of this name with this content."""
-        siblings = self.info.siblings if self.info else ()
-        there = next((s for s in siblings if s.rfilename == path.name), None)
-        if there is None:
-            return True
-        if there.lfs:
-            return bool(there.lfs.sha256 != sha256_of(path))
-        content = path.read_bytes()
-        git_sha1 = hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
-        return bool(there.blob_id != git_sha1)
+        there = self.remote.files.get(path.name) if self.remote else None
+        return there is None or not there.fits(path)
 
 
 def push_to_hub(
@@ -184,29 +177,26 @@ def push_to_hub(
     _logger.info('Reading the model')
     taken = _take(model, architecture, semantics, entry, prefix)
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
-    remote = _Remote()
+    seen = _Seen()
     if not dry_run:
         with explaining(target.id, revision):
-            _logger.info(f'Asking the Hub for {target.id}')
-            remote = _ask(api, target, token, private)
+            seen = _ask(api, target, token, private)
 
-    old = _author_card(taken.card, remote.card, card, target.id)
-    config, notes = _adjust(taken, remote, license, label_names, data, old)
+    old = _author_card(taken.card, seen.card, card, target.id)
+    config, notes = _adjust(taken, seen, license, label_names, data, old)
     with tempfile.TemporaryDirectory() as scratch:
         tensors = taken.model.model.state_dict()
         folder = ModelFolder.write(
             Path(scratch) / 'model', config, tensors, original=taken.model.model
         )
-        text, more = _write_card(folder, taken, remote, old, target, measured)
+        text, more = _write_card(folder, taken, seen, old, target, measured)
         folder.write_card(text)
         waived = [knows_license] if license == 'unknown' else []
         unknown = config.license in (None, 'unknown')
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
         refuse(checks(folder, 'push', waived), f'{target.id} was not pushed{asked}')
-        done = _describe(folder, target, remote, text, (*notes, *more))
-        return (
-            done if dry_run else _send(api, done, remote, folder, private, commit_message, verify)
-        )
+        done = _describe(folder, target, seen, text, (*notes, *more))
+        return done if dry_run else _send(api, done, seen, folder, private, commit_message, verify)
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -307,7 +297,7 @@ def _take(
 
 def _adjust(
     taken: _Taken,
-    remote: _Remote,
+    seen: _Seen,
     license: str | None,
     label_names: Sequence[str] | None,
     data: Mapping[str, Any] | None,
@@ -324,9 +314,9 @@ def _adjust(
         )
     if label_names is not None:
         config = config.with_labels(label_names)
-    elif remote.labels and not config.label_names:
-        if len(remote.labels) == config.num_classes:
-            config = config.with_labels(remote.labels)
+    elif seen.labels and not config.label_names:
+        if len(seen.labels) == config.num_classes:
+            config = config.with_labels(seen.labels)
             notes.append('The names of the classes are those that the Hub had.')
         else:
             notes.append('The Hub had names for another number of classes; they were removed.')
@@ -349,7 +339,7 @@ def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
 def _write_card(
     folder: ModelFolder,
     taken: _Taken,
-    remote: _Remote,
+    seen: _Seen,
     old: str,
     target: Repository,
     measured: Sequence[Result],
@@ -357,10 +347,10 @@ def _write_card(
     """Return the text of the card, and notes on what was removed from it."""
     config, notes = folder.config, []
     # results belong to weights: those on the Hub stay as long as its weights do
-    keep = old == taken.card or not remote.differs(folder.path / WEIGHTS)
+    keep = old == taken.card or not seen.differs(folder.path / WEIGHTS)
     shown = results_of(taken.card) if taken.card else []
-    if remote.card and not taken.card:
-        on_hub = results_of(remote.card)
+    if seen.card and not taken.card:
+        on_hub = results_of(seen.card)
         shown = on_hub if keep else []
         if on_hub and not keep:
             notes.append('The results on the card were of other weights and were removed.')
@@ -379,11 +369,11 @@ def _write_card(
 
 
 def _describe(
-    folder: ModelFolder, target: Repository, remote: _Remote, card: str, notes: Sequence[str]
+    folder: ModelFolder, target: Repository, seen: _Seen, card: str, notes: Sequence[str]
 ) -> Push:
     paths = [folder.path / name for name in (CONFIG, WEIGHTS, CARD)]
     files = {
-        path.name: FileSent(path.stat().st_size, sha256_of(path), remote.differs(path))
+        path.name: FileSent(path.stat().st_size, sha256_of(path), seen.differs(path))
         for path in paths
     }
     return Push(target.id, target.revision or 'main', files, card, folder.config, tuple(notes))
@@ -392,43 +382,40 @@ def _describe(
 # --- the Hub --------------------------------------------------------------------------------------
 
 
-def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> _Remote:
+def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> _Seen:
     """Look at what the Hub has."""
     on_branch = True
     try:
-        info = api.model_info(
-            target.id, revision=target.revision, files_metadata=True, timeout=PATIENCE
-        )
+        remote = look(api, target.id, target.revision)
     except RevisionNotFoundError:
-        info = api.model_info(target.id, files_metadata=True, timeout=PATIENCE)
+        remote = look(api, target.id, None)
         on_branch = False
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        return _Remote()
-    if private and not info.private:
+        return _Seen()
+    if private and not remote.private:
         raise ValueError(
             f'{target.id} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
-    names = {sibling.rfilename for sibling in info.siblings or ()}
     card, labels = '', None
-    if CARD in names:
-        path = hf_hub_download(target.id, CARD, revision=info.sha, token=token)
+    if CARD in remote.files:
+        path = hf_hub_download(target.id, CARD, revision=remote.commit, token=token)
         card = Path(path).read_text(encoding='utf-8')
-    if CONFIG in names:
-        path = hf_hub_download(target.id, CONFIG, revision=info.sha, token=token)
+    if CONFIG in remote.files:
+        path = hf_hub_download(target.id, CONFIG, revision=remote.commit, token=token)
         try:
             labels = Config.read(Path(path)).label_names
         except ValueError:
             labels = None  # until now the repository held another kind of model
-    return _Remote(info, on_branch, card, labels if isinstance(labels, list) else None)
+    return _Seen(remote, on_branch, card, labels if isinstance(labels, list) else None)
 
 
 def _send(
     api: HfApi,
     push: Push,
-    remote: _Remote,
+    seen: _Seen,
     folder: ModelFolder,
     private: bool | None,
     message: str | None,
@@ -441,11 +428,11 @@ def _send(
         if push.changed:
             _validate(push.card, push.config.license)
         repo, commit = push.repo, ''
-        if remote.info is None:
+        if seen.remote is None:
             repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         else:
-            repo, commit = remote.info.id, remote.info.sha
-        if push.revision != 'main' and not remote.on_branch:
+            repo, commit = seen.remote.repo, seen.remote.commit
+        if push.revision != 'main' and not seen.on_branch:
             api.create_branch(repo, branch=push.revision, exist_ok=True)
         if push.changed:
             commit = api.create_commit(

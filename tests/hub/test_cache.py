@@ -1,0 +1,235 @@
+"""What `check` and `pull` do to the client's cache, in each of its layouts."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+from safetensors.torch import save
+
+from tests.common import randomise
+from tests.hub.client import Client, RemoteError, command, environment, without_override
+from tests.hub.server import Fault, Hub, hub
+from timm_res2net import push_to_hub
+
+REPO = 'me/tiny'
+# How the cache keeps the weights of REPO; each value is set for the client while a test runs.
+LAYOUTS = {
+    'the defaults: Xet, a shared store': {},
+    'Xet, no shared store': {'HF_HUB_DISABLE_SHARED_BLOBS': True},
+    'Xet, no symbolic links': {'HF_HUB_DISABLE_SYMLINKS': True},
+    'git LFS': {'HF_HUB_DISABLE_XET': True},
+}
+CHECK = 'answer = [list(finding) for finding in hub.check(repo)]'
+LOAD = """
+timm.create_model(f'hf-hub:{repo}', pretrained=True)
+answer = None
+"""
+SET = """
+from huggingface_hub import constants
+for name, value in values.items():
+    setattr(constants, name, value)
+"""
+
+
+@pytest.fixture(scope='module')
+def files() -> dict[str, bytes]:
+    model = randomise(timm.create_model('test_res2net_se', num_classes=5)).eval()
+    done = push_to_hub(model, REPO, license='mit', dry_run=True)
+    return {
+        'config.json': done.config.to_json().encode(),
+        'model.safetensors': save(model.state_dict(), {'format': 'pt'}),
+        'README.md': done.card.encode(),
+    }
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+    home = tmp_path_factory.mktemp('home')
+    with hub() as server:
+        client = Client(environment(server.url, home))
+        yield server, client, home / 'hub'
+        client.close()
+
+
+@pytest.fixture(params=LAYOUTS)
+def world(request, shared, files) -> Iterator[tuple[Hub, Client, Path]]:
+    """A Hub with one model, and a client whose cache has what timm loads of it."""
+    server, client, cache = shared
+    server.faults.clear()
+    server.repos.clear()
+    server.add(REPO, files)
+    shutil.rmtree(cache, ignore_errors=True)
+    client.run(SET, values=LAYOUTS[request.param])
+    client.run(LOAD, repo=REPO)
+    yield server, client, cache
+    names = [*LAYOUTS[request.param], 'HF_HUB_OFFLINE']
+    client.run(SET, values=dict.fromkeys(names, False))
+    client.run(SET, values={'ENDPOINT': server.url})
+
+
+def content(cache: Path) -> dict[str, bytes | str]:
+    """Every file of a cache: what it holds, or where it leads. No link leads nowhere."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(cache.rglob('*')):
+        assert path.exists(), f'{path} leads nowhere'
+        if path.is_symlink():
+            found[str(path)] = os.readlink(path)
+        elif path.is_file():
+            found[str(path)] = path.read_bytes()
+    return found
+
+
+def weights_of(cache: Path) -> Path:
+    return next(cache.glob('models--me--tiny/snapshots/*/model.safetensors'))
+
+
+def damage(cache: Path) -> None:
+    """Change a byte of the cached weights, wherever they are."""
+    path = weights_of(cache).resolve()
+    good = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+
+
+def found(findings: list[list[str]], what: str) -> list[str]:
+    return next((finding[1:] for finding in findings if finding[0] == what), [])
+
+
+OFFLINE = {
+    'a variable says so': ({'HF_HUB_OFFLINE': True}, 'HF_HUB_OFFLINE'),
+    'nobody listens': ({'ENDPOINT': 'http://127.0.0.1:9'}, 'Check the network'),
+}
+
+
+@pytest.mark.parametrize('case', OFFLINE)
+def test_without_the_hub_nothing_is_deleted(case, world, files, tmp_path):
+    _, client, cache = world
+    values, remedy = OFFLINE[case]
+    before = content(cache)
+    client.run(SET, values=values)
+    findings = client.run(CHECK, repo=REPO)
+    code = 'answer = [list(finding) for finding in hub.pull(repo, out)]'
+    pulled = client.run(code, repo=REPO, out=str(tmp_path / 'out'))
+    for told in (findings, pulled):
+        state, text = found(told, 'hub')
+        assert state == 'warning'
+        assert REPO in text and remedy in text and 'Only the cache was checked' in text
+        assert found(told, 'content') == []  # nothing is said of what the Hub announces
+        assert found(told, 'outputs')[0] == 'ok'
+        assert found(told, 'card')[0] == 'warning'
+        assert 'README.md is not in the cache' in found(told, 'card')[1]
+        assert 'error' not in {state for _, state, _ in told}
+    assert (tmp_path / 'out/model.safetensors').read_bytes() == files['model.safetensors']
+    assert content(cache) == before
+
+
+def test_damaged_weights_without_the_hub(world, tmp_path):
+    """The name that the cache gives a large file tells the damage. Nothing is removed."""
+    _, client, cache = world
+    damage(cache)
+    before = content(cache)
+    client.run(SET, values={'HF_HUB_OFFLINE': True})
+    findings = client.run(CHECK, repo=REPO)
+    if weights_of(cache).is_symlink():
+        state, text = found(findings, 'content')
+        assert state == 'error'
+        assert os.path.basename(os.readlink(weights_of(cache)))[:12] in text
+        assert 'Nothing was removed; run again when the Hub can be asked' in text
+        with pytest.raises(RemoteError) as error:
+            client.run('hub.pull(repo, out)', repo=REPO, out=str(tmp_path / 'out'))
+        assert 'it was damaged' in error.value.text
+        assert not (tmp_path / 'out').exists()
+    else:  # there is nothing to compare with, and nothing is said
+        assert found(findings, 'content') == []
+    assert content(cache) == before
+
+
+def test_damaged_weights_are_downloaded_again(world, files):
+    _, client, cache = world
+    damage(cache)
+    findings = client.run(CHECK, repo=REPO)
+    sha256 = hashlib.sha256(files['model.safetensors']).hexdigest()
+    assert found(findings, 'content') == ['ok', f'sha256 {sha256} as the Hub announces']
+    assert {state for _, state, _ in findings} == {'ok'}
+    assert weights_of(cache).read_bytes() == files['model.safetensors']
+    content(cache)
+
+
+def test_weights_that_stay_damaged_are_removed_by_the_client(world, files):
+    """Another repository with the same commit, and what it shares with this one, stays."""
+    server, client, cache = world
+    server.add('me/copy', files)
+    client.run(LOAD, repo='me/copy')
+    kept = {
+        name: value
+        for name, value in content(cache / 'models--me--copy').items()
+        if 'snapshots' in name
+    }
+    other = files['model.safetensors'][:-1] + b'?'
+    server.faults.append(Fault('GET /cdn', flip=True))
+    server.faults.append(
+        Fault('HEAD .*/me/tiny/.*safetensors', headers={'X-Xet-Hash': server.xet_hash(other)})
+    )
+    damage(cache)
+    findings = client.run(CHECK, repo=REPO)
+    state, text = found(findings, 'content')
+    assert state == 'error'
+    assert hashlib.sha256(files['model.safetensors']).hexdigest()[:12] in text
+    assert 'It was removed from the cache; run again' in text
+    assert found(findings, 'config')[0] == 'ok'
+    assert found(findings, 'weights') == []
+    assert list(cache.glob('models--me--tiny/snapshots/*/model.safetensors')) == []
+    assert content(cache / 'models--me--copy').items() >= kept.items()
+    server.faults.clear()
+    assert found(client.run(CHECK, repo=REPO), 'content')[0] == 'ok'
+    assert weights_of(cache).read_bytes() == files['model.safetensors']
+
+
+def test_small_weights_are_compared_too(shared, files):
+    """Files in git itself have a git hash, and no sha256."""
+    server, client, cache = shared
+    server.add('me/small', files, large=())
+    state, text = found(client.run(CHECK, repo='me/small'), 'content')
+    sha256 = hashlib.sha256(files['model.safetensors']).hexdigest()
+    assert (state, text) == ('ok', f'sha256 {sha256} as the Hub announces')
+    link = next(cache.glob('models--me--small/snapshots/*/model.safetensors'))
+    link.resolve().write_bytes(b'?' * len(files['model.safetensors']))
+    assert found(client.run(CHECK, repo='me/small'), 'content')[0] == 'ok'
+    assert link.read_bytes() == files['model.safetensors']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', ['HF_HUB_DISABLE_SHARED_BLOBS', 'HF_HUB_DISABLE_SYMLINKS', ''])
+def test_a_read_only_cache(layout, files, tmp_path):
+    home = tmp_path / 'home'
+    with hub() as server:
+        server.add(REPO, files)
+        env = environment(server.url, home, **({layout: '1'} if layout else {}))
+
+        def run(*argv: str) -> subprocess.CompletedProcess:
+            line = without_override(command(*argv))
+            return subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
+
+        assert run('check', REPO).returncode == 0
+        damaged = False
+        for sentence in ('as the Hub announces', 'The cache is not writable'):
+            if damaged:
+                damage(home / 'hub')
+            before = content(home / 'hub')
+            folders = [p for p in home.rglob('*') if p.is_dir() and not p.is_symlink()]
+            for folder in folders:
+                folder.chmod(0o555)
+            try:
+                done = run('check', REPO)
+            finally:
+                for folder in folders:
+                    folder.chmod(0o755)
+            assert sentence in done.stdout + done.stderr
+            assert done.returncode == damaged
+            assert content(home / 'hub') == before
+            damaged = True
