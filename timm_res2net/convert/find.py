@@ -49,7 +49,6 @@ def find_network(
     sources = SOURCES.values() if source == 'auto' else [SOURCES[source]]
     pattern = re.compile(rf'(?:.*\.)?({"|".join(s.first for s in sources)})')
     firsts = {m[0][: m.start(1)]: m[0] for key in values if (m := pattern.fullmatch(key))}
-    refuse_others(firsts.values())
     given = None if prefix is None else _as_prefix(prefix, firsts)
     found = [p for p in firsts if given is None or p == given]
     if not found and given is not None:
