@@ -16,6 +16,7 @@ from timm_res2net.layers import rules
 from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.fused_block import FusedStage
 from timm_res2net.layers.fused_conv import FusedConv2d, Unfused, fuse, fuse_sequential
+from timm_res2net.layers.packs import REMEMBERED, TRUSTED, Key, Packs, infer_layout
 from timm_res2net.layers.rules import override
 
 BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -27,20 +28,22 @@ def layers(act=None, **kwargs):
 
 
 class Spy:
-    """Counts how often oneDNN's operator packed and ran."""
+    """Counts how often oneDNN's operator ran, and how often a weight was packed."""
 
     def __init__(self, monkeypatch):
         self.packs, self.runs = 0, 0
-        run = FusedConv2d._forward_packed
+        run, pack = FusedConv2d._forward_packed, Packs._pack
 
         def forward(layer, *args):
-            before = layer._packed
-            out = run(layer, *args)
             self.runs += 1
-            self.packs += layer._packed is not before
-            return out
+            return run(layer, *args)
+
+        def counted(packs, *args):
+            self.packs += 1
+            return pack(packs, *args)
 
         monkeypatch.setattr(FusedConv2d, '_forward_packed', forward)
+        monkeypatch.setattr(Packs, '_pack', counted)
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_convolution_norm_activation_and_add(packed, act, kwargs, layout, spy):
         before = norm(conv(x))
         residual = torch.randn(before.shape).contiguous(memory_format=layout)
         kept = residual.clone()
-        for _ in range(3):  # unpacked, packed, from the pack
+        for _ in range(3):  # packed, from the pack
             assert relative_error(fused(x), act(before)) < 1e-6
         for _ in range(3):
             assert relative_error(fused(x, residual), act(before + residual)) < 1e-6
@@ -107,17 +110,99 @@ def test_bfloat16_and_autocast(spy):
         low(x)  # as a plain convolution
 
 
-def test_a_pack_is_made_when_a_shape_comes_twice_and_kept_for_it(spy):
-    fused = fuse(*layers())
-    small, large = image(1, 9, 6), image(1, 12, 6)
-    expected = {9: F.relu(F.conv2d(small, fused.weight, fused.bias, 1, 1)),
-                12: F.relu(F.conv2d(large, fused.weight, fused.bias, 1, 1))}  # fmt: skip
-    packs = []
+def in_turn(fused, sizes, channels=6):
+    """Run a layer on maps of these sizes, compare with the plain form, and count the packings."""
+    counts = []
     with torch.inference_mode():
-        for x in (small, small, small, large, small, large, small, large, large, small):
-            assert relative_error(fused(x), expected[x.shape[-1]]) < 1e-6
-            packs.append(spy.packs)
-    assert packs == [0, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+        for height, width in sizes:
+            x = image(1, height, channels=channels)[..., :width]
+            expected = F.relu(F.conv2d(x, fused.weight, fused.bias, 1, fused.padding))
+            assert relative_error(fused(x), expected) < 1e-6
+            counts.append(len(fused._packs.packs))
+    return counts
+
+
+def test_a_shape_that_comes_again_is_not_packed_again(spy):
+    fused = fuse(*layers())
+    sizes = [(9, 9), (12, 9), (9, 9), (12, 9), (12, 12), (9, 9), (12, 9), (12, 12)]
+    in_turn(fused, sizes)
+    assert spy.packs == 3  # one for each shape
+    in_turn(fused, sizes)
+    assert spy.packs == 3
+
+
+def test_the_number_of_packs_is_bounded(monkeypatch, spy):
+    """A pack gives way to one that two inputs in a row ask for, not to an input in between."""
+    layout = iter(range(100))
+    known = {}
+
+    def pack(packs, conv, x):
+        spy.packs += 1
+        width = x.shape[-1]
+        return packs.originals[0], known.setdefault(width, b'%d' % next(layout))
+
+    monkeypatch.setattr(Packs, '_pack', pack)
+    for most, widths, counts, packings in (
+        (1, [8, 9, 8, 9, 9, 8], [1, 1, 1, 1, 1, 1], 5),  # the second 9 in a row is kept
+        (2, [8, 9, 8, 9, 9, 8], [1, 2, 2, 2, 2, 2], 2),
+        (2, [8, 9, 7, 8, 7, 7, 9, 8], [1, 2, 2, 2, 2, 2, 2, 2], 6),
+    ):
+        monkeypatch.setattr('timm_res2net.layers.fused_conv.most_packs', lambda conv, n=most: n)
+        spy.packs = 0
+        assert in_turn(fuse(*layers()), [(12, width) for width in widths]) == counts
+        assert spy.packs == packings, (most, widths)
+
+
+def test_memory_of_packs():
+    """One copy each for inputs of one size; for several at most two of a 1x1 weight, four of a
+    small 3x3 weight, none more of a large one.
+    """
+
+    def most(out, into, kernel):
+        return rules.most_packs(nn.Conv2d(into, out, kernel, device='meta'))
+
+    assert [most(1024, 416, 1), most(2048, 832, 1), most(26, 26, 3), most(208, 208, 3)] == [
+        2, 1, 4, 1,
+    ]  # fmt: skip
+    with override(packs=False):
+        assert most(1024, 416, 1) == most(26, 26, 3) == 1
+
+
+def test_shapes_are_forgotten(spy):
+    """What is kept of shapes is bounded, and results stay right."""
+    conv = nn.Conv2d(2, 2, 1)
+    fused = fuse(conv, nn.Identity(), nn.ReLU())
+    in_turn(fused, [(2, 1), (2, 2)], 2)
+    for n in range(REMEMBERED - len(fused._packs.layouts)):
+        fused._packs.layouts[Key(0, n, 0)] = b''
+    fused._packs.most = 1
+    with torch.inference_mode():
+        fused(torch.ones(1, 2, 5, 7))  # height * width of no other
+    assert len(fused._packs.layouts) == 1
+
+
+def test_layouts_are_inferred_between_equal_neighbours():
+    a, b = b'a', b'b'
+    known = {size: a if size < 60 else b for size in range(10, 10 * TRUSTED + 10, 10)}
+    assert infer_layout(known, 15) == a
+    assert infer_layout(known, 75) == b
+    assert infer_layout(known, 55) is None  # it changes somewhere between 50 and 60
+    assert infer_layout(known, 5) is None
+    assert infer_layout(known, 500) is None
+    few = dict(list(known.items())[: TRUSTED - 1])
+    assert infer_layout(few, 15) is None
+    alternating = {**known, 20: b}
+    assert infer_layout(alternating, 75) is None
+
+
+def test_a_pack_serves_the_sizes_that_are_inferred(spy):
+    """Layouts of this convolution do not depend on the size; after eight sizes no one asks."""
+    fused = fuse(nn.Conv2d(16, 16, 1), nn.Identity(), nn.ReLU())
+    in_turn(fused, [(n, n) for n in (4, 40, 8, 12, 16, 20, 24, 28)], 16)
+    assert len(fused._packs.packs) == 1
+    before = spy.packs
+    in_turn(fused, [(n, n) for n in range(5, 40)], 16)
+    assert spy.packs == before
 
 
 def test_new_weights_are_noticed():
@@ -145,12 +230,12 @@ def test_copies_and_files_have_no_pack():
     fused, x = fuse(*layers()), image(2, 9, 6)
     with torch.inference_mode():
         expected = [fused(x) for _ in range(3)][-1]
-        assert fused._packed is not None
+        assert fused._packs is not None
         buffer = io.BytesIO()
         torch.save(fused, buffer)
         buffer.seek(0)
         for same in (copy.deepcopy(fused), torch.load(buffer, weights_only=False)):
-            assert same._packed is None
+            assert same._packs is None
             assert relative_error(same(x), expected) < 1e-6
     assert set(fused.state_dict()) == {'weight', 'bias'}
 
@@ -212,7 +297,10 @@ def test_override():
     with pytest.raises(RuntimeError), override(packed=False):
         raise RuntimeError
     assert rules._forced == {}
-    with pytest.raises(ValueError, match=r"'linear'.*merge, packed, slices"), override(linear=True):
+    with (
+        pytest.raises(ValueError, match=r"'linear'.*merge, packed, packs, slices"),
+        override(linear=True),
+    ):
         pass
 
 

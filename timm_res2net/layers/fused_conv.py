@@ -1,34 +1,15 @@
 """The packed convolution of the deploy form, and the functions that fuse layers into one."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fold import fold_conv, folds, recast
-from .rules import conv_dtype, hides, is_finite, packs, packs_now
-
-
-class _Pack(NamedTuple):
-    """Packed parameters and what they were packed from.
-
-    The originals are kept so that no other tensor can get their address.
-    """
-
-    key: Any
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    packed_weight: torch.Tensor
-    packed_bias: torch.Tensor | None
-
-    def is_of(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-        """Return whether these tensors are the originals."""
-        same = self.weight.data_ptr() == weight.data_ptr()
-        if self.bias is None or bias is None:
-            return same and self.bias is bias
-        return same and self.bias.data_ptr() == bias.data_ptr()
+from .packs import Packs
+from .rules import conv_dtype, hides, is_finite, most_packs, packs
 
 
 class FusedConv2d(nn.Conv2d):
@@ -40,10 +21,10 @@ class FusedConv2d(nn.Conv2d):
     separate passes over memory. Without the add, the fused layer takes 0.29 to 1.06 of the time of
     the plain layers. The slowest case is a 1x1 convolution of 64 channels.
 
-    Consequence: weights are stored twice, and the packed copy is not part of the state dict. It is
-    made when two inputs in a row have the same shape, and made again after the weight is replaced
-    or written to. A write through `weight.data` goes unnoticed: write under `torch.no_grad()`
-    instead.
+    Consequence: weights are stored twice, or three times if inputs of several sizes need several
+    layouts (`rules.most_packs`), and the packed copies are not part of the state dict. They are
+    made again after the weight is replaced or written to. A write through `weight.data` goes
+    unnoticed: write under `torch.no_grad()` instead.
 
     oneDNN's ReLU turns NaN into 0. The layer runs in the plain form if its parameters are not
     finite and, with `checks_input`, if its input is not. What overflows inside of a convolution
@@ -64,17 +45,16 @@ class FusedConv2d(nn.Conv2d):
         """
         super().__init__(*args, **kwargs)
         self.act: nn.Module = nn.Identity() if act is None else act
-        self._packed: _Pack | None = None
-        self._last: Any = None  # key of the last input
+        self._packs: Packs | None = None
         self.checks_input = False
         self._finite: tuple[Any, bool] | None = None  # versions of the parameters, and the answer
 
     def __getstate__(self) -> dict[str, Any]:
         # copies and files make their own packs
-        return {**super().__getstate__(), '_packed': None, '_last': None, '_finite': None}
+        return {**super().__getstate__(), '_packs': None, '_finite': None}
 
     @torch.jit.unused
-    def _packs(self, x: torch.Tensor) -> bool:
+    def _may_pack(self, x: torch.Tensor) -> bool:
         return packs(self, x) and self._is_finite() and not (self.checks_input and hides(x))
 
     @torch.jit.unused
@@ -88,22 +68,15 @@ class FusedConv2d(nn.Conv2d):
 
     @torch.jit.unused
     def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return weight and bias for x, packed if there is a pack or it is time to make one."""
+        """Return the packed weight and the bias for x."""
         weight: torch.Tensor = self.weight
         bias: torch.Tensor | None = self.bias
-        key = (x.dtype, x.shape, weight._version, None if bias is None else bias._version)
-        held, last, self._last = self._packed, self._last, key
-        if held is not None and held.key == key and held.is_of(weight, bias):
-            return held.packed_weight, held.packed_bias
-        weight, bias = weight.detach(), None if bias is None else bias.detach()
-        whole, cast = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        if not packs_now(key, last):
-            return whole, cast
-        packed = torch.ops.mkldnn._reorder_convolution_weight(
-            whole, self.padding, self.stride, self.dilation, self.groups, list(x.shape)
-        )
-        self._packed = _Pack(key, weight, bias, packed, cast)
-        return packed, cast
+        version = (x.dtype, weight._version, None if bias is None else bias._version)
+        held = self._packs
+        if held is None or held.version != version or not held.is_of(weight, bias):
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
+            held = self._packs = Packs(weight, bias, version, x.dtype, most_packs(self))
+        return held.get(self, x), held.bias
 
     @torch.jit.unused
     def _forward_packed(
@@ -138,7 +111,7 @@ class FusedConv2d(nn.Conv2d):
             residual: Tensor to add before the activation, or None.
             overwrite: The output may be written over the residual, which no one else may use.
         """
-        if not torch.jit.is_scripting() and self._packs(x):
+        if not torch.jit.is_scripting() and self._may_pack(x):
             return self._forward_packed(x, residual, overwrite)
         x = self._conv_forward(x, self.weight, self.bias)
         if residual is not None:
