@@ -140,22 +140,16 @@ def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
     """Return the keys that rules match, and those that stand among them.
 
     A key stands among them if it starts as one of them, up to the first dot: 'layer1.0.odd' beside
-    'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`. The classifier is no such
-    start, because another head may have its name.
+    'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`.
 
     Args:
         keys: Keys, of which some belong to other parts of a model.
         rules: The rules of a source.
     """
-    patterns = [(_Pattern(rule.source), not rule.target.startswith('fc.')) for rule in rules]
-    matched: dict[str, bool] = {}
-    for key in keys:
-        for pattern, counts in patterns:
-            if pattern.match(key) is not None:
-                matched[key] = counts
-                break
-    starts = {key.partition('.')[0] for key, counts in matched.items() if counts}
-    return [key for key in keys if key in matched or key.partition('.')[0] in starts]
+    patterns = [_Pattern(rule.source) for rule in rules]
+    matched = [key for key in keys if any(p.match(key) is not None for p in patterns)]
+    starts = {key.partition('.')[0] for key in matched}
+    return [key for key in keys if key.partition('.')[0] in starts]
 
 
 def _rename(
