@@ -1,15 +1,18 @@
 """Weights from the Hub and from URLs: quick refusals without a network, and errors as sentences."""
 
+import ctypes
 import errno
 import os
 import shutil
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -35,11 +38,21 @@ NOT_CACHED = (
 PATIENCE = constants.HF_HUB_ETAG_TIMEOUT
 """Seconds without an answer after which a server counts as unreachable: 10, or what the environment
 variable of this name says."""
+TIMEOUT = 3600.0
+"""Seconds that a verb waits for the Hub in total, unless told otherwise."""
 
+_T = TypeVar('_T')
+_REASON = 300  # characters of what the Hub says
+_LONGEST = 1e6  # seconds; Python's locks overflow later
+_GRACE = 1.0  # seconds that a thread gets to clean up
 _LOGIN = 'log in with `hf auth login`, or set HF_TOKEN'
 _UNREACHABLE = (ConnectionError, TimeoutError, HTTPError, HTTPException, urllib.error.URLError)
 # What timm looks for in a repository whose cfg names no file
 _WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+
+
+class Unreadable(Exception):
+    """An answer of the Hub that its client cannot read, or does not understand."""
 
 
 class _Failure:
@@ -57,6 +70,7 @@ class _Failure:
         number: Number of the operating system's error.
         kind: Name of the type of the cause.
         what: The first line of the cause.
+        reason: What the Hub itself says of it, in one line, else `what`.
     """
 
     def __init__(self, error: BaseException, repo: str, revision: str | None):
@@ -72,6 +86,9 @@ class _Failure:
         self.number = getattr(error, 'errno', None)
         self.kind = type(self.cause).__name__
         self.what = first_line(self.cause)
+        told = getattr(error, 'server_message', None) or getattr(self.cause, 'server_message', None)
+        one_line = ' '.join(''.join(c if c.isprintable() else ' ' for c in told or '').split())
+        self.reason = one_line[:_REASON].rstrip('.') or self.what
 
     def is_a(self, *kinds: type[BaseException]) -> bool:
         """Return whether the error or its cause is of these types."""
@@ -101,8 +118,18 @@ _TABLE: tuple[tuple[Callable[[_Failure], bool], str], ...] = (
     ),
     (
         lambda f: f.status in (401, 403) and not f.is_url,
-        'The Hub refuses access to {f.repo} ({f.status}: {f.what}). '
+        'The Hub refuses access to {f.repo} ({f.status}: {f.reason}). '
         'Log in with `hf auth login`, or set HF_TOKEN to a token with this access.',
+    ),
+    (
+        lambda f: isinstance(f.error, Unreadable),
+        'The client cannot use what the Hub answers for {f.repo} ({f.what}). Check that '
+        f'{constants.ENDPOINT} is a Hub, and run again later.',
+    ),
+    (
+        lambda f: f.status in (400, 402, 409, 413, 422) and not f.is_url,
+        'The Hub refuses the request for {f.repo} ({f.status}: {f.reason}). Change what it names, '
+        'then run again.',
     ),
     (
         lambda f: f.status == 412,
@@ -164,12 +191,95 @@ def explaining(repo: str, revision: str | None = None) -> Iterator[None]:
     """Turn the client's errors into an OSError with the text of `explain`; the cause is kept."""
     try:
         yield
-    except (OSError, RuntimeError, HTTPError) as error:
+    except (OSError, RuntimeError, HTTPError, Unreadable) as error:
         # an upload fails with a RuntimeError around the error itself; others are not the client's
         inner = error.__cause__ if isinstance(error, RuntimeError) else error
-        if not isinstance(inner, (OSError, HTTPError)):
+        if not isinstance(inner, (OSError, HTTPError, Unreadable)):
             raise
         raise OSError(explain(inner, repo, revision)) from error
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn what the client raises over an answer that it does not understand into `Unreadable`.
+
+    The client reads answers without checking them, so a wrong one ends in an error of any type. The
+    block holds calls of the client and nothing else.
+    """
+    try:
+        yield
+    except (OSError, HTTPError, Unreadable):
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, (OSError, HTTPError)):
+            raise error.__cause__ from error
+        raise Unreadable(f'{type(error).__name__}: {first_line(error)[:_REASON]}') from error
+
+
+class Limit:
+    """The time that a verb waits for the Hub, in total.
+
+    The client has no such limit: it waits as long as a Retry-After header says, and its timeouts
+    start again with each byte of an answer. So its calls run in a thread of their own. If that does
+    not end, it is left behind, as a daemon.
+
+    Args:
+        seconds: The time.
+        repo: OWNER/NAME, for the error.
+
+    Raises:
+        ValueError: `seconds` is no such number.
+    """
+
+    def __init__(self, seconds: float, repo: str):
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not (is_number and 0 < seconds <= _LONGEST):
+            raise ValueError(
+                f'timeout must be a number of seconds above 0 and at most {_LONGEST:,.0f}, got '
+                f'{seconds!r}.'
+            )
+        self.seconds, self.left, self.repo = seconds, float(seconds), repo
+
+    def run(self, call: Callable[[], _T]) -> _T:
+        """Return what a call returns, within the time that is left.
+
+        Raises:
+            OSError: The time is over.
+        """
+        results: list[_T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(call())
+            except BaseException as error:  # raised below, in the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        start = time.monotonic()
+        thread.start()
+        try:
+            thread.join(max(self.left, 0))
+        finally:  # after Ctrl-C, too
+            self.left -= time.monotonic() - start
+            is_late = thread.is_alive()
+            if is_late:
+                _interrupt(thread)
+        if is_late:
+            raise OSError(
+                f'The Hub has not answered for {self.repo} in {self.seconds:g} seconds. Run again '
+                'later, or allow more time with timeout=SECONDS (--timeout).'
+            )
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Let a thread clean up and end, if it comes to run Python code soon."""
+    kind = ctypes.py_object(KeyboardInterrupt)  # the client's Xet ends its transfers for that
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), kind)
+    thread.join(_GRACE)
 
 
 def ask_hub(

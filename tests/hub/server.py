@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ class Fault:
         longer: How many bytes more than there are the Content-Length promises.
         flip: Bytes in the middle of the body are others.
         hold: After `keep` of the body send a byte a second for as long as this is not set, in place
-            of a reset: slower than any client's patience, and never silent.
+            of a reset: slower than any client's patience, and never silent. Without `keep`, do not
+            answer until it is set.
+        body: This text in place of the answer's body.
     """
 
     match: str
@@ -59,6 +62,7 @@ class Fault:
     longer: int = 0
     flip: bool = False
     hold: threading.Event | None = None
+    body: str | None = None
 
 
 @dataclass
@@ -238,6 +242,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes = b'', headers: dict[str, str] | None = None) -> None:
         """Answer, with the fault that this request has met, if any."""
         fault = self.fault
+        if fault and fault.body is not None and status < 400:
+            body = fault.body.encode()
         headers = {'Content-Length': str(len(body)), **(headers or {})}
         if fault:
             headers |= fault.headers
@@ -285,6 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.requests.append((self.command, self.path, self.headers.get('Range')))
             self.server.times.append(time.monotonic())
         fault = self.fault
+        if fault and fault.hold is not None and fault.keep is None:
+            fault.hold.wait(60)
         length = int(self.headers.get('Content-Length') or 0)
         self.body = b''
         if self.command == 'PUT' and fault and fault.keep is not None:
@@ -378,9 +386,11 @@ class _Handler(BaseHTTPRequestHandler):
             large = file['path'].endswith(repo.large)
             oid = None if old is None else (sha256 if large else git_sha1)(old)
             mode = 'lfs' if large else 'regular'
-            answer.append(
-                {'path': file['path'], 'uploadMode': mode, 'shouldIgnore': False, 'oid': oid}
-            )
+            ignored = at[1].get('.gitignore', b'').decode().split()
+            answer.append({
+                'path': file['path'], 'uploadMode': mode, 'oid': oid,
+                'shouldIgnore': any(fnmatch(file['path'], pattern) for pattern in ignored),
+            })  # fmt: skip
         self._json({'files': answer})
 
     def _batch(self, name: str) -> None:

@@ -15,6 +15,7 @@ from .options import (
     add_json,
     add_license_and_labels,
     add_revision,
+    add_timeout,
     read_label_names,
 )
 
@@ -59,6 +60,7 @@ def _push(args: argparse.Namespace) -> int:
         card=args.card,
         verify=args.verify,
         dry_run=args.dry_run,
+        timeout=args.timeout,
     )
     if args.json:
         print(json.dumps(_known(done), indent=2))
@@ -153,6 +155,7 @@ def _add_push(verbs: Verbs) -> None:
     )
     parser.add_argument('--verify', action='store_true', help='download it again and compare')
     parser.add_argument('--dry-run', action='store_true', help='show what would be pushed')
+    add_timeout(parser)
     add_json(parser)
 
 
@@ -168,14 +171,14 @@ def _report(findings: Sequence[Finding], as_json: bool) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    code = _report(pull(args.repo, args.out, args.revision), args.json)
+    code = _report(pull(args.repo, args.out, args.revision, timeout=args.timeout), args.json)
     if not args.json:
         print(f"Written: timm.create_model('local-dir:{args.out}', pretrained=True)")
     return code
 
 
 def _check(args: argparse.Namespace) -> int:
-    return _report(check(args.target, args.revision), args.json)
+    return _report(check(args.target, args.revision, timeout=args.timeout), args.json)
 
 
 def add(verbs: Verbs) -> None:
@@ -190,6 +193,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument('repo', metavar='REPO', help='OWNER/NAME, with or without @REVISION')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
     add_revision(parser)
+    add_timeout(parser)
     add_json(parser)
     parser = verbs.add(
         'check',
@@ -202,4 +206,5 @@ def add(verbs: Verbs) -> None:
         'target', metavar='MODEL', help='OWNER/NAME, a folder, or a registered name'
     )
     add_revision(parser)
+    add_timeout(parser)
     add_json(parser)

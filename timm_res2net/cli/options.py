@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..download import TIMEOUT
 from ..layers.bottle2neck import SEMANTICS
 
 
@@ -98,6 +99,17 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
     """Add --revision."""
     parser.add_argument(
         '--revision', metavar='NAME', help='branch, tag or commit of the repository'
+    )
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add --timeout."""
+    parser.add_argument(
+        '--timeout',
+        type=float,
+        default=TIMEOUT,
+        metavar='SECONDS',
+        help=f'how long to wait for the Hub, downloads and uploads included (default: {TIMEOUT:g})',
     )
 
 

@@ -14,6 +14,7 @@ from timm.models import get_arch_pretrained_cfgs
 from ..card import card_of_tag
 from ..checks import Finding as Finding
 from ..checks import checks, refuse
+from ..download import TIMEOUT
 from ..files import check_writable, new_folder, sha256_of
 from ..folder import CARD, CONFIG, WEIGHTS, Config, ModelFolder, Origin, timm_names
 from ..models.figures import FIGURES, Pin
@@ -26,7 +27,10 @@ __all__ = ['Finding', 'Push', 'check', 'pull', 'push_to_hub']
 
 
 def check(
-    target: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None
+    target: str | os.PathLike[str],
+    revision: str | None = None,
+    token: str | bool | None = None,
+    timeout: float = TIMEOUT,
 ) -> list[Finding]:
     """Check whether a model is in order: complete, loadable, finite, safetensors, with a license.
 
@@ -35,12 +39,14 @@ def check(
             registered name, with or without tag, whose weights are on the Hub or in the package.
         revision: Branch, tag or commit of a repository.
         token: Access token.
+        timeout: Seconds to wait for the Hub in total.
 
     Returns:
         A finding for each question of `timm_res2net.checks.QUESTIONS` that has something to say.
 
     Raises:
-        OSError: There is no such folder or repository, or the Hub refuses or cannot be reached.
+        OSError: There is no such folder or repository, or the Hub refuses, cannot be reached or
+            takes too long.
         ValueError: `target` is none of the three.
 
     Example:
@@ -57,7 +63,7 @@ def check(
             '--dry-run` looks at a checkpoint.'
         )
     if isinstance(found, Repository):
-        return _check_repository(found, _pin_of(found.id), token)
+        return _check_repository(found, _pin_of(found.id), token, timeout)
     if found.architecture not in FIGURES:
         if found.architecture not in timm_names():
             raise ValueError(
@@ -78,13 +84,16 @@ def check(
             else f"There are no published weights for '{found.full}'."
         )
         raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
-    return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token)
+    return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token, timeout)
 
 
-def _check_repository(found: Repository, pin: Pin, token: str | bool | None) -> list[Finding]:
+def _check_repository(
+    found: Repository, pin: Pin, token: str | bool | None, timeout: float
+) -> list[Finding]:
     if found.revision is not None:
         pin = Pin()  # it is of what loads by the name alone
-    return checks(fetch(found.id, found.revision or pin.revision or None, token, pin), 'check')
+    revision = found.revision or pin.revision or None
+    return checks(fetch(found.id, revision, token, pin, timeout), 'check')
 
 
 def _pin_of(repo: str) -> Pin:
@@ -113,6 +122,7 @@ def pull(
     out: str | os.PathLike[str],
     revision: str | None = None,
     token: str | bool | None = None,
+    timeout: float = TIMEOUT,
 ) -> list[Finding]:
     """Download a model from the Hub into a folder, checked.
 
@@ -121,13 +131,15 @@ def pull(
         out: New or empty folder, for `timm.create_model('local-dir:OUT', pretrained=True)`.
         revision: Branch, tag or commit.
         token: Access token.
+        timeout: Seconds to wait for the Hub in total.
 
     Returns:
         What `check` finds. A missing license is a warning here.
 
     Raises:
         FileExistsError: `out` already exists.
-        OSError: The Hub refuses, cannot be reached, or sent other weights than it announces.
+        OSError: The Hub refuses, cannot be reached, takes too long, or sent other weights than it
+            announces.
         ValueError: The checks found an error; nothing is written.
 
     Example:
@@ -136,7 +148,7 @@ def pull(
     """
     found = resolve_repository(repo_id, revision)
     target = check_writable(Path(out), folder=True)
-    folder = fetch(found.id, found.revision, token)
+    folder = fetch(found.id, found.revision, token, timeout=timeout)
     if folder.origin and folder.origin.trouble:
         raise OSError(folder.origin.trouble)
     findings = checks(folder, 'pull')

@@ -7,13 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from string import hexdigits
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from ..checks import PICKLES
 from ..compat import HTTPError
-from ..download import NOT_CACHED, PATIENCE, explain, explaining
+from ..download import (
+    NOT_CACHED,
+    PATIENCE,
+    TIMEOUT,
+    Limit,
+    Unreadable,
+    explain,
+    explaining,
+    readable,
+)
 from ..files import sha256_of
 from ..folder import CARD, CONFIG, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
@@ -72,18 +84,38 @@ def look(api: HfApi, repo: str, revision: str | None) -> Remote:
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses.
         OSError: The Hub cannot be reached.
+        timm_res2net.download.Unreadable: The answer is not what the Hub's API says.
     """
     _logger.info(f'Asking the Hub for {repo}')
-    info = api.model_info(repo, revision=revision, files_metadata=True, timeout=PATIENCE)
-    files = {
-        s.rfilename: Announced(sha256=s.lfs.sha256) if s.lfs else Announced('', s.blob_id or '')
-        for s in info.siblings or ()
-    }
+    with readable():
+        info = api.model_info(repo, revision=revision, files_metadata=True, timeout=PATIENCE)
+        siblings = [*info.siblings] if info.siblings else []
+        hashes = [(s.rfilename, s.lfs and s.lfs.sha256, s.blob_id) for s in siblings]
+        validate_repo_id(info.id)
+    files = {}
+    for name, sha256, git_sha1 in hashes:
+        if not (isinstance(name, str) and name.isprintable()):
+            raise Unreadable(f'{name!r:.100} is not the name of a file')
+        if not (_is_hash(sha256, 64) and _is_hash(git_sha1, 40)):
+            raise Unreadable(f'{name} has the hashes {sha256!r:.100} and {git_sha1!r:.100}')
+        files[name] = Announced(sha256=sha256) if sha256 else Announced('', git_sha1 or '')
+    if not _is_hash(info.sha, 40):
+        raise Unreadable(f'{info.sha!r:.100} is not a commit')
     return Remote(info.id, info.sha or '', bool(info.private), files)
 
 
+def _is_hash(value: Any, length: int) -> bool:
+    """Return whether a value is a hash of a number of hexadecimal digits, or None."""
+    is_text = isinstance(value, str) and len(value) == length
+    return value is None or (is_text and set(value) <= set(hexdigits))
+
+
 def fetch(
-    repo: str, revision: str | None, token: str | bool | None = None, pin: Pin | None = None
+    repo: str,
+    revision: str | None,
+    token: str | bool | None = None,
+    pin: Pin | None = None,
+    timeout: float = TIMEOUT,
 ) -> ModelFolder:
     """Download a model's config, weights and card into the cache.
 
@@ -96,11 +128,18 @@ def fetch(
         revision: Branch, tag or commit; None for main.
         token: Access token.
         pin: What the weights must be.
+        timeout: Seconds that this may take in total.
 
     Raises:
-        OSError: The Hub refuses, cannot be reached and the cache has no such model, or the
-            repository changed during the download.
+        OSError: The Hub refuses, cannot be reached and the cache has no such model, takes too long,
+            or the repository changed during the download.
     """
+    return Limit(timeout, repo).run(partial(_fetch, repo, revision, token, pin))
+
+
+def _fetch(
+    repo: str, revision: str | None, token: str | bool | None, pin: Pin | None
+) -> ModelFolder:
     get = partial(hf_hub_download, repo, revision=revision, token=token)
     remote: Remote | None = None
     offline = ''
@@ -118,7 +157,7 @@ def fetch(
         if remote and name not in remote.files:
             continue
         try:
-            with explaining(repo, revision):
+            with explaining(repo, revision), readable():
                 path = Path(get(name))
         except OSError as error:
             if remote or not isinstance(error.__cause__, LocalEntryNotFoundError):
@@ -150,7 +189,8 @@ def _compare(origin: Origin, path: Path, remote: Remote | None, get: 'partial[st
         with explaining(origin.name):
             if not path.is_symlink():  # force_download would keep the file of the snapshot
                 _forget(origin.name, path.parent.name)
-            path = Path(get(WEIGHTS, force_download=True))
+            with readable():
+                path = Path(get(WEIGHTS, force_download=True))
         if not announced.fits(path):
             _forget(origin.name, path.parent.name)
             gone = f'Remove {path}' if path.exists() else 'It was removed from the cache'

@@ -4,7 +4,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from .. import __version__
 from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
-from ..download import explaining
+from ..compat import HTTPError
+from ..download import TIMEOUT, Limit, Unreadable, explaining, readable
 from ..files import sha256_of
 from ..folder import (
     CARD,
@@ -125,6 +128,7 @@ def push_to_hub(
     verify: bool = False,
     dry_run: bool = False,
     token: str | bool | None = None,
+    timeout: float = TIMEOUT,
 ) -> Push:
     """Push a Res2Net to the Hugging Face Hub: config.json, model.safetensors and a card.
 
@@ -155,14 +159,17 @@ def push_to_hub(
         verify: Download what was pushed and compare it.
         dry_run: Do everything that needs no network, and send nothing.
         token: Access token, by default that of the login; False for none.
+        timeout: Seconds to wait for the Hub in total.
 
     Returns:
         What was done. If `changed` is empty, the Hub already had everything.
 
     Raises:
         ValueError: `checks` finds an error, the model cannot be read, or an argument does not fit.
-        OSError: The Hub refuses, cannot be reached or has changed in the meantime. The repository
-            never holds a part of a push: a commit holds all files, or there is none.
+        OSError: The Hub refuses, cannot be reached, takes too long, has changed in the meantime, or
+            does not hold what was sent. The client sends all files in one commit, so the repository
+            holds a part of a push only if the Hub leaves files out. After a commit whose answer was
+            lost, the next push finds out whether it arrived.
 
     Example:
         >>> import timm, timm_res2net
@@ -174,13 +181,13 @@ def push_to_hub(
     target = _check_target(repo_id, revision)
     _check_words(license, card)
     measured = _check_results(results, dataset)
+    limit = Limit(timeout, target.id)
     _logger.info('Reading the model')
     taken = _take(model, architecture, semantics, entry, prefix)
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
     seen = _Seen()
     if not dry_run:
-        with explaining(target.id, revision):
-            seen = _ask(api, target, token, private)
+        seen = limit.run(partial(_ask, api, target, token, private))
 
     old = _author_card(taken.card, seen.card, card, target.id)
     config, notes = _adjust(taken, seen, license, label_names, data, old)
@@ -196,7 +203,10 @@ def push_to_hub(
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
         refuse(checks(folder, 'push', waived), f'{target.id} was not pushed{asked}')
         done = _describe(folder, target, seen, text, (*notes, *more))
-        return done if dry_run else _send(api, done, seen, folder, private, commit_message, verify)
+        if dry_run:
+            return done
+        send = partial(_send, api, done, seen, folder, private, commit_message, verify)
+        return limit.run(send)
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -385,28 +395,30 @@ def _describe(
 def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> _Seen:
     """Look at what the Hub has."""
     on_branch = True
-    try:
-        remote = look(api, target.id, target.revision)
-    except RevisionNotFoundError:
-        remote = look(api, target.id, None)
-        on_branch = False
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError:
-        return _Seen()
+    with explaining(target.id, target.revision):
+        try:
+            remote = look(api, target.id, target.revision)
+        except RevisionNotFoundError:
+            remote = look(api, target.id, None)
+            on_branch = False
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            return _Seen()
     if private and not remote.private:
         raise ValueError(
             f'{target.id} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
     card, labels = '', None
-    if CARD in remote.files:
-        path = hf_hub_download(target.id, CARD, revision=remote.commit, token=token)
-        card = Path(path).read_text(encoding='utf-8')
-    if CONFIG in remote.files:
-        path = hf_hub_download(target.id, CONFIG, revision=remote.commit, token=token)
+    with explaining(target.id, target.revision), readable():
+        get = partial(hf_hub_download, target.id, revision=remote.commit, token=token)
+        if CARD in remote.files:
+            card = Path(get(CARD)).read_text(encoding='utf-8')
+        config = Path(get(CONFIG)) if CONFIG in remote.files else None
+    if config is not None:
         try:
-            labels = Config.read(Path(path)).label_names
+            labels = Config.read(config).label_names
         except ValueError:
             labels = None  # until now the repository held another kind of model
     return _Seen(remote, on_branch, card, labels if isinstance(labels, list) else None)
@@ -422,30 +434,64 @@ def _send(
     verify: bool,
 ) -> Push:
     """Create repository, branch and commit as far as they are needed."""
-    from huggingface_hub import CommitOperationAdd
-
-    with explaining(push.repo, push.revision):
+    repo, commit, lacking = push.repo, '', list[str]()
+    with explaining(repo, push.revision):
         if push.changed:
             _validate(push.card, push.config.license)
-        repo, commit = push.repo, ''
-        if seen.remote is None:
-            repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        else:
-            repo, commit = seen.remote.repo, seen.remote.commit
-        if push.revision != 'main' and not seen.on_branch:
-            api.create_branch(repo, branch=push.revision, exist_ok=True)
+        with readable():
+            if seen.remote is None:
+                repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+            else:
+                repo, commit = seen.remote.repo, seen.remote.commit
+            if push.revision != 'main' and not seen.on_branch:
+                api.create_branch(repo, branch=push.revision, exist_ok=True)
         if push.changed:
-            commit = api.create_commit(
-                repo,
-                [CommitOperationAdd(name, folder.path / name) for name in push.changed],
-                commit_message=message or 'Push by timm_res2net',
-                revision=push.revision,
-                parent_commit=commit or None,
-            ).oid
+            sent = {name: folder.path / name for name in push.files}
+            held = _commit(api, replace(push, repo=repo), sent, commit, message)
+            commit, lacking = held.commit, _lacking(held, sent)
+    if lacking:
+        raise OSError(
+            f'{", ".join(lacking)} of {repo} at {commit} is not what was sent: the Hub has left it '
+            'out or changed it. Look for it in the .gitignore of the repository, then push again.'
+        )
     if verify:
         _verify(api, repo, commit, push.files)
     url = f'{api.endpoint}/{repo}'
     return replace(push, repo=repo, commit=commit, url=url, verified=verify)
+
+
+def _commit(
+    api: HfApi, push: Push, sent: Mapping[str, Path], parent: str, message: str | None
+) -> Remote:
+    """Commit the files that change, and look at what the commit holds."""
+    from huggingface_hub import CommitOperationAdd
+
+    try:
+        with readable():
+            commit = api.create_commit(
+                push.repo,
+                [CommitOperationAdd(name, sent[name]) for name in push.changed],
+                commit_message=message or 'Push by timm_res2net',
+                revision=push.revision,
+                parent_commit=parent or None,
+            ).oid
+            return look(api, push.repo, commit)
+    except (OSError, HTTPError, Unreadable):
+        # the answer may be lost and the commit made
+        with suppress(OSError, HTTPError, Unreadable):
+            held = look(api, push.repo, push.revision)
+            if not _lacking(held, sent):
+                return held
+        raise
+
+
+def _lacking(held: Remote, sent: Mapping[str, Path]) -> list[str]:
+    """Return the names of files that the Hub does not hold as they were sent."""
+    return [
+        name
+        for name, path in sent.items()
+        if name not in held.files or not held.files[name].fits(path)
+    ]
 
 
 def _validate(card: str, license: str | None) -> None:
@@ -456,7 +502,8 @@ def _validate(card: str, license: str | None) -> None:
         ModelCard(card).validate()
     except ValueError as error:
         raise ValueError(
-            f"The Hub refuses the card's metadata, with license '{license}': {error}"
+            f"The Hub refuses the card's metadata, with license '{license}': "
+            f'{" ".join(str(error).split())}'
         ) from error
 
 
@@ -464,7 +511,7 @@ def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -
     """Download what a commit holds, without the cache, and compare."""
     with tempfile.TemporaryDirectory() as cache:
         for name, file in files.items():
-            with explaining(repo, commit):
+            with explaining(repo, commit), readable():
                 path = hf_hub_download(
                     repo, name, revision=commit, token=api.token, cache_dir=cache
                 )
