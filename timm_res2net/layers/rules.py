@@ -126,11 +126,10 @@ def plain() -> Iterator[None]:
 def most_packs(conv: nn.Conv2d) -> int:
     """Return how many packed copies of its weight a convolution keeps, for inputs of several sizes.
 
-    oneDNN asks for one or two layouts for most 1x1 convolutions, and for another one for each width
-    of a 3x3 convolution's input. Copies of large weights save less time than their memory is worth:
-    with these numbers the packs of a res2net50_26w_4s take 1.0 of the memory of the weights for
-    inputs of one size and 1.2 for six sizes. It then takes 0.81 of the time of the plain model;
-    without a limit 0.80 and 1.8 of the memory.
+    oneDNN asks for one to three layouts for a 1x1 convolution, and for another one for each width
+    of a 3x3 convolution's input. Further copies of large weights save less time than their memory
+    is worth, so that the packs of a res2net50_26w_4s take at most 1.3 times the memory of the
+    weights: `python -m benchmarks.changing_sizes`, benchmarks/results/changing_sizes.json.
     """
     if not _forced.get('packs', True):
         return 1

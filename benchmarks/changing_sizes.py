@@ -1,0 +1,179 @@
+"""Measure what the deploy form gains for inputs whose size changes from call to call.
+
+    python -m benchmarks.changing_sizes
+
+Each call of the deployed res2net50_26w_4s is compared with a call of the plain model on the same
+image, one right after the other, in random order: float32, contiguous, one thread, CPU time. As a
+control, a second copy of the plain model runs on the same images. The memory of the packed weights
+is compared with that of the weights of the convolutions. The last case compares the deployed model
+with itself without the check for NaN and infinity.
+"""
+
+import copy
+import random
+import time
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+from torch import nn
+
+from timm_res2net import override, reparameterize_model
+from timm_res2net.layers.fused_conv import FusedConv2d
+from timm_res2net.text import table
+
+from .script import Script
+from .suite.stats import interval
+
+MODEL = 'res2net50_26w_4s'
+SIX = ((160, 224), (224, 224), (256, 256), (224, 320), (288, 288), (256, 320))
+Shape = tuple[int, int, int, int]
+
+
+def cases(calls: int) -> dict[str, list[Shape]]:
+    """Return the shapes of the inputs of each case, in order."""
+    draw = random.Random(0)
+    sides = range(192, 352)
+    return {
+        'one size': [(1, 3, 224, 224)] * calls,
+        'six sizes in turn': [(1, 3, *SIX[i % 6]) for i in range(calls)],
+        'batches of 1 and 4 in turn': [((1, 4)[i % 2], 3, 224, 224) for i in range(calls)],
+        'sizes that do not come again': [
+            (1, 3, *size)
+            for size in zip(draw.sample(sides, calls), draw.sample(sides, calls), strict=True)
+        ],
+    }  # fmt: skip
+
+
+def seconds(model: nn.Module, x: torch.Tensor) -> float:
+    """Return the CPU time of one call."""
+    start = time.process_time()
+    model(x)
+    return time.process_time() - start
+
+
+def compare(models: dict[str, nn.Module], shapes: list[Shape], warm: int) -> dict[str, Any]:
+    """Time models on inputs of these shapes and return the ratios to the first one's time.
+
+    Args:
+        models: The models by role; the first one is the baseline.
+        shapes: Shape of each input.
+        warm: Calls at the beginning that do not count.
+    """
+    draw = random.Random(1)
+    samples: dict[str, list[float]] = {role: [] for role in models}
+    with torch.inference_mode():
+        for i, shape in enumerate(shapes):
+            x = torch.randn(shape)
+            for role in draw.sample(list(models), len(models)):
+                taken = seconds(models[role], x)
+                if i >= warm:
+                    samples[role].append(taken)
+    base, *others = models
+    found = {}
+    for role in others:
+        ratios = [a / b for a, b in zip(samples[role], samples[base], strict=True)]
+        low, high = interval(ratios)
+        found[role] = [round(value, 3) for value in (median(ratios), low, high)]
+    return {'milliseconds': round(1000 * median(samples[base]), 2), 'ratios': found}
+
+
+def memory(model: nn.Module) -> float:
+    """Return the size of the packed weights over that of the weights."""
+    fused = [module for module in model.modules() if isinstance(module, FusedConv2d)]
+    weights = sum(module.weight.numel() for module in fused)
+    packed = sum(len(m._packs.packs) * m.weight.numel() for m in fused if m._packs is not None)
+    return round(packed / weights, 3)
+
+
+class Unchecked(nn.Module):
+    """A deployed model that does not look for NaN and infinity in what it gets."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the model on images (B, C, H, W)."""
+        with ExitStack() as stack:
+            for module in ('fused_block', 'fused_conv'):
+                name = f'timm_res2net.layers.{module}.hides'
+                stack.enter_context(mock.patch(name, lambda x: False))
+            return self.model(x)
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """Return the results as a table."""
+    rows = [
+        (
+            case,
+            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios']['deployed']),
+            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios']['one pack a layer']),
+            f'× {cell["memory"]:.2f}',
+            '{:.2f}'.format(cell['ratios']['control'][0]),
+        )
+        for case, cell in report['cases'].items()
+    ]
+    header = ('inputs', 'time', 'with one pack a layer', 'memory of the packs', 'control')
+    return table(header, rows)
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """Return the main figures in one sentence."""
+    times = {case: cell['ratios']['deployed'][0] for case, cell in report['cases'].items()}
+    return (
+        f'Deployed, {report["model"]} takes × {times["one size"]:.2f} of the time of the plain '
+        f'model for inputs of one size, × {times["six sizes in turn"]:.2f} for six sizes in turn, '
+        f'× {times["batches of 1 and 4 in turn"]:.2f} for batches of 1 and 4 in turn, and '
+        f'× {times["sizes that do not come again"]:.2f} for sizes that do not come again.'
+    )
+
+
+class OnePack(nn.Module):
+    """A deployed model that keeps one pack for each layer."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the model on images (B, C, H, W)."""
+        with override(packs=False):
+            return self.model(x)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write the results."""
+    script = Script('changing_sizes', __doc__)
+    add = script.parser.add_argument
+    add('--calls', type=int, default=48, help='calls of each case (default: %(default)s)')
+    add('--model', default=MODEL, help='model (default: %(default)s)')
+    args = script.parse(argv)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    plain: Any = timm.create_model(args.model).eval()
+    cells = {}
+    for case, shapes in cases(args.calls).items():
+        deployed = reparameterize_model(plain)
+        models = {
+            'plain': plain,
+            'control': copy.deepcopy(plain),
+            'deployed': deployed,
+            'one pack a layer': OnePack(reparameterize_model(plain)),
+        }
+        cells[case] = compare(models, shapes, len(shapes) // 4)
+        cells[case]['memory'] = memory(deployed)
+    deployed = reparameterize_model(plain)
+    pair = {'without': Unchecked(deployed), 'with': deployed}
+    check = compare(pair, cases(args.calls)['one size'], len(shapes) // 4)['ratios']['with']
+    report = {'model': args.model, 'cases': cells, 'check': check}
+    print(report_table(report))
+    print(sentence(report))
+    script.save(report)
+
+
+if __name__ == '__main__':
+    main()
