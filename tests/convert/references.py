@@ -291,3 +291,72 @@ class PaddleDetection(nn.Module):
             x = getattr(self, f'res{i + 2}').blocks(x)
             levels.append(x)
         return levels
+
+
+class ArticleSE(nn.Module):
+    """The gates of the article's network and of 4uiiurz1's, with their names."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1)
+
+    def forward(self, x):
+        gate = self.fc1(F.adaptive_avg_pool2d(x, 1)).relu()
+        return x * self.fc2(gate).sigmoid()
+
+
+class ArticleBlock(nn.Module):
+    """A block of the article's network (with biases) or of 4uiiurz1's (without)."""
+
+    def __init__(self, inside, planes, stride, scales, groups, se, bias):
+        super().__init__()
+        self.scales, middle = scales, planes * groups
+        split, splits = middle // scales, range(scales - 1)
+        self.conv1 = nn.Conv2d(inside, middle, 1, stride, bias=bias)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.ModuleList(
+            nn.Conv2d(split, split, 3, padding=1, groups=groups, bias=bias) for _ in splits
+        )
+        self.bn2 = nn.ModuleList(nn.BatchNorm2d(split) for _ in splits)
+        self.conv3 = nn.Conv2d(middle, planes * 4, 1, bias=bias)
+        self.bn3 = nn.BatchNorm2d(planes * 4)
+        self.se = ArticleSE(planes * 4) if se else None
+        self.downsample = None
+        if inside != planes * 4:
+            shortcut = nn.Conv2d(inside, planes * 4, 1, stride, bias=bias)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(planes * 4))
+
+    def forward(self, x):
+        first, *others = self.bn1(self.conv1(x)).relu().chunk(self.scales, 1)
+        outs = [first]
+        for i, split in enumerate(others):
+            y = split + outs[-1] if i else split
+            outs.append(self.bn2[i](self.conv2[i](y)).relu())
+        y = self.bn3(self.conv3(torch.cat(outs, 1)))
+        y = y if self.se is None else self.se(y)
+        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+class Article(nn.Module):
+    """The article's network, or 4uiiurz1's with bias=False. It returns logits."""
+
+    def __init__(self, layers, classes, width=16, scales=4, groups=1, se=True, bias=True):
+        super().__init__()
+        inside = width * scales
+        self.conv1 = nn.Conv2d(3, inside, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(inside)
+        for stage, depth in enumerate(layers):
+            planes, blocks = width * scales << stage, []
+            for i in range(depth):
+                stride = 2 if stage and i == 0 else 1
+                blocks.append(ArticleBlock(inside, planes, stride, scales, groups, se, bias))
+                inside = planes * 4
+            setattr(self, f'layer{stage + 1}', nn.Sequential(*blocks))
+        self.fc = nn.Linear(inside, classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return self.fc(x.mean((2, 3)))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from tests.common import TIMMS, Reference, image, randomise, relative_error
 from tests.convert.helpers import FIXTURES, random_weights, save
-from tests.convert.references import Detectron2, MaskRCNN, MMDet, PaddleDetection
+from tests.convert.references import Article, Detectron2, MaskRCNN, MMDet, PaddleDetection
 from tests.fixtures import record_mindcv, values
 from timm_res2net import convert_checkpoint, reparameterize_model
 from timm_res2net.convert import (
@@ -148,6 +148,16 @@ def a_network(name: str, **kwargs) -> tuple[dict[str, Any], dict[str, torch.Tens
         ('res2net50_pd_26w_4s', {}, 'paddle', ''),
         ('res2net50_pd_26w_4s', {}, 'article', 'semantics are paddle, and article computes caffe'),
         ('res2net50_16w_4s_se', {}, 'article', ''),
+        ('res2net50_16w_4s_se', {}, '4uiiurz1', ''),
+        ('res2net50_16w_4s_se', {'in_chans': 1}, '4uiiurz1', 'takes 1 channels, and the stem'),
+        ('res2net50_16w_4s_se', {'num_classes': 0}, 'article', 'no classifier'),
+        (
+            'res2net50_16w_4s_se',
+            {'channels': (64, 128, 192, 256)},
+            'article',
+            '(64, 128, 192, 256), and there they double',
+        ),
+        ('res2net50_16w_4s_se', {'base_width': 16.2}, 'article', 'stage 4 have 516 channels'),
         ('res2net50_16w_4s_se', {'base_width': 26}, 'article', '104 channels in 4 splits'),
         ('res2net50_16w_4s_se', {'scale': 1, 'base_width': 64}, 'article', 'in at least 2'),
         ('res2net50_14w_8s', {}, 'mindcv', ''),
@@ -677,14 +687,34 @@ def test_the_articles_network(whole, tmp_path):
         assert relative_error(model(x).log_softmax(1), expected.log()) < 1e-12
     steps = {how for *_, how in found.file.moves}
     assert steps == {'', 'first split moved to the end', 'subtracted from the running mean'}
-    # and back: the biases are zeros, the numbers the same
-    convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to='article')
-    back = torch.load(tmp_path / 'back.pth')
-    assert back.keys() == weights.keys() | {'conv1.bias'}
+    # and back: the article's biases are zeros, the numbers the same
+    for to, bias in (('article', True), ('4uiiurz1', False)):
+        convert_checkpoint(tmp_path / 'out', tmp_path / f'{to}.pth', to=to)
+        theirs = Article(layers, 10, bias=bias).double().eval()
+        theirs.load_state_dict(torch.load(tmp_path / f'{to}.pth'))
+        with torch.no_grad():
+            logits = theirs(x)
+            assert relative_error(logits.softmax(1), expected) < 1e-12
+            assert relative_error(logits.log_softmax(1), expected.log()) < 1e-12
+        again = convert_checkpoint(tmp_path / f'{to}.pth')
+        assert again.source == to
+        state = again.model.state_dict()
+        assert all(torch.equal(v, state[key]) for key, v in found.model.state_dict().items())
+
+
+@pytest.mark.parametrize('bias', [True, False], ids=['article', '4uiiurz1'])
+@pytest.mark.parametrize(('groups', 'se'), [(1, False), (2, True)])
+def test_what_is_written_for_the_articles_code_loads_there(bias, groups, se, tmp_path):
+    to = 'article' if bias else '4uiiurz1'
+    theirs = randomise(Article(LAYERS, 5, 6, 3, groups, se, bias)).eval()
+    found = convert_checkpoint(save(theirs.state_dict(), tmp_path / 'w.pth'), tmp_path / 'out')
+    assert found.source == to
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to=to)
+    again = Article(LAYERS, 5, 6, 3, groups, se, bias).eval()
+    again.load_state_dict(torch.load(tmp_path / 'back.pth'))  # strict
     with torch.no_grad():
-        assert relative_error(article(back, x, layers, 4), expected) < 1e-12
-    again = convert_checkpoint(tmp_path / 'back.pth').model.state_dict()
-    assert all(torch.equal(value, again[key]) for key, value in found.model.state_dict().items())
+        assert relative_error(again(image()), theirs(image())) < FLOAT32
+        assert relative_error(found.model(image()), theirs(image())) < FLOAT32
 
 
 @settings(
@@ -748,6 +778,10 @@ def test_checkpoints_of_no_known_source(keys, text):
             [f'layer{i}.0.convs.0.weight' for i in (1, 2, 3)],
             'three stages, as networks for CIFAR have.* cannot be built',
         ),
+        (
+            [f'layer{i}.0.conv2.0.weight' for i in (1, 2, 3)],
+            'three stages, as networks for CIFAR have.* cannot be built',
+        ),
     ],
 )
 def test_networks_that_cannot_be_built(keys, words):
@@ -795,7 +829,7 @@ def test_se_by_linear_layers(bias, tmp_path):
 def test_every_source_has_its_sentences():
     assert set(SOURCES) == {
         'official', 'mmpretrain', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'article', 'timm',
-        'mindcv',
+        'mindcv', '4uiiurz1',
     }  # fmt: skip
     assert all(SOURCES[name].name == name for name in SOURCES)
     assert all(source.license.endswith('.') for source in SOURCES.values())

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 
 from ...text import list_some, table
 from ..source import Source
-from .article import SOURCE as ARTICLE
+from .article import ARTICLE, PYTORCH_RES2NET
 from .detectron2 import SOURCE as DETECTRON2
 from .maskrcnn import SOURCE as MASKRCNN
 from .mindcv import SOURCE as MINDCV
@@ -24,6 +24,7 @@ SOURCES: dict[str, Source] = {
         PADDLE,
         MINDCV,
         ARTICLE,
+        PYTORCH_RES2NET,
         DETECTRON2,
         MASKRCNN,
         MMDET,
@@ -83,7 +84,8 @@ def recognise(keys: Collection[str]) -> str:
             "Its blocks have no 3x3 convolution (the article's network at scales=1), and a block "
             'of this package has at least one'
         )
-    if 'layer3.0.convs.0.weight' in keys and not any(key.startswith('layer4.') for key in keys):
+    third = any(f'layer3.0.{name}.0.weight' in keys for name in ('convs', 'conv2'))
+    if third and not any(key.startswith('layer4.') for key in keys):
         raise ValueError(
             'It has three stages, as networks for CIFAR have, and a Res2Net of this package has '
             'four, so it cannot be built'
