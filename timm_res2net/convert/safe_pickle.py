@@ -329,4 +329,5 @@ def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
         tensors: Tensors on the CPU, by key.
         file: The open file.
     """
-    _Pickler(file, 2).dump({key: value.numpy() for key, value in tensors.items()})
+    # Protocol 2 would store bytes as text, half as large again. 4 is the default of paddle.save.
+    _Pickler(file, 4).dump({key: value.numpy() for key, value in tensors.items()})
