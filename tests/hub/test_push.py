@@ -662,7 +662,7 @@ def test_refused(case):
 def test_names_that_are_no_repository(repo, tmp_path):
     with pytest.raises(ValueError, match=r'is not the name of a repository\. Write it as OWNER'):
         push_to_hub(tiny(), repo, license='mit')
-    with pytest.raises(ValueError, match=r'is not a repository'):
+    with pytest.raises(ValueError, match=r'is not the name of a repository'):
         hub.pull(repo, tmp_path / 'out')
 
 
