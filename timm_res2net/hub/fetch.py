@@ -199,7 +199,7 @@ def _compare(origin: Origin, path: Path, remote: Remote | None, get: 'partial[st
                 f'way, or on the Hub. {gone}; run again.'
             )
             return replace(origin, trouble=trouble)
-    return replace(origin, sha256=sha256_of(path), announced=True)
+    return replace(origin, sha256=announced.sha256 or sha256_of(path), announced=True)
 
 
 def _compare_offline(origin: Origin, path: Path) -> Origin:
