@@ -518,6 +518,32 @@ def test_what_train_py_noted_tells_the_semantics(name, kwargs, semantics, tmp_pa
     assert convert_checkpoint(path, semantics='paddle').semantics == 'paddle'
 
 
+def test_a_network_without_a_name_is_not_called_by_anothers(tmp_path):
+    """Whatever training started from: the name says the architecture, and the images stay."""
+    model = timm.create_model('test_res2net_se', layers=(1, 1, 2, 1), num_classes=4)
+    args = argparse.Namespace(
+        model='test_res2net_se', model_kwargs={'layers': [1, 1, 2, 1]}, gp=None, img_size=None
+    )
+    path = save({'args': args, 'state_dict': model.state_dict()}, tmp_path / 'c.pth')
+    found = convert_checkpoint(path, tmp_path / 'out')
+    config = json.loads((tmp_path / 'out/config.json').read_text())
+    assert found.architecture == config['architecture'] == CUSTOM
+    assert config['model_args']['layers'] == [1, 1, 2, 1]
+    assert found.config.network.startswith(f'{CUSTOM}(layers=[1, 1, 2, 1], ')
+    assert f'`{found.config.network}`' in (tmp_path / 'out/README.md').read_text()
+    assert found.config.input_size == list(model.pretrained_cfg['input_size'])
+    assert found.config.pretrained_cfg['mean'] == list(model.pretrained_cfg['mean'])
+
+
+def test_a_101_layer_backbone_of_a_detector(tmp_path):
+    model = timm.create_model('res2net101_vd_26w_4s', avg_down=False, num_classes=0)
+    path = save(model.state_dict(), tmp_path / 'w.pth')
+    found = convert_checkpoint(path, semantics='paddle')
+    assert found.config.network == (
+        f"{CUSTOM}(layers=[3, 4, 23, 3], semantics='paddle', stem_width=32, stem_type='deep')"
+    )
+
+
 def test_a_folder_names_its_model(tmp_path):
     convert_checkpoint(save(tiny(), tmp_path / 'w.pth'), tmp_path / 'out')
     with pytest.raises(

@@ -84,7 +84,7 @@ def _facts(config: Config) -> dict[str, str]:
     size = config.input_size
     parameters = sum(p.numel() for p in model.parameters())
     return {
-        'architecture': f'`{config.architecture}`',
+        'architecture': f'`{config.network}`',
         'parameters': f'{parameters / 1e6:.2f} M',
         'multiply-accumulates': f'{_count_gmacs(model, size):.2f} G at the image size',
         'image size': ' × '.join(map(str, size[1:])) + ' px',

@@ -188,7 +188,6 @@ def _build(
     semantics: str,
     name: str | None,
     silent: Mapping[str, Any],
-    recorded: str | None,
 ) -> tuple[str, dict[str, Any], nn.Module]:
     """Build the model on the meta device; return its name, its further arguments, and it.
 
@@ -197,7 +196,6 @@ def _build(
         semantics: Block semantics.
         name: The name that was asked for.
         silent: Arguments that shapes do not tell.
-        recorded: The name that training recorded, whose arguments may have been changed.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
     fits = _find_name(wanted)
@@ -214,7 +212,7 @@ def _build(
     further = dict(silent)
     name = name or fits
     if name is None:
-        name = recorded if recorded and recorded in default_cfgs else _CUSTOM
+        name = _CUSTOM
         further = {**wanted, **silent}
     model = timm.create_model(
         name,
@@ -373,10 +371,14 @@ def _read_file(
         semantics = recorded.semantics
     semantics = _choose_semantics(tensors, source, name, semantics)
     found = infer_arguments(tensors)
-    architecture, arguments, model = _build(found, semantics, name, recorded.silent, recorded.name)
+    architecture, arguments, model = _build(found, semantics, name, recorded.silent)
     _fill(model, tensors)
+    cfg: Any = as_timm(model).pretrained_cfg
+    if architecture == _CUSTOM and recorded.name:  # the images were prepared as that model's
+        cfg = get_pretrained_cfg(recorded.name)
+        cfg = cfg.to_dict()
     cfg = without_origin(
-        as_timm(model).pretrained_cfg,
+        cfg,
         tag='converted',
         description=f'Converted from {path.name} ({source}).',
         first_conv='conv1.0' if found['stem_type'] else 'conv1',

@@ -344,6 +344,19 @@ class Config:
         """Block semantics."""
         return str(self.model_args.get('semantics', 'official'))
 
+    @property
+    def network(self) -> str:
+        """The architecture with the arguments that are not its name's own.
+
+        For example `res2net_custom(layers=[3, 4, 23, 3])`.
+        """
+        own = getattr(timm.create_model(self.architecture, device='meta'), 'model_args', {})
+        # a config that was read has lists where others have tuples
+        own, given = (json.loads(json.dumps(args)) for args in (own, self.model_args))
+        other = {key: value for key, value in given.items() if value != own.get(key)}
+        arguments = ', '.join(f'{key}={value!r}' for key, value in other.items())
+        return f'{self.architecture}({arguments})' if other else self.architecture
+
     def with_cfg(self, **changes: Any) -> 'Config':
         """Return the config with other values in its `pretrained_cfg`; None removes a field."""
         cfg = filter_pretrained_cfg({**self.pretrained_cfg, **changes})

@@ -158,7 +158,8 @@ def test_convert(tmp_path, capsys, monkeypatch):
     assert main(['convert', str(PADDLE), '--out', str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'{PADDLE}: pickled arrays, layout paddle'
-    assert lines[1].startswith('res2net_custom, block semantics paddle, ')
+    assert lines[1].startswith('res2net_custom(layers=[1, 2, 2, 1], ')
+    assert '), block semantics paddle, ' in lines[1]
     assert lines[1].endswith(' parameters, 10 classes')
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[4:-2]]
     assert ['`out.weight`', '`fc.weight`', '1', 'transposed'] in rows

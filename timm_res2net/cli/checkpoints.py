@@ -36,8 +36,8 @@ def _convert(args: argparse.Namespace) -> int:
     prefix = f", prefix '{found.prefix}'" if found.prefix else ''
     print(f'{args.source}: {found.file.format}{entry}{prefix}, layout {found.source}')
     print(
-        f'{found.architecture}, block semantics {found.semantics}, {known["params"]:,} parameters, '
-        f'{known["num_classes"] or "no"} classes'
+        f'{found.config.network}, block semantics {found.semantics}, '
+        f'{known["params"]:,} parameters, {known["num_classes"] or "no"} classes'
     )
     print(moves_table(found.file, columns()))
     print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
