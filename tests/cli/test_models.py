@@ -166,5 +166,5 @@ def test_a_config_of_a_tag_makes_its_model(full):
         assert card.data.eval_results[0].source_name == source
         assert f'{value:g}' in card.text
     if cfg.license == 'unknown':
-        assert 'CC BY-NC-SA 4.0 since 2021' in card.text
+        assert 'licenses the code under CC BY-NC-SA 4.0 and names no license' in card.text
     assert f"timm.create_model('{full}', pretrained=True" in card.text

@@ -117,7 +117,7 @@ def test_published_files_are_the_registered_ones():
 def test_every_published_file_says_whose_its_figure_and_license_are():
     for source in SOURCES.values():
         for file in source.published:
-            assert file.license in ('cc-by-nc-sa-4.0', 'apache-2.0', 'unknown')
+            assert file.license in ('apache-2.0', 'unknown')
             assert file.license_source and file.by
             assert file.figure_source or not file.figure
             assert not file.sha256 or re.fullmatch('[0-9a-f]{64}', file.sha256)

@@ -298,8 +298,8 @@ def _identity_cfg(source: str, **kwargs: Any) -> dict[str, Any]:
         description=f'Weights of timm/{source} with squeeze-and-excitation gates at the identity.',
         notes=(
             f'The outputs equal those of timm/{source} bit for bit: the gates are not trained yet.',
-            "The weights are the Res2Net authors'. Their README has said CC BY-NC-SA 4.0 since "
-            "2021, timm's model card says unknown.",
+            "The weights are the Res2Net authors'. Their README licenses the code under CC "
+            "BY-NC-SA 4.0 and names no license for the weights; timm's model card says unknown.",
         ),
         **kwargs,
     )

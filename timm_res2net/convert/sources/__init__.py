@@ -116,7 +116,7 @@ def published_table() -> str:
     return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)
 
 
-_IN_A_PRODUCT = {'apache-2.0': 'yes', 'cc-by-nc-sa-4.0': 'no', 'unknown': 'ask the publisher'}
+_IN_A_PRODUCT = {'apache-2.0': 'yes', 'unknown': 'ask the publisher'}
 
 
 def licenses_table() -> str:

@@ -13,7 +13,7 @@ import torch
 
 from ..engine import Rule
 from ..source import Published, Source
-from .official import AUTHORS_LICENSE
+from .official import AUTHORS_LICENSE, NO_LICENSE
 
 _FOUND = 'res{stage+1}.{block}'
 _BLOCK = 'layer{stage}.{block}'
@@ -50,7 +50,7 @@ def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
 _SHARE = 'https://mailnankaieducn-my.sharepoint.com/:u:/g/personal/shgao_mail_nankai_edu_cn'
 _file = partial(
     Published,
-    license='cc-by-nc-sa-4.0',
+    license='unknown',
     by='Res2Net-detectron2',
 )
 
@@ -70,14 +70,14 @@ SOURCE = Source(
             'Res2Net-101 backbone (linked without a name)',
             '',
             figure_source='',
-            license_source="the authors' README: these are their weights, converted",
+            license_source=f'{NO_LICENSE}. These are their weights, converted',
             url=f'{_SHARE}/EZhtWgMRlxpGtJmtJ2zP1_QBqvmu_FJ05vUgOq30ElT9yg?e=e5FRD8',
         ),
         _file(
             'panoptic FPN, 3x (linked without a name)',
             '44.0 box AP, 39.6 mask AP, 44.5 PQ',
             figure_source="Res2Net-detectron2's README",
-            license_source="the authors' README: training started from their weights",
+            license_source=f'{NO_LICENSE}. Training started from their weights',
             url=f'{_SHARE}/EU024RDiIxtJs2xz2zl_7bkBRXiPFcRukFLcB4gVYxzasw?e=PHU5jk',
         ),
     ),

@@ -6,7 +6,7 @@ from functools import partial
 from ..engine import Rule
 from ..source import Published, Source
 from .mmpretrain import save_openmmlab
-from .official import AUTHORS_LICENSE, block_rules, same
+from .official import AUTHORS_LICENSE, NO_LICENSE, block_rules, same
 
 
 def mmdet_rules(keys: Collection[str]) -> tuple[Rule, ...]:
@@ -25,8 +25,8 @@ def mmdet_rules(keys: Collection[str]) -> tuple[Rule, ...]:
 _OPENMMLAB = 'https://download.openmmlab.com'
 _start = partial(
     Published,
-    license='cc-by-nc-sa-4.0',
-    license_source="the authors' README: training started from their weights",
+    license='unknown',
+    license_source=f'{NO_LICENSE}. Training started from their weights',
 )
 
 
@@ -53,7 +53,7 @@ SOURCE = Source(
             'res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth',
             '',
             figure_source='',
-            license_source="the authors' README: these are their weights, converted",
+            license_source=f'{NO_LICENSE}. These are their weights, converted',
             by='MMDetection',
             url=f'{_OPENMMLAB}/pretrain/third_party/res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth',
         ),
@@ -73,7 +73,7 @@ SOURCE = Source(
             'res2net50_v1b_26w_4s-3cf99910_mmdetv2-92ed3313.pth',
             '',
             figure_source='',
-            license_source="the authors' README: these are their weights, converted",
+            license_source=f'{NO_LICENSE}. These are their weights, converted',
             by='UniverseNet',
             url='https://github.com/shinya7y/weights/releases/download/v1.0.2/'
             'res2net50_v1b_26w_4s-3cf99910_mmdetv2-92ed3313.pth',

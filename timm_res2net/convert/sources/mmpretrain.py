@@ -7,7 +7,7 @@ import torch
 
 from ..engine import Rule
 from ..source import Published, Source
-from .official import AUTHORS_LICENSE, block_rules
+from .official import AUTHORS_LICENSE, NO_LICENSE, block_rules
 
 
 def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
@@ -45,8 +45,8 @@ def _file(file: str, top1: str) -> Published:
         file,
         f'{top1} % top-1',
         figure_source="MMPretrain's configs/res2net/README.md",
-        license='cc-by-nc-sa-4.0',
-        license_source="the authors' README: these are their weights, converted",
+        license='unknown',
+        license_source=f'{NO_LICENSE}. These are their weights, converted',
         by='MMPretrain',
         url=f'https://download.openmmlab.com/mmclassification/v0/res2net/{file}',
     )

@@ -5,7 +5,11 @@ from collections.abc import Collection
 from ..engine import Rule
 from ..source import Published, Source
 
-AUTHORS_LICENSE = "The authors' README has said CC BY-NC-SA 4.0 for their weights since 2021"
+AUTHORS_LICENSE = (
+    "The authors' README licenses the code under CC BY-NC-SA 4.0 and names no license for the "
+    'weights'
+)
+NO_LICENSE = "nothing: the authors' README licenses the code, under CC BY-NC-SA 4.0"
 
 
 def same(*keys: str) -> tuple[Rule, ...]:
@@ -46,8 +50,8 @@ def _file(file: str, top1: str) -> Published:
         file,
         f'{top1} % top-1',
         figure_source="the authors' README, from the top-1 error",
-        license='cc-by-nc-sa-4.0',
-        license_source="the authors' README, since 2021",
+        license='unknown',
+        license_source=NO_LICENSE,
         by='the authors',
         url=f'https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net/{file}',
     )
@@ -72,7 +76,7 @@ SOURCE = Source(
     rules=official_rules,
     # a state dict under these keys may have been trained with other blocks
     semantics=('official', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'caffe'),
-    license=f'{AUTHORS_LICENSE}; before, it named no license.',
+    license=f'{AUTHORS_LICENSE}.',
     published=(
         _file('res2net50_48w_2s-afed724a.pth', '77.32'),
         _file('res2net50_26w_4s-06e79181.pth', '77.99'),

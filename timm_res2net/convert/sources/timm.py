@@ -15,7 +15,7 @@ def _file(name: str, top1: str, registered: str) -> Published:
         f'{top1} % top-1',
         figure_source='timm results-imagenet.csv',
         license='unknown',
-        license_source="timm's model cards; the authors' README says CC BY-NC-SA 4.0",
+        license_source="timm's model cards. The authors' README licenses the code only",
         by='timm',
         url=f'https://huggingface.co/timm/{name}.in1k',
         registered=(f'{registered}.se_identity_in1k',),
