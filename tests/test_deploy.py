@@ -412,3 +412,10 @@ def test_a_weight_that_becomes_infinite_is_not_hidden(both):
         deployed.layer4[0].conv3.weight[5] = float('nan')
     with torch.inference_mode():
         assert not deployed(x).isfinite().any()
+
+
+@pytest.mark.parametrize('change', [reparameterize_model, lambda model: align_widths(model, 8)])
+def test_timms_dla_is_refused_by_its_block(change):
+    model = timm.create_model('dla60_res2net', device='meta')
+    with pytest.raises(ValueError, match=r'DlaBottle2neck.*Pass a Res2Net'):
+        change(model)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
+from timm.models.dla import DlaBottle2neck
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
@@ -36,6 +37,12 @@ def _check(model: nn.Module, verb: str) -> None:
         raise ValueError(
             f'Cannot {verb} {name}, because it is already deployed, or its blocks are, by '
             'timm.utils.reparameterize_model. Pass the original model.'
+        )
+    if any(isinstance(module, DlaBottle2neck) for module in modules):
+        raise ValueError(
+            f"Cannot {verb} {name}, because its blocks are timm's DlaBottle2neck, which adds a "
+            'shortcut of the tree around it and has no deploy form here. Pass a Res2Net, such as '
+            'res2net50_26w_4s.'
         )
     if not any(is_block(module) for module in modules):
         raise ValueError(
