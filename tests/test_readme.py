@@ -19,7 +19,7 @@ from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
-from tests.common import model_folder, randomise
+from tests.common import image, model_folder, randomise
 from tests.hub.client import environment
 from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
@@ -177,6 +177,15 @@ assert timm.is_model(parser.parse_known_args()[0].model or 'res2net50_se')
 """
 
 # Files that the pages take for granted, by their names there, and how a small one is made.
+
+
+def compared(path: Path) -> None:
+    """Write a checkpoint, a batch, or the outputs of the one for the other, by the name."""
+    model = randomise(timm.create_model('test_res2net_se')).eval()
+    contents = {'original.pth': model.state_dict(), 'images.pt': image()}
+    torch.save(contents[path.name] if path.name in contents else model(image()).detach(), path)
+
+
 FILES: dict[str, Callable[[Path], object]] = {
     'photo.jpg': lambda path: Image.open(DIGITS).convert('RGB').save(path),
     'train.py': lambda path: path.write_text(TRAIN),
@@ -197,6 +206,9 @@ FILES: dict[str, Callable[[Path], object]] = {
     'Res2Net50_vd_26w_4s_pretrained.pdparams': foreign('paddle', semantics='paddle'),
     'res2net50-f42cf71b.ckpt': lambda path: shutil.copy(ROOT / 'tests/fixtures/mindcv.ckpt', path),
     'my_segmenter.pth': whole_model,
+    'original.pth': compared,
+    'images.pt': compared,
+    'outputs.pt': compared,
     'article.pth': foreign('article', semantics='caffe', attn_layer='se', base_width=16),
 }
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from torch import nn
 
 from . import __version__
 from .card import render_card
+from .compare import compare_outputs
 from .convert import (
     SOURCES,
     Checkpoint,
@@ -78,6 +79,7 @@ class Conversion:
             holds nothing else.
         left_out: Keys in the file that are not the network's.
         other_entries: Further entries of the file that hold weights, such as 'ema.module'.
+        differences: Relative differences by output from the original code's; empty if not compared.
     """
 
     source: str
@@ -88,6 +90,7 @@ class Conversion:
     prefix: str = ''
     left_out: tuple[str, ...] = ()
     other_entries: tuple[str, ...] = ()
+    differences: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -124,6 +127,7 @@ class Conversion:
             'prefix': self.prefix,
             'left_out': {'tensors': len(self.left_out), 'some': sorted(self.left_out)[:10]},
             'other_entries': list(self.other_entries),
+            'differences': dict(self.differences),
             'moves': [
                 {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
                 for move in self.moves
@@ -415,6 +419,8 @@ def read(
             f'{path} is a folder, and its config.json names the model. Leave model, semantics and '
             'prefix out.'
         )
+    if path == Path():
+        raise ValueError('The path of the checkpoint is empty. Give a file or a folder.')
     if re.match('https?:/', str(path)):
         raise ValueError(f'{path} is an address. Download the file, and give its path.')
     if not path.exists():
@@ -531,6 +537,7 @@ def convert_checkpoint(
     license: str | None = None,
     label_names: Sequence[str] | None = None,
     dry_run: bool = False,
+    compare: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
 ) -> Conversion:
     """Convert a Res2Net checkpoint of another project to timm, or one of timm to another project.
 
@@ -559,6 +566,8 @@ def convert_checkpoint(
             the card. Only for `to='timm'`.
         label_names: Names of the classes, in order, for the config. Only for `to='timm'`.
         dry_run: Check everything, `out` included, and write nothing.
+        compare: Files with a batch and with the outputs that the original code gave for it, see
+            `timm_res2net.compare.compare_outputs`. If the model gives others, nothing is written.
 
     Returns:
         What was read, with the model in eval mode.
@@ -591,6 +600,9 @@ def convert_checkpoint(
     check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
     found = read(Path(path), source, model, semantics, entry, prefix)
+    if compare:
+        images, outputs = compare
+        found = replace(found, differences=compare_outputs(found.model, images, outputs))
     foreign = {} if to == 'timm' else _undo(found, to)
     config = found.config if license is None else found.config.with_cfg(license=license)
     config = config if label_names is None else config.with_labels(label_names)

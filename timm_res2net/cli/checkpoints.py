@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..card import moves_table
 from ..checkpoint import convert_checkpoint
+from ..compare import describe
 from ..convert import SOURCES
 from ..text import list_some
 from .frame import Verbs, columns
@@ -27,6 +28,7 @@ def _convert(args: argparse.Namespace) -> int:
         license=args.license,
         label_names=read_label_names(args.label_names),
         dry_run=args.dry_run,
+        compare=args.compare,
     )
     known = {**found.summary(), 'out': None if args.dry_run else str(args.out)}
     if args.json:
@@ -45,6 +47,8 @@ def _convert(args: argparse.Namespace) -> int:
         print(f'Left out, because they are not of the Res2Net, {list_some(found.left_out)}')
     if found.other_entries:
         print(f'Other entries with weights (--entry): {", ".join(found.other_entries)}')
+    if found.differences:
+        print(f'Relative differences from the outputs given: {describe(dict(found.differences))}')
     if args.dry_run:
         print('Nothing was written.')
     elif args.to == 'timm':
@@ -83,4 +87,12 @@ def add(verbs: Verbs) -> None:
     )
     add_license_and_labels(parser)
     parser.add_argument('--dry-run', action='store_true', help='check everything, write nothing')
+    parser.add_argument(
+        '--compare',
+        nargs=2,
+        type=Path,
+        metavar=('IMAGES', 'OUTPUTS'),
+        help='files of a batch and of what the original code gave for it (torch.save, .npy or '
+        '.safetensors); if the converted model gives something else, nothing is written',
+    )
     add_json(parser)
