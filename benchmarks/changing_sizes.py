@@ -30,22 +30,22 @@ from .suite.stats import interval
 
 MODEL = 'res2net50_26w_4s'
 SIX = ((160, 224), (224, 224), (256, 256), (224, 320), (288, 288), (256, 320))
+SIDES = range(192, 352)
 Shape = tuple[int, int, int, int]
 
 
 def cases(calls: int) -> dict[str, list[Shape]]:
     """Return the shapes of the inputs of each case, in order."""
     draw = random.Random(0)
-    sides = range(192, 352)
     return {
         'one size': [(1, 3, 224, 224)] * calls,
         'six sizes in turn': [(1, 3, *SIX[i % 6]) for i in range(calls)],
         'batches of 1 and 4 in turn': [((1, 4)[i % 2], 3, 224, 224) for i in range(calls)],
         'sizes that do not come again': [
             (1, 3, *size)
-            for size in zip(draw.sample(sides, calls), draw.sample(sides, calls), strict=True)
+            for size in zip(draw.sample(SIDES, calls), draw.sample(SIDES, calls), strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def seconds(model: nn.Module, x: torch.Tensor) -> float:
@@ -152,6 +152,10 @@ def main(argv: list[str] | None = None) -> None:
     add('--calls', type=int, default=48, help='calls of each case (default: %(default)s)')
     add('--model', default=MODEL, help='model (default: %(default)s)')
     args = script.parse(argv)
+    if not 4 <= args.calls <= len(SIDES):
+        script.parser.error(
+            f'--calls is {args.calls}. Give 4 to {len(SIDES)}, because no size comes again.'
+        )
     torch.set_num_threads(1)
     torch.manual_seed(0)
     plain: Any = timm.create_model(args.model).eval()
@@ -164,11 +168,11 @@ def main(argv: list[str] | None = None) -> None:
             'deployed': deployed,
             'one pack a layer': OnePack(reparameterize_model(plain)),
         }
-        cells[case] = compare(models, shapes, len(shapes) // 4)
+        cells[case] = compare(models, shapes, args.calls // 4)
         cells[case]['memory'] = memory(deployed)
     deployed = reparameterize_model(plain)
     pair = {'without': Unchecked(deployed), 'with': deployed}
-    check = compare(pair, cases(args.calls)['one size'], len(shapes) // 4)['ratios']['with']
+    check = compare(pair, cases(args.calls)['one size'], args.calls // 4)['ratios']['with']
     report = {'model': args.model, 'cases': cells, 'check': check}
     print(report_table(report))
     print(sentence(report))

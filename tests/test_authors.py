@@ -163,6 +163,24 @@ def test_what_is_not_there(tmp_path):
     assert "pretrained='path.pth'" in str(error.value)
 
 
+def test_the_other_names_are_the_modules_themselves():
+    """A hook on them fires, and they can be replaced and deleted, as in the authors' network."""
+    net = authors.res2net50(num_classes=2).eval()
+    seen = []
+    net.avgpool.register_forward_hook(lambda module, inputs, out: seen.append(out.shape))
+    with torch.inference_mode():
+        net(image(1))
+        assert seen == [(1, 2048, 1, 1)]
+        net.relu = nn.SiLU()
+        assert net.act1 is net.relu
+        assert len(list(net.children())) == 10
+        net.avgpool = nn.AdaptiveMaxPool2d(1)
+        x = net.forward_features(image(1))
+        assert torch.equal(net.forward_head(x), net.fc(x.amax((2, 3))))
+        del net.avgpool, net.fc
+        assert isinstance(net.avgpool, nn.Identity)
+
+
 def test_blocks_do_not_start_as_shortcuts():
     """As in the authors' files, and unlike timm's default."""
     assert authors.res2net50(num_classes=2).layer1[0].bn3.weight.unique().tolist() == [1.0]

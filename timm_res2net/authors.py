@@ -6,8 +6,13 @@ Replace the import of the copy, and leave the rest as it is:
 
 The models are those of timm and of this package, with the attributes, the modules' order and the
 state dict of the authors' networks, so that whole-model checkpoints load with `strict=True`. They
-take the arguments of `Res2Net`, can be deployed inside of a larger model
-(`timm_res2net.reparameterize_model`), and start from the same distributions as the authors'.
+can be deployed inside of a larger model (`timm_res2net.reparameterize_model`), and start from the
+same distributions as the authors'. Images (B, in_chans, H, W) become logits (B, num_classes).
+
+Every function takes `pretrained`: False, True for the weights of the Hub, or the path of a file of
+the authors; and the arguments of `Res2Net`. It raises a ValueError if the Hub has no weights of the
+network or an argument is refused, a FileNotFoundError if there is no such file, an OSError if the
+Hub cannot be reached, and a RuntimeError if the file does not fit.
 """
 
 import os
@@ -45,8 +50,20 @@ class AuthorsRes2Net(Res2Net):
 
     @property
     def avgpool(self) -> nn.Module:
-        """Pooling (B, C, H, W) -> (B, C, 1, 1); timm's `global_pool` also flattens."""
-        return nn.AdaptiveAvgPool2d(1)
+        """Pooling (B, C, H, W) -> (B, C, 1, 1), a part of timm's `global_pool`."""
+        return self.global_pool.pool
+
+    @avgpool.deleter
+    def avgpool(self) -> None:
+        self.global_pool.pool = nn.Identity()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'relu':
+            self.act1 = value
+        elif name == 'avgpool':
+            self.global_pool.pool = value
+        else:
+            super().__setattr__(name, value)
 
 
 _V1B: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True)
@@ -59,12 +76,8 @@ def _create(variant: str, pretrained: Pretrained, **arguments: Any) -> AuthorsRe
 
     Args:
         variant: Name in timm or in this package.
-        pretrained: True for the weights of the Hub, a path for a file of the authors.
+        pretrained: As in every function.
         **arguments: Arguments of `Res2Net`.
-
-    Raises:
-        ValueError: The Hub has no weights of this network.
-        FileNotFoundError: There is no such file.
     """
     if not isinstance(pretrained, bool):
         path = Path(pretrained).expanduser()
@@ -79,7 +92,7 @@ def _create(variant: str, pretrained: Pretrained, **arguments: Any) -> AuthorsRe
             f"The Hub has no weights of '{variant}'. Give the path of the authors' file, "
             "pretrained='path.pth'."
         )
-    # the authors do not start blocks as their shortcuts
+    # the authors do not zero-initialize the last BatchNorm of a block
     arguments = {'zero_init_last': False, **arguments}
     model: Any = create_res2net(variant, bool(pretrained), AuthorsRes2Net, **arguments)
     return model

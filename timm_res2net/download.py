@@ -31,13 +31,13 @@ from .files import write_file
 from .text import first_line
 
 NOT_CACHED = (
-    " The cache does not have it either. Without a network, 'test_res2net_se' and folders on the "
-    'disk load.'
+    " The cache does not have it either. Without a network, 'test_res2net_se' and local "
+    'folders load.'
 )
-"""What follows an error of the network if the cache does not help."""
+"""Appended to a network error if the cache has no copy."""
 PATIENCE = constants.HF_HUB_ETAG_TIMEOUT
-"""Seconds without an answer after which a server counts as unreachable: 10, or what the environment
-variable of this name says."""
+"""Seconds without an answer after which a server counts as unreachable: 10 by default, or the
+environment variable HF_HUB_ETAG_TIMEOUT."""
 TIMEOUT = 3600.0
 """Seconds that a verb waits for the Hub in total, unless told otherwise."""
 
@@ -132,7 +132,7 @@ _TABLE: tuple[tuple[Callable[[_Failure], bool], str], ...] = (
         'then run again.',
     ),
     (
-        lambda f: f.status == 412,
+        lambda f: f.status == 412 and not f.is_url,
         'Someone else has pushed to {f.repo} in the meantime. Nothing was changed; run again.',
     ),
     (

@@ -94,12 +94,12 @@ class Record:
         return self.measured and abs(self.ratio('control').median - 1) <= CONTROL
 
     @property
-    def remedy(self) -> str:
+    def refusal(self) -> str:
         """What to do about an unusable record, in place of its figures."""
         control = self.ratio('control').median
         return (
-            f'unusable, since a copy of the baseline took × {control:.2f} of its time. Close other '
-            'programs and run the same command again.'
+            f'unusable, because a copy of the baseline took × {control:.2f} of its time. Close '
+            'other programs and run the same command again.'
         )
 
     def notes(self, threads: int = 0) -> list[str]:
@@ -147,7 +147,7 @@ class Record:
         if not self.measured:
             return 'nothing measured'
         if not self.usable:
-            return self.remedy
+            return self.refusal
         against = '; '.join(self.notes(threads))
         # the claim is about two models in the same mode
         of_pair = self.cell.modes.of_pair

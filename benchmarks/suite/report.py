@@ -60,7 +60,7 @@ def _time_section(files: Files) -> Iterator[str]:
                 (
                     record.cell.describe(),
                     record.milliseconds('baseline'),
-                    verdict(record.ratio()) if record.usable else record.remedy,
+                    verdict(record.ratio()) if record.usable else record.refusal,
                     str(record.ratio('control')),
                     str(record.rounds),
                     str(record.builds),

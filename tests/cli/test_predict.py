@@ -86,6 +86,10 @@ def test_names_of_imagenet_and_80_columns(digits, monkeypatch, capsys):
     tiny = timm.create_model('test_res2net_se', num_classes=1000)
     monkeypatch.setattr('timm_res2net.cli.predict.load_model', lambda name, pretrained: tiny)
     assert main(arguments) == 0
+    assert str(long) in capsys.readouterr().out  # a pipe gets whole names
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True)
+    monkeypatch.setenv('COLUMNS', '80')
+    assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {len(line) for line in lines} == {80}
     assert lines[2].startswith('| ...') and '_long_name_.png |' in lines[2]

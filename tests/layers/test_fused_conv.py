@@ -5,6 +5,7 @@ import io
 import threading
 
 import pytest
+import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import image, randomise, relative_error
+from timm_res2net import reparameterize_model
 from timm_res2net.layers import rules
 from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.fused_block import FusedStage
@@ -164,6 +166,10 @@ def test_memory_of_packs():
     assert [most(1024, 416, 1), most(2048, 832, 1), most(26, 26, 3), most(208, 208, 3)] == [
         2, 1, 4, 1,
     ]  # fmt: skip
+    deployed = reparameterize_model(timm.create_model('res2net50_26w_4s', device='meta'))
+    fused = [layer for layer in deployed.modules() if isinstance(layer, FusedConv2d)]
+    packed = sum(rules.most_packs(layer) * layer.weight.numel() for layer in fused)
+    assert packed <= 1.35 * sum(layer.weight.numel() for layer in fused)
     with override(packs=False):
         assert most(1024, 416, 1) == most(26, 26, 3) == 1
 

@@ -45,19 +45,23 @@ class _Steps(logging.Handler):
     def __init__(self, name: str):
         super().__init__()
         self.setFormatter(logging.Formatter(f'{name}: %(message)s ...'))
-        self.timer = Timer(0, print)  # replaced by the first step
+        self.timer: Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a step in a second, unless the next one begins before."""
-        self.timer.cancel()
+        self._cancel()
         self.timer = Timer(1, print, (self.format(record),), {'file': sys.stderr, 'flush': True})
         self.timer.daemon = True
         self.timer.start()
 
     def close(self) -> None:
         """Print nothing more."""
-        self.timer.cancel()
+        self._cancel()
         super().close()
+
+    def _cancel(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class Verbs:

@@ -21,7 +21,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help=f'block semantics of the checkpoint, if its keys do not tell: {", ".join(SEMANTICS)}',
     )
     parser.add_argument(
-        '--entry', metavar='KEY', help='entry of the file that holds the weights, as in ema.module'
+        '--entry',
+        metavar='KEY',
+        help='entry of the file that holds the weights, such as ema.module',
     )
     parser.add_argument(
         '--prefix',

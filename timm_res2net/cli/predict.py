@@ -9,10 +9,10 @@ from pathlib import Path
 from ..predict import SUFFIXES, Prediction, find_images, predict
 from ..resolve import load_model
 from ..show import labels_of
-from .frame import EXIT_ERROR, Verbs
+from .frame import EXIT_ERROR, Verbs, columns
 from .options import add_json, add_random
 
-_FREE = 80 - len('|  |  | probability |')  # for paths and labels on a terminal
+_FRAME = len('|  |  | probability |')
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -71,8 +71,11 @@ def _print_table(found: Iterator[Prediction], path: int, label: int) -> list[str
         label: Length of the longest label.
     """
     label = max(label, len('class'))
-    path = min(max(path, len('bundled digit')), max(_FREE - label, _FREE // 2))
-    label = min(label, _FREE - path)
+    path = max(path, len('bundled digit'))
+    if sys.stdout.isatty():  # a pipe or a file gets whole paths
+        free = columns() - _FRAME
+        path = min(path, max(free - label, free // 2))
+        label = min(label, free - path)
 
     def line(image: str, name: str, share: str) -> str:
         image = image if len(image) <= path else f'...{image[3 - path :]}'

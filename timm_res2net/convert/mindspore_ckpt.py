@@ -86,7 +86,7 @@ def _text(data: memoryview) -> str:
 
 def _only(found: dict[int, Any], number: int, value: Any) -> None:
     if number in found:
-        raise _Damage(f'a field {number} is there twice')
+        raise _Damage(f'a field {number} occurs twice')
     found[number] = value
 
 
@@ -119,7 +119,7 @@ def _read_message(data: memoryview) -> dict[str, _Tensor]:
         first = tensors.setdefault(name, tensor)
         if first is not tensor:
             if (first.dims, first.kind) != (tensor.dims, tensor.kind):
-                raise _Damage(f'{name!r} is there twice')
+                raise _Damage(f'{name!r} occurs twice')
             first.parts += tensor.parts
     return tensors
 
@@ -148,7 +148,7 @@ def _without_crc(data: memoryview) -> memoryview:
         return data
     message = data[:-_CRC_BYTES]
     if zlib.crc32(message) != int.from_bytes(tail[len(_CRC) :], 'big'):
-        raise _Damage('its checksum is another')
+        raise _Damage('its checksum does not match')
     return message
 
 

@@ -364,10 +364,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_shards(path: Path) -> tuple[dict[str, Any], str]:
     """Read the files that an index of shards names, which stand beside it."""
     try:
-        index = json.loads(path.read_bytes()[:_INDEX_LIMIT])
+        with open(path, 'rb') as file:
+            index = json.loads(file.read(_INDEX_LIMIT))
         names = sorted(set(index['weight_map'].values()))
         plain = all(isinstance(n, str) and Path(n).name == n and n != path.name for n in names)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             'it is JSON, and not an index of shards with a weight_map. Give the file with the '
             'weights.'

@@ -16,6 +16,7 @@ from timm.layers import SEModule, get_attn
 from torch import nn
 
 from ..compat import knows_attn
+from .fold import check_finite
 from .fused_block import FusedBottle2neck
 
 
@@ -321,6 +322,10 @@ class Bottle2neck(nn.Module):
         """Return the deploy form as a new module.
 
         `timm.utils.reparameterize_model` calls this method.
+
+        Raises:
+            ValueError: A weight is not finite.
         """
+        check_finite(self, f'Cannot reparameterize {type(self).__name__}')
         with torch.inference_mode(False):  # weights created in inference mode cannot be packed
             return FusedBottle2neck(self)

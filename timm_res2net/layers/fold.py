@@ -53,19 +53,25 @@ def check_finite(model: nn.Module, what: str) -> None:
         what: What is refused otherwise, the beginning of the error's sentence.
 
     Raises:
-        ValueError: A tensor is not finite, or a running variance is negative. They are named.
+        ValueError: A tensor is not finite, or a BatchNorm would take the root of a negative
+            variance. They are named.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {name: t for name, t in tensors.items() if t.device.type != 'meta'}
     with torch.no_grad():
         bad = {
             name
             for name, tensor in tensors.items()
-            if tensor.is_floating_point() and tensor.device.type != 'meta'
-            if not tensor.isfinite().all() or (name.endswith('running_var') and tensor.min() < 0)
+            if tensor.is_floating_point() and not tensor.isfinite().all()
+        }
+        bad |= {
+            f'{name}.running_var'
+            for name, norm in model.named_modules()
+            if f'{name}.running_var' in tensors and (norm.running_var + norm.eps).min() <= 0
         }
     if bad:
         raise ValueError(
-            f'{what}, because weights hold NaN or infinity, or a running variance is negative '
+            f'{what}, because weights hold NaN or infinity, or a variance is negative '
             f'({list_some(bad)}). Load weights that are finite.'
         )
 

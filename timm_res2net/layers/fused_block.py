@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .fold import check_finite, merge_convs
+from .fold import merge_convs
 from .fused_conv import FusedConv2d, fuse, fuse_sequential
 from .rules import hides, is_watched, merges, overwrites, plain, writes_slices
 
@@ -38,12 +38,8 @@ class FusedBottle2neck(nn.Module):
         """
         Args:
             block: `Bottle2neck` of this package or of `timm.models.res2net`. It is not changed.
-
-        Raises:
-            ValueError: A weight is not finite.
         """
         super().__init__()
-        check_finite(block, f'Cannot reparameterize {type(block).__name__}')
         source: Any = block
         self.width, self.scale = source.width, source.scale
         self.convolved = self.width * max(1, self.scale - 1)  # channels

@@ -21,9 +21,9 @@ class FusedConv2d(nn.Conv2d):
     separate passes over memory. Without the add, the fused layer takes 0.29 to 1.06 of the time of
     the plain layers. The slowest case is a 1x1 convolution of 64 channels.
 
-    Consequence: weights are stored twice, or three times if inputs of several sizes need several
-    layouts (`rules.most_packs`), and the packed copies are not part of the state dict. They are
-    made again after the weight is replaced or written to. A write through `weight.data` goes
+    Consequence: besides the weight, a layer keeps packed copies of it, one for inputs of one size
+    and up to `rules.most_packs` for several. They are not part of the state dict, and are made
+    again after the weight is replaced or written to. A write through `weight.data` goes
     unnoticed: write under `torch.no_grad()` instead.
 
     oneDNN's ReLU turns NaN into 0. The layer runs in the plain form if its parameters are not

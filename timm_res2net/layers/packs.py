@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 
 TRUSTED = 8
-"""How many sizes of a map must be known before the layout of another one is inferred from them."""
+"""Number of known sizes from which the layout of another size is inferred."""
 REMEMBERED = 1024
-"""Most input shapes whose layout is kept in mind; each takes about 200 bytes."""
+"""Largest number of input shapes whose layout is remembered; each takes about 200 bytes."""
 
 
 class Key(NamedTuple):
@@ -58,7 +58,7 @@ class Packs:
     Args:
         weight: The weight. It is kept, so that no other tensor can get its address.
         bias: The bias, or None.
-        version: What the packs are of: versions of both, and the dtype of the input.
+        version: Versions of weight and bias, and the dtype of the input, that the packs are of.
         dtype: Data type of the packs.
         most: How many packs are kept at most. If there are as many, another one replaces the oldest
             as soon as two inputs in a row ask for it.
@@ -116,7 +116,7 @@ class Packs:
         """Return the layouts that are known for the same batch and threads, by size."""
         return {
             other.size: layout
-            for other, layout in list(self.layouts.items())
+            for other, layout in list(self.layouts.items())  # another thread may add one
             if (other.batch, other.threads) == (key.batch, key.threads)
         }
 
@@ -135,7 +135,6 @@ class Packs:
         if len(self.packs) < self.most:
             self.packs[layout] = packed
         elif layout == self.last:
-            for oldest in list(self.packs)[:1]:
-                self.packs.pop(oldest, None)
+            self.packs.pop(next(iter(self.packs), b''), None)
             self.packs[layout] = packed
         return packed

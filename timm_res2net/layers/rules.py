@@ -116,11 +116,12 @@ def hides(x: torch.Tensor) -> bool:
 @contextmanager
 def plain() -> Iterator[None]:
     """Let no convolution of this thread run packed within a `with` block."""
+    before = getattr(_plain, 'on', False)
     _plain.on = True
     try:
         yield
     finally:
-        _plain.on = False
+        _plain.on = before
 
 
 def most_packs(conv: nn.Conv2d) -> int:
@@ -128,7 +129,7 @@ def most_packs(conv: nn.Conv2d) -> int:
 
     oneDNN asks for one to three layouts for a 1x1 convolution, and for another one for each width
     of a 3x3 convolution's input. Further copies of large weights save less time than their memory
-    is worth, so that the packs of a res2net50_26w_4s take at most 1.3 times the memory of the
+    is worth, so that the packs of a res2net50_26w_4s take at most 1.35 times the memory of the
     weights: `python -m benchmarks.changing_sizes`, benchmarks/results/changing_sizes.json.
     """
     if not _forced.get('packs', True):

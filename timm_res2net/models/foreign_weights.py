@@ -79,6 +79,12 @@ def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor
     """Rename the tensors, and check that every one except those of the head fits the model."""
     try:
         network = find_network(checkpoint.values)
+    except ValueError as error:
+        raise RuntimeError(
+            f'{checkpoint.path} does not fit: {error} Make a folder of it with `timm-res2net '
+            'convert`, and load that.'
+        ) from error
+    try:
         tensors = checkpoint.take(network.keys.values())
         named = {name: tensors[key] for name, key in network.keys.items()}
         state_dict = apply_rules(named, network.rules, network.source).tensors

@@ -1,7 +1,7 @@
-"""Refuse checkpoints that would fill a part of a network only.
+"""Refuse checkpoints that would fill only part of a network.
 
-timm loads with strict=False for `features_only` or another class count. A checkpoint whose keys are
-of another layout then leaves random weights, with a warning in a log alone.
+With `features_only` or another class count, timm loads with strict=False. A checkpoint with other
+keys then leaves random weights, and only a log message says so.
 """
 
 from collections.abc import Collection, Mapping
@@ -37,11 +37,16 @@ def describe_half(own: Collection[str], given: Collection[str]) -> str:
     if not missing:
         return ''
     foreign = [key for key in given if key not in own and not key.startswith(_HEADS)]
-    layout = f' Its keys are of another layout, {list_some(foreign)}.' if foreign else ''
+    lacks = f'The checkpoint lacks weights of the network ({list_some(missing)})'
+    if not foreign:
+        return (
+            f'{lacks}. Create the model with the layers and the scale of the checkpoint, or give '
+            'the whole checkpoint.'
+        )
     return (
-        f'The checkpoint lacks weights of the network, {list_some(missing)}.{layout} '
-        '`timm-res2net convert FILE --out FOLDER` makes a folder of a checkpoint of another '
-        "layout, which loads with timm.create_model('local-dir:FOLDER', pretrained=True)."
+        f'{lacks} and has other keys ({list_some(foreign)}). If its layout is another one, '
+        '`timm-res2net convert FILE --out FOLDER` makes a folder of it, which loads with '
+        "timm.create_model('local-dir:FOLDER', pretrained=True)."
     )
 
 
@@ -62,11 +67,12 @@ def _explain(
     unexpected_keys: Any,
     error_msgs: list[str],
 ) -> None:
-    # A part of a larger model, or a deployed model, whose keys are others
+    # Skip a part of a larger model, and a deployed model, whose keys differ.
     if prefix or not any(isinstance(part, Bottle2neck) for part in module.modules()):
         return
     own = module.state_dict().keys()
-    # Some of the model's own keys are a choice, or torch names those that are missing
+    # A state dict with nothing but the model's own keys is the caller's choice; with strict=True
+    # torch names the missing ones.
     if any(key not in own and not key.startswith(_HEADS) for key in state_dict):
         refusal = describe_half(own, state_dict.keys())
         if refusal:
