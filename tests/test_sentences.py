@@ -75,7 +75,8 @@ def world() -> Iterator[Path]:
         (here / 'notes.txt').write_text('notes')
         (here / 'empty').mkdir()
         cache = here / 'cache'
-        stack.enter_context(contextlib.chdir(here))
+        stack.callback(os.chdir, os.getcwd())
+        os.chdir(here)
         stack.enter_context(mock.patch.object(constants, 'HF_HUB_OFFLINE', True))
         stack.enter_context(mock.patch.object(constants, 'HF_HUB_CACHE', str(cache)))
         stack.enter_context(mock.patch.dict(os.environ, {'TORCH_HOME': str(cache)}))

@@ -1,4 +1,4 @@
-"""Name what a file is that is no checkpoint, and what to do with it."""
+"""Say what a file is if it is not a checkpoint, and what to do with it."""
 
 import re
 from collections.abc import Collection
