@@ -1,7 +1,7 @@
 """The sentences that a user meets, in all combinations, in one file that a person reads.
 
-A rewording changes sentences.txt; `python -m tests.test_sentences` writes it again. Read what
-changed: each line has to be plain English, name the value, and say what to do.
+After a rewording the test says where the new file is. Read what changed, and copy it: each line has
+to be plain English, name the value, and say what to do.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import tempfile
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -234,10 +233,7 @@ def sentences() -> str:
     return '\n'.join(lines)
 
 
-def test_sentences():
-    assert sentences() == SENTENCES.read_text()
-
-
-if __name__ == '__main__':
-    SENTENCES.write_text(sentences())
-    sys.exit(f'Written to {SENTENCES}: read what changed.')
+def test_sentences(tmp_path):
+    found, path = sentences(), tmp_path / 'sentences.txt'
+    path.write_text(found)
+    assert found == SENTENCES.read_text(), f'Read {path}, and copy it to {SENTENCES} if it is good.'
