@@ -26,6 +26,7 @@ from timm_res2net.layers.fused_conv import FusedConv2d
 from timm_res2net.text import table
 
 from .script import Script
+from .suite.records import CONTROL
 from .suite.stats import interval
 
 MODEL = 'res2net50_26w_4s'
@@ -105,30 +106,38 @@ class Unchecked(nn.Module):
             return self.model(x)
 
 
+def usable(cell: dict[str, Any]) -> bool:
+    """Return whether the control is within `CONTROL` of 1."""
+    return abs(cell['ratios']['control'][0] - 1) <= CONTROL
+
+
 def report_table(report: dict[str, Any]) -> str:
-    """Return the results as a table."""
-    rows = [
-        (
-            case,
-            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios']['deployed']),
-            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios']['one pack a layer']),
-            f'× {cell["memory"]:.2f}',
-            '{:.2f}'.format(cell['ratios']['control'][0]),
-        )
-        for case, cell in report['cases'].items()
-    ]
+    """Return the results as a table, without figures whose control is out of its band."""
+    rows = []
+    for case, cell in report['cases'].items():
+        times = [
+            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios'][role])
+            if usable(cell)
+            else 'unusable'
+            for role in ('deployed', 'one pack a layer')
+        ]
+        control = '{:.2f}'.format(cell['ratios']['control'][0])
+        rows.append((case, *times, f'× {cell["memory"]:.2f}', control))
     header = ('inputs', 'time', 'with one pack a layer', 'memory of the packs', 'control')
     return table(header, rows)
 
 
 def sentence(report: dict[str, Any]) -> str:
     """Return the main figures in one sentence."""
-    times = {case: cell['ratios']['deployed'][0] for case, cell in report['cases'].items()}
+    times = [
+        f'× {cell["ratios"]["deployed"][0]:.2f} for {case}'
+        if usable(cell)
+        else f'no figure for {case}, because the control was out of its band'
+        for case, cell in report['cases'].items()
+    ]
     return (
-        f'Deployed, {report["model"]} takes × {times["one size"]:.2f} of the time of the plain '
-        f'model for inputs of one size, × {times["six sizes in turn"]:.2f} for six sizes in turn, '
-        f'× {times["batches of 1 and 4 in turn"]:.2f} for batches of 1 and 4 in turn, and '
-        f'× {times["sizes that do not come again"]:.2f} for sizes that do not come again.'
+        f'Time of the deployed {report["model"]} over that of the plain model, float32, one '
+        f'thread: {"; ".join(times)}.'
     )
 
 

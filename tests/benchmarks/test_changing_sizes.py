@@ -30,7 +30,17 @@ def test_the_committed_run():
     """What the documentation promises of memory, of the check, and of every case."""
     report = load('changing_sizes')
     assert report['check'][0] < 1.01
-    for cell in report['cases'].values():
-        assert abs(cell['ratios']['control'][0] - 1) <= 0.02
-        assert cell['ratios']['deployed'][0] < 0.9
-        assert cell['memory'] <= 1.3
+    usable = [cell for cell in report['cases'].values() if changing_sizes.usable(cell)]
+    assert len(usable) >= 3
+    for cell in usable:
+        assert cell['ratios']['deployed'][0] < 0.85
+        assert cell['memory'] <= 1.35
+
+
+def test_no_figure_whose_control_failed():
+    cell = {'ratios': {role: [0.5, 0.5, 0.5] for role in ('deployed', 'one pack a layer')}}
+    cell |= {'memory': 1.0}
+    cell['ratios']['control'] = [0.95, 0.9, 0.99]
+    report = {'model': 'm', 'cases': {'one size': cell}}
+    assert 'no figure for one size' in changing_sizes.sentence(report)
+    assert '0.50' not in changing_sizes.report_table(report)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import (
+    changing_sizes,
     claim,
     deploy_profile,
     import_time,
@@ -25,8 +26,8 @@ def words(path: Path) -> str:
 
 README = words(RESULTS.parent / 'README.md')
 TOP_README = words(Path(__file__).parents[2] / 'README.md')
-SCRIPTS = (deploy_profile, import_time, load_time, quantize, receptive_field, fine_tune,
-           train_keypoints)  # fmt: skip
+SCRIPTS = (changing_sizes, deploy_profile, import_time, load_time, quantize, receptive_field,
+           fine_tune, train_keypoints)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
