@@ -77,7 +77,7 @@ def predict(
         top: Classes to return for each image, at most as many as the model has.
         batch_size: Images that go through the model at once.
 
-    Yields:
+    Returns:
         A prediction for each image in order. It names no class if the image cannot be read.
 
     Raises:
@@ -97,7 +97,18 @@ def predict(
     in_chans = data['input_size'][0]
     transform: Any = create_transform(**data)
     open_image(None, in_chans)  # its error for other channels is not about one image
-    rest = iter(images)
+    return _predict(model, labels, transform, in_chans, iter(images), top, batch_size)
+
+
+def _predict(
+    model: nn.Module,
+    labels: Sequence[str],
+    transform: Any,
+    in_chans: int,
+    rest: Iterator[Path | None],
+    top: int,
+    batch_size: int,
+) -> Iterator[Prediction]:
     while batch := list(itertools.islice(rest, batch_size)):
         prepared, errors = [], {}
         for i, path in enumerate(batch):

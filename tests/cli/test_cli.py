@@ -152,8 +152,7 @@ def test_demo_into_a_folder(tmp_path, capsys):
 PADDLE = Path(__file__).parents[1] / 'fixtures' / 'paddle.pdparams'
 
 
-def test_convert(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv('COLUMNS', '200')
+def test_convert(tmp_path, capsys):
     out = tmp_path / 'net'
     assert main(['convert', str(PADDLE), '--out', str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -130,6 +130,8 @@ def test_long_steps_are_said(capsys, monkeypatch):
         log.info('Exporting x')
         FakeTimer.made[-1].end()
         log.info('Comparing x')
+        log.info('')
+        FakeTimer.made[-1].end()
         return 0
 
     verbs = Verbs('prog', 'Does.')
@@ -157,6 +159,7 @@ def test_completion(capsys, monkeypatch):
 def test_tables_fit_the_terminal(capsys, monkeypatch):
     """`list` and `convert` print their widest tables."""
     monkeypatch.setenv('COLUMNS', '80')
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True)
     for argv in (['list'], ['convert', str(PADDLE), '--dry-run']):
         assert main(argv) == 0
         rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]

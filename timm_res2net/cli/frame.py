@@ -48,8 +48,10 @@ class _Steps(logging.Handler):
         self.timer: Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a step in a second, unless the next one begins before."""
+        """Print a step in a second, unless the next one begins before. '' ends a step."""
         self._cancel()
+        if not record.getMessage():
+            return
         self.timer = Timer(1, print, (self.format(record),), {'file': sys.stderr, 'flush': True})
         self.timer.daemon = True
         self.timer.start()
@@ -138,9 +140,9 @@ class Verbs:
         return args
 
 
-def columns() -> int:
-    """Return the width of the terminal in characters, or 80 without a terminal."""
-    return shutil.get_terminal_size().columns
+def columns() -> int | None:
+    """Return the width of the terminal in characters; None for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..show import labels_of
 from .frame import EXIT_ERROR, Verbs, columns
 from .options import add_json, add_random
 
+_logger = logging.getLogger(__name__)
 _FRAME = len('|  |  | probability |')
 
 
@@ -26,6 +28,7 @@ def _predict(args: argparse.Namespace) -> int:
         )
     images: Sequence[Path | None] = find_images(args.images) or [None]
     model = load_model(args.model, not args.random).eval()
+    _logger.info('')  # nothing is printed between the rows
     found = predict(model, images, top=args.top, batch_size=args.batch_size)
     found = _with_progress(found, len(images))
     if args.json:
@@ -72,8 +75,9 @@ def _print_table(found: Iterator[Prediction], path: int, label: int) -> list[str
     """
     label = max(label, len('class'))
     path = max(path, len('bundled digit'))
-    if sys.stdout.isatty():  # a pipe or a file gets whole paths
-        free = columns() - _FRAME
+    width = columns()
+    if width is not None:
+        free = width - _FRAME
         path = min(path, max(free - label, free // 2))
         label = min(label, free - path)
 
