@@ -19,7 +19,7 @@ from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
-from tests.common import image, model_folder, randomise
+from tests.common import image, model_folder, randomise, slow_except
 from tests.hub.client import environment
 from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
@@ -109,6 +109,9 @@ def steps(page: str) -> Iterator[Step]:
             usable = installed if 'tests.' in ' '.join(command[:3]) else installed - TESTS
             yield Step(page, '', tuple(command), frozenset(usable), not inline)
 
+
+# pages whose commands run in seconds
+QUICK = ['README.md', 'timm_res2net/hub/README.md', 'tests/integration/README.md']
 
 STEPS = {page: list(steps(page)) for page in PAGES}
 BLOCKS = [
@@ -289,7 +292,7 @@ def test_blocks_run(step, newcomer, tmp_path):
 
 
 @pytest.mark.parametrize('long', [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', slow_except(QUICK, PAGES))
 def test_commands_run(page, long, newcomer, server, tmp_path):
     """In the order of the page, in one folder, with a small network and a Hub of the tests."""
     todo = list(dict.fromkeys(step for step in STEPS[page] if step.command and is_run(step)))

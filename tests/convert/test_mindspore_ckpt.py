@@ -109,19 +109,19 @@ MALFORMED = [
     (GOOD + part(1, b''), 'lacks its name'),
     (GOOD + part(1, part(1, b'c')), 'lacks its name or itself'),
     (GOOD + part(1, part(1, b'c') + part(3, tensor())), 'a field 3 of wire type 2'),
-    (GOOD + part(1, part(1, b'c') * 2 + part(2, tensor())), 'a field 1 is there twice'),
+    (GOOD + part(1, part(1, b'c') * 2 + part(2, tensor())), 'a field 1 occurs twice'),
     (GOOD + value(b''), 'a name has 0 bytes'),
     (GOOD + value(b'c' * 5000), 'a name has 5,000 bytes'),
     (GOOD + value(b'\xff'), 'a name is not UTF-8'),
     (GOOD + value(b'c', part(2, b'Float32')), 'lacks its type or its numbers'),
-    (GOOD + value(b'c', tensor() + part(3, b'')), 'a field 3 is there twice'),
+    (GOOD + value(b'c', tensor() + part(3, b'')), 'a field 3 occurs twice'),
     (GOOD + value(b'c', tensor([1] * 17)), 'more than 16 sizes'),
     (GOOD + value(b'c', tensor([3])), "'c' has 8 bytes, not those of Float32 and [3]"),
     (GOOD + value(b'c', tensor([2**62, 2**62])), "'c' has 8 bytes"),
     (GOOD + value(b'c', tensor([2**63])), 'a number does not end'),
     (GOOD + value(), "'a' has 16 bytes, not those of Float32 and [2]"),
-    (GOOD + value(body=tensor((1, 2))), "'a' is there twice"),
-    (GOOD + b'crc_num' + bytes(10), 'its checksum is another'),
+    (GOOD + value(body=tensor((1, 2))), "'a' occurs twice"),
+    (GOOD + b'crc_num' + bytes(10), 'its checksum does not match'),
 ]
 
 

@@ -476,7 +476,7 @@ def test_a_checkpoint_of_timms_training_script(tmp_path):
     path = tmp_path / 'model_best.pth.tar'
     torch.save({'arch': 'test_res2net_se', 'args': args, 'state_dict': model.state_dict()}, path)
     done = dry(path)
-    assert done.config.architecture == 'test_res2net_se'
+    assert done.config.architecture == 'res2net_custom'
     assert done.config.pretrained_cfg['crop_pct'] == 1.0  # that name's
     assert done.config.model_args['semantics'] == 'paddle'
     assert done.config.model_args['global_pool'] == 'max'
