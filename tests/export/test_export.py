@@ -389,5 +389,7 @@ def test_the_command_is_quiet(tmp_path):
     assert done.returncode == 0, done.stderr
     # an old timm warns on a new torch
     timms = subprocess.run([sys.executable, '-c', 'import timm'], capture_output=True, text=True)
-    assert done.stderr == timms.stderr
+    ours = 'timm-res2net export: '  # what takes more than a second
+    others = [line for line in done.stderr.splitlines() if not line.startswith(ours)]
+    assert others == timms.stderr.splitlines()
     assert 'takes (1, 3, 64, 64).' in done.stdout

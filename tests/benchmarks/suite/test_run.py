@@ -86,11 +86,14 @@ def test_smoke_as_a_user_runs_it(tmp_path):
     assert found['runs'][0]['command'].startswith('python -m benchmarks run --suite smoke')
     assert [p.name for p in tmp_path.iterdir()] == ['smoke.json']
 
+    usable = done.returncode == 0
     done = command_line('report', str(out), '--plots', str(tmp_path / 'plots'))
     assert done.returncode == 0, done.stderr
     for heading in ('## How much slower', '## Where the time goes', '## Memory'):
         assert heading in done.stdout
-    assert sorted(p.name for p in (tmp_path / 'plots').iterdir()) == ['attribution.png', 'main.png']
+    drawn = {p.name for p in (tmp_path / 'plots').iterdir()}
+    assert {'attribution.png'} <= drawn <= {'attribution.png', 'main.png'}
+    assert 'main.png' in drawn or not usable  # what is unusable is not drawn
 
 
 @pytest.fixture
