@@ -360,7 +360,7 @@ def trained(scripts, tmp_path_factory):
             'config.json': pushed.config.to_json().encode(),
             'model.safetensors': save(model.state_dict()),
         })  # fmt: skip
-        env = environment(server.url, folder / 'home')
+        env = environment(server.url, folder / 'home', HF_HUB_DISABLE_XET='1')
         run(TORCHRUN, scripts / 'train', lines(2, RUNS), env)
         requests = list(server.requests)
     env['HF_HUB_OFFLINE'] = '1'
