@@ -694,3 +694,16 @@ def test_a_module_that_no_argument_describes(name, module, replacement, there):
 def test_what_only_training_sees_makes_no_difference(changes):
     model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model(TINY, **changes))
     assert take_model(model).config.num_classes == 10
+
+
+def test_the_current_folder(tmp_path, monkeypatch):
+    """It is written as a dot; an empty path is none."""
+    done = push_to_hub(timm.create_model(TINY), 'me/net', license='mit', dry_run=True)
+    model = timm.create_model(TINY)
+    monkeypatch.chdir(ModelFolder.write(tmp_path / 'net', done.config, model.state_dict()).path)
+    assert convert_checkpoint('.', dry_run=True).architecture == TINY
+    assert push_to_hub('.', 'me/net', license='mit', dry_run=True).config.architecture == TINY
+    for use in (convert_checkpoint, lambda path: push_to_hub(path, 'me/net', dry_run=True)):
+        with pytest.raises(ValueError, match='is empty') as error:
+            use('')
+        assert 'Give a file or a folder' in str(error.value)

@@ -30,6 +30,7 @@ from .convert import (
     Network,
     Rule,
     apply_rules,
+    convert_network,
     explain_missing_stem,
     find_network,
     infer_arguments,
@@ -345,9 +346,7 @@ def _convert_network(
     checkpoint: Checkpoint, network: Network
 ) -> tuple[dict[str, torch.Tensor], tuple[Move, ...]]:
     """Return a network's tensors under timm's keys, and the moves of its keys in the file."""
-    taken = checkpoint.take(network.keys.values())
-    given = {key: taken[whole] for key, whole in network.keys.items()}
-    tensors, moves = apply_rules(given, network.rules, network.source)
+    tensors, moves = convert_network(checkpoint, network)
     problem = explain_missing_stem(checkpoint.values, network, tensors.keys())
     if problem:
         raise ValueError(problem)
@@ -396,7 +395,7 @@ def _read_file(
 
 
 def read(
-    path: Path,
+    path: str | os.PathLike[str],
     source: str = 'auto',
     model: str | None = None,
     semantics: str | None = None,
@@ -404,6 +403,9 @@ def read(
     prefix: str | None = None,
 ) -> Conversion:
     """Read a checkpoint into the model that it belongs to. Arguments as in `convert_checkpoint`."""
+    if not os.fspath(path):  # as a path, it would be the current folder
+        raise ValueError('The path of the checkpoint is empty. Give a file or a folder.')
+    path = Path(path)
     if source not in ('auto', *SOURCES):
         raise ValueError(f"Unknown source '{source}'. Use auto, {', '.join(SOURCES)}.")
     if semantics not in (None, *SEMANTICS):
@@ -419,8 +421,6 @@ def read(
             f'{path} is a folder, and its config.json names the model. Leave model, semantics and '
             'prefix out.'
         )
-    if path == Path():
-        raise ValueError('The path of the checkpoint is empty. Give a file or a folder.')
     if re.match('https?:/', str(path)):
         raise ValueError(f'{path} is an address. Download the file, and give its path.')
     if not path.exists():
@@ -599,7 +599,7 @@ def convert_checkpoint(
         )
     check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
-    found = read(Path(path), source, model, semantics, entry, prefix)
+    found = read(path, source, model, semantics, entry, prefix)
     if compare:
         images, outputs = compare
         found = replace(found, differences=compare_outputs(found.model, images, outputs))

@@ -286,8 +286,9 @@ def _take(
             f'model must be a model or the path of a checkpoint or folder, not a '
             f'{type(model).__name__}.'
         )
-    path = Path(os.fspath(model).removeprefix('local-dir:')).expanduser()
-    found = read(path, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
+    text = os.path.expanduser(os.fspath(model).removeprefix('local-dir:'))
+    path = Path(text)
+    found = read(text, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
     config, card, made_from, origin = found.config, '', found.config.made_from, ''
     if path.is_dir():
         folder = ModelFolder(path)
