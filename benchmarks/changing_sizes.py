@@ -12,7 +12,9 @@ with itself without the check for NaN and infinity.
 import copy
 import random
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -33,6 +35,7 @@ MODEL = 'res2net50_26w_4s'
 SIX = ((160, 224), (224, 224), (256, 256), (224, 320), (288, 288), (256, 320))
 SIDES = range(192, 352)
 Shape = tuple[int, int, int, int]
+Step = Callable[[torch.Tensor], object]
 
 
 def cases(calls: int) -> dict[str, list[Shape]]:
@@ -49,14 +52,14 @@ def cases(calls: int) -> dict[str, list[Shape]]:
     }
 
 
-def seconds(model: nn.Module, x: torch.Tensor) -> float:
+def seconds(model: Step, x: torch.Tensor) -> float:
     """Return the CPU time of one call."""
     start = time.process_time()
     model(x)
     return time.process_time() - start
 
 
-def compare(models: dict[str, nn.Module], shapes: list[Shape], warm: int) -> dict[str, Any]:
+def compare(models: dict[str, Step], shapes: list[Shape], warm: int) -> dict[str, Any]:
     """Time models on inputs of these shapes and return the ratios to the first one's time.
 
     Args:
@@ -90,20 +93,24 @@ def memory(model: nn.Module) -> float:
     return round(packed / weights, 3)
 
 
-class Unchecked(nn.Module):
-    """A deployed model that does not look for NaN and infinity in what it gets."""
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Let deployed models not look for NaN and infinity in what they get."""
+    with ExitStack() as stack:
+        for module in ('fused_block', 'fused_conv'):
+            name = f'timm_res2net.layers.{module}.hides'
+            stack.enter_context(mock.patch(name, lambda x: False))
+        yield
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the model on images (B, C, H, W)."""
-        with ExitStack() as stack:
-            for module in ('fused_block', 'fused_conv'):
-                name = f'timm_res2net.layers.{module}.hides'
-                stack.enter_context(mock.patch(name, lambda x: False))
-            return self.model(x)
+def within(context: Callable[[], AbstractContextManager[None]], model: Step) -> Step:
+    """Return a model that runs within a context."""
+
+    def run(x: torch.Tensor) -> object:
+        with context():
+            return model(x)
+
+    return run
 
 
 def usable(cell: dict[str, Any]) -> bool:
@@ -141,19 +148,6 @@ def sentence(report: dict[str, Any]) -> str:
     )
 
 
-class OnePack(nn.Module):
-    """A deployed model that keeps one pack for each layer."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the model on images (B, C, H, W)."""
-        with override(packs=False):
-            return self.model(x)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
     script = Script('changing_sizes', __doc__)
@@ -175,12 +169,12 @@ def main(argv: list[str] | None = None) -> None:
             'plain': plain,
             'control': copy.deepcopy(plain),
             'deployed': deployed,
-            'one pack a layer': OnePack(reparameterize_model(plain)),
+            'one pack a layer': within(partial(override, packs=False), reparameterize_model(plain)),
         }
         cells[case] = compare(models, shapes, args.calls // 4)
         cells[case]['memory'] = memory(deployed)
     deployed = reparameterize_model(plain)
-    pair = {'without': Unchecked(deployed), 'with': deployed}
+    pair = {'without': within(unchecked, deployed), 'with': deployed}
     check = compare(pair, cases(args.calls)['one size'], args.calls // 4)['ratios']['with']
     report = {'model': args.model, 'cases': cells, 'check': check}
     print(report_table(report))

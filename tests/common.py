@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 
@@ -66,6 +67,16 @@ def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
     model = randomise(timm.create_model(name, **kwargs)).eval()
     done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
     return ModelFolder.write(path, done.config, model.state_dict(), done.card).path
+
+
+def repository_files(repo: str, model: nn.Module) -> dict[str, bytes]:
+    """The files that a push of a model to a repository would send."""
+    done = push_to_hub(model, repo, license='mit', dry_run=True)
+    return {
+        'config.json': done.config.to_json().encode(),
+        'model.safetensors': save(model.state_dict(), {'format': 'pt'}),
+        'README.md': done.card.encode(),
+    }
 
 
 def image(batch: int = 2, size: int = 64, channels: int = 3, **kwargs) -> torch.Tensor:

@@ -56,7 +56,7 @@ def test_how_to_install(monkeypatch):
     assert '(https://example.org/timm_res2net.git)' in card
     assert 'clone' not in card
     plain = randomise(timm.create_model('res2net50_48w_2s', num_classes=5)).eval()
-    assert 'pip install' not in dry(plain).card  # timm's own network needs nothing of ours
+    assert 'pip install' not in dry(plain).card  # timm alone loads its own network
 
 
 def test_a_card_within_an_old_one():

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import timm
-from safetensors.torch import save
 
+from tests.common import repository_files
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import Fault, hub
-from timm_res2net import download, push_to_hub
+from timm_res2net import download
 from timm_res2net.download import NOT_CACHED
 from timm_res2net.resolve import load_model
 
@@ -42,13 +42,8 @@ def hole(port: int = 0) -> Iterator[int]:
 def world(tmp_path_factory):
     """A client that has loaded one repository, and the port of the Hub, which has gone."""
     model = timm.create_model('test_res2net_se', num_classes=5)
-    done = push_to_hub(model, WARM, license='mit', dry_run=True)
-    files = {
-        'config.json': done.config.to_json().encode(),
-        'model.safetensors': save(model.state_dict()),
-    }
     with hub() as server:
-        server.add(WARM, files)
+        server.add(WARM, repository_files(WARM, model))
         client = Client(environment(server.url, tmp_path_factory.mktemp('home')))
         client.run(LOAD, target=WARM)
     client.run("""

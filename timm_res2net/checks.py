@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
+from .compare import relative_difference
 from .convert.fit import fit, shapes
 from .folder import CARD, CONFIG, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
@@ -146,8 +147,7 @@ def outputs_are_the_same(folder: ModelFolder) -> str:
         return ''
     size = _size(folder)
     expected, got = _outputs(folder.original, size), _outputs(folder.loaded, size)
-    largest = expected.abs().max().clamp_min(1e-30)
-    error = float((got - expected).abs().max() / largest)
+    error = relative_difference(got, expected)
     if not error <= _TOLERANCE:
         raise ValueError(
             f'The folder loads as another model (its outputs differ by {error:.1e} of the largest '

@@ -1,4 +1,4 @@
-"""Compare a converted model with the outputs that the original code gave."""
+"""Compare outputs: of a converted model with those that the original code gave, and others."""
 
 import os
 from pathlib import Path
@@ -47,6 +47,14 @@ def read_tensors(path: str | os.PathLike[str]) -> list[torch.Tensor]:
     return [tensor.float() for tensor in tensors]
 
 
+def relative_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference between two tensors over the largest expected value.
+
+    It is NaN if one of them holds NaN.
+    """
+    return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
 def compare_outputs(
     model: Any,
     image: str | os.PathLike[str],
@@ -85,7 +93,7 @@ def compare_outputs(
             'such as one with other strides. Give its arguments, or compare other outputs.'
         )
     errors = {
-        name: float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        name: relative_difference(mine, theirs)
         for (name, mine), theirs in zip(found.items(), expected, strict=True)
     }
     if not max(errors.values()) <= tolerance:

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -49,6 +49,7 @@ _LOGIN = 'log in with `hf auth login`, or set HF_TOKEN'
 _UNREACHABLE = (ConnectionError, TimeoutError, HTTPError, HTTPException, urllib.error.URLError)
 # What timm looks for in a repository whose cfg names no file
 _WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+_FOREIGN = ('.pdparams', '.ckpt')  # files of PaddlePaddle and MindSpore
 
 
 class Unreadable(Exception):
@@ -368,3 +369,16 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
         path = folder / os.path.basename(urlsplit(cfg.url).path)
         if not path.exists():
             download(cfg.url, path)
+
+
+def mark_foreign_files(overlay: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a `pretrained_cfg_overlay` that says whether its file or URL is another framework's.
+
+    Without this, timm would read such a file with `torch.load`, or, before timm 1.0.31, other files
+    as such a file if the registered weights are.
+    """
+    marked = dict(overlay or {})
+    source = marked.get('file') or marked.get('url')
+    if source:
+        marked.setdefault('custom_load', str(source).endswith(_FOREIGN))
+    return marked

@@ -46,6 +46,13 @@ def timm_names() -> tuple[str, ...]:
     return tuple(timm.list_models(module='res2net'))
 
 
+@functools.cache
+def _own_arguments(name: str) -> dict[str, Any]:
+    """Return the arguments of a registered name, as JSON values."""
+    model = timm.create_model(name, device='meta')
+    return json.loads(json.dumps(getattr(model, 'model_args', {})))
+
+
 def in_chans_of(model: Any) -> int:
     """Return the number of image channels that a model takes."""
     first: Any = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
@@ -350,9 +357,9 @@ class Config:
 
         For example `res2net_custom(layers=[3, 4, 23, 3])`.
         """
-        own = getattr(timm.create_model(self.architecture, device='meta'), 'model_args', {})
+        own = _own_arguments(self.architecture)
         # a config that was read has lists where others have tuples
-        own, given = (json.loads(json.dumps(args)) for args in (own, self.model_args))
+        given = json.loads(json.dumps(self.model_args))
         other = {key: value for key, value in given.items() if value != own.get(key)}
         arguments = ', '.join(f'{key}={value!r}' for key, value in other.items())
         return f'{self.architecture}({arguments})' if other else self.architecture

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 import timm
-from safetensors.torch import save
 
-from tests.common import randomise
+from tests.common import randomise, repository_files
 from tests.hub.client import Client, RemoteError, command, environment, without_override
 from tests.hub.server import Fault, Hub, hub
-from timm_res2net import push_to_hub
 
 REPO = 'me/tiny'
 # How the cache keeps the weights of REPO; each value is set for the client while a test runs.
@@ -39,12 +37,7 @@ for name, value in values.items():
 @pytest.fixture(scope='module')
 def files() -> dict[str, bytes]:
     model = randomise(timm.create_model('test_res2net_se', num_classes=5)).eval()
-    done = push_to_hub(model, REPO, license='mit', dry_run=True)
-    return {
-        'config.json': done.config.to_json().encode(),
-        'model.safetensors': save(model.state_dict(), {'format': 'pt'}),
-        'README.md': done.card.encode(),
-    }
+    return repository_files(REPO, model)
 
 
 @pytest.fixture(scope='module')

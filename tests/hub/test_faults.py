@@ -21,10 +21,9 @@ import timm
 import torch
 from safetensors.torch import load, save, save_file
 
-from tests.common import image, randomise
+from tests.common import image, randomise, repository_files
 from tests.hub.client import Client, RemoteError, command, environment, start, without_override
 from tests.hub.server import Fault, hub
-from timm_res2net import push_to_hub
 from timm_res2net.download import NOT_CACHED
 
 REPO = 'me/tiny'
@@ -49,14 +48,9 @@ with torch.no_grad():
 def files():
     """What is pushed of a small model with random weights and statistics."""
     model = randomise(timm.create_model('test_res2net_se', num_classes=5)).eval()
-    done = push_to_hub(model, REPO, license='mit', dry_run=True)
     with torch.no_grad():
         logits = model(image()).tolist()
-    return {
-        'config.json': done.config.to_json().encode(),
-        'model.safetensors': save(model.state_dict(), {'format': 'pt'}),
-        'README.md': done.card.encode(),
-    }, logits
+    return repository_files(REPO, model), logits
 
 
 @pytest.fixture(scope='module')

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import timm
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 
-from tests.common import randomise, slow_except
+from tests.common import randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import Fault, Hub, hub
-from timm_res2net import push_to_hub
 from timm_res2net.cli import main
 from timm_res2net.download import Limit
 
@@ -34,12 +33,7 @@ def model() -> Any:
 
 @pytest.fixture(scope='module')
 def files(model) -> dict[str, bytes]:
-    done = push_to_hub(model, REPO, license='mit', dry_run=True)
-    return {
-        'config.json': done.config.to_json().encode(),
-        'model.safetensors': save(model.state_dict(), {'format': 'pt'}),
-        'README.md': done.card.encode(),
-    }
+    return repository_files(REPO, model)
 
 
 @pytest.fixture(scope='module')

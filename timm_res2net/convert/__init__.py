@@ -9,6 +9,7 @@ from .engine import Rule as Rule
 from .engine import apply_rules as apply_rules
 from .engine import undo_rules as undo_rules
 from .find import Network as Network
+from .find import convert_network as convert_network
 from .find import explain_missing_stem as explain_missing_stem
 from .find import find_network as find_network
 from .infer import infer_arguments as infer_arguments

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..text import list_some
-from .engine import Rule, keys_with_rules
-from .reading import WRAPPERS
+from .engine import Converted, Rule, apply_rules, keys_with_rules
+from .reading import WRAPPERS, Checkpoint
 from .sources import SOURCES, recognise, refuse_others
 
 _CLASSIFIER = 'head.fc.'  # MMPretrain's, which stands beside the backbone
@@ -72,6 +72,21 @@ def find_network(
         )
     refuse_others(values)
     return _network(values, '', recognise(values.keys()))
+
+
+def convert_network(checkpoint: Checkpoint, network: Network) -> Converted:
+    """Return a network's tensors under timm's keys, and the moves of its keys in the layout.
+
+    Args:
+        checkpoint: The file.
+        network: The network that `find_network` found in its values.
+
+    Raises:
+        ValueError: A key has no rule, or a tensor cannot be used.
+    """
+    tensors = checkpoint.take(network.keys.values())
+    named = {name: tensors[key] for name, key in network.keys.items()}
+    return apply_rules(named, network.rules, network.source)
 
 
 def _as_prefix(text: str, known: Collection[str]) -> str:

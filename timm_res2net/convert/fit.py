@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..keys import is_counter
 from ..text import list_some
 
 _Shape = tuple[int, ...]
@@ -15,7 +16,7 @@ class Fit:
     """The differences between a state dict and a model.
 
     Attributes:
-        missing: Keys of the model without a tensor, except counters (see `is_counter`).
+        missing: Keys of the model without a tensor, except counters (see `keys.is_counter`).
         surplus: Keys of the state dict that the model does not have.
         wrong: Keys whose tensor has another shape than the model's: the tensor's shape, the
             model's.
@@ -56,15 +57,6 @@ def fit(own: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) ->
         surplus=tuple(key for key in given if key not in own),
         wrong={key: pair for key, pair in both.items() if pair[0] != pair[1]},
     )
-
-
-def is_counter(key: str) -> bool:
-    """Return whether a key is a BatchNorm's `num_batches_tracked`.
-
-    A state dict may lack these integers: a BatchNorm with a momentum does not read them, and Paddle
-    and detectron2 do not have them.
-    """
-    return key.endswith('num_batches_tracked')
 
 
 def with_counters(

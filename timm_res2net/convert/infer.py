@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ..keys import is_gate
+
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
     """Return a base width that gives every stage its width.
@@ -95,7 +97,7 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         down_kernel_size=shape(shortcut)[-1],
         replace_stem_pool='maxpool.0.weight' in state_dict,
     )
-    if any('.se.' in key for key in state_dict):
+    if any(map(is_gate, state_dict)):
         if 'layer1.0.se.fc1.weight' not in state_dict:
             raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
         reduced, whole, *_ = shape('layer1.0.se.fc1.weight')

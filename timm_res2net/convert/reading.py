@@ -13,8 +13,8 @@ from typing import Any
 import safetensors
 import torch
 
+from ..keys import is_counter
 from ..text import first_line
-from .fit import is_counter
 from .kinds import describe_archive, describe_start
 from .mindspore_ckpt import read_ckpt, starts_as_ckpt
 from .safe_pickle import HARMLESS, Array, unpickle_arrays

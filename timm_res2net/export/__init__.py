@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..compare import relative_difference
 from ..deploy import reparameterize_model
 from ..extras import require
 from ..files import check_writable
@@ -269,6 +270,5 @@ def _compare(model: nn.Module, run: Run, x: torch.Tensor, step: int) -> float:
         images += [_larger(x, step), _images(2, x.shape[1], smallest, smallest)]
     for image in images:
         for expected, got in zip(model(image), run(image), strict=True):
-            difference = (torch.as_tensor(got) - expected).abs().max()
-            errors.append(float(difference / expected.abs().max().clamp_min(1e-30)))
+            errors.append(relative_difference(torch.as_tensor(got), expected))
     return float(torch.tensor(errors).max())  # NaN if one of them is

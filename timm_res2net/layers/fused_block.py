@@ -128,19 +128,12 @@ class FusedBottle2neck(nn.Module):
         x += shortcut
         return self.relu(x)
 
-    @torch.jit.unused
-    def _hides(self, x: torch.Tensor) -> bool:
-        return hides(x)
-
-    @torch.jit.unused
-    def _run_plain(self, x: torch.Tensor) -> torch.Tensor:
-        with plain():
-            return self.run(x, False)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block on x of shape (B, inplanes, H, W), in the plain form if x is not finite."""
-        if not torch.jit.is_scripting() and self._hides(x):
-            return self._run_plain(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 torch.jit.script skips this one only
+            if hides(x):
+                with plain():
+                    return self.run(x, False)
         return self.run(x, False)
 
 
@@ -163,15 +156,6 @@ class FusedStage(nn.Sequential):
         )
 
     @torch.jit.unused
-    def _hides(self, x: torch.Tensor) -> bool:
-        return hides(x)
-
-    @torch.jit.unused
-    def _run_plain(self, x: torch.Tensor) -> torch.Tensor:
-        with plain():
-            return super().forward(x)
-
-    @torch.jit.unused
     def _run_overwriting(self, x: torch.Tensor) -> torch.Tensor:
         for i, block in enumerate(self):
             x = block.run(x, i > 0)  # type: ignore[operator]
@@ -179,8 +163,10 @@ class FusedStage(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the blocks on x of shape (B, C, H, W), in the plain form if x is not finite."""
-        if not torch.jit.is_scripting() and self._hides(x):
-            return self._run_plain(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 torch.jit.script skips this one only
+            if hides(x):
+                with plain():
+                    return super().forward(x)
         if not torch.jit.is_scripting() and self._overwrites(x):
             return self._run_overwriting(x)
         for block in self:

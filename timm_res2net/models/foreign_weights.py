@@ -1,7 +1,6 @@
 """Loading weights of other frameworks into a Res2Net, converted in memory."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,25 +8,11 @@ import torch
 from timm.models import load_pretrained
 from torch import nn
 
-from ..convert import SOURCES, Checkpoint, apply_rules, find_network, read_checkpoint
+from ..convert import SOURCES, Checkpoint, convert_network, find_network, read_checkpoint
 from ..convert.fit import fit, shapes
+from ..keys import is_gate, is_head
 from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
-
-_SUFFIXES = ('.pdparams', '.ckpt')  # of PaddlePaddle and MindSpore
-
-
-def mark_foreign_files(overlay: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a `pretrained_cfg_overlay` that says whether its file or URL is another framework's.
-
-    Without this, timm would read such a file with `torch.load`, or, before timm 1.0.31, other files
-    as such a file if the registered weights are.
-    """
-    marked = dict(overlay or {})
-    source = marked.get('file') or marked.get('url')
-    if source:
-        marked.setdefault('custom_load', str(source).endswith(_SUFFIXES))
-    return marked
 
 
 def load_foreign(model: nn.Module, path: str) -> None:
@@ -85,9 +70,7 @@ def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor
             'convert`, and load that.'
         ) from error
     try:
-        tensors = checkpoint.take(network.keys.values())
-        named = {name: tensors[key] for name, key in network.keys.items()}
-        state_dict = apply_rules(named, network.rules, network.source).tensors
+        state_dict = convert_network(checkpoint, network).tensors
         arguments: Any = model.model_args
         known = SOURCES[network.source].semantics
         if arguments['semantics'] not in known:
@@ -95,7 +78,7 @@ def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor
                 f'its block semantics are {known[0]}, and the model computes '
                 f'{arguments["semantics"]}'
             )
-        own = {k: v for k, v in shapes(model.state_dict()).items() if '.se.' not in k}
+        own = {k: v for k, v in shapes(model.state_dict()).items() if not is_gate(k)}
         # timm replaces the head and adapts the first convolution, whatever their shapes
         found = fit(_without_head(own), _without_head(shapes(state_dict)))
         problem = replace(found, wrong={}).describe()
@@ -110,4 +93,4 @@ def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor
 
 
 def _without_head(found: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return {key: shape for key, shape in found.items() if not key.startswith('fc.')}
+    return {key: shape for key, shape in found.items() if not is_head(key)}

@@ -10,20 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..convert.fit import is_counter
+from ..keys import is_counter, is_gate, is_head
 from ..layers.bottle2neck import Bottle2neck
 from ..text import list_some
-
-_HEADS = ('fc.', 'classifier.')
 
 
 def _body(keys: Collection[str]) -> set[str]:
     """Return the keys that every checkpoint has: se_identity.py can start the attention."""
-    return {
-        key
-        for key in keys
-        if not key.startswith(_HEADS) and '.se.' not in key and not is_counter(key)
-    }
+    return {key for key in keys if not (is_head(key) or is_gate(key) or is_counter(key))}
 
 
 def describe_half(own: Collection[str], given: Collection[str]) -> str:
@@ -36,7 +30,7 @@ def describe_half(own: Collection[str], given: Collection[str]) -> str:
     missing = _body(own) - set(given)
     if not missing:
         return ''
-    foreign = [key for key in given if key not in own and not key.startswith(_HEADS)]
+    foreign = [key for key in given if key not in own and not is_head(key)]
     lacks = f'The checkpoint lacks weights of the network ({list_some(missing)})'
     if not foreign:
         return (
@@ -73,7 +67,7 @@ def _explain(
     own = module.state_dict().keys()
     # A state dict with nothing but the model's own keys is the caller's choice; with strict=True
     # torch names the missing ones.
-    if any(key not in own and not key.startswith(_HEADS) for key in state_dict):
+    if any(key not in own and not is_head(key) for key in state_dict):
         refusal = describe_half(own, state_dict.keys())
         if refusal:
             error_msgs.append(refusal)

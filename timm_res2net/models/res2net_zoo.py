@@ -34,11 +34,10 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..compat import keep_in_chans
-from ..download import prepare_weights
+from ..download import mark_foreign_files, prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .feature_levels import sorted_indices
-from .foreign_weights import load_foreign, mark_foreign_files
 from .half_loading import watch_loading
 from .se_identity import checkpoint_filter_fn
 
@@ -233,6 +232,9 @@ class Res2Net(ResNet):
         Raises:
             RuntimeError: The file cannot be read or does not fit the model.
         """
+        # it needs all of `convert`, which other weights do not
+        from .foreign_weights import load_foreign
+
         load_foreign(self, checkpoint_path)
 
 

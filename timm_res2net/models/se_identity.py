@@ -6,6 +6,7 @@ import torch
 from timm.layers import SEModule
 from torch import nn
 
+from ..keys import is_gate
 from ..layers.bottle2neck import Bottle2neck
 from ..text import list_some
 from .half_loading import refuse_half
@@ -35,8 +36,8 @@ def checkpoint_filter_fn(
     """
     refuse_half(state_dict, model)
     own = model.state_dict()
-    expected = {key for key in own if '.se.' in key}
-    given = {key for key in state_dict if '.se.' in key}
+    expected = set(filter(is_gate, own))
+    given = set(filter(is_gate, state_dict))
     if given - expected:
         raise RuntimeError(
             'The checkpoint has attention weights that the model does not have, '

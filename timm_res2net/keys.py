@@ -1,0 +1,20 @@
+"""What the keys of a state dict under timm's names stand for."""
+
+
+def is_counter(key: str) -> bool:
+    """Return whether a key is a BatchNorm's `num_batches_tracked`.
+
+    A state dict may lack these integers: a BatchNorm with a momentum does not read them, and Paddle
+    and detectron2 do not have them.
+    """
+    return key.endswith('num_batches_tracked')
+
+
+def is_head(key: str) -> bool:
+    """Return whether a key is one of the classifier, which timm replaces for other classes."""
+    return key.startswith(('fc.', 'classifier.'))  # of a ResNet, of an HRNet
+
+
+def is_gate(key: str) -> bool:
+    """Return whether a key is one of the attention in a block."""
+    return '.se.' in key
