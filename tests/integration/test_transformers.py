@@ -73,7 +73,7 @@ def read_from_hub(folder: Path, x: torch.Tensor, tmp_path: Path) -> dict:
         server.add('me/net', {p.name: p.read_bytes() for p in folder.iterdir()})
         done = subprocess.run(
             [sys.executable, '-c', PROCESS, 'me/net', str(tmp_path / 'x'), str(tmp_path / 'out')],
-            env=environment(server.url, tmp_path / 'home'),
+            env=environment(server.url, tmp_path / 'home', HF_HUB_DISABLE_XET='1'),
             capture_output=True,
             text=True,
             timeout=300,
