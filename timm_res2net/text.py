@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import reprlib
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
 
@@ -44,6 +45,20 @@ def close_names(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean A, B?` for the known names closest to a misspelled one, or ''."""
     close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.4)
     return f' Did you mean {", ".join(close)}?' if close else ''
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxtuple = 10
+
+
+def brief(value: object) -> str:
+    """Return the repr of a value of any kind in one line, without most of a long one."""
+    try:
+        found = ' '.join(_SHORT.repr(value).split())
+    except Exception:  # a number of too many digits, an object with a repr that fails
+        found = f'a value of type {type(value).__name__}'
+    return found if len(found) <= 200 else f'{found[:200]}...'
 
 
 def first_line(error: BaseException) -> str:

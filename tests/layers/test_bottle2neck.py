@@ -1,13 +1,26 @@
 """The block: its arguments, its semantics, its errors."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from timm.layers import DropBlock2d, DropPath, EcaModule, SEModule
 from torch import nn
 
-from tests.common import DILATES_FIRST, TABLE, Reference, image, randomise, relative_error
-from timm_res2net import Bottle2neck, Res2Net
+from tests.common import (
+    DILATES_FIRST,
+    HRNETS,
+    NAMES,
+    TABLE,
+    TINY,
+    Reference,
+    image,
+    randomise,
+    relative_error,
+    slow_except,
+)
+from timm_res2net import Bottle2neck, Res2Net, align_widths, reparameterize_model
 from timm_res2net.layers.bottle2neck import ATTN_LAYERS, SEMANTICS
 
 LAYERS = (2, 2, 2, 2)
@@ -135,10 +148,14 @@ def test_zero_init_last_makes_the_block_its_shortcut():
 @pytest.mark.parametrize(
     ('kwargs', 'remedy'),
     [
-        ({'scale': 0}, 'whole number of at least 1'),
-        ({'scale': 2.5}, 'whole number of at least 1'),
-        ({'cardinality': 0}, 'whole number of at least 1'),
+        ({'scale': 0}, 'a whole number from 1 to'),
+        ({'scale': 2.5}, 'a whole number from 1 to'),
+        ({'cardinality': 0}, 'a whole number from 1 to'),
         ({'base_width': 3}, 'at least 4'),
+        ({'drop_path': 26.0}, 'a module, or None'),
+        ({'downsample': 13}, 'a module, or None'),
+        ({'dilation': 21.3}, 'a whole number from 1 to 64'),
+        ({'act_layer': 'os.system'}, "one of timm's activations, such as relu"),
         ({'semantics': 'torch'}, 'official, mmdet, detectron2, maskrcnn, paddle, caffe'),
         ({'attn_layer': 'sse'}, 'se, ese, eca'),
         ({'attn_layer': 'halo'}, 'se, ese, eca'),
@@ -175,3 +192,135 @@ def test_timm_can_build_its_resnet_from_the_block():
     """Standard timm: the block under another network, with arguments it does not know about."""
     model = timm.models.resnet.ResNet(Bottle2neck, (1, 1, 1, 1), base_width=26, num_classes=3)
     assert model.eval()(image()).shape == (2, 3)
+
+
+# --- activations ----------------------------------------------------------------------------------
+
+MADE = {
+    'plain': lambda model: model,
+    'deployed': reparameterize_model,
+    'aligned': lambda model: align_widths(model, 8),
+    'aligned and deployed': lambda model: reparameterize_model(align_widths(model, 8)),
+}
+
+
+def calls_of_activations(model: nn.Module, x: torch.Tensor) -> dict[str, int]:
+    """How often each activation of the blocks and of a Res2Net's stem is called in a pass."""
+    acts = {
+        name: module
+        for name, module in model.named_modules()
+        # timm's HRNet uses one for all outputs of a module
+        if isinstance(module, nn.ReLU | nn.SiLU | nn.PReLU) and not name.endswith('fuse_act')
+    }
+    calls = dict.fromkeys(acts, 0)
+
+    def count(name):
+        def hook(module, args):
+            calls[name] += 1
+
+        return hook
+
+    for name, act in acts.items():
+        act.register_forward_pre_hook(count(name))
+    model(x)
+    return calls
+
+
+DEEP = {'stem_type': 'deep', 'stem_width': 8}
+
+
+@pytest.mark.parametrize('made', slow_except(['plain', 'deployed'], MADE))
+@pytest.mark.parametrize(
+    ('name', 'kwargs'),
+    slow_except(
+        [(TINY, DEEP)],
+        [
+            (TINY, DEEP),
+            (TINY, {'features_only': True}),
+            (TINY, {'attn_layer': '', 'semantics': 'paddle'}),
+            (TINY, {'scale': 1, 'act_layer': 'silu', 'norm_layer': 'groupnorm1'}),
+            *((name, {}) for name in (*NAMES, *HRNETS)),
+        ],
+    ),
+    ids=lambda value: value if isinstance(value, str) else '-'.join(value),
+)
+def test_each_activation_is_called_once(name, kwargs, made):
+    """Quantizers and DeepLift keep one record for each module."""
+    if 'norm_layer' in kwargs and 'aligned' in made:
+        kwargs = {**kwargs, 'norm_layer': 'batchnorm2d'}
+    model = MADE[made](timm.create_model(name, device='meta', **kwargs).eval())
+    calls = calls_of_activations(model, image(device='meta'))
+    assert len(calls) > 12  # four blocks of three
+    assert set(calls.values()) == {1}
+
+
+def test_an_activation_with_parameters_stays_one_module():
+    """As in timm, whose checkpoints hold its parameter once a block."""
+    ours = timm.create_model(TINY, act_layer='prelu', attn_layer='')
+    theirs = timm.create_model(
+        'res2net50_26w_4s', act_layer='prelu', layers=(1, 1, 1, 1), device='meta'
+    )
+    assert list(ours.layer1[0].state_dict()) == list(theirs.layer1[0].state_dict())
+    block = randomise(ours).eval().layer1[0]
+    with torch.no_grad():
+        block.relu.weight.fill_(-0.5)
+    x = image(1, 9, block.conv1.in_channels)
+    expected = block(x)
+    assert relative_error(block.fuse()(x), expected) < 1e-5
+    assert torch.equal(torch.jit.script(block)(x), expected)
+    assert calls_of_activations(block, x) == {'relu': 2 + len(block.convs)}
+
+
+def as_in_timm(block: Bottle2neck, act: nn.Module) -> nn.Module:
+    """timm's block with the same weights and one activation."""
+    from timm.models.res2net import Bottle2neck as Timms
+
+    other = Timms(64, 16, norm_layer=nn.BatchNorm2d, base_width=26).eval()
+    other.load_state_dict(block.state_dict(), strict=False)
+    other.relu = act
+    return other
+
+
+def set_relu(block):
+    block.relu = nn.SiLU()
+
+
+def set_each_child(module):
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, nn.SiLU())
+        else:
+            set_each_child(child)
+
+
+def set_each_found_before(block):
+    for name in [name for name, m in block.named_modules() if isinstance(m, nn.ReLU)]:
+        block.set_submodule(name, nn.SiLU())
+
+
+@pytest.mark.parametrize('change', [set_relu, set_each_child, set_each_found_before])
+def test_activations_can_be_replaced(change):
+    """In one assignment as in timm's block, and one by one."""
+    block = randomise(Bottle2neck(64, 16)).eval()
+    x = image(1, 9, 64)
+    change(block)
+    expected = as_in_timm(block, nn.SiLU())(x)
+    assert torch.equal(block(x), expected)
+    assert relative_error(block.fuse()(x), expected) < 1e-5
+    names = ('relu', 'act1', 'acts.0', 'acts.1', 'acts.2')
+    assert calls_of_activations(block, x) == dict.fromkeys(names, 1)
+
+
+def test_one_activation_can_be_replaced():
+    """What runs in the deploy form, whose first block would merge its convolutions."""
+    shortcut = nn.Sequential(nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64))
+    block = randomise(Bottle2neck(64, 16, downsample=shortcut)).eval()
+    x = image(1, 9, 64)
+    before = block(x)
+    assert block.fuse().merged
+    block.acts[1] = nn.LeakyReLU(0.3)
+    expected = block(x)
+    assert relative_error(expected, before) > 0.01
+    for same in (block.fuse(), copy.deepcopy(block), torch.jit.script(block)):
+        assert relative_error(same(x), expected) < 1e-5
+    assert not block.fuse().merged

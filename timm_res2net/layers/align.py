@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..compat import drop_block_of
+from ..schema import RES2NET, read
 from .fold import pad_splits, recast
 
 
@@ -235,8 +236,7 @@ def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
             has another norm than BatchNorm2d, another convolution than a plain Conv2d, or
             DropBlock.
     """
-    if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
-        raise ValueError(f'width_multiple must be a whole number of at least 1, got {multiple!r}.')
+    multiple = read(RES2NET, 'width_multiple', multiple)
     if multiple > 1:
         for block in blocks:
             _check(block)

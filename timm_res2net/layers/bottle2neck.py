@@ -7,98 +7,18 @@ One class implements every published variant. The variants have the same paramet
 shapes. They differ in what the first block of a stage computes (see `SEMANTICS`).
 """
 
-import math
+import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import SEModule, get_attn
 from torch import nn
 
-from ..compat import knows_attn
+from ..schema import ATTN_LAYERS, BLOCK, block_parameters, check_size, checked, split_width
+from ..semantics import SEMANTICS
 from .fold import check_finite
 from .fused_block import FusedBottle2neck
-
-
-class Semantics(NamedTuple):
-    """What the first block of a stage computes.
-
-    All later blocks are equal in every variant: they add to each split the output of the split
-    before it, and they pass the last split on unchanged.
-
-    There are three kinds of first blocks: with stride 1 (stage 1), strided (stages 2 to 4), and
-    dilated (a stage whose stride is replaced by dilation, with `output_stride` 8 or 16).
-
-    Attributes:
-        first_adds: A first block with stride 1 adds the output of the previous split.
-        first_pools: A first block with stride 1 average-pools its last split (3x3, stride 1).
-            Otherwise the last split passes unchanged.
-        strided_adds: A strided or dilated first block adds the output of the previous split.
-        strided_pools: A strided first block average-pools its last split (3x3, with the stride of
-            the 3x3 convolutions). Otherwise the last split passes unchanged, which needs
-            `stride_in_conv1`.
-        dilated_pools: A dilated first block average-pools its last split (3x3, stride 1).
-        stride_in_conv1: The 1x1 convolution conv1 has the stride of the block. Otherwise the 3x3
-            convolutions have it.
-        count_pads: The pooling counts the zeros of the padding (`count_include_pad=True` in torch,
-            `exclusive=False` in Paddle).
-        dilates_first: A dilated first block is dilated as the other blocks of its stage, and its
-            shortcut does not pool. Otherwise, as in timm, it is dilated as the stage before, and
-            with `avg_down` its shortcut pools (2x2, stride 1).
-    """
-
-    first_adds: bool
-    first_pools: bool
-    strided_adds: bool
-    strided_pools: bool
-    dilated_pools: bool
-    stride_in_conv1: bool
-    count_pads: bool
-    dilates_first: bool
-
-
-# fmt: off
-SEMANTICS = {
-    #                       first_ first_ strided_ strided_ dilated_ stride_in_ count_ dilates_
-    #                       adds   pools  adds     pools    pools    conv1      pads   first
-    'official':   Semantics(False, True,  False,   True,    True,    False,     True,  False),
-    'mmdet':      Semantics(False, False, False,   True,    False,   False,     True,  True),
-    'detectron2': Semantics(False, False, False,   False,   False,   True,      True,  True),
-    'maskrcnn':   Semantics(False, True,  False,   True,    True,    True,      True,  False),
-    'paddle':     Semantics(True,  False, False,   True,    True,    False,     False, False),
-    'caffe':      Semantics(True,  False, True,    False,   False,   True,      True,  False),
-}
-"""`Semantics` by name.
-
-* `official`: gasvn/Res2Net, timm and MMPretrain
-* `mmdet`: MMDetection
-* `detectron2`: the detectors of Res2Net-detectron2 and CenterNet2, with the stride in the 1x1
-  convolution by default
-* `maskrcnn`: Res2Net-maskrcnn, with the stride in the 1x1 convolution by default
-* `paddle`: PaddleClas and PaddleDetection
-* `caffe`: 4uiiurz1/pytorch-res2net and the article's network, with the stride in the 1x1
-  convolution as in Caffe's ResNet
-
->>> from timm_res2net import SEMANTICS
->>> list(SEMANTICS)
-['official', 'mmdet', 'detectron2', 'maskrcnn', 'paddle', 'caffe']
->>> SEMANTICS['paddle'].count_pads
-False
-"""
-# fmt: on
-
-
-# Names of `timm.layers.create_attn` that need only a channel count and take maps of any size. Left
-# out: ge and bottleneck need more arguments, halo and bat need sizes divisible by their block size.
-ATTN_LAYERS = tuple(
-    name
-    for name in (
-        'se', 'ese', 'eca', 'ecam', 'ceca', 'gc', 'gca', 'cbam', 'lcbam', 'coord', 'scoord', 'ela',
-        'strip', 'sk', 'splat', 'lambda', 'nl',
-    )
-    if knows_attn(name)
-)  # fmt: skip
-"""Names that `attn_layer` takes."""
 
 AttnLayer = str | Callable[..., nn.Module] | None
 
@@ -110,12 +30,7 @@ def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | 
     if attn_layer == 'se':
         # channels // 16 as in the article; timm's default rounds to a multiple of 8
         return SEModule(channels, rd_channels=max(channels // 16, 1), **dd)
-    layer = get_attn(attn_layer) if attn_layer in ATTN_LAYERS else attn_layer
-    if isinstance(layer, str | nn.Module) or not callable(layer):
-        raise ValueError(
-            f'Unknown attn_layer {attn_layer!r}. Use one of {", ".join(ATTN_LAYERS)}, '
-            "a module class, or '' for none."
-        )
+    layer: Any = get_attn(attn_layer) if attn_layer in ATTN_LAYERS else attn_layer
     return layer(channels, **dd)
 
 
@@ -144,6 +59,11 @@ class Bottle2neck(nn.Module):
     The arguments are those that timm's `ResNet` passes to a block. The parameters have the names of
     timm and of the official code: conv1, bn1, convs.i, bns.i, conv3, bn3, se, downsample.
 
+    Every use of the activation has a module of its own: act1, acts.i and, at the end, relu. Tools
+    that keep one record for each module need that, such as quantizers and DeepLift. Setting `relu`
+    sets them all. An activation with parameters (PReLU) stays one module, `relu`, because
+    checkpoints hold it once.
+
     Shape:
         - Input: (B, inplanes, H, W)
         - Output: (B, planes * 4, ceil(H / stride), ceil(W / stride))
@@ -156,7 +76,9 @@ class Bottle2neck(nn.Module):
     """
 
     expansion = 4
+    __constants__: ClassVar = ['shares_act']
 
+    @checked(BLOCK)
     def __init__(
         self,
         inplanes: int,
@@ -209,17 +131,17 @@ class Bottle2neck(nn.Module):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: `scale` or `cardinality` is not a whole number of at least 1, a split would
-                have no channel, or `semantics` or `attn_layer` is unknown.
+            ValueError: A value is not what the table in schema.py says, a split would have no
+                channel, or the block would be too large.
         """
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
-        if semantics not in SEMANTICS:
-            raise ValueError(f'Unknown semantics {semantics!r}. Use one of {", ".join(SEMANTICS)}.')
-        for name, value in (('scale', scale), ('cardinality', cardinality)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
-        width = math.floor(planes * (base_width / 64.0)) * cardinality
+        check_size(
+            block_parameters(inplanes, planes, base_width, scale, cardinality, attn_layer), scale,
+            inplanes=inplanes, planes=planes, base_width=base_width, scale=scale,
+            cardinality=cardinality, attn_layer=attn_layer,
+        )  # fmt: skip
+        width = split_width(planes, base_width, cardinality)
         if width < 1:
             raise ValueError(
                 f'base_width={base_width!r} with planes={planes} gives splits of {width} channels. '
@@ -271,6 +193,17 @@ class Bottle2neck(nn.Module):
         self.downsample = downsample
         self.drop_path = drop_path
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, and with `relu` the activations of all uses."""
+        super().__setattr__(name, value)
+        if name == 'relu':
+            self.shares_act = bool(value.state_dict())
+            act = nn.Identity() if self.shares_act else value
+            # They come after relu, so that code that replaces one child after another keeps what
+            # it puts here.
+            self.act1 = copy.deepcopy(act)
+            self.acts = nn.ModuleList(copy.deepcopy(act) for _ in self.convs)
+
     def zero_init_last(self) -> None:
         """Set the weight of bn3 to 0, so that the block starts as its shortcut.
 
@@ -288,10 +221,11 @@ class Bottle2neck(nn.Module):
         outs = []
         y = splits[0]  # torch.jit.script needs y defined before the loop
         # torch.jit.script does not support zip(strict=True)
-        for i, (conv, bn) in enumerate(zip(self.convs, self.bns)):  # noqa: B905
+        for i, (conv, bn, act) in enumerate(zip(self.convs, self.bns, self.acts)):  # noqa: B905
             if i > 0:
                 y = y + splits[i] if self.adds else splits[i]
-            y = self.relu(bn(conv(y)))
+            y = bn(conv(y))
+            y = self.relu(y) if self.shares_act else act(y)
             outs.append(y)
         if self.scale > 1:
             outs.append(splits[-1] if self.pool is None else self.pool(splits[-1]))
@@ -304,7 +238,7 @@ class Bottle2neck(nn.Module):
         # one layer per statement: nested calls would keep an input alive until the next layer ends
         x = self.conv1(x)
         x = self.bn1(x)
-        x = self.relu(x)
+        x = self.relu(x) if self.shares_act else self.act1(x)
         x = self._convolve_splits(x)
         x = self.drop_block(x)
         x = self.conv3(x)

@@ -1,10 +1,12 @@
-"""Refuse checkpoints that would fill only part of a network.
+"""Refuse checkpoints that would fill only part of a network, and files that are no checkpoints.
 
 With `features_only` or another class count, timm loads with strict=False. A checkpoint with other
 keys then leaves random weights, and only a log message says so.
 """
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +73,29 @@ def _explain(
         refusal = describe_half(own, state_dict.keys())
         if refusal:
             error_msgs.append(refusal)
+
+
+@contextmanager
+def explaining_file(path: str | None) -> Iterator[None]:
+    """Replace the errors of timm and torch over a file that is no checkpoint by a sentence.
+
+    Args:
+        path: The file that the block loads; None if it loads none.
+
+    Raises:
+        RuntimeError: The file cannot be read as a checkpoint. Other errors pass.
+    """
+    try:
+        yield
+    except Exception as error:  # a file of any kind can fail anywhere
+        if path and os.path.isfile(path):  # a local-dir: may be a folder
+            from ..convert import read_checkpoint  # not needed to load a model
+
+            try:
+                read_checkpoint(path)
+            except ValueError as refusal:
+                raise RuntimeError(str(refusal)) from error
+        raise
 
 
 def watch_loading(model: nn.Module) -> None:

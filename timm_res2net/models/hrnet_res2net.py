@@ -9,6 +9,7 @@ The bottlenecks are those of timm's HRNet in its first stage and in its head. Th
 the branches stay.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from torch import nn
 
 from ..compat import check_hrnet_arguments, has_intermediates, hrnet_cfg, keep_in_chans
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .feature_levels import sorted_indices
+from ..schema import HEADS, HRNET, check_cfg, check_hrnet, checked, read_all
 from .half_loading import watch_loading
 from .se_identity import checkpoint_filter_fn
 
@@ -29,8 +30,6 @@ __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 # Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
 # stores them elsewhere.
 _NOT_RECORDED = ('num_classes', 'drop_rate', 'device', 'dtype')
-
-_HEADS = ('classification', 'incre', '')  # timm's layers after the branches, the default first
 
 
 class HighResolutionRes2Net(HighResolutionNet):
@@ -43,6 +42,7 @@ class HighResolutionRes2Net(HighResolutionNet):
 
     __jit_unused_properties__: ClassVar[list[str]] = ['model_args']
 
+    @checked(HRNET)
     def __init__(
         self,
         cfg: dict[str, Any],
@@ -69,19 +69,12 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`, `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: Another `output_stride`, an unknown `head` or `feature_location`, or a value
-                that `Bottle2neck` refuses.
+            ValueError: A value that is not what the table in schema.py says, stages that are too
+                large, or a classifier without pooling.
             TypeError: An unknown argument.
         """
-        if output_stride != 32:
-            raise ValueError(f'output_stride must be 32 for an HRNet, got {output_stride!r}.')
-        if kwargs.get('head', _HEADS[0]) not in _HEADS:
-            raise ValueError(f'Unknown head {kwargs["head"]!r}. Use one of {_HEADS}.')
-        if kwargs.get('feature_location', '') not in _HEADS[1:]:
-            raise ValueError(
-                f"feature_location must be 'incre' or '', got {kwargs['feature_location']!r}."
-            )
         check_hrnet_arguments(cfg, kwargs)
+        check_hrnet({**cfg, **kwargs}, scale)
         super().__init__(hrnet_cfg(cfg), in_chans=in_chans, **kwargs)
         arguments: dict[str, Any] = dict(
             cardinality=cardinality, base_width=base_width, scale=scale, semantics=semantics,
@@ -140,6 +133,10 @@ def _filter(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, 
 def _create_hrnet(
     variant: str, base: str, pretrained: bool = False, **kwargs: Any
 ) -> HighResolutionRes2Net:
+    kwargs = read_all(HRNET, kwargs)
+    for known in (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')):
+        if isinstance(known, Mapping):
+            check_cfg(known)
     features_only = kwargs.pop('features_only', False)
     feature_cls = kwargs.get('feature_cls')
     takes_getter = has_intermediates(HighResolutionNet)
@@ -148,9 +145,10 @@ def _create_hrnet(
             f'feature_cls={feature_cls!r} cannot extract the levels of an HRNet, whose last stage '
             "returns all of them together. Leave it out, or use 'getter' with timm 1.0.31 or newer."
         )
-    if features_only and 'out_indices' in kwargs:
-        kwargs['out_indices'] = sorted_indices(kwargs['out_indices'])
     as_class = features_only and feature_cls is None
+    head = kwargs.pop('head', HEADS[0]) if as_class else None
+    if head in HEADS[1:]:  # of a network without a classifier: it has these levels
+        kwargs.setdefault('feature_location', head)
     model_cls = HighResolutionRes2NetFeatures if as_class else HighResolutionRes2Net
     model: Any = build_model_with_cfg(
         model_cls,
@@ -158,7 +156,7 @@ def _create_hrnet(
         pretrained,
         model_cfg=cfg_cls[base],
         pretrained_filter_fn=_filter,
-        pretrained_strict=not features_only and kwargs.get('head', _HEADS[0]) == _HEADS[0],
+        pretrained_strict=not features_only and kwargs.get('head', HEADS[0]) == HEADS[0],
         kwargs_filter=('num_classes', 'global_pool') if as_class else None,  # type: ignore[arg-type]
         features_only=features_only and not as_class,
         **kwargs,

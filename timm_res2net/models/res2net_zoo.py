@@ -16,8 +16,7 @@ The name of this file must stay: timm sorts models by the last part of their mod
 `res2net` is the module of timm's own Res2Nets.
 """
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,8 +36,8 @@ from ..compat import keep_in_chans
 from ..download import mark_foreign_files, prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .feature_levels import sorted_indices
-from .half_loading import watch_loading
+from ..schema import RES2NET, check_cfg, check_res2net, checked, read_all
+from .half_loading import explaining_file, watch_loading
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -73,6 +72,7 @@ class Res2Net(ResNet):
 
     __jit_unused_properties__: ClassVar[list[str]] = ['model_args']
 
+    @checked(RES2NET)
     def __init__(
         self,
         layers: Sequence[int] = (3, 4, 6, 3),
@@ -139,27 +139,15 @@ class Res2Net(ResNet):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value that cannot be built: not four stages, an `output_stride` other than
-                8, 16 or 32, an unknown `aa_layer`, an odd channels[0] with a plain stem, a
-                `width_multiple` above 1 with another norm than BatchNorm2d or with DropBlock, or a
-                value that `Bottle2neck` refuses.
+            ValueError: A value that is not what the table in schema.py says, or that cannot be
+                built: a network that is too large, a classifier without pooling, an odd channels[0]
+                with a plain stem, or a `width_multiple` above 1 with another norm than BatchNorm2d
+                or with DropBlock.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
-        for name, value in (('layers', layers), ('channels', channels)):
-            entries = value if isinstance(value, Sequence) else ()
-            if len(entries) != 4 or not all(isinstance(n, Integral) and n >= 1 for n in entries):
-                raise ValueError(
-                    f'{name} must have a whole number of at least 1 for each of the four stages, '
-                    f'got {value!r}.'
-                )
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f'output_stride must be 8, 16 or 32, got {output_stride!r}.')
+        check_res2net(locals())
         if isinstance(aa_layer, str):
-            if aa_layer not in _AA_LAYERS:
-                raise ValueError(
-                    f'Unknown aa_layer {aa_layer!r}. Use {", ".join(_AA_LAYERS)}, or a class.'
-                )
             aa_layer = _AA_LAYERS[aa_layer]
         # timm fixes the width of a plain stem at 64 and has no argument for it. For another width,
         # build a deep stem, whose width is an argument that the layers after it follow, and then
@@ -253,20 +241,24 @@ def create_res2net(
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
-    if kwargs.get('features_only') and 'out_indices' in kwargs:
-        kwargs['out_indices'] = sorted_indices(kwargs['out_indices'])
-    overlay = mark_foreign_files(kwargs.pop('pretrained_cfg_overlay', None))
-    cfg: Any = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
+    kwargs = read_all(RES2NET, kwargs)
+    given, overlay = (kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay'))
+    for known in (given, overlay):
+        if isinstance(known, Mapping):
+            check_cfg(known)
+    overlay = mark_foreign_files(overlay)
+    cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
-    model = build_model_with_cfg(
-        model_class,
-        variant,
-        pretrained,
-        pretrained_cfg=cfg,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        **kwargs,
-    )
+    with explaining_file(cfg.file if pretrained else None):
+        model = build_model_with_cfg(
+            model_class,
+            variant,
+            pretrained,
+            pretrained_cfg=cfg,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            **kwargs,
+        )
     if not isinstance(model, Res2Net):  # a wrapper that returns features
         watch_loading(model)
     return model
