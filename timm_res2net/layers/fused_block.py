@@ -20,6 +20,17 @@ def adds_splits(block: Any) -> bool:
     return block.adds if hasattr(block, 'adds') else not block.is_first
 
 
+def activations(block: Any) -> list[nn.Module]:
+    """Return the activations of a block in the order of their uses: conv1, the splits, the end.
+
+    Args:
+        block: Res2Net block of this package or of timm. timm's has one module for all uses.
+    """
+    if getattr(block, 'shares_act', True):
+        return [block.relu] * (len(block.convs) + 2)
+    return [block.act1, *block.acts, block.relu]
+
+
 class FusedBottle2neck(nn.Module):
     """Deploy form of a `Bottle2neck`: the same function in inference, but faster.
 
@@ -44,17 +55,18 @@ class FusedBottle2neck(nn.Module):
         self.width, self.scale = source.width, source.scale
         self.convolved = self.width * max(1, self.scale - 1)  # channels
         self.adds = adds_splits(block)
-        self.conv1 = fuse(source.conv1, source.bn1, source.relu)
-        pairs = zip(source.convs, source.bns, strict=True)
-        convs: list[Any] = [fuse(conv, norm, source.relu) for conv, norm in pairs]
+        act1, *acts, relu = activations(block)
+        self.conv1 = fuse(source.conv1, source.bn1, act1)
+        layers = zip(source.convs, source.bns, acts, strict=True)
+        convs: list[Any] = [fuse(*triple) for triple in layers]
         self.merged = not self.adds and len(convs) > 1 and merges(convs)
         if self.merged:
             convs = [merge_convs(convs)]
         self.convs = nn.ModuleList(convs)
         self.pool = copy.deepcopy(source.pool) if self.scale > 1 else None
-        self.conv3 = fuse(source.conv3, source.bn3, source.relu if source.se is None else None)
+        self.conv3 = fuse(source.conv3, source.bn3, relu if source.se is None else None)
         self.se = copy.deepcopy(source.se)
-        self.relu = copy.deepcopy(source.relu) if source.se is not None else nn.Identity()
+        self.relu = copy.deepcopy(relu) if source.se is not None else nn.Identity()
         down = source.downsample
         self.downsample = (
             fuse_sequential(down) if isinstance(down, nn.Sequential) else copy.deepcopy(down)
