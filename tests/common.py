@@ -66,7 +66,7 @@ def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
     """A folder with random weights and statistics: those of the package would hide little."""
     model = randomise(timm.create_model(name, **kwargs)).eval()
     done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
-    return ModelFolder.write(path, done.config, model.state_dict(), done.card).path
+    return ModelFolder.write(path, done.config, model, done.card).path
 
 
 def repository_files(repo: str, model: nn.Module) -> dict[str, bytes]:

@@ -649,7 +649,7 @@ def test_a_replaced_head_and_stem(tmp_path):
     randomise(model).eval()
     done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
     assert (done.config.num_classes, done.config.input_size[0]) == (5, 1)
-    folder = ModelFolder.write(tmp_path / 'net', done.config, model.state_dict(), done.card).path
+    folder = ModelFolder.write(tmp_path / 'net', done.config, model, done.card).path
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     x = image(channels=1)
     with torch.no_grad():
@@ -699,8 +699,8 @@ def test_what_only_training_sees_makes_no_difference(changes):
 def test_the_current_folder(tmp_path, monkeypatch):
     """It is written as a dot; an empty path is none."""
     done = push_to_hub(timm.create_model(TINY), 'me/net', license='mit', dry_run=True)
-    model = timm.create_model(TINY)
-    monkeypatch.chdir(ModelFolder.write(tmp_path / 'net', done.config, model.state_dict()).path)
+    model = timm.create_model(TINY).eval()
+    monkeypatch.chdir(ModelFolder.write(tmp_path / 'net', done.config, model).path)
     assert convert_checkpoint('.', dry_run=True).architecture == TINY
     assert push_to_hub('.', 'me/net', license='mit', dry_run=True).config.architecture == TINY
     for use in (convert_checkpoint, lambda path: push_to_hub(path, 'me/net', dry_run=True)):

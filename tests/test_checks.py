@@ -1,6 +1,7 @@
 """What `check` asks about a folder, and what each verb makes of the answers."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.common import model_folder, randomise
 from timm_res2net import check
 from timm_res2net.checks import QUESTIONS, checks, refuse
+from timm_res2net.cli import main
+from timm_res2net.compare import GOLDEN
 from timm_res2net.folder import ModelFolder
 from timm_res2net.models.figures import FIGURES, Pin
 
@@ -42,7 +45,7 @@ def found(path: Path, what: str) -> tuple[str, str]:
 def test_check_of_a_good_folder(folder):
     assert {f.state for f in check(folder)} == {'ok'}
     assert [f.what for f in check(folder)] == [
-        'config', 'weights', 'tensors', 'values', 'outputs', 'images', 'license', 'card',
+        'config', 'weights', 'tensors', 'values', 'outputs', 'golden', 'images', 'license', 'card',
     ]  # fmt: skip
     assert found(folder, 'config')[1] == 'test_res2net_se, 5 classes, 64 px'
     assert found(folder, 'outputs')[1] == 'an image gives 5 finite outputs'
@@ -88,8 +91,9 @@ def test_check_of_a_folder_without_card_and_license(folder):
     del config['pretrained_cfg']['license']
     (folder / 'config.json').write_text(json.dumps(config))
     state, text = found(folder, 'license')
-    assert state == 'error'
+    assert state == 'warning'  # only a push needs one
     assert 'No license' in text and '`timm-res2net push --license`' in text
+    assert 'error' in [f.state for f in checks(ModelFolder(folder), 'push') if f.what == 'license']
 
 
 LICENSES = {  # the lines of a card that name it, and what the warning says, if there is one
@@ -113,6 +117,40 @@ def test_a_license_with_conditions_is_a_warning(case, verb, folder):
     assert told[0][1:] == ('ok', lines.partition('\n')[0].removeprefix('license: '))
     assert [f.state for f in told[1:]] == ['warning'] * bool(warning)
     assert warning in told[-1].text
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('fc.weight', float('nan'), 'NaN or infinite, 1: fc.weight'),
+        ('layer1.0.bn1.bias', float('-inf'), 'NaN or infinite, 1: layer1.0.bn1.bias'),
+        ('bn1.running_var', -1e-3, 'negative variances, 1: bn1.running_var'),
+    ],
+)
+def test_weights_that_mislead(key, value, words, folder, tmp_path, capsys):
+    """Every verb says it; those that would hand on or use the weights refuse."""
+    weights = load_file(folder / 'model.safetensors')
+    weights[key].view(-1)[0] = value
+    save_file(weights, folder / 'model.safetensors')
+    (folder / GOLDEN).unlink()  # they would tell that the weights are others
+    states = {
+        verb: next(f.state for f in checks(ModelFolder(folder), verb) if words in f.text)
+        for verb in ('push', 'check', 'pull')
+    }
+    assert states == {'push': 'error', 'check': 'warning', 'pull': 'warning'}
+    out = tmp_path / 'out'
+    for argv in (
+        ['convert', str(folder), '--out', str(out)],
+        ['convert', str(folder), '--to', 'paddle', '--out', str(out)],
+        ['convert', str(folder), '--dry-run'],
+        ['predict', str(folder)],
+        ['show', str(folder), '--out', str(tmp_path / 'seen.png')],
+    ):
+        assert main(argv) == 1
+        told = capsys.readouterr().err
+        assert f'{folder} was not' in told
+        assert f'Weights are {words}. Use another checkpoint.' in told
+    assert os.listdir(tmp_path) == ['net']
 
 
 def test_check_of_weights_that_do_not_fit(folder):
@@ -139,8 +177,6 @@ def test_check_of_empty_and_cut_weights(folder):
 
 
 def test_check_json_and_exit_code(folder, capsys):
-    from timm_res2net.cli import main
-
     assert main(['check', str(folder), '--json']) == 0
     assert json.loads(capsys.readouterr().out)[0] == {
         'what': 'config',
@@ -209,6 +245,33 @@ def test_check_of_outputs_that_are_not_finite(folder):
     state, text = found(folder, 'outputs')
     assert state == 'warning'
     assert 'NaN or infinite' in text
+
+
+def other_semantics(folder: Path) -> None:
+    config = json.loads((folder / 'config.json').read_text())
+    config['model_args']['semantics'] = 'paddle'
+    (folder / 'config.json').write_text(json.dumps(config))
+
+
+def other_weights(folder: Path) -> None:
+    save_file(randomise(tiny(), seed=2).state_dict(), folder / 'model.safetensors')
+
+
+@pytest.mark.parametrize('verb', ['check', 'pull', 'push'])
+@pytest.mark.parametrize('change', [other_semantics, other_weights])
+def test_golden_tensors_see_another_network_under_the_same_keys(change, verb, folder):
+    def told() -> tuple[str, str]:
+        findings = checks(ModelFolder(folder), verb)
+        return next((f.state, f.text) for f in findings if f.what == 'golden')
+
+    state, text = told()
+    assert state == 'ok'
+    assert re.fullmatch(rf'as in {GOLDEN}, largest relative difference \S+ \(\w+\)', text)
+    change(folder)
+    state, text = told()
+    assert state == 'error'
+    assert GOLDEN in text and '(output)' in text
+    assert 'semantics' in text and 'damaged' in text  # what it may mean
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from torch import nn
 
 from . import __version__
 from .card import render_card
-from .compare import compare_outputs
+from .checks import refuse_model
+from .compare import GOLDEN, compare_golden, compare_outputs
 from .convert import (
     SOURCES,
     Checkpoint,
@@ -34,6 +35,7 @@ from .convert import (
     explain_missing_stem,
     find_network,
     infer_arguments,
+    look_like_classifiers,
     read_checkpoint,
     recognise,
     undo_rules,
@@ -80,6 +82,7 @@ class Conversion:
             holds nothing else.
         left_out: Keys in the file that are not the network's.
         other_entries: Further entries of the file that hold weights, such as 'ema.module'.
+        classifiers: Keys in `left_out` that look like a classifier, if the model has none.
         differences: Relative differences by output from the original code's; empty if not compared.
     """
 
@@ -91,6 +94,7 @@ class Conversion:
     prefix: str = ''
     left_out: tuple[str, ...] = ()
     other_entries: tuple[str, ...] = ()
+    classifiers: tuple[str, ...] = ()
     differences: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -128,6 +132,7 @@ class Conversion:
             'prefix': self.prefix,
             'left_out': {'tensors': len(self.left_out), 'some': sorted(self.left_out)[:10]},
             'other_entries': list(self.other_entries),
+            'classifiers': list(self.classifiers),
             'differences': dict(self.differences),
             'moves': [
                 {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
@@ -144,8 +149,8 @@ def _named_arguments(name: str) -> dict[str, Any]:
     """Return the arguments of a registered name, without class count and input channels."""
     model = timm.create_model(name, device='meta')
     arguments = _architecture(infer_arguments(model.state_dict()))
-    semantics = model.model_args['semantics'] if isinstance(model, Res2Net) else 'official'
-    return {**arguments, 'semantics': semantics}
+    ours = isinstance(model, Res2Net | HighResolutionRes2Net)
+    return {**arguments, 'semantics': model.model_args['semantics'] if ours else 'official'}
 
 
 def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,6 +208,8 @@ def _build(
         silent: Arguments that shapes do not tell.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
+    if 'branches' in found:
+        return _build_hrnet(found, semantics, name, silent)
     fits = _find_name(wanted)
     if name is not None:
         named = _named_arguments(name)
@@ -232,6 +239,25 @@ def _build(
         arguments = {'in_chans': found['in_chans']} if found['in_chans'] != 3 else {}
         arguments.update(silent)
     return name, arguments, model
+
+
+def _build_hrnet(
+    found: Mapping[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], nn.Module]:
+    """Build an HRNet as `_build` builds a Res2Net. Its branches tell its name."""
+    branches = {key: _named_arguments(key)['branches'] for key in hrnet_res2net.default_cfgs}
+    fits = next((key for key, value in branches.items() if value == found['branches']), None)
+    if fits is None or name not in (None, fits):
+        known = ', '.join(f'{value} ({key})' for key, value in branches.items())
+        raise ValueError(
+            f'It is an HRNet whose branches have {found["branches"]} channels. '
+            + (f'Use {fits}' if fits else f'Those that can be built have {known}')
+        )
+    named = _named_arguments(fits)
+    given = {**found, 'semantics': semantics}
+    arguments = {k: v for k, v in given.items() if v != named.get(k)}
+    model: Any = timm.create_model(fits, device='meta', **arguments, **silent)
+    return fits, model.model_args, model
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -271,7 +297,8 @@ class _Training(NamedTuple):
 def _trained(training: Mapping[str, Any], source: str) -> _Training:
     name = training.get('model')
     name = name.partition('.')[0] if isinstance(name, str) else None
-    if source not in ('timm', 'official') or name not in (*default_cfgs, *timm_names()):
+    known = (*default_cfgs, *hrnet_res2net.default_cfgs, *timm_names())
+    if source not in ('timm', 'official') or name not in known:
         return _Training()
     given = training.get('model_kwargs')
     given = given if isinstance(given, dict) else {}
@@ -318,16 +345,12 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     folder = ModelFolder(path)
     config, weights, model = folder.config, folder.weights, folder.build()
     checkpoint = read_checkpoint(weights, entry)
-    moves: tuple[Move, ...] = ()
     tensors = checkpoint.tensors
-    if isinstance(model, HighResolutionRes2Net):  # the tables of rules are of Res2Nets
-        if source not in ('auto', 'timm'):
-            raise ValueError(f'It is an HRNet of timm, not of {source}')
-        source = 'timm'
-    else:
-        source = recognise(tensors) if source == 'auto' else source
-        tensors, moves = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
+    source = recognise(tensors) if source == 'auto' else source
+    tensors, moves = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
     _fill(model, tensors)
+    if (path / GOLDEN).is_file():
+        compare_golden(model.eval(), path / GOLDEN)
     # timm 1.0.31 records the class count too, which has a field of its own
     arguments = {k: v for k, v in config.model_args.items() if k != 'num_classes'}
     if isinstance(model, Res2Net | HighResolutionRes2Net):
@@ -384,14 +407,16 @@ def _read_file(
         cfg,
         tag='converted',
         description=f'Converted from {path.name} ({source}).',
-        first_conv='conv1.0' if found['stem_type'] else 'conv1',
+        first_conv='conv1.0' if found.get('stem_type') else 'conv1',
     )
     made_from = _provenance(path, path, source, checkpoint, moves, prefix, left_out)
     config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
     config = config.with_data({key: training[key] for key in DATA if training.get(key)})
+    lost = () if config.num_classes else left_out
     return Conversion(
-        source, config, model.eval(), moves, made_from, prefix, left_out, checkpoint.others
-    )
+        source, config, model.eval(), moves, made_from, prefix, left_out, checkpoint.others,
+        tuple(look_like_classifiers(checkpoint.values, lost, config.num_features)),
+    )  # fmt: skip
 
 
 def read(
@@ -411,11 +436,6 @@ def read(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f"Unknown semantics '{semantics}'. Use one of {', '.join(SEMANTICS)}.")
     name = resolve_name(model).architecture if model else None
-    if name in hrnet_res2net.default_cfgs:
-        raise ValueError(
-            f'{name} is an HRNet, and only Res2Nets are recognised by their shapes. Load the file '
-            'into the model, and push that or save it with `timm.models.save_for_hf`.'
-        )
     if path.is_dir() and (model or semantics or prefix):
         raise ValueError(
             f'{path} is a folder, and its config.json names the model. Leave model, semantics and '
@@ -577,8 +597,8 @@ def convert_checkpoint(
         FileExistsError: `out` already exists.
         ValueError: The file cannot be read safely, is of no known source, holds several Res2Nets,
             or does not fit; keys without a rule, parameters without a value and shapes that do not
-            fit are listed. Or the layout to write cannot express the network, or the license or the
-            label names.
+            fit are listed. Weights are not finite, or a variance is negative. Or the layout to
+            write cannot express the network, or the license or the label names.
 
     Example:
         >>> import tempfile, timm, torch, timm_res2net
@@ -600,6 +620,7 @@ def convert_checkpoint(
     check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
     found = read(path, source, model, semantics, entry, prefix)
+    refuse_model(found.model, 'convert', f'{path} was not converted')
     if compare:
         images, outputs = compare
         found = replace(found, differences=compare_outputs(found.model, images, outputs))
@@ -611,7 +632,7 @@ def convert_checkpoint(
         return found
     if to == 'timm':
         card = _card(found, Path(path).is_dir(), target.name, license)
-        ModelFolder.write(target, found.config, found.model.state_dict(), card)
+        ModelFolder.write(target, found.config, found.model, card)
     else:
         write_file(target, lambda file: SOURCES[to].save(foreign, file))
     return found
@@ -645,6 +666,8 @@ def _undo(found: Conversion, to: str) -> dict[str, torch.Tensor]:
     target = SOURCES[to]
     tensors = found.model.state_dict()
     what = f'{found.file.file} cannot be written as {to}'
+    if isinstance(found.model, HighResolutionRes2Net):
+        raise ValueError(f"{what}: it is an HRNet, and only timm's layout has HRNets.")
     other = _unusual(found.model)
     if other:
         raise ValueError(f'{what}: {to} cannot express its {", ".join(other)}.')

@@ -1,11 +1,13 @@
 """Check a model's folder: a function for each question, and a table of what a problem means.
 
 `push_to_hub` refuses what the table calls an error under `push`; `pull` writes nothing if there is
-an error under `pull`; `check` prints everything.
+an error under `pull`; `check` prints everything. `convert` writes nothing, and `predict` and `show`
+do not run the model, if there is an error under their columns.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from .compare import relative_difference
+from .compare import GOLDEN, compare_golden, relative_difference
 from .convert.fit import fit, shapes
 from .folder import CARD, CONFIG, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .text import list_some
 
 _logger = logging.getLogger(__name__)
 
-Verb = Literal['push', 'check', 'pull']
+Verb = Literal['push', 'check', 'pull', 'convert', 'predict']
 
 PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 """Suffixes of weights that are not safetensors."""
@@ -125,11 +127,20 @@ def tensors_fit(folder: ModelFolder) -> str:
 
 
 def values_are_finite(folder: ModelFolder) -> str:
-    """Are all weights finite?"""
-    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
-        bad = [key for key in file.keys() if not file.get_tensor(key).isfinite().all()]  # noqa: SIM118
-    if bad:
-        raise ValueError(f'Weights are NaN or infinite, {list_some(bad)}. Use another checkpoint.')
+    """Are all weights finite, and all variances positive?"""
+    bad, negative = [], []
+    for key, tensor in _tensors(folder):
+        if not tensor.isfinite().all():
+            bad.append(key)
+        elif key.endswith('running_var') and (tensor < 0).any():
+            negative.append(key)
+    problems = [
+        f'{what}, {list_some(keys)}'
+        for what, keys in (('NaN or infinite', bad), ('negative variances', negative))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f'Weights are {"; ".join(problems)}. Use another checkpoint.')
     return 'all finite'
 
 
@@ -155,6 +166,16 @@ def outputs_are_the_same(folder: ModelFolder) -> str:
             'activation. Nothing was pushed; `timm.models.push_to_hf_hub` takes models as they are.'
         )
     return f'same outputs, within {error:.0e}'
+
+
+def outputs_are_golden(folder: ModelFolder) -> str:
+    """Does the model give the outputs that are stored beside its weights?"""
+    path = folder.path / GOLDEN
+    if not path.is_file():
+        return ''
+    errors = compare_golden(folder.loaded, path)
+    name = max(errors, key=lambda key: errors[key])
+    return f'as in {GOLDEN}, largest relative difference {errors[name]:.0e} ({name})'
 
 
 def images_can_be_prepared(folder: ModelFolder) -> str:
@@ -268,6 +289,15 @@ def _pickles_in(folder: ModelFolder) -> list[str]:
     return sorted(path.name for path in folder.path.iterdir() if path.name.endswith(PICKLES))
 
 
+def _tensors(folder: ModelFolder) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights of the model in memory, or else of the file."""
+    if folder.original is not None:
+        yield from folder.original.state_dict().items()
+        return
+    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
+        yield from ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
+
+
 def _size(folder: ModelFolder) -> list[int]:
     channels, *sides = folder.config.input_size
     return [channels, *(min(side, _LARGEST) for side in sides)]
@@ -292,6 +322,9 @@ class Question(NamedTuple):
         push: What a problem is for `push_to_hub`: 'error' refuses the push.
         check: What it is for `check`.
         pull: What it is for `pull`: 'error' keeps it from writing.
+        convert: What it is for `convert`, as for `pull`; '' if it is not asked, because the
+            converter itself makes the folder and holds every tensor to the model.
+        predict: What it is for `predict` and `show`: 'error' keeps them from running the model.
     """
 
     what: str
@@ -300,12 +333,14 @@ class Question(NamedTuple):
     push: str
     check: str
     pull: str
+    convert: str = ''
+    predict: str = ''
 
 
 _E, _W = 'error', 'warning'
 # fmt: off
 QUESTIONS = (
-    #        what          question                needs                      push check pull
+    # what, question, needs, and what a problem is for push, check, pull, convert, predict
     Question('repository', comes_from,             (),                        _E, _E, _E),
     Question('hub',        hub_was_asked,          (),                        _E, _W, _W),
     Question('content',    is_as_announced,        (),                        _E, _E, _E),
@@ -313,13 +348,16 @@ QUESTIONS = (
     Question('weights',    has_weights,            (is_as_announced,),        _E, _E, _E),
     Question('pickles',    has_no_pickles,         (),                        _W, _W, _W),
     Question('tensors',    tensors_fit,            (has_config, has_weights), _E, _E, _E),
-    # a diverged model may be looked at, and fetched to look at, but not published
-    Question('values',     values_are_finite,      (has_weights,),            _E, _W, _W),
+    # a diverged model may be fetched and looked at; copies of it mislead, and so do its answers,
+    # which can be plausible, because some kernels drop NaN
+    Question('values',     values_are_finite,      (has_weights,),            _E, _W, _W, _E, _E),
     Question('outputs',    outputs_are_finite,     (tensors_fit,),            _E, _W, _W),
     Question('same',       outputs_are_the_same,   (outputs_are_finite,),     _E, _E, _E),
+    # the network or the weights are not those whose outputs the owner stored
+    Question('golden',     outputs_are_golden,     (outputs_are_the_same,),   _E, _E, _E),
     Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
-    # one may fetch what one may not publish
-    Question('license',    names_license,          (has_config,),             _E, _E, _W),
+    # one may have and fetch what one may not publish
+    Question('license',    names_license,          (has_config,),             _E, _W, _W),
     Question('license',    knows_license,          (names_license,),          _E, _W, _W),
     Question('license',    license_is_free,        (knows_license,),          _W, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
@@ -348,7 +386,8 @@ def checks(
     findings: list[Finding] = []
     failed: set[Callable[[ModelFolder], str]] = set()
     for question in QUESTIONS:
-        if question.ask in waive:
+        severity: str = getattr(question, verb)
+        if question.ask in waive or not severity:
             continue
         if failed.intersection(question.needs):
             failed.add(question.ask)
@@ -358,7 +397,7 @@ def checks(
             text = question.ask(folder)
         except (OSError, ValueError, RuntimeError) as error:
             failed.add(question.ask)
-            findings.append(Finding(question.what, getattr(question, verb), str(error)))
+            findings.append(Finding(question.what, severity, str(error)))
         else:
             if text:
                 findings.append(Finding(question.what, 'ok', text))
@@ -375,3 +414,14 @@ def refuse(findings: Sequence[Finding], what: str) -> None:
     errors = [finding for finding in findings if finding.state == 'error']
     if errors:
         raise ValueError(f'{what}: ' + ' '.join(finding.text for finding in errors))
+
+
+def refuse_model(model: nn.Module, verb: Verb, what: str) -> None:
+    """Ask a verb's questions about a model in memory, and raise a ValueError if there are errors.
+
+    Args:
+        model: The model.
+        verb: 'convert' or 'predict', whose questions need no files.
+        what: What the error is about.
+    """
+    refuse(checks(ModelFolder(Path(), model), verb), what)

@@ -1,15 +1,35 @@
-"""Compare outputs: of a converted model with those that the original code gave, and others."""
+"""Compare outputs: with those of the original code, or with golden tensors beside the weights.
+
+Golden tensors are an input and what a model gave for it when its weights were written. timm's own
+repositories on the Hub have them as `test/rand_tensors.safetensors`, with the tensors `input`,
+`output` (the logits), `features` (the last feature map) and `pre_logits` (the pooled features). The
+same names are used here, so that a tool for timm's repositories finds them.
+"""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 TOLERANCE = 1e-3
-"""Largest relative difference that rounding explains. Wrong semantics differ by 8 % and more."""
+"""Largest relative difference that rounding explains. Wrong semantics differ by 8 % and more.
+
+On a CPU, other instruction sets, numbers of threads and memory formats and the deploy form change
+outputs by up to 2e-6 (measured with five models). The rest is for files that were written on a GPU,
+whose TF32 has 10 bits; timm compares its own golden tensors with the same tolerance.
+"""
+GOLDEN = 'test/rand_tensors.safetensors'
+"""File of the golden tensors, in a folder or repository."""
+
+_LARGEST_SIDE = 384  # px; the input of a larger model is smaller than its config says
+_LARGEST_TENSOR = 4 << 20  # bytes; larger tensors are not written
+_LARGEST_FILE = 16 << 20  # bytes; larger files are not read
 
 
 def read_tensors(path: str | os.PathLike[str]) -> list[torch.Tensor]:
@@ -86,10 +106,119 @@ def compare_outputs(
             levels = model.forward_intermediates(batch, intermediates_only=True)
             named = {f'level {i}': level for i, level in enumerate(levels)}
             found = dict(list(named.items())[-len(expected) :])
+    return _differences(found, expected, str(outputs), tolerance)
+
+
+def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return a noise image and what a model gives for it, under timm's names and in float32.
+
+    The image is the same for every model of a size. Tensors of more than 4 MB are left out.
+
+    Args:
+        model: A Res2Net or HRNet in eval mode, with weights.
+        size: Channels, height and width of its images.
+
+    Returns:
+        The tensors; none if the model cannot be run, or gives values that are not finite.
+    """
+    channels, *sides = size
+    shape = (1, channels, *(min(side, _LARGEST_SIDE) for side in sides))
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    try:
+        found = {'input': image, **_golden_outputs(model, image)}
+    except (RuntimeError, ValueError):  # images too small, weights on the meta device
+        return {}
+    kept = {name: tensor for name, tensor in found.items() if tensor.nbytes <= _LARGEST_TENSOR}
+    is_whole = 'input' in kept and all(bool(tensor.isfinite().all()) for tensor in kept.values())
+    return kept if is_whole else {}
+
+
+def _golden_outputs(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    dtype = next(model.parameters()).dtype
+    with torch.no_grad():
+        features = model.forward_features(image.to(dtype))
+        if not isinstance(features, torch.Tensor):  # of an HRNet without a head
+            raise ValueError('The model gives several feature maps.')
+        if isinstance(features, list):  # branches of an HRNet without a classifier
+            found = {'features': features[-1]}
+        else:
+            found = {
+                'output': model.forward_head(features),
+                'features': features,
+                'pre_logits': model.forward_head(features, pre_logits=True),
+            }
+    # without a head two of them are one tensor, which safetensors does not write
+    return {name: tensor.float().contiguous().clone() for name, tensor in found.items()}
+
+
+def compare_golden(
+    model: nn.Module, path: str | os.PathLike[str], tolerance: float = TOLERANCE
+) -> dict[str, float]:
+    """Compare a model's outputs with golden tensors.
+
+    Args:
+        model: A Res2Net or HRNet in eval mode.
+        path: The file, which is not trusted.
+        tolerance: Largest relative difference.
+
+    Returns:
+        For each output the largest difference, relative to the largest expected value.
+
+    Raises:
+        ValueError: The file is too large, cannot be read or holds other tensors, or the difference
+            is larger.
+    """
+    expected = _read_golden(Path(path))
+    image = expected.pop('input')
+    try:
+        found = _golden_outputs(model, image)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'The input of {GOLDEN} has the shape {tuple(image.shape)}, and the model does not run '
+            'on it. Remove the file, or push the model again.'
+        ) from error
+    named = {name: found[name] for name in expected}
+    return _differences(named, [*expected.values()], GOLDEN, tolerance)
+
+
+def _read_golden(path: Path) -> dict[str, torch.Tensor]:
+    """Read golden tensors: the input and one output or more."""
+    remedy = 'Remove the file, or push the model again.'
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise ValueError(
+            f'{GOLDEN} has {size:,} bytes, and at most {_LARGEST_FILE:,} are read. {remedy}'
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f'{GOLDEN} is damaged ({error}). {remedy}') from error
+    names = ('input', 'output', 'features', 'pre_logits')
+    kept = {name: tensors[name] for name in names if name in tensors}
+    usable = all(tensor.is_floating_point() and tensor.numel() for tensor in kept.values())
+    if not usable or 'input' not in kept or len(kept) == 1 or kept['input'].ndim != 4:
+        raise ValueError(
+            f'{GOLDEN} does not hold an input (B, C, H, W) and an output, features or pre_logits '
+            f'as floating-point numbers. {remedy}'
+        )
+    return {name: tensor.float() for name, tensor in kept.items()}
+
+
+def _differences(
+    found: Mapping[str, torch.Tensor],
+    expected: Sequence[torch.Tensor],
+    what: str,
+    tolerance: float,
+) -> dict[str, float]:
+    """Return the relative differences of a model's outputs from those of a file.
+
+    Raises:
+        ValueError: The shapes are others, or a difference is larger than the tolerance.
+    """
     got, given = ([tuple(t.shape) for t in tensors] for tensors in (found.values(), expected))
     if got != given:
         raise ValueError(
-            f'{outputs} has the shapes {given}, and the model gives {got}: it is another network, '
+            f'{what} has the shapes {given}, and the model gives {got}: it is another network, '
             'such as one with other strides. Give its arguments, or compare other outputs.'
         )
     errors = {
@@ -98,9 +227,9 @@ def compare_outputs(
     }
     if not max(errors.values()) <= tolerance:
         raise ValueError(
-            f'The outputs differ from {outputs} by {describe(errors)}, and at most '
-            f'{tolerance:g} is rounding: it is another network under the same keys. Give its '
-            'semantics or arguments.'
+            f'The outputs differ from {what} by {describe(errors)}, and at most {tolerance:g} is '
+            'rounding: it is another network under the same keys, or the weights are others or '
+            'damaged. Give its semantics or arguments, or use the right weights.'
         )
     return errors
 

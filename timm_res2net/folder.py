@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,35 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
-from timm.models import PretrainedCfg, filter_pretrained_cfg, get_pretrained_cfg
+from timm.models import filter_pretrained_cfg, get_pretrained_cfg
 from torch import nn
 
 from . import compat
+from .compare import GOLDEN, golden_tensors
 from .files import new_folder, write_file
+from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
 from .models.protocol import as_timm
-from .text import sentence
+from .models.res2net_zoo import Res2Net
+from .schema import (
+    CFG,
+    CONFIG_FIELDS,
+    HRNET,
+    RES2NET,
+    TIMM,
+    Field,
+    check_config,
+    check_res2net,
+    read,
+    read_all,
+)
+from .text import first_line, sentence
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 CARD = 'README.md'
+FILES = (WEIGHTS, CONFIG, CARD, GOLDEN)
+"""The files of a model that are fetched, pulled and pushed, as far as they exist."""
 MODES = {1: 'L', 3: 'RGB'}
 """Pillow's image modes by number of channels."""
 
@@ -121,88 +139,43 @@ class Provenance:
     source: str
     moves: Sequence[tuple[str, str, int, str]]
 
-    @classmethod
-    def read(cls, moves: Sequence[Any], **facts: Any) -> 'Provenance':
-        """Read the entry of a config.json, which is not trusted.
 
-        Raises:
-            TypeError: A field is missing or unknown.
-            ValueError: A value has another type.
-        """
-        rows = [(str(a), str(b), int(n), str(how)) for a, b, n, how in moves]
-        found = cls(**facts, moves=rows)
-        texts = (found.file, found.sha256, found.format, found.entry, found.source)
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError('a text is not a string')
-        if not (_is_count(found.bytes) and _is_count(found.widened)):
-            raise ValueError('a count is not a whole number')
-        return found
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _are_numbers(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
-    )
-
-
-def _is_size(value: Any) -> bool:
-    sizes = isinstance(value, list) and len(value) == 3 and all(map(_is_count, value))
-    return sizes and all(0 < n <= 4096 for n in value)
-
-
-_STRING = ('a string', lambda value: isinstance(value, str))
-_COUNT = ('a whole number', _is_count)
-_OBJECT = ('an object', lambda value: isinstance(value, dict))
-_NUMBERS = ('a list of numbers', _are_numbers)
-# The fields that are read, with what they must be. Other fields are left alone.
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    'architecture': _STRING,
-    'num_classes': _COUNT,
-    'model_args': _OBJECT,
-    'label_names': ('a list of names', lambda value: isinstance(value, list | dict)),
-    'described_by': _STRING,
-    'made_from': _OBJECT,
-    'pretrained_cfg': _OBJECT,
-    'pretrained_cfg.num_classes': _COUNT,
-    'pretrained_cfg.input_size': ('channels, height and width, each from 1 to 4096', _is_size),
-    'pretrained_cfg.mean': _NUMBERS,
-    'pretrained_cfg.std': _NUMBERS,
-    'pretrained_cfg.crop_pct': ('a number', lambda value: _are_numbers([value])),
-    'pretrained_cfg.interpolation': _STRING,
-    'pretrained_cfg.license': _STRING,
-}
 _REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
-_KNOWN_CFG = {known.name for known in dataclasses.fields(PretrainedCfg)}
 
 
-def _check_fields(config: Any, what: str) -> None:
+def _arguments_of(name: str) -> Mapping[str, Field]:
+    """Return the table of the arguments of a registered name."""
+    if name in hrnet_res2net.default_cfgs:
+        return HRNET
+    return TIMM if name in timm_names() else RES2NET
+
+
+def _check(config: Any) -> None:
     """Raise a ValueError for what timm would ignore or answer with a traceback."""
     if not isinstance(config, dict):
         raise ValueError(
-            f'{what}: it holds {type(config).__name__}, not an object. Write it again from the '
-            'model.'
+            f'it holds {type(config).__name__}, not an object. Write it again from the model.'
         )
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
-        raise ValueError(f'{what}: it lacks {", ".join(missing)}. Write it again from the model.')
-    for key, (kind, fits) in _FIELDS.items():
-        where, _, name = key.rpartition('.')
-        values = config.get(where) if where else config
-        value = values.get(name) if isinstance(values, dict) else None
-        given = isinstance(values, dict) and name in values
-        # in a pretrained_cfg, null stands for timm's default
-        if given and not fits(value) and (value is not None or not where):
-            raise ValueError(f'{what}: {key} is {value!r}, not {kind}. Correct it.')
-    unknown = sorted(config['pretrained_cfg'].keys() - _KNOWN_CFG)
-    if unknown:
+        raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
+    name = read(CONFIG_FIELDS, 'architecture', config['architecture']).partition('.')[0]
+    if name not in (*FIGURES, *timm_names()):
         raise ValueError(
-            f'{what}: timm does not know {", ".join(unknown)} in pretrained_cfg. Remove it.'
+            f"'{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` shows the "
+            'models.'
+        )
+    check_config(config, _arguments_of(name))
+    if name in timm_names():  # whose constructors do not check their arguments
+        args = read_all(TIMM, config.get('model_args', {}))
+        defaults = {k: p.default for k, p in inspect.signature(Res2Net).parameters.items()}
+        given = {k: v for k, v in args.items() if v is not None}
+        check_res2net({**defaults, 'scale': 8, **given, **given.get('block_args', {})})
+    labels = config.get('label_names')
+    if isinstance(labels, list) and len(labels) != config['num_classes']:
+        raise ValueError(
+            f'it has {len(labels)} label_names for {config["num_classes"]} classes. Correct them, '
+            'or remove label_names.'
         )
 
 
@@ -271,8 +244,9 @@ class Config:
         kept.update(num_classes=known.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
         if in_chans != 3:
             compat.drop_first_conv(kept)
+        pool = getattr(known.global_pool, 'pool_type', '')  # an HRNet's backbone has none
         return cls(
-            architecture, known.num_classes, known.num_features, known.global_pool.pool_type,
+            architecture, known.num_classes, known.num_features, pool,
             kept, names, descriptions, dict(arguments), DESCRIBED if described else '', made_from,
         )  # fmt: skip
 
@@ -302,26 +276,20 @@ class Config:
             raise FileNotFoundError(f'There is no {path}. `timm-res2net convert` writes one.')
         try:
             found = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError as error:  # JSON or UTF-8
+        except (ValueError, RecursionError) as error:  # JSON or UTF-8
             raise ValueError(f'{what}: {type(error).__name__}: {error}.') from error
-        _check_fields(found, what)
-        name, classes = found['architecture'], found['num_classes']
-        if name.partition('.')[0] not in (*FIGURES, *timm_names()):
-            raise ValueError(
-                f"{what}: '{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` "
-                'shows the models.'
-            )
-        labels = found.get('label_names')
-        if isinstance(labels, list) and len(labels) != classes:
-            raise ValueError(
-                f'{what}: it has {len(labels)} label_names for {classes} classes. Correct them, or '
-                'remove label_names.'
-            )
-        made_from = found.get('made_from')
         try:
-            provenance = None if made_from is None else Provenance.read(**made_from)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'{what}: made_from cannot be read ({error}). Remove it.') from error
+            _check(found)
+        except ValueError as error:
+            raise ValueError(f'{what}: {error}') from None
+        name, classes, labels = (
+            found.get(key) for key in ('architecture', 'num_classes', 'label_names')
+        )
+        made_from = found.get('made_from')
+        provenance = None
+        if made_from is not None:
+            rows = [tuple(row) for row in made_from['moves']]
+            provenance = Provenance(**{**made_from, 'moves': rows})
         return cls(
             name, classes, found.get('num_features', 0), found.get('global_pool', ''),
             found['pretrained_cfg'], labels, found.get('label_descriptions'),
@@ -402,21 +370,17 @@ class Config:
         in_chans = self.input_size[0]
         what = f'Images cannot be prepared with {dict(given)}'
         try:
+            read_all({**CFG, 'img_size': RES2NET['in_chans']}, given)
             data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
             create_transform(**data)
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
+            raise ValueError(f'{what}: {error}') from None
+        except (AssertionError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{what} ({type(error).__name__}: {error}). Give values as timm's train.py takes "
                 'them.'
             ) from error
         size = data['input_size'][1:]
-        bad = {
-            'the size must be from 1 to 4096 px': not all(1 <= n <= 4096 for n in size),
-            'a std must not be 0': 0 in data['std'],
-            'crop_pct must be above 0 and at most 1': not 0 < data['crop_pct'] <= 1,
-        }
-        if any(bad.values()):
-            raise ValueError(f'{what}: {", ".join(text for text, is_so in bad.items() if is_so)}.')
         data['input_size'] = [in_chans, *size]
         for key in ('mean', 'std'):
             values = list(data[key])
@@ -426,6 +390,13 @@ class Config:
         if data['input_size'][1:] != self.input_size[1:]:
             data['pool_size'] = None
         return self.with_cfg(**data)
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write safetensors. The same tensors give the same bytes."""
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    save_file(whole, path, metadata={'format': 'pt'})  # transformers asks for the format
+    path.chmod(0o644)  # safetensors lets only the owner read it
 
 
 @dataclass(frozen=True)
@@ -472,28 +443,29 @@ class ModelFolder:
         cls,
         path: Path,
         config: Config,
-        tensors: Mapping[str, torch.Tensor],
+        model: nn.Module,
         card: str = '',
-        original: nn.Module | None = None,
     ) -> 'ModelFolder':
-        """Write a new folder: all of it, or nothing. The same model gives the same bytes.
+        """Write a new folder: all of it, or nothing. The same model gives the same weights.
+
+        Golden tensors are written if the model can be run. Their last bits depend on the machine.
 
         Args:
             path: New or empty folder.
             config: The config.
-            tensors: The weights by their names in timm.
+            model: The model in eval mode.
             card: The text of README.md; none is written if it is empty.
-            original: The model that the weights are from.
         """
         with new_folder(path) as made:
             (made / CONFIG).write_text(config.to_json(), encoding='utf-8')
-            whole = {key: value.contiguous() for key, value in tensors.items()}
-            # transformers asks for the format
-            save_file(whole, made / WEIGHTS, metadata={'format': 'pt'})
-            (made / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read it
+            _save(model.state_dict(), made / WEIGHTS)
+            golden = golden_tensors(model, config.input_size)
+            if golden:
+                (made / GOLDEN).parent.mkdir()
+                _save(golden, made / GOLDEN)
             if card:
                 (made / CARD).write_text(card, encoding='utf-8')
-        return cls(path, original)
+        return cls(path, model)
 
     def write_card(self, text: str) -> None:
         """Write README.md, replacing one that exists."""
@@ -548,7 +520,9 @@ class ModelFolder:
         try:
             return timm.create_model(f'local-dir:{self.path}', device='meta')
         except Exception as error:  # what others wrote fails anywhere inside timm
-            raise ValueError(sentence(f'{what}: {type(error).__name__}: {error}')) from error
+            told = first_line(error)
+            told = told if isinstance(error, ValueError) else f'{type(error).__name__}: {told}'
+            raise ValueError(sentence(f'{what}: {told}')) from error
 
     def create_model(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
         """Create the model with timm, on every supported version of timm and torch.

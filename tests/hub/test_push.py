@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 
 import timm_res2net
@@ -20,8 +20,9 @@ from tests.hub.client import Client, RemoteError, command, environment
 from tests.hub.server import hub as serve_hub
 from timm_res2net import Res2Net, hub, push_to_hub
 from timm_res2net.card import Result, results_of
+from timm_res2net.compare import GOLDEN
 from timm_res2net.download import explain
-from timm_res2net.folder import Config
+from timm_res2net.folder import FILES, Config
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
@@ -90,9 +91,9 @@ def test_there_and_back(world, tmp_path):
         PUSH, **args, kwargs={'license': 'mit', 'verify': True}
     )
     assert (repo, verified, url) == ('me/net', True, f'{server.url}/me/net')
-    assert sorted(changed) == ['README.md', 'config.json', 'model.safetensors']
+    assert sorted(changed) == sorted(FILES)
     files = server.repos['me/net'].files('main')[1]
-    assert sorted(files) == ['.gitattributes', 'README.md', 'config.json', 'model.safetensors']
+    assert sorted(files) == sorted(['.gitattributes', *FILES])
 
     x = image(64)
     expected = outputs(model, x)
@@ -214,6 +215,32 @@ def test_an_edit_of_the_folder_and_one_of_the_hub(world, tmp_path):
     card = repo.files('main')[1]['README.md'].decode()
     assert 'In the folder.' in card
     assert 'On the Hub.' not in card
+
+
+@pytest.mark.parametrize('factor', [1 + 1e-6, 1.1], ids=['rounding', 'another network'])
+def test_golden_tensors_on_the_hub(factor, world, tmp_path):
+    """Those of another machine stay; those that the model does not give are replaced."""
+    server, client, _ = world
+    save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
+    args = {'source': str(tmp_path / 'w.safetensors'), 'repo': f'me/golden{factor}'}
+    client.run(PUSH, **args, kwargs={'license': 'mit'})
+    repo = server.repos[args['repo']]
+    files = repo.files('main')[1]
+    tensors = load(files[GOLDEN])
+    theirs = save({**tensors, 'output': tensors['output'] * factor}, {'format': 'pt'})
+    repo.commit({**files, GOLDEN: theirs}, 'main', 'on another machine')
+    code = 'answer = [finding.state for finding in hub.check(repo) if finding.what == "golden"]'
+    is_same = factor < 1.01
+    assert client.run(code, repo=args['repo']) == ['ok' if is_same else 'error']
+    pull = 'hub.pull(repo, out)'
+    if is_same:
+        client.run(pull, repo=args['repo'], out=str(tmp_path / 'out'))
+        assert (tmp_path / 'out' / GOLDEN).read_bytes() == theirs
+    else:
+        with pytest.raises(RemoteError, match=rf'nothing was written.*{GOLDEN}.*\(output\)'):
+            client.run(pull, repo=args['repo'], out=str(tmp_path / 'out'))
+    assert client.run(PUSH, **args, kwargs={})[2] == ([] if is_same else [GOLDEN])
+    assert client.run(code, repo=args['repo']) == ['ok']
 
 
 def test_what_it_was_made_from_goes_with_the_weights(world, tmp_path):

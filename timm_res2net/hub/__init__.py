@@ -16,7 +16,7 @@ from ..checks import Finding as Finding
 from ..checks import checks, refuse
 from ..download import TIMEOUT
 from ..files import check_writable, new_folder, sha256_of
-from ..folder import CARD, CONFIG, WEIGHTS, Config, ModelFolder, Origin, timm_names
+from ..folder import CONFIG, FILES, WEIGHTS, Config, ModelFolder, Origin, timm_names
 from ..models.figures import FIGURES, Pin
 from ..resolve import File, Folder, Name, Repository, resolve, resolve_repository
 from .fetch import fetch
@@ -154,7 +154,8 @@ def pull(
     findings = checks(folder, 'pull')
     refuse(findings, f'{found.id} is not in order, and nothing was written')
     with new_folder(target) as made:
-        for name in (CONFIG, WEIGHTS, CARD):
+        for name in FILES:
             if (folder.path / name).is_file():
+                (made / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder.path / name, made / name)
     return findings

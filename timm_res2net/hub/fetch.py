@@ -27,7 +27,7 @@ from ..download import (
     readable,
 )
 from ..files import sha256_of
-from ..folder import CARD, CONFIG, WEIGHTS, ModelFolder, Origin
+from ..folder import CONFIG, FILES, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
 
 _logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def fetch(
     pin: Pin | None = None,
     timeout: float = TIMEOUT,
 ) -> ModelFolder:
-    """Download a model's config, weights and card into the cache.
+    """Download the files of a model into the cache.
 
     The client compares the size of a file with what the Hub announces, but not its content. Weights
     with another content are downloaded once more. If they differ again, they are not kept, and the
@@ -153,7 +153,7 @@ def _fetch(
             unreachable: BaseException = error
     origin = Origin(repo, pin=pin or Pin(), offline=offline)
     folder = None
-    for name in (WEIGHTS, CONFIG, CARD):  # weights first: if they are damaged, all may have to go
+    for name in FILES:  # weights first: if they are damaged, all may have to go
         if remote and name not in remote.files:
             continue
         try:
@@ -163,9 +163,9 @@ def _fetch(
             if remote or not isinstance(error.__cause__, LocalEntryNotFoundError):
                 raise
             continue  # the cache has what was loaded, which may be without a card or a config
-        if remote and remote.commit and path.parent.name != remote.commit:
+        folder = path.parents[name.count('/')]
+        if remote and remote.commit and folder.name != remote.commit:
             raise OSError(f'{repo} has changed during the download. Run again.')
-        folder = path.parent
         if name == WEIGHTS:
             origin = _compare(origin, path, remote, get)
     if folder is None and not remote:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from .. import __version__
 from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
+from ..compare import GOLDEN, compare_golden
 from ..compat import HTTPError
 from ..download import TIMEOUT, Limit, Unreadable, explaining, readable
 from ..files import sha256_of
@@ -26,6 +28,7 @@ from ..folder import (
     CARD,
     CONFIG,
     DESCRIBED,
+    FILES,
     WEIGHTS,
     Config,
     ModelFolder,
@@ -95,16 +98,18 @@ class _Seen:
         on_branch: Whether the branch exists.
         card: Text of the card, '' without one.
         labels: Names of the classes in its config.
+        golden: Its golden tensors in the cache; None without any.
     """
 
     remote: Remote | None = None
     on_branch: bool = False
     card: str = ''
     labels: Sequence[str] | None = None
+    golden: Path | None = None
 
-    def differs(self, path: Path) -> bool:
+    def differs(self, name: str, path: Path) -> bool:
         """Return whether the Hub does not have a file of this name with this content."""
-        there = self.remote.files.get(path.name) if self.remote else None
+        there = self.remote.files.get(name) if self.remote else None
         return there is None or not there.fits(path)
 
 
@@ -133,7 +138,8 @@ def push_to_hub(
     """Push a Res2Net to the Hugging Face Hub: config.json, model.safetensors and a card.
 
     Before anything is sent, timm loads what would be sent, and its outputs are compared with the
-    model's. Files that the Hub already has are not sent again.
+    model's. A noise image and the model's outputs for it are sent, too, so that `check` and `pull`
+    can compare. Files that the Hub already has are not sent again.
 
     Args:
         model: A model in memory (of this package, or a Res2Net of timm), a folder, or a checkpoint
@@ -176,7 +182,7 @@ def push_to_hub(
         >>> model = timm.create_model('test_res2net_se', pretrained=True)
         >>> done = timm_res2net.push_to_hub(model, 'me/digits', license='mit', dry_run=True)
         >>> sorted(done.files)
-        ['README.md', 'config.json', 'model.safetensors']
+        ['README.md', 'config.json', 'model.safetensors', 'test/rand_tensors.safetensors']
     """
     target = _check_target(repo_id, revision)
     _check_words(license, card)
@@ -192,10 +198,8 @@ def push_to_hub(
     old = _author_card(taken.card, seen.card, card, target.id)
     config, notes = _adjust(taken, seen, license, label_names, data, old)
     with tempfile.TemporaryDirectory() as scratch:
-        tensors = taken.model.model.state_dict()
-        folder = ModelFolder.write(
-            Path(scratch) / 'model', config, tensors, original=taken.model.model
-        )
+        folder = ModelFolder.write(Path(scratch) / 'model', config, taken.model.model)
+        _keep_golden(folder, seen.golden)
         text, more = _write_card(folder, taken, seen, old, target, measured)
         folder.write_card(text)
         waived = [knows_license] if license == 'unknown' else []
@@ -358,7 +362,7 @@ def _write_card(
     """Return the text of the card, and notes on what was removed from it."""
     config, notes = folder.config, []
     # results belong to weights: those on the Hub stay as long as its weights do
-    keep = old == taken.card or not seen.differs(folder.path / WEIGHTS)
+    keep = old == taken.card or not seen.differs(WEIGHTS, folder.path / WEIGHTS)
     shown = results_of(taken.card) if taken.card else []
     if seen.card and not taken.card:
         on_hub = results_of(seen.card)
@@ -379,13 +383,24 @@ def _write_card(
     return (merge_card(text, old, keep_results=keep) if old else text), notes
 
 
+def _keep_golden(folder: ModelFolder, on_hub: Path | None) -> None:
+    """Keep the Hub's golden tensors if the model gives them.
+
+    Their last bits depend on the machine, so the same model would otherwise be pushed again.
+    """
+    if on_hub and folder.original and (folder.path / GOLDEN).is_file():
+        with suppress(ValueError):
+            compare_golden(folder.original, on_hub)
+            shutil.copyfile(on_hub, folder.path / GOLDEN)
+
+
 def _describe(
     folder: ModelFolder, target: Repository, seen: _Seen, card: str, notes: Sequence[str]
 ) -> Push:
-    paths = [folder.path / name for name in (CONFIG, WEIGHTS, CARD)]
     files = {
-        path.name: FileSent(path.stat().st_size, sha256_of(path), seen.differs(path))
-        for path in paths
+        name: FileSent(path.stat().st_size, sha256_of(path), seen.differs(name, path))
+        for name in FILES
+        if (path := folder.path / name).is_file()
     }
     return Push(target.id, target.revision or 'main', files, card, folder.config, tuple(notes))
 
@@ -417,12 +432,13 @@ def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool
         if CARD in remote.files:
             card = Path(get(CARD)).read_text(encoding='utf-8')
         config = Path(get(CONFIG)) if CONFIG in remote.files else None
+        golden = Path(get(GOLDEN)) if GOLDEN in remote.files else None
     if config is not None:
         try:
             labels = Config.read(config).label_names
         except ValueError:
             labels = None  # until now the repository held another kind of model
-    return _Seen(remote, on_branch, card, labels if isinstance(labels, list) else None)
+    return _Seen(remote, on_branch, card, labels if isinstance(labels, list) else None, golden)
 
 
 def _send(
