@@ -29,7 +29,7 @@ Step = Callable[[], object]
 
 def require(runtime: str) -> None:
     """Raise ValueError if a package that the runtime needs is not installed."""
-    extras.require(f"Mode '{runtime}'", 'runtimes', *EXPORTED.get(runtime, ()))
+    extras.require(f"Mode '{runtime}'", 'export', *EXPORTED.get(runtime, ()))
 
 
 def freeze(model: nn.Module, run: Callable[[], object]) -> Any:

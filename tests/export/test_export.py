@@ -15,7 +15,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from tests.common import HRNETS, image, model_folder, randomise, relative_error, slow_except
-from timm_res2net import export
+from timm_res2net import detection_backbone, export, reparameterize_model
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
 from timm_res2net.resolve import load_model
@@ -29,7 +29,17 @@ needs_onnx = pytest.mark.skipif(
     or importlib.util.find_spec('onnxruntime') is None,
     reason='needs the extra export',
 )
-every_format = pytest.mark.parametrize('kind', [*QUICK, pytest.param('onnx', marks=needs_onnx)])
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec('openvino') is None, reason='needs the extra export'
+)
+every_format = pytest.mark.parametrize(
+    'kind',
+    [
+        *QUICK,
+        pytest.param('onnx', marks=needs_onnx),
+        pytest.param('openvino', marks=[needs_openvino, pytest.mark.slow]),
+    ],
+)
 
 
 def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
@@ -39,6 +49,14 @@ def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
 
         session = onnxruntime.InferenceSession(path)
         return [torch.from_numpy(a) for a in session.run(None, {'image': x.numpy()})]
+    if kind == 'openvino':
+        import openvino
+
+        # by default it may compute in bfloat16
+        config = {'INFERENCE_PRECISION_HINT': 'f32'}
+        compiled = openvino.compile_model(path, 'CPU', config)
+        found = compiled({'image': x.numpy()})
+        return [torch.from_numpy(found[output]) for output in compiled.outputs]
     with torch.no_grad():
         if kind == 'pt2':
             return list(torch.export.load(path).module()(x))
@@ -75,8 +93,9 @@ def test_they_compute_what_the_model_does(kind, features, deploy, tmp_path):
     for shape in (ODD, (1, 64, 64)):
         x = torch.randn(shape[0], 3, *shape[1:])
         check(run(out, kind, x), model, x)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['net', out.name])
-    assert out.stat().st_mode & 0o777 == 0o644
+    written = [out.name, *(f'net{suffix}' for suffix in FORMATS[kind].beside)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['net', *written])
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in written} == {0o644}
 
 
 OTHERS = {
@@ -159,23 +178,39 @@ def test_aoti(tmp_path):
 
 @pytest.mark.slow
 @needs_onnx
+@needs_openvino
 @pytest.mark.parametrize('features', [False, True])
-def test_openvino(features, tmp_path):
-    """In float32, which its hint asks for: by default it may take less."""
-    openvino = pytest.importorskip('openvino', reason='needs the extra runtimes')
+def test_an_onnx_file_in_openvino(features, tmp_path):
     source = model_folder(tmp_path / 'net')
     export_model(source, tmp_path / 'net.onnx', features=features, deploy=True)
-    compiled = openvino.compile_model(
-        tmp_path / 'net.onnx', 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}
-    )
     levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)} if features else {}
     x = torch.randn(ODD[0], 3, *ODD[1:])
-    found = compiled(x.numpy())
-    check(
-        [torch.from_numpy(found[o]) for o in compiled.outputs],
-        load_model(source, **levels).eval(),
-        x,
-    )
+    check(run(tmp_path / 'net.onnx', 'openvino', x), load_model(source, **levels).eval(), x)
+
+
+@needs_openvino
+def test_an_openvino_file(tmp_path):
+    """From memory, of a size that multiples of 32 px do not suit, with its preparation."""
+    import openvino
+
+    arguments = {'layers': (1, 1, 1, 1), 'scale': 2, 'channels': (8, 8, 8, 8)}
+    model = randomise(timm.create_model('test_res2net_se', in_chans=1, num_classes=4, **arguments))
+    done = export_model(model.eval(), tmp_path / 'net.xml', img_size=33)
+    assert done.format == 'openvino'
+    assert done.sizes == 'any batch, any size that the model takes'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['net.bin', 'net.xml']
+    x = torch.randn(2, 1, 45, 61)
+    check(run(done.path, 'openvino', x), model, x)
+    file = openvino.Core().read_model(done.path)
+    assert [sorted(port.get_names()) for port in (*file.inputs, *file.outputs)] == [
+        ['image'],
+        ['logits'],
+    ]
+    meta = json.loads(file.get_rt_info('timm_res2net').astype(str))
+    assert meta['input_size'] == [1, 33, 33]
+    assert meta['mean'] == pytest.approx([0.449], abs=1e-6)  # of the mean of three colors
+    assert meta['num_classes'] == 4
+    assert 'label_names' not in meta  # those of ten digits
 
 
 @needs_onnx
@@ -216,6 +251,82 @@ def described(meta: dict) -> None:
         assert meta[key] == list(cfg[key])
     for key in ('interpolation', 'crop_pct', 'num_classes', 'license'):
         assert meta[key] == cfg[key]
+
+
+# --- models in memory ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', slow_except(['torchscript'], ['torchscript', 'pt2']))
+@pytest.mark.parametrize('features', [False, True])
+def test_a_model_in_memory(kind, features, tmp_path):
+    """Its eval form, whatever its mode; the caller's model stays as it was."""
+    levels = {'features_only': True, 'out_indices': (2, 4)} if features else {}
+    model = randomise(timm.create_model(NAME, **levels)).train()
+    model.conv1.requires_grad_(False)
+    model.double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    needs = [parameter.requires_grad for parameter in model.parameters()]
+    done = export_model(
+        torch.compile(model), tmp_path / f'net{FORMATS[kind].suffix}', kind, features=features
+    )
+    assert done.outputs == (('layer2', 'layer4') if features else ('logits',))
+    assert all(module.training for module in model.modules())
+    assert [parameter.requires_grad for parameter in model.parameters()] == needs
+    for key, value in model.state_dict().items():
+        assert value.dtype == before[key].dtype and torch.equal(value, before[key]), key
+    x = image(2, 96)
+    check(run(done.path, kind, x), model.float().eval(), x)
+
+
+def test_a_deployed_model_in_memory(tmp_path):
+    model = randomise(timm.create_model(NAME)).eval()
+    done = export_model(reparameterize_model(model), tmp_path / 'net.pt', 'torchscript')
+    x = image(2, 96)
+    check(run(done.path, 'torchscript', x), model, x)
+
+
+def test_a_replaced_head(tmp_path):
+    """timm's cfg still describes ten digits."""
+    model = timm.create_model(NAME, pretrained=True)
+    model.fc = nn.Linear(model.fc.in_features, 3)
+    model.num_classes = 3
+    export_model(model, tmp_path / 'net.pt', 'torchscript')
+    meta = stored(tmp_path / 'net.pt', 'torchscript')
+    assert meta['num_classes'] == 3
+    assert 'label_names' not in meta
+
+
+def two_outputs() -> nn.Module:
+    model = detection_backbone(NAME)
+    model.pretrained_cfg = {'input_size': (3, 64, 64)}
+    return model
+
+
+@pytest.mark.parametrize(
+    ('model', 'features', 'texts'),
+    [
+        (
+            lambda: nn.Conv2d(3, 4, 1),
+            False,
+            [
+                'Conv2d has no pretrained_cfg',
+                'model.pretrained_cfg = {"input_size": (3, 224, 224)}',
+            ],
+        ),
+        (
+            lambda: timm.create_model(NAME),
+            True,
+            ['Res2Net returns no feature levels', 'features_only=True'],
+        ),
+        (two_outputs, False, ['returns 5 outputs', 'features_only=True']),
+    ],
+)
+def test_a_model_in_memory_that_is_refused(model, features, texts, tmp_path):
+    with pytest.raises(ValueError) as error:
+        export_model(model(), tmp_path / 'net.pt', 'torchscript', features=features)
+    for text in texts:
+        assert text in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- refused ------------------------------------------------------------------------------------
@@ -328,6 +439,33 @@ def test_what_one_format_really_cannot_do(tmp_path):
         export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64)
     done = export_model(source, tmp_path / 'net.pt2', 'pt2', img_size=64, static=True)
     assert done.error < FLOAT
+
+
+@needs_openvino
+@pytest.mark.parametrize('which', ['net.xml', 'net.bin'])
+def test_two_files_or_none(which, tmp_path, monkeypatch):
+    """One of the two exists, or cannot be moved to its place."""
+    (tmp_path / which).write_text('mine')
+    with pytest.raises(FileExistsError, match=f'{which} already exists. Choose another name'):
+        export_model(NAME, tmp_path / 'net.xml')
+    assert [p.name for p in tmp_path.iterdir()] == [which]
+    (tmp_path / which).unlink()
+
+    def write(request, path):
+        path.write_text('')
+        path.with_suffix('.bin').write_text('')
+        return request.subject
+
+    def replace(source, target, replace=os.replace):
+        if Path(target).name == which:
+            raise OSError('no space')
+        replace(source, target)
+
+    monkeypatch.setitem(FORMATS, 'openvino', FORMATS['openvino']._replace(write=write))
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(ValueError, match='no space'):
+        export_model(NAME, tmp_path / 'net.xml')
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('wrong', [1e-3, float('nan')])

@@ -29,6 +29,8 @@ def _export(args: argparse.Namespace) -> int:
         f"Run and compared: the outputs differ from the model's by at most {done.error:.1e} of the "
         'largest.'
     )
+    if FORMATS[done.format].note:
+        print(FORMATS[done.format].note)
     return 0
 
 
@@ -39,6 +41,7 @@ def add(verbs: Verbs) -> None:
         _export,
         'write a model for another runtime, and check the file by running it',
         'timm-res2net export res2net50_se --out res2net50_se.onnx',
+        'timm-res2net export res2net50_se --out res2net50_se.xml',
         'timm-res2net export my_res2net --features --out features.onnx',
         'timm-res2net export me/my_res2net --deploy --out my_res2net.pt2',
         'timm-res2net export res2net50_se --format aoti --static --out compiled.pt2',

@@ -4,7 +4,6 @@ A format is a file of this folder with a `FORMAT`, and a row of `FORMATS`.
 """
 
 import contextlib
-import json
 import logging
 import os
 import tempfile
@@ -19,17 +18,15 @@ from ..compare import relative_difference
 from ..deploy import reparameterize_model
 from ..extras import require
 from ..files import check_writable
-from ..models.protocol import as_timm
-from ..resolve import load_model
 from ..text import first_line
-from . import aoti, onnx, pt2, torchscript
+from . import aoti, onnx, openvino, pt2, torchscript
 from .base import INPUT as INPUT
 from .base import SMALLEST, Request, Run, TupleOutput, dynamic_shapes
-
-__all__ = ['FORMATS', 'INPUT', 'Exported', 'export_model']
+from .source import describe, take
 
 FORMATS = {
     'onnx': onnx.FORMAT,
+    'openvino': openvino.FORMAT,
     'pt2': pt2.FORMAT,
     'aoti': aoti.FORMAT,
     'torchscript': torchscript.FORMAT,
@@ -45,11 +42,6 @@ _SIZES = {
     1: f'any batch, any size from {SMALLEST} px',
     32: 'any batch, multiples of 32 px from 64 px',
 }
-# The fields of a pretrained_cfg that go into the file
-_DESCRIBING = (
-    'architecture', 'tag', 'num_classes', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct',
-    'label_names', 'license',
-)  # fmt: skip
 
 
 class Exported(NamedTuple):
@@ -108,7 +100,7 @@ def _explaining(what: str) -> Iterator[None]:
 
 
 def export_model(
-    target: str | os.PathLike[str],
+    target: nn.Module | str | os.PathLike[str],
     out: str | os.PathLike[str],
     format: str | None = None,
     *,
@@ -133,17 +125,21 @@ def export_model(
 
     Args:
         target: Registered name of a Res2Net, or of another network of timm with feature levels; a
-            folder; or a repository (OWNER/NAME or hf-hub:OWNER/NAME).
-        out: File to write. It must not exist.
+            folder; a repository (OWNER/NAME or hf-hub:OWNER/NAME); or a model of timm in memory,
+            whose mode, device and weights are not changed. It is exported in its eval form.
+        out: File to write. It must not exist. Format 'openvino' writes the weights in a second
+            file, with the suffix .bin.
         format: One of `FORMATS`; by default the first one with the suffix of `out`.
-        features: Export the feature levels instead of the classifier.
-        out_indices: Which feature levels, as for `features_only`.
+        features: Export the feature levels instead of the classifier. A model in memory that was
+            created with `features_only=True` always gives its levels.
+        out_indices: Which feature levels, as for `features_only`. For a model in memory they are
+            those that it was created with.
         deploy: Export the deployed model (`reparameterize_model`).
         static: Fix batch and size instead of leaving them free.
         img_size: Side in px of the square image that the model is exported with; by default that of
             the cfg. At least 33 unless `static`.
         batch_size: Number of images that the model is exported with.
-        pretrained: Load weights.
+        pretrained: Load weights. A model in memory has its own.
 
     Returns:
         What was written, with the error of the check run.
@@ -164,23 +160,25 @@ def export_model(
     kind = FORMATS[format]
     _check_sizes(img_size, batch_size, static)
     path = check_writable(Path(out))
-    model, outputs, meta, shape = _load(target, pretrained, img_size, features, out_indices)
-    if deploy:
-        model = reparameterize_model(model)
+    for suffix in kind.beside:
+        check_writable(path.with_suffix(suffix))
+    source = take(target, pretrained, img_size, features, out_indices)
+    model = reparameterize_model(source.model) if deploy else source.model
     whole = TupleOutput(model).eval().requires_grad_(False)
     # with a free batch, torch.export would take a batch of 1 for a constant
-    x = _images(batch_size if static else max(batch_size, 2), *shape)
-    what = f'Exporting {target} as {format} for images of {shape[1]} x {shape[2]} px'
+    x = _images(batch_size if static else max(batch_size, 2), *source.input_size)
+    what = f'Exporting {source.name} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
     with (
         torch.no_grad(),
         _explaining(what),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as made,
     ):
         _logger.info(f'Exporting as {format}, which can take minutes')
+        meta = describe(source, whole(x))
         subject, step = _program(whole, x, static) if kind.exports else (whole, 0 if static else 32)
         temporary = Path(made) / path.name
         _logger.info(f'Writing {path.name}')
-        run = kind.write(Request(subject, x, step, outputs, meta), temporary)
+        run = kind.write(Request(subject, x, step, source.outputs, meta), temporary)
         _logger.info('Running the file and comparing its outputs')
         difference = _compare(whole, run, x, step)
         if not difference <= _TOLERANCE:
@@ -188,12 +186,25 @@ def export_model(
                 f'{what} gave a file whose outputs differ from the model by {difference:.1e} of '
                 f'the largest, more than {_TOLERANCE:.0e}. Nothing was written; use another format.'
             )
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        _publish(Path(made), path)
     sizes = _SIZES[step].format(tuple(x.shape))
     if not kind.exports and not static:
         sizes = 'any batch, any size that the model takes'
-    return Exported(path, format, tuple(outputs), sizes, difference)
+    return Exported(path, format, tuple(source.outputs), sizes, difference)
+
+
+def _publish(made: Path, path: Path) -> None:
+    """Move the files of a folder to where `path` is, all of them or none, and `path` last."""
+    moved: list[Path] = []
+    try:
+        for file in sorted(made.iterdir(), key=lambda file: file.name == path.name):
+            os.chmod(file, 0o644)
+            os.replace(file, path.parent / file.name)
+            moved.append(path.parent / file.name)
+    except BaseException:
+        for file in moved:
+            file.unlink()
+        raise
 
 
 def _check_sizes(img_size: int | None, batch_size: int, static: bool) -> None:
@@ -205,32 +216,6 @@ def _check_sizes(img_size: int | None, batch_size: int, static: bool) -> None:
             f'img_size={img_size} is below {SMALLEST} px, the smallest free size. Use a larger '
             'one, or a fixed size (static=True, --static).'
         )
-
-
-def _load(
-    target: str | os.PathLike[str],
-    pretrained: bool,
-    img_size: int | None,
-    features: bool,
-    out_indices: Sequence[int] | int,
-) -> tuple[nn.Module, list[str], str, list[int]]:
-    """Return the model, the names of its outputs, the JSON for the file, and the image's shape."""
-    levels: dict[str, Any] = dict(features_only=True, out_indices=out_indices) if features else {}
-    try:
-        model = load_model(target, pretrained, **levels).eval()
-    except (IndexError, AssertionError) as error:  # timm's errors for levels that are not there
-        raise ValueError(
-            f'{target} has no feature levels {out_indices}. Use a network with five levels, such '
-            'as a Res2Net.'
-        ) from error
-    cfg = as_timm(model).pretrained_cfg
-    shape = list(cfg['input_size'])
-    if img_size is not None:
-        shape[1:] = [img_size, img_size]
-    info: Any = as_timm(model).feature_info
-    outputs = list(info.module_name()) if features else ['logits']
-    meta = {key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None}
-    return model, outputs, json.dumps({**meta, 'input_size': shape}), shape
 
 
 def _program(model: nn.Module, x: torch.Tensor, static: bool) -> tuple[Any, int]:

@@ -1,6 +1,8 @@
 """What the formats share: the model as they take it, free sizes, and the row of a format."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +46,8 @@ class Format(NamedTuple):
         exports: Whether it starts from the program of torch.export.
         help: What it is, in a few words.
         packages: Packages that it needs, of the extra `export`.
+        beside: Suffixes of further files that it writes beside the file.
+        note: How to run the file, in a sentence.
     """
 
     write: Callable[[Request, Any], Run]
@@ -51,6 +55,8 @@ class Format(NamedTuple):
     exports: bool
     help: str
     packages: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    note: str = ''
 
 
 class TupleOutput(nn.Module):
@@ -63,7 +69,17 @@ class TupleOutput(nn.Module):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run the model on (B, in_chans, H, W)."""
         out = self.model(image)
+        out = list(out.values()) if isinstance(out, dict) else out
         return tuple(out) if isinstance(out, list | tuple) else (out,)
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Ignore torch's warning that TorchScript is deprecated, in the formats that trace a model."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '`torch.jit', DeprecationWarning)
+        warnings.filterwarnings('ignore', '`torch.jit', FutureWarning)
+        yield
 
 
 def dynamic_shapes(step: int) -> dict[str, dict[int, Any]]:

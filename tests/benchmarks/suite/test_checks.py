@@ -107,6 +107,6 @@ def test_a_missing_runtime(runtime, monkeypatch):
         for mode in (runtime, f'deploy+{runtime}'):
             with pytest.raises(ValueError, match=f"Mode '{runtime}' needs {missing}") as error:
                 check(cell(mode=mode))
-            assert "pip install 'timm-res2net[runtimes]'" in str(error.value)
+            assert "pip install 'timm-res2net[export]'" in str(error.value)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
     check(cell(mode=runtime))
