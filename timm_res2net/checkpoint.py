@@ -147,7 +147,7 @@ class Conversion:
 @functools.cache
 def _named_arguments(name: str) -> dict[str, Any]:
     """Return the arguments of a registered name, without class count and input channels."""
-    model = timm.create_model(name, device='meta')
+    model: Any = timm.create_model(name, device='meta')
     arguments = _architecture(infer_arguments(model.state_dict()))
     ours = isinstance(model, Res2Net | HighResolutionRes2Net)
     return {**arguments, 'semantics': model.model_args['semantics'] if ours else 'official'}
@@ -362,6 +362,7 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     cfg = {**config.pretrained_cfg, 'input_size': config.input_size, **labels}
     name = config.architecture.partition('.')[0]
     new = Config.of(model, name, arguments, cfg, described=described, made_from=made_from)
+    new = new.with_remote_code(config.remote_code)
     return Conversion(source, new, model.eval(), moves, file)
 
 
@@ -556,6 +557,7 @@ def convert_checkpoint(
     prefix: str | None = None,
     license: str | None = None,
     label_names: Sequence[str] | None = None,
+    remote_code: bool | None = None,
     dry_run: bool = False,
     compare: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
 ) -> Conversion:
@@ -585,6 +587,8 @@ def convert_checkpoint(
         license: Identifier of the license of the weights, such as 'apache-2.0', for the config and
             the card. Only for `to='timm'`.
         label_names: Names of the classes, in order, for the config. Only for `to='timm'`.
+        remote_code: Write the module with which transformers loads the folder, as in
+            `push_to_hub`; None for what a folder that is read has. Only for `to='timm'`.
         dry_run: Check everything, `out` included, and write nothing.
         compare: Files with a batch and with the outputs that the original code gave for it, see
             `timm_res2net.compare.compare_outputs`. If the model gives others, nothing is written.
@@ -612,10 +616,10 @@ def convert_checkpoint(
     """
     if to not in SOURCES:
         raise ValueError(f"Unknown layout '{to}' to write. Use one of {', '.join(SOURCES)}.")
-    if to != 'timm' and (license is not None or label_names is not None):
+    if to != 'timm' and (license is not None or label_names is not None or remote_code):
         raise ValueError(
-            f'A file of {to} has no place for license and label names. Leave them out, or write a '
-            "folder (to='timm')."
+            f'A file of {to} has no place for license, label names and code. Leave them out, or '
+            "write a folder (to='timm')."
         )
     check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
@@ -627,6 +631,7 @@ def convert_checkpoint(
     foreign = {} if to == 'timm' else _undo(found, to)
     config = found.config if license is None else found.config.with_cfg(license=license)
     config = config if label_names is None else config.with_labels(label_names)
+    config = config if remote_code is None else config.with_remote_code(remote_code)
     found = replace(found, config=config)
     if target is None or dry_run:
         return found

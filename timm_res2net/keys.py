@@ -15,6 +15,11 @@ def is_head(key: str) -> bool:
     return key.startswith(('fc.', 'classifier.'))  # of a ResNet, of an HRNet
 
 
+def is_branch(key: str) -> bool:
+    """Return whether a key is one of an HRNet's four branches, which no Res2Net has."""
+    return key.startswith('stage4.')
+
+
 def is_gate(key: str) -> bool:
     """Return whether a key is one of the attention in a block."""
     return '.se.' in key

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..keys import is_gate
+from ..keys import is_branch, is_gate
 
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
@@ -37,6 +37,55 @@ def _base_width(widths: list[tuple[int, int]]) -> float:
     )
 
 
+class _Shapes:
+    """The shapes of a state dict, with an error for what a network of its kind has."""
+
+    def __init__(self, state_dict: Mapping[str, torch.Tensor], kind: str) -> None:
+        self.state_dict = state_dict
+        self.kind = kind
+
+    def __call__(self, key: str, dims: int = 4) -> tuple[int, ...]:
+        if key not in self.state_dict:
+            raise ValueError(f"It has no '{key}', which every {self.kind} has")
+        found = tuple(self.state_dict[key].shape)
+        if len(found) != dims or not all(found):
+            raise ValueError(f"Its '{key}' has the shape {found}, not {dims} sizes of at least 1")
+        return found
+
+    def planes(self, block: str) -> int:
+        """Return the planes of a block, a quarter of its output channels."""
+        planes, rest = divmod(self(f'{block}.conv3.weight')[0], 4)
+        if rest:
+            raise ValueError(
+                f"Its '{block}.conv3.weight' has {4 * planes + rest} channels, not a multiple of 4"
+            )
+        return planes
+
+    def blocks(self, *firsts: str) -> dict[str, Any]:
+        """Return the arguments that all blocks have in common, read from some of them."""
+        widths = [(self.planes(block), self(f'{block}.convs.0.weight')[1]) for block in firsts]
+        width, in_group, *_ = self(f'{firsts[0]}.convs.0.weight')
+        return {
+            'cardinality': width // in_group,
+            'base_width': _base_width(widths),
+            'scale': self(f'{firsts[0]}.conv1.weight')[0] // width,
+            'attn_layer': 'se' if self._has_se(firsts[0]) else '',
+        }
+
+    def _has_se(self, block: str) -> bool:
+        if not any(map(is_gate, self.state_dict)):
+            return False
+        if f'{block}.se.fc1.weight' not in self.state_dict:
+            raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
+        reduced, whole, *_ = self(f'{block}.se.fc1.weight')
+        if reduced != max(whole // 16, 1):
+            raise ValueError(
+                f'Its SE modules reduce {whole} channels to {reduced}. Only a reduction by 16, to '
+                f'{max(whole // 16, 1)}, can be built'
+            )
+        return True
+
+
 def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the arguments of `Res2Net` that give these shapes, except `semantics`.
 
@@ -46,41 +95,22 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     Returns:
         layers, num_classes (0 without `fc`), in_chans, cardinality, base_width, scale, attn_layer
         ('' or 'se'), channels, stem_type, stem_width (if the stem is deep), replace_stem_pool,
-        avg_down and down_kernel_size.
+        avg_down and down_kernel_size. For an HRNet see `infer_hrnet_arguments`.
 
     Raises:
         ValueError: No Res2Net of four stages has these shapes, or the attention is not an SE module
             with reduction 16.
     """
-
-    def shape(key: str, dims: int = 4) -> tuple[int, ...]:
-        if key not in state_dict:
-            raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
-        found = tuple(state_dict[key].shape)
-        if len(found) != dims or not all(found):
-            raise ValueError(f"Its '{key}' has the shape {found}, not {dims} sizes of at least 1")
-        return found
-
+    if any(map(is_branch, state_dict)):
+        return infer_hrnet_arguments(state_dict)
+    shape = _Shapes(state_dict, 'Res2Net of four stages')
     blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
-    layers = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
-    channels, widths = [], []
-    for stage in range(1, 5):
-        in_group = shape(f'layer{stage}.0.convs.0.weight')[1]
-        last = f'layer{stage}.0.conv3.weight'
-        planes, rest = divmod(shape(last)[0], 4)
-        if rest:
-            raise ValueError(f"Its '{last}' has {shape(last)[0]} channels, not a multiple of 4")
-        channels.append(planes)
-        widths.append((planes, in_group))
-    width, in_group, *_ = shape('layer1.0.convs.0.weight')
+    firsts = [f'layer{stage}.0' for stage in range(1, 5)]
     arguments: dict[str, Any] = {
-        'layers': layers,
+        'layers': tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5)),
         'num_classes': shape('fc.weight', 2)[0] if 'fc.weight' in state_dict else 0,
-        'cardinality': width // in_group,
-        'base_width': _base_width(widths),
-        'scale': shape('layer1.0.conv1.weight')[0] // width,
-        'attn_layer': '',
-        'channels': tuple(channels),
+        'channels': tuple(map(shape.planes, firsts)),
+        **shape.blocks(*firsts),
     }
     if 'conv1.0.weight' in state_dict:
         stem_width, arguments['in_chans'], *_ = shape('conv1.0.weight')
@@ -97,14 +127,33 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         down_kernel_size=shape(shortcut)[-1],
         replace_stem_pool='maxpool.0.weight' in state_dict,
     )
-    if any(map(is_gate, state_dict)):
-        if 'layer1.0.se.fc1.weight' not in state_dict:
-            raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
-        reduced, whole, *_ = shape('layer1.0.se.fc1.weight')
-        if reduced != max(whole // 16, 1):
-            raise ValueError(
-                f'Its SE modules reduce {whole} channels to {reduced}. Only a reduction by 16, to '
-                f'{max(whole // 16, 1)}, can be built'
-            )
-        arguments['attn_layer'] = 'se'
     return arguments
+
+
+def infer_hrnet_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the arguments of `HighResolutionRes2Net` that give these shapes, except `semantics`.
+
+    Args:
+        state_dict: Tensors by timm's keys. Only their shapes are read.
+
+    Returns:
+        num_classes (0 without `classifier`), in_chans, cardinality, base_width, scale, attn_layer
+        ('' or 'se') and head. Besides, `branches`: the channels of the four branches, which tell
+        the network's name.
+
+    Raises:
+        ValueError: No HRNet with Res2Net bottlenecks has these shapes, or the attention is not an
+            SE module with reduction 16.
+    """
+    shape = _Shapes(state_dict, 'HRNet with Res2Net bottlenecks')
+    heads = {'final_layer.0.weight': 'classification', 'incre_modules.0.0.conv1.weight': 'incre'}
+    head = next((head for key, head in heads.items() if key in state_dict), '')
+    firsts = ['layer1.0', *(f'incre_modules.{i}.0' for i in range(4) if head)]
+    classifies = 'classifier.weight' in state_dict
+    return {
+        'num_classes': shape('classifier.weight', 2)[0] if classifies else 0,
+        'in_chans': shape('conv1.weight')[1],
+        **shape.blocks(*firsts),
+        'head': head,
+        'branches': tuple(shape(f'stage4.0.branches.{i}.0.conv1.weight')[0] for i in range(4)),
+    }

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 
+from ...keys import is_branch
 from ...text import list_some, table
 from ..source import Source
 from .article import ARTICLE, PYTORCH_RES2NET
@@ -77,7 +78,8 @@ def recognise(keys: Collection[str]) -> str:
         ValueError: The keys belong to no known source, or to a network that cannot be built.
     """
     if 'layer1.0.conv2.weight' in keys:
-        raise ValueError("It is a ResNet's: its blocks have one 3x3 convolution")
+        kind = 'plain HRNet' if any(map(is_branch, keys)) else 'ResNet'
+        raise ValueError(f"It is a {kind}'s: its blocks have one 3x3 convolution")
     convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
     if 'layer1.0.conv1.weight' in keys and not convolved:
         raise ValueError(
