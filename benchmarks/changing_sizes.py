@@ -25,11 +25,11 @@ from torch import nn
 
 from timm_res2net import override, reparameterize_model
 from timm_res2net.layers.fused_conv import FusedConv2d
+from timm_res2net.stats import interval
 from timm_res2net.text import table
 
 from .script import Script
 from .suite.records import CONTROL
-from .suite.stats import interval
 
 MODEL = 'res2net50_26w_4s'
 SIX = ((160, 224), (224, 224), (256, 256), (224, 320), (288, 288), (256, 320))

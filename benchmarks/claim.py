@@ -58,7 +58,7 @@ def find(files: Files, pair: str, kind: str = 'time', **axes: Any) -> Record:
 def main_pair(files: Files) -> str:
     """Return the verdict on the main pair."""
     found = verdict(find(files, 'main').ratio())
-    return f'float32, channels_last, batch 8, eager inference: {found}.'
+    return f'In eager inference in float32, with channels_last and batch 8, {found}.'
 
 
 def ways(files: Files) -> str:

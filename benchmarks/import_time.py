@@ -14,8 +14,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from timm_res2net.stats import interval
+
 from .script import Script
-from .suite.stats import interval
 
 TIMED = (
     'import time; start = time.perf_counter(); import timm; middle = time.perf_counter(); '

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from timm_res2net import reparameterize_model
 from timm_res2net.layers.rules import override
+from timm_res2net.stats import ratio
 
 from .script import Script
 from .suite.measure import interleave
-from .suite.stats import ratio
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 SIZES = (56, 28, 14, 7)

@@ -23,10 +23,10 @@ import torch
 from safetensors.torch import save_file
 
 import timm_res2net
+from timm_res2net.stats import ratio
 from timm_res2net.text import table
 
 from .script import Script
-from .suite.stats import ratio
 
 MODEL = 'res2net50_se'
 SOURCE = 'timm/res2net50_26w_4s.in1k'  # holds its weights

@@ -25,10 +25,10 @@ from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.files import write_file
+from timm_res2net.stats import interval, ratio
 from timm_res2net.text import table
 
 from .script import Script
-from .suite.stats import interval, ratio
 
 BASE = 'resnet50'
 NAMES = (BASE, 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_48w_2s')

@@ -163,6 +163,26 @@ def test_what_is_not_there(tmp_path):
     assert "pretrained='path.pth'" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('content', 'text'),
+    [
+        (b'notes', "it begins with b'notes'"),
+        (b'<html>', 'it is an HTML page'),
+        (b'PK\x03\x04cut', 'it is cut short or damaged'),
+    ],
+)
+def test_a_file_that_is_no_checkpoint(content, text, tmp_path):
+    """By its path here, and in a cfg of the models of this package."""
+    path = tmp_path / 'net.pth'
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=f'Cannot read {path} as a checkpoint: {text}'):
+        authors.res2net50(pretrained=path)
+    with pytest.raises(RuntimeError, match=f'Cannot read {path} as a checkpoint: {text}'):
+        timm.create_model(
+            'test_res2net_se', pretrained=True, pretrained_cfg_overlay={'file': str(path)}
+        )
+
+
 def test_the_other_names_are_the_modules_themselves():
     """A hook on them fires, and they can be replaced and deleted, as in the authors' network."""
     net = authors.res2net50(num_classes=2).eval()

@@ -10,7 +10,7 @@ from timm_res2net.files import check_writable, new_folder, sha256_of, write_file
 
 def test_paths_that_can_be_written(tmp_path):
     assert check_writable(tmp_path / 'new') == tmp_path / 'new'
-    assert check_writable(tmp_path / 'new', folder=True) == tmp_path / 'new'
+    assert check_writable(tmp_path / 'net.tag', folder=True) == tmp_path / 'net.tag'
     (tmp_path / 'empty').mkdir()
     assert check_writable(tmp_path / 'empty', folder=True) == tmp_path / 'empty'
     (tmp_path / 'file').touch()
@@ -26,6 +26,7 @@ def test_paths_that_can_be_written(tmp_path):
         ('full', {'folder': True}, FileExistsError, 'Choose another name'),
         ('full', {}, FileExistsError, 'Choose another name'),
         ('full', {'replace': True}, IsADirectoryError, 'Name a file'),
+        ('net.pth', {'folder': True}, ValueError, 'Name the folder net.'),
         ('no/new', {}, FileNotFoundError, 'Create it first'),
         ('file/new', {}, FileNotFoundError, 'Create it first'),
     ],

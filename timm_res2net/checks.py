@@ -18,6 +18,7 @@ from torch import nn
 from .compare import GOLDEN, compare_golden, relative_difference
 from .convert.fit import fit, shapes
 from .folder import CARD, CONFIG, MODES, WEIGHTS, ModelFolder, Origin, read_card
+from .remote_code import MODULE, is_module
 from .text import list_some
 
 _logger = logging.getLogger(__name__)
@@ -242,6 +243,20 @@ def license_is_free(folder: ModelFolder) -> str:
     return ''
 
 
+def code_is_known(folder: ModelFolder) -> str:
+    """Did this package write the code that transformers runs with `trust_remote_code=True`?"""
+    if not folder.config.auto_map:
+        return ''
+    _check_cached(folder, MODULE)
+    if folder.config.remote_code and is_module(folder.path / MODULE):
+        return f'{MODULE} as this version of timm_res2net writes it'
+    raise ValueError(
+        f'auto_map in {CONFIG} names code for transformers that this version of timm_res2net did '
+        'not write. It was neither checked nor pulled: read it before you pass '
+        'trust_remote_code=True, or push again with `timm-res2net push --remote-code`.'
+    )
+
+
 def has_card(folder: ModelFolder) -> str:
     """Is there a card with metadata?"""
     _check_cached(folder, CARD)
@@ -360,6 +375,8 @@ QUESTIONS = (
     Question('license',    names_license,          (has_config,),             _E, _W, _W),
     Question('license',    knows_license,          (names_license,),          _E, _W, _W),
     Question('license',    license_is_free,        (knows_license,),          _W, _W, _W),
+    # nothing of this package runs it
+    Question('code',       code_is_known,          (has_config,),             _W, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
     Question('card',       card_is_valid,          (has_card,),               _E, _E, _E),
     Question('pin',        is_as_pinned,           (has_weights,),            _E, _E, _E),

@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+FILE_SUFFIXES = (
+    '.bin', '.ckpt', '.npz', '.onnx', '.pdparams', '.pkl', '.pt', '.pt2', '.pth', '.safetensors',
+    '.tar', '.zip',
+)  # fmt: skip
+"""Suffixes that the name of a folder must not have. Others are parts of names, as in NAME.TAG."""
+
 
 def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -> Path:
     """Check that a file or a folder can be written at a path.
@@ -22,12 +28,17 @@ def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -
         The path without symbolic links.
 
     Raises:
+        ValueError: A folder is to be written and its name is a file's.
         FileExistsError: Something that may not be replaced exists at the path.
         IsADirectoryError: A file is to be written and the path is a folder.
         FileNotFoundError: The parent folder does not exist.
         OSError: The parent folder is not writable.
     """
     resolved = path.resolve()
+    if folder and path.suffix.lower() in FILE_SUFFIXES:
+        raise ValueError(
+            f'A folder is written, and {path} is the name of a file. Name the folder {path.stem}.'
+        )
     if replace and resolved.is_dir():
         raise IsADirectoryError(f'Cannot write {path}: it is a folder. Name a file.')
     is_empty = folder and resolved.is_dir() and not any(resolved.iterdir())

@@ -152,13 +152,33 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
 
     Args:
         target: As for `resolve`, but for files.
-        pretrained: Load its weights.
+        pretrained: Load its weights. Otherwise they are random, and no BatchNorm's are zero.
         **kwargs: Further arguments of `timm.create_model`.
 
     Raises:
         OSError: There is no such folder, or the Hub refuses or cannot be reached.
         ValueError: There is no such model, or it has no weights.
     """
+    model = _load(target, pretrained, **kwargs)
+    if not pretrained:
+        _start_blocks(model)
+    return model
+
+
+def _start_blocks(model: nn.Module) -> None:
+    """Set BatchNorm weights that start at zero to one.
+
+    timm starts the last BatchNorm of a block so. The block is then the identity, and running or
+    comparing the model would tell nothing of it.
+    """
+    for module in model.modules():
+        weight = getattr(module, 'weight', None)
+        if isinstance(module, nn.BatchNorm2d) and weight is not None and not weight.any():
+            nn.init.ones_(module.weight)
+
+
+def _load(target: str | os.PathLike[str], pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Create the model of `load_model`."""
     found = resolve(target)
     _logger.info(f'Loading {target}')
     if isinstance(found, Folder):

@@ -231,7 +231,8 @@ def show(
 
     Raises:
         ValueError: An unknown model, a file that is not an image, a model that does not take 1 or 3
-            channels, an `out` that does not end in .png, or a missing matplotlib.
+            channels, weights that are not finite, an `out` that does not end in .png, or a missing
+            matplotlib.
         OSError: The image does not exist, or `out` exists or cannot be written.
 
     >>> import tempfile
@@ -241,10 +242,12 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
+    from .checks import refuse_model
     from .resolve import load_model
 
     path = check_picture(Path(out))
     model = load_model(target, pretrained).eval()
+    refuse_model(model, 'predict', f'{target} was not run')
     data = resolve_model_data_config(model)
     opened = open_image(None if image is None else Path(image), data['input_size'][0])
     x = create_transform(**data)(opened)[None]

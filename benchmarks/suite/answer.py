@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from timm_res2net.stats import Ratio
+
 from . import results
 from .pairs import load_pairs
 from .records import Files, Record, select
-from .stats import Ratio
 
 PAIR = 'main'
 SIZE = 224

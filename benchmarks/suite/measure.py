@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .stats import ratio
+from timm_res2net.stats import ratio
 
 Step = Callable[[], object]
 Samples = dict[str, list[float]]

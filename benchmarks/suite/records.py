@@ -1,13 +1,16 @@
 """The records of result files: measured cells, and the conclusions from their samples."""
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from timm_res2net.stats import Ratio, ratio
+
 from .causes import CAUSES, explain
 from .cells import Cell
-from .stats import Ratio, ratio, spread, verdict
+from .stats import spread, verdict
 
 CONTROL = 0.02
 """A record is unusable if the median of its control, a second copy of the baseline, is farther than
@@ -158,13 +161,30 @@ class Record:
 
 
 def select(files: Files, kind: str) -> list[Record]:
-    """Return the measured records of a kind; if several files hold a cell, the first file's."""
+    """Return the measured records of a kind; if several files hold a cell, the first file's.
+
+    An explanation of an unusable time is left out.
+    """
     found: dict[str, Record] = {}
     for file in files.values():
         for key, data in file['cells'].items():
-            if data['cell']['kind'] == kind and (record := Record(data)).measured:
+            record = Record(data)
+            if record.cell.kind == kind and record.measured and not doubtful(record, file['cells']):
                 found.setdefault(key, record)
     return list(found.values())
+
+
+def doubtful(record: Record, cells: Mapping[str, Any]) -> bool:
+    """Return whether a record explains a time that is unusable.
+
+    Args:
+        record: A record.
+        cells: The cells of its file by key.
+    """
+    if record.cell.kind != 'attribution':
+        return False
+    data = cells.get(dataclasses.replace(record.cell, kind='time').key)
+    return data is not None and (timed := Record(data)).measured and not timed.usable
 
 
 def by_pair(records: Sequence[Record]) -> dict[str, list[Record]]:

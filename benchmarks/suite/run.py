@@ -25,7 +25,7 @@ from .cells import AXES, KINDS, SUITES, Cell, describe_suite, load_suite, minute
 from .checks import check
 from .measure import TARGET, WARMUP, Samples, interleave, interleave_blocks, synchronize
 from .pairs import find_pair
-from .records import CONTROL, Record
+from .records import CONTROL, Record, doubtful
 from .steps import make_input, prepare, roles
 
 EXIT_UNUSABLE = 3
@@ -207,25 +207,43 @@ class _Run:
         self.shown = 0.0
 
     def is_finished(self, cell: Cell, budget: float, rebuild: bool = False) -> bool:
-        return finished(self.found['cells'].get(cell.key), cell, budget, rebuild)
+        data = self.found['cells'].get(cell.key)
+        if data is not None and self.is_doubtful(data):
+            return False
+        return finished(data, cell, budget, rebuild)
+
+    def is_doubtful(self, data: Mapping[str, Any]) -> bool:
+        return doubtful(Record(data), self.found['cells'])
 
     def keep(self, cell: Cell, record: dict[str, Any]) -> None:
         if record.get('models') and _replaces(record, self.found['cells'].get(cell.key)):
             self.found['cells'][cell.key] = record
         results.save(self.out, self.found)
 
-    def measure(self, cell: Cell, bar: Any) -> None:
-        """Measure one cell and save the file, also after Ctrl-C or an error in the cell."""
+    def measure(self, cell: Cell, later: Sequence[Cell], bar: Any) -> None:
+        """Measure one cell and save the file, also after Ctrl-C or an error in the cell.
 
-        def show(samples: Samples) -> None:
-            bar.set_postfix(round=len(samples['baseline']), refresh=False)  # of this build
-            if time.perf_counter() - self.shown > 1:  # drawing takes time from the next round
-                bar.refresh()
-                self.shown = time.perf_counter()
-
+        Args:
+            cell: The cell.
+            later: The cells after it.
+            bar: The progress bar.
+        """
         budget = self.cells[cell]
         record: dict[str, Any] = {'run': len(self.found['runs']) - 1}
         before = time.perf_counter()
+
+        def describe() -> str:
+            here = time_left([budget], self.done) - (time.perf_counter() - before)
+            left = max(here, 0) + time_left([self.cells[c] for c in later], self.done)
+            return f'{cell} (about {minutes(left)} left)'
+
+        def show(samples: Samples) -> None:
+            if time.perf_counter() - self.shown > 1:  # drawing takes time from the next round
+                bar.set_postfix(round=len(samples['baseline']), refresh=False)  # of this build
+                bar.set_description(describe())
+                self.shown = time.perf_counter()
+
+        bar.set_description(describe())
         try:
             try:
                 measure_cell(cell, budget, record, show, rebuild=self.rebuild)
@@ -234,7 +252,10 @@ class _Run:
                 self.failed.append(str(cell))
             self.keep(cell, record)
             self.done.append((budget, time.perf_counter() - before))
-            tqdm.write(f'{cell}: {Record(record).sentence(self.threads)}')
+            said = Record(record).sentence(self.threads)
+            if 'error' not in record and self.is_doubtful(record):
+                said = 'no explanation, because the time of this cell is unusable.'
+            tqdm.write(f'{cell}: {said}')
         except KeyboardInterrupt:
             if 'seconds' not in record:  # otherwise the cell was already complete
                 record['interrupted'] = True
@@ -263,9 +284,7 @@ def _run(args: argparse.Namespace) -> int:
     with tqdm(todo, unit='cell', disable=not args.progress) as bar:
         try:
             for i, cell in enumerate(bar):
-                left = minutes(time_left([cells[c] for c in todo[i:]], run.done))
-                bar.set_description(f'{cell} (about {left} left)')
-                run.measure(cell, bar)
+                run.measure(cell, todo[i + 1 :], bar)
         except KeyboardInterrupt:
             bar.close()
             kept = sum(run.is_finished(cell, 0) for cell in cells)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from timm.models import get_pretrained_cfg
 
 from tests.common import NAMES, slow_except
@@ -54,6 +56,13 @@ def test_list_filters_and_json(capsys):
     assert rows[-1]['weights'] == 'in the package'
     assert main(['list', '*.ssld_in1k', '--json']) == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+def test_list_by_license(capsys):
+    assert main(['list', '--license', 'Apache-2.0', '--json']) == 0
+    assert {row['license'] for row in json.loads(capsys.readouterr().out)} == {'apache-2.0'}
+    assert main(['list', '--license', 'mit']) == 1
+    assert "license 'mit'. Use one of apache-2.0, unknown." in capsys.readouterr().err
 
 
 def test_list_without_a_match(capsys):
@@ -219,6 +228,29 @@ def test_push_of_what_is_not_there(words, text, capsys):
     assert error.startswith('timm-res2net push: ')
     for part in text:
         assert part in error
+
+
+@pytest.mark.parametrize('key', ['last_linear', 'fc.1', 'head', 'model.classifier'])
+def test_convert_names_what_looks_like_a_lost_classifier(key, tmp_path, capsys):
+    model = timm.create_model('test_res2net_se', pretrained=True)
+    weights = {
+        f'{key}{name[2:]}' if name.startswith('fc.') else name: tensor
+        for name, tensor in model.state_dict().items()
+    }
+    weights['decoder.weight'] = torch.zeros(3, 5)
+    torch.save(weights, tmp_path / 'net.pth')
+    assert main(['convert', str(tmp_path / 'net.pth'), '--dry-run']) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if 'classifier' in line[:30])
+    assert line.startswith('The model has no classifier')
+    assert f'look like one, 1: {key}.weight. ' in line
+    assert "'fc.weight' and 'fc.bias'" in line
+
+
+def test_hub_configs_into_a_folder_of_something_else(tmp_path, capsys):
+    (tmp_path / 'README.md').write_text('# Mine')
+    assert main(['hub-configs', '--out', str(tmp_path)]) == 1
+    assert f'{tmp_path} holds other files. Name a new folder' in capsys.readouterr().err
+    assert (tmp_path / 'README.md').read_text() == '# Mine'
 
 
 def test_hub_configs_into_a_file(tmp_path, capsys):

@@ -54,6 +54,29 @@ def test_one_argument_too_many(capsys):
     assert error.endswith("unknown argument 'more'.\n")
 
 
+@pytest.mark.parametrize(
+    ('argv', 'text'),
+    [
+        (
+            ['list', '--license=--'],
+            "argument --license: '--' is not a value. Write a path as ./--.",
+        ),
+        (
+            ['predict', '--', '-x.png'],
+            "unknown argument '-x.png'. Write a path that begins with - as",
+        ),
+    ],
+)
+def test_dashes(argv, text, capsys):
+    assert text in usage_error(capsys, argv)
+
+
+def test_no_verb(capsys):
+    """The help names the verbs."""
+    error = usage_error(capsys, [])
+    assert 'convert a checkpoint of another project' in ' '.join(error.split())
+
+
 def test_an_unknown_verb(capsys):
     error = usage_error(capsys, ['shwo'])
     assert "unknown verb 'shwo'. Did you mean show" in error

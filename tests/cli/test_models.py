@@ -26,7 +26,9 @@ WITH_WEIGHTS = [
 
 def test_hub_configs_are_what_the_command_writes(tmp_path, capsys):
     assert main(['hub-configs', '--out', str(tmp_path / 'new')]) == 0
-    assert capsys.readouterr().out.count('\n') == len(WITH_WEIGHTS)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(WITH_WEIGHTS) + 1
+    assert printed[-1] == f'Written: {tmp_path / "new"}'
     kept = sorted(p.name for p in (ROOT / 'hub_configs').iterdir())
     assert kept == sorted([*WITH_WEIGHTS, 'README.md'])
     table = (tmp_path / 'new' / 'README.md').read_text(encoding='utf-8')
@@ -125,11 +127,12 @@ def test_the_chooser_of_the_readme():
         assert license == (row.license or '')
     measured = [row for row in rows() if row.top1]
     assert list(chosen) == [
-        'commercial use', 'best accuracy', 'smallest', 'detection', 'keypoints', 'no network',
+        'commercial use', 'best accuracy', 'smallest with ImageNet weights', 'detection',
+        'keypoints', 'no network',
     ]  # fmt: skip
     assert chosen['commercial use'].license == chosen['detection'].license == 'apache-2.0'
     assert chosen['best accuracy'] == max(measured, key=lambda row: row.top1)
-    assert chosen['smallest'] == min(measured, key=lambda row: row.params)
+    assert chosen['smallest with ImageNet weights'] == min(measured, key=lambda row: row.params)
     assert chosen['keypoints'].model.startswith('hrnet_')
     assert chosen['no network'].weights == 'in the package'
 

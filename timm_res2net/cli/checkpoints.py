@@ -5,12 +5,18 @@ import json
 from pathlib import Path
 
 from ..card import moves_table
-from ..checkpoint import convert_checkpoint
+from ..checkpoint import Conversion, convert_checkpoint
 from ..compare import describe
 from ..convert import SOURCES
 from ..text import list_some
 from .frame import Verbs, columns
-from .options import add_checkpoint, add_json, add_license_and_labels, read_label_names
+from .options import (
+    add_checkpoint,
+    add_json,
+    add_license_and_labels,
+    add_remote_code,
+    read_label_names,
+)
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -27,6 +33,7 @@ def _convert(args: argparse.Namespace) -> int:
         prefix=args.prefix,
         license=args.license,
         label_names=read_label_names(args.label_names),
+        remote_code=args.remote_code,
         dry_run=args.dry_run,
         compare=args.compare,
     )
@@ -45,6 +52,8 @@ def _convert(args: argparse.Namespace) -> int:
     print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
     if found.left_out:
         print(f'Left out, because they are not of the Res2Net, {list_some(found.left_out)}')
+    if not known['num_classes']:
+        print(f'The model has no classifier, and gives features.{_lost(found)}')
     if found.other_entries:
         print(f'Other entries with weights (--entry): {", ".join(found.other_entries)}')
     if found.differences:
@@ -56,6 +65,17 @@ def _convert(args: argparse.Namespace) -> int:
     else:
         print(f'Written to {args.out}')
     return 0
+
+
+def _lost(found: Conversion) -> str:
+    """Return a sentence on keys that were left out and look like a classifier, '' without any."""
+    if not found.classifiers:
+        return ''
+    text = f' These keys look like one, {list_some(found.classifiers)}.'
+    if found.source not in ('timm', 'official'):
+        return text
+    fc = f'{found.prefix}fc'
+    return f"{text} To keep it, save the state dict with '{fc}.weight' and '{fc}.bias' instead."
 
 
 def add(verbs: Verbs) -> None:
@@ -86,6 +106,7 @@ def add(verbs: Verbs) -> None:
         '--to', choices=SOURCES, default='timm', help='layout to write (default: %(default)s)'
     )
     add_license_and_labels(parser)
+    add_remote_code(parser)
     parser.add_argument('--dry-run', action='store_true', help='check everything, write nothing')
     parser.add_argument(
         '--compare',

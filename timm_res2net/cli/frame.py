@@ -121,14 +121,20 @@ class Verbs:
             argv: Arguments after the program's name.
         """
         verbs = self._verbs.choices
-        if argv and not argv[0].startswith('-') and argv[0] not in verbs:
+        if not argv:
+            self.parser.print_help(sys.stderr)
+            self.parser.exit(2)
+        if not argv[0].startswith('-') and argv[0] not in verbs:
             self.parser.error(
                 f"unknown verb '{argv[0]}'.{close_names(argv[0], verbs)} Use one of "
                 f'{", ".join(verbs)}.'
             )
-        if not argv or argv[0] not in verbs:
+        if argv[0] not in verbs:
             return self.parser.parse_args(argv)
         verb = verbs[argv[0]]
+        for word in argv:
+            if re.fullmatch(r'--[\w-]+=--', word):  # argparse would take -- for no value at all
+                verb.error(f"argument {word[:-3]}: '--' is not a value. Write a path as ./--.")
         # options may stand between the arguments: predict MODEL --top 1 IMAGE
         args, unknown = verb.parse_known_intermixed_args(argv[1:])
         args.verb, args.argv = argv[0], list(argv)
@@ -136,6 +142,8 @@ class Verbs:
             option = next((word for word in unknown if word.startswith('-')), unknown[0])
             known = re.findall(r'--[\w-]+', verb.format_usage())
             close = close_names(option.partition('=')[0], known) if option[:1] == '-' else ''
+            if '--' in argv:
+                close = f' Write a path that begins with - as ./{option}.'
             verb.error(f"unknown argument '{option}'.{close}")
         return args
 

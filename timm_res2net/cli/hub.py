@@ -14,6 +14,7 @@ from .options import (
     add_checkpoint,
     add_json,
     add_license_and_labels,
+    add_remote_code,
     add_revision,
     add_timeout,
     read_label_names,
@@ -49,6 +50,7 @@ def _push(args: argparse.Namespace) -> int:
         results=_pairs(args.eval),
         dataset=args.dataset,
         label_names=read_label_names(args.label_names),
+        remote_code=args.remote_code,
         data={key: value for key in _DATA if (value := getattr(args, key)) is not None},
         architecture=args.model,
         semantics=args.semantics,
@@ -123,6 +125,7 @@ def _add_push(verbs: Verbs) -> None:
     add_checkpoint(parser)
     parser.add_argument('repo', metavar='REPO', help='OWNER/NAME; created if it does not exist')
     add_license_and_labels(parser)
+    add_remote_code(parser)
     parser.add_argument(
         '--eval',
         metavar='METRIC=NUMBER',

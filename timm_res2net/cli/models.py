@@ -91,7 +91,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _list(args: argparse.Namespace) -> int:
     licenses = {row.license for row in rows() if row.license}
-    if args.license is not None and args.license not in licenses:
+    license = args.license and args.license.lower()  # identifiers are lower case
+    if license is not None and license not in licenses:
         raise ValueError(
             f"No weights have license '{args.license}'. Use one of {', '.join(sorted(licenses))}."
         )
@@ -99,7 +100,7 @@ def _list(args: argparse.Namespace) -> int:
     found = [
         row
         for row in rows(args.filter if is_glob else f'*{args.filter}*')
-        if args.license in (None, row.license)
+        if license in (None, row.license)
     ]
     if not found:
         licensed = f' with license {args.license}' if args.license else ''
@@ -194,13 +195,25 @@ def write_hub_configs(out: Path) -> list[Path]:
 
     Args:
         out: Folder that gets a folder `<architecture>.<tag>` for each tag, and README.md. It is
-            created if it does not exist. Existing files are replaced.
+            created if it does not exist. Files of an earlier call are replaced.
 
     Returns:
         The folders.
+
+    Raises:
+        FileExistsError: `out` is a file, or a folder of something else.
     """
     if out.is_file():
         raise FileExistsError(f'{out} is a file. Name a folder.')
+    # renewing them is what the verb is for, but a folder of the user's has another README.md
+    start = _HUB_CONFIGS[: _HUB_CONFIGS.index('{')]
+    readme = out / 'README.md'
+    is_ours = readme.is_file() and readme.read_text(encoding='utf-8').startswith(start)
+    if out.is_dir() and any(out.iterdir()) and not is_ours:
+        raise FileExistsError(
+            f'{out} holds other files. Name a new folder, or one that `timm-res2net hub-configs` '
+            'wrote.'
+        )
     made = []
     for name in FIGURES:
         for full, cfg in get_arch_pretrained_cfgs(name).items():
@@ -221,8 +234,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def _hub_configs(args: argparse.Namespace) -> int:
+    state = 'Renewed' if args.out.is_dir() and any(args.out.iterdir()) else 'Written'
     for folder in write_hub_configs(args.out):
         print(folder)
+    print(f'{state}: {args.out}')
     return 0
 
 
@@ -263,4 +278,6 @@ def add(verbs: Verbs) -> None:
         'write config.json and card of every tag with weights, and a table of all models',
         'timm-res2net hub-configs --out hub_configs',
     )
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to fill')
+    parser.add_argument(
+        '--out', type=Path, required=True, metavar='DIR', help='folder to write, or to renew'
+    )

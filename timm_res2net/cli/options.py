@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..convert.reading import ENTRIES
 from ..download import TIMEOUT
 from ..layers.bottle2neck import SEMANTICS
 
@@ -23,7 +24,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--entry',
         metavar='KEY',
-        help='entry of the file that holds the weights, such as ema.module',
+        help='entry of the file that holds the weights, such as ema.module (default: the first of '
+        f'{", ".join(ENTRIES)} that there is, else the whole file)',
     )
     parser.add_argument(
         '--prefix',
@@ -48,6 +50,17 @@ def add_license_and_labels(parser: argparse.ArgumentParser) -> None:
         metavar='PATH',
         help='names of the classes: a text file with one per line, or a folder with one folder of '
         "images per class, in the order of timm's train.py",
+    )
+
+
+def add_remote_code(parser: argparse.ArgumentParser) -> None:
+    """Add --remote-code and --no-remote-code."""
+    parser.add_argument(
+        '--remote-code',
+        action=argparse.BooleanOptionalAction,
+        help='add a module of a few lines with which transformers loads the model by '
+        'trust_remote_code=True, without an import of timm_res2net (default: only if there is one '
+        'already)',
     )
 
 

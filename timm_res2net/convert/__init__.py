@@ -12,6 +12,7 @@ from .find import Network as Network
 from .find import convert_network as convert_network
 from .find import explain_missing_stem as explain_missing_stem
 from .find import find_network as find_network
+from .find import look_like_classifiers as look_like_classifiers
 from .infer import infer_arguments as infer_arguments
 from .reading import Checkpoint as Checkpoint
 from .reading import read_checkpoint as read_checkpoint

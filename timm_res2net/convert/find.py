@@ -161,3 +161,18 @@ def explain_missing_stem(
         f'{what}. The stem may be {list_some(stems)}. Save the state dict with the stem under the '
         f"names '{network.prefix}conv1' and '{network.prefix}bn1'"
     )
+
+
+def look_like_classifiers(
+    values: Mapping[str, Any], keys: Collection[str], features: int
+) -> list[str]:
+    """Return the keys of matrices that take as many features as a network gives.
+
+    Args:
+        values: Tensors by key, as for `find_network`.
+        keys: The keys to look at.
+        features: Channels of the network's last level.
+    """
+    return sorted(
+        key for key in keys if len(shape := _shape(values.get(key))) == 2 and shape[1] == features
+    )

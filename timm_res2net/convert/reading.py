@@ -21,11 +21,11 @@ from .safe_pickle import HARMLESS, Array, unpickle_arrays
 
 # Paddle's table of parameter names, the only entry of its files that is not an array
 _PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
-# Entries that hold the weights. Averaged weights come first, as in timm.
-_ENTRIES = (
+ENTRIES = (
     'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
     'params',
 )  # fmt: skip
+"""Entries that hold the weights. Averaged weights come first, as in timm."""
 _DEPTH = 4  # of entries in entries
 # The counter that torch's AveragedModel adds to its state dict
 _COUNTER = 'n_averaged'
@@ -188,7 +188,7 @@ def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str
             f'it has no weights in an entry {wanted!r}. '
             + (f'Use one of {", ".join(entries)}.' if entries else 'Leave the entry out.')
         )
-    entry = wanted or next((name for name in _ENTRIES if name in entries), '')
+    entry = wanted or next((name for name in ENTRIES if name in entries), '')
     values = dict(_flatten(entries[entry] if entry else content))
     if values:
         return values, entry, tuple(name for name in entries if entry and name != entry)

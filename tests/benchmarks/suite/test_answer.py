@@ -6,7 +6,7 @@ from benchmarks.script import RESULTS
 from benchmarks.suite.answer import answer, percent, published
 from benchmarks.suite.cells import SUITES, describe_suite, load_suite
 from benchmarks.suite.results import load
-from benchmarks.suite.stats import Ratio
+from timm_res2net.stats import Ratio
 
 from .common import file_of, synthetic
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.suite import pairs, report, results, run
+from benchmarks.suite.causes import CAUSES
 from benchmarks.suite.cells import load_suite
 from benchmarks.suite.cli import main
 from benchmarks.suite.pairs import find_pair, load_pairs
@@ -159,6 +160,66 @@ def test_a_run_goes_on_after_ctrl_c(fake, tmp_path, capsys):
     del seen[:]
     assert main([*COMMAND, '--out', str(out)]) == 0
     assert seen == []
+
+
+def test_an_unusable_time_is_not_explained(fake, tmp_path, capsys, monkeypatch):
+    """Not in the run, not in the report, and the explanation is measured again with the time."""
+    monkeypatch.setattr(Record, 'explain', lambda self: dict.fromkeys(CAUSES, 0.1))
+    measured = fake(lambda cell: 1.5)
+    by_time = run.measure_cell
+
+    def measure_cell(cell, budget, record, on_round, rebuild):
+        by_time(cell, budget, record, on_round, rebuild)
+        if cell.kind == 'attribution':
+            del record['samples']
+            record['attribution'] = {}
+
+    monkeypatch.setattr(run, 'measure_cell', measure_cell)
+    out = tmp_path / 'a.json'
+    command = [*COMMAND[:3], '--only', 'time', 'attribution', *COMMAND[5:], '--out', str(out)]
+    assert main(command) == 3
+    told = capsys.readouterr().out
+    assert 'no explanation, because the time of this cell is unusable' in told
+    assert 'more MACs' not in told
+    assert '## Where the time goes' not in report.markdown({'a': results.load(out)})
+    del measured[:]
+    assert main(command) == 3
+    assert measured == [*PAIRS, *PAIRS]
+
+
+def test_the_time_left_goes_down_within_a_cell(fake, tmp_path, monkeypatch):
+    shown = []
+    clock = iter(range(0, 10_000, 5))
+
+    class Bar:
+        def __init__(self, cells, **kwargs):
+            self.cells = cells
+
+        def __enter__(self):
+            return iter(self.cells) and self
+
+        def __exit__(self, *args):
+            pass
+
+        def __iter__(self):
+            return iter(self.cells)
+
+        def set_description(self, text):
+            shown.append(text.partition('(')[2])
+
+        def set_postfix(self, **kwargs):
+            pass
+
+        write = print
+
+    fake()
+    monkeypatch.setattr(run, 'tqdm', Bar)
+    monkeypatch.setattr(run.time, 'perf_counter', lambda: next(clock))
+    assert (
+        main([*COMMAND[:-5], '--pairs', 'main', '--budget', '60', '--out', str(tmp_path / 'a')])
+        == 0
+    )
+    assert shown == ['about 55 s left)', 'about 45 s left)']
 
 
 def test_what_was_measured_is_not_replaced_by_less(fake, tmp_path):

@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.suite.measure import TARGET, interleave
-from benchmarks.suite.stats import (
-    Ratio,
-    _medians_of_blocks,
-    _t,
-    interval,
-    overlap,
-    ratio,
-    rounded,
-    spread,
-    verdict,
-)
+from benchmarks.suite.stats import overlap, rounded, spread, verdict
+from timm_res2net.stats import Ratio, _medians_of_blocks, _t, interval, ratio
 
 TRUE = 1.21
 
@@ -167,17 +158,18 @@ def test_small_functions():
         (
             Ratio(1.16, 1.155, 1.17),
             'time × 1.16 [1.16, 1.17], throughput × 0.86: '
-            "'about 20 % slower' read as more time: consistent; as less throughput: less than that",
+            "consistent with 'about 20 % slower' as more time, less than it as less throughput",
         ),
         (
             Ratio(1.30, 1.28, 1.32),
             'time × 1.30 [1.28, 1.32], throughput × 0.77: '
-            "'about 20 % slower' read as more time: more than that; as less throughput: consistent",
+            "more than 'about 20 % slower' as more time, consistent with it as less throughput",
         ),
         (
             Ratio(1.17, 1.16, 1.19),
             'time × 1.17 [1.16, 1.19], throughput × 0.85: '
-            "'about 20 % slower' read as more time: consistent; as less throughput: at its edge",
+            "consistent with 'about 20 % slower' as more time, at the edge of it as less "
+            'throughput',
         ),
         (
             Ratio(1.1, 1.05, 1.12),
