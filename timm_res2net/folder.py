@@ -24,6 +24,7 @@ from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
 from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net
+from .remote_code import AUTO_MAP, MODULE, module_text
 from .schema import (
     CFG,
     CONFIG_FIELDS,
@@ -41,7 +42,7 @@ from .text import first_line, sentence
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 CARD = 'README.md'
-FILES = (WEIGHTS, CONFIG, CARD, GOLDEN)
+FILES = (WEIGHTS, CONFIG, CARD, GOLDEN, MODULE)
 """The files of a model that are fetched, pulled and pushed, as far as they exist."""
 MODES = {1: 'L', 3: 'RGB'}
 """Pillow's image modes by number of channels."""
@@ -195,6 +196,7 @@ class Config:
         described_by: 'timm_res2net' if this package wrote the description of these weights. timm
             copies the description of the weights that a training started from.
         made_from: The checkpoint file that the model was converted from.
+        auto_map: The code that transformers runs with `trust_remote_code=True`; None without any.
     """
 
     architecture: str
@@ -207,6 +209,7 @@ class Config:
     model_args: dict[str, Any] = field(default_factory=dict)
     described_by: str = ''
     made_from: Provenance | None = None
+    auto_map: Any = None
 
     @classmethod
     def of(
@@ -294,12 +297,16 @@ class Config:
             name, classes, found.get('num_features', 0), found.get('global_pool', ''),
             found['pretrained_cfg'], labels, found.get('label_descriptions'),
             found.get('model_args', {}), found.get('described_by', ''), provenance,
+            found.get('auto_map'),
         )  # fmt: skip
 
     def to_json(self) -> str:
         """Return the text of the file. The same config gives the same text."""
         found = dataclasses.asdict(self)
-        optional = ('label_names', 'label_descriptions', 'model_args', 'described_by', 'made_from')
+        optional = (
+            'label_names', 'label_descriptions', 'model_args', 'described_by', 'made_from',
+            'auto_map',
+        )  # fmt: skip
         kept = {key: found[key] for key in found if found[key] or key not in optional}
         kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
         return json.dumps(kept, indent=2) + '\n'
@@ -320,6 +327,11 @@ class Config:
         return str(self.model_args.get('semantics', 'official'))
 
     @property
+    def remote_code(self) -> bool:
+        """Whether it names this package's module for transformers, see `remote_code`."""
+        return bool(self.auto_map == AUTO_MAP)
+
+    @property
     def network(self) -> str:
         """The architecture with the arguments that are not its name's own.
 
@@ -336,6 +348,10 @@ class Config:
         """Return the config with other values in its `pretrained_cfg`; None removes a field."""
         cfg = filter_pretrained_cfg({**self.pretrained_cfg, **changes})
         return dataclasses.replace(self, pretrained_cfg=cfg)
+
+    def with_remote_code(self, wanted: bool) -> 'Config':
+        """Return the config with or without this package's module for transformers."""
+        return dataclasses.replace(self, auto_map=AUTO_MAP if wanted else None)
 
     def with_labels(self, names: Sequence[str]) -> 'Config':
         """Return the config with names for the classes.
@@ -463,6 +479,8 @@ class ModelFolder:
             if golden:
                 (made / GOLDEN).parent.mkdir()
                 _save(golden, made / GOLDEN)
+            if config.remote_code:
+                (made / MODULE).write_text(module_text(), encoding='utf-8')
             if card:
                 (made / CARD).write_text(card, encoding='utf-8')
         return cls(path, model)

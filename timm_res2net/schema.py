@@ -443,7 +443,31 @@ CFG = {
 """Fields of a `pretrained_cfg`."""
 
 _OBJECT = Field('a dictionary', lambda value: _require(isinstance(value, dict)))
-CONFIG = {
+MADE_FROM = {
+    'file': _NAME,
+    'sha256': _NAME,
+    'bytes': whole(0, 1 << 60),
+    'format': _NAME,
+    'entry': _NAME,
+    'widened': whole(0, 1_000_000),
+    'source': _NAME,
+    'moves': several(
+        Field(
+            'a row of two texts, a whole number and a text',
+            lambda row: tuple(
+                field.read(value)
+                for field, value in zip(
+                    (_NAME, _NAME, whole(0, 1_000_000), _NAME), row, strict=True
+                )
+            ),
+        ),
+        0,
+        10_000,
+    ),
+}
+"""Fields of the `made_from` of a config.json."""
+
+CONFIG_FIELDS = {
     'architecture': _NAME,
     'num_classes': _CLASSES,
     'num_features': whole(0, 1_000_000),
@@ -452,7 +476,7 @@ CONFIG = {
     'label_descriptions': CFG['label_descriptions'],
     'model_args': _OBJECT,
     'described_by': _NAME,
-    'made_from': _OBJECT,
+    'made_from': either(_OBJECT, _NONE),
     'pretrained_cfg': _OBJECT,
 }
 """Fields of a config.json. Others are left alone."""
@@ -545,8 +569,16 @@ def check_config(config: Mapping[str, Any], arguments: Mapping[str, Field]) -> N
         ValueError: A value is not what the table says, or there is an unknown field in
             `pretrained_cfg` or `model_args`.
     """
-    read_all(CONFIG, config)
+    read_all(CONFIG_FIELDS, config)
     check_cfg(config['pretrained_cfg'])
+    made_from = config.get('made_from')
+    if made_from is not None:
+        if made_from.keys() != MADE_FROM.keys():
+            raise ValueError(
+                f'made_from has the fields {brief(sorted(made_from))}, not {_list(MADE_FROM)}. '
+                'Remove it.'
+            )
+        read_all(MADE_FROM, made_from, 'made_from.')
     given = config.get('model_args', {})
     # where and in which precision to build is the reader's matter
     unknown = sorted(given.keys() - arguments.keys() | given.keys() & {'device', 'dtype'})

@@ -650,11 +650,13 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
         tiny, {'results': {'ece': True}, 'dataset': 'mine'}, "got {'ece': True}.",
     ),
     'a size of nothing': (
-        tiny, {'data': {'img_size': 0}}, "{'img_size': 0}", 'from 1 to 4096 px',
+        tiny, {'data': {'img_size': 0}}, "{'img_size': 0}", 'a whole number from 1 to 4096',
     ),
-    'a std of nothing and a crop in percent': (
-        tiny, {'data': {'std': (0.0, 1.0, 1.0), 'crop_pct': 87.5}},
-        'a std must not be 0', 'crop_pct must be above 0 and at most 1',
+    'a std of nothing': (
+        tiny, {'data': {'std': (0.0, 1.0, 1.0)}}, 'got (0.0, 1.0, 1.0)', 'std must be a list of',
+    ),
+    'a crop in percent': (
+        tiny, {'data': {'crop_pct': 87.5}}, 'got 87.5', 'crop_pct must be a number above 0 and at',
     ),
     'data of another name': (
         tiny, {'data': {'crop_pc': 3}},
@@ -662,13 +664,15 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
     ),
     'an interpolation that is none': (
         tiny, {'data': {'interpolation': 'cubicle'}},
-        "{'interpolation': 'cubicle'}", "as timm's train.py takes them",
+        "{'interpolation': 'cubicle'}", 'interpolation must be one of bilinear, bicubic',
     ),
     'a card that is neither': (tiny, {'card': 'mine'}, "'folder', 'hub' or None", "'mine'"),
     'outputs that are not finite': (
         overflowing, {}, 'outputs that are NaN or infinite', 'Use another checkpoint',
     ),
-    'a size that is none': (tiny, {'data': {'input_size': (3, 64)}}, "{'input_size'", 'train.py'),
+    'a size that is none': (
+        tiny, {'data': {'input_size': (3, 64)}}, "{'input_size'", 'input_size must be a list of 3',
+    ),
     'an architecture for a model': (
         tiny, {'architecture': 'res2net50_se'},
         'A model in memory knows its architecture', 'Leave architecture, semantics',
