@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.utils import reparameterize_model as timms
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import DEVICES, NAMES, TIMMS, TINY, image, randomise, relative_error, slow_except
 from timm_res2net import Res2Net, align_widths, reparameterize_model
@@ -419,3 +421,163 @@ def test_timms_dla_is_refused_by_its_block(change):
     model = timm.create_model('dla60_res2net', device='meta')
     with pytest.raises(ValueError, match=r'DlaBottle2neck.*Pass a Res2Net'):
         change(model)
+
+
+# --- layers that people have changed --------------------------------------------------------------
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, 'weight', 0.5)
+
+
+COMPUTED = {
+    'pruned': pruned,
+    'weight norm': parametrizations.weight_norm,
+    'spectral norm': parametrizations.spectral_norm,
+    'orthogonal': parametrizations.orthogonal,
+    'old weight norm': weight_norm,
+    'old spectral norm': spectral_norm,
+}
+OLD_NORMS = pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
+
+
+@OLD_NORMS
+@pytest.mark.parametrize('kind', slow_except(['pruned', 'spectral norm'], COMPUTED))
+def test_computed_weights_become_parameters(kind):
+    """With the values of now, whatever ran before; the original keeps what it computes."""
+    model, x = create(), image()
+    for name in ('conv1', 'layer1.0.conv1', 'layer1.0.convs.0', 'layer2.0.downsample.0', 'fc'):
+        COMPUTED[kind](model.get_submodule(name))
+    model(x)  # leaves results of autograd in the layers
+    with torch.no_grad():
+        for parameter in model.layer1[0].conv1.parameters():
+            parameter.mul_(1.5)
+    deployed, block = reparameterize_model(model.train()), model.layer1[0].fuse().eval()
+    model.eval()
+    with torch.inference_mode():
+        assert relative_error(deployed(x), model(x)) < 1e-5
+        x = image(channels=model.layer1[0].conv1.in_channels)
+        assert relative_error(block(x), model.layer1[0](x)) < 1e-5
+    assert len(list(deployed.parameters())) == len(
+        list(reparameterize_model(create()).parameters())
+    )
+    assert folded(deployed)
+
+
+def test_pruned_norms_and_biases_become_parameters():
+    model, x = create(), image()
+    pruned(model.layer1[0].bn1)
+    prune.l1_unstructured(model.layer1[0].se.fc1, 'bias', 0.5)
+    with torch.inference_mode():
+        assert relative_error(reparameterize_model(model)(x), model(x)) < 1e-5
+
+
+class Adapter(nn.Module):
+    """As peft replaces a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+
+
+class Int8(torch.Tensor):
+    """As torchao replaces a weight."""
+
+    def new_empty(self, *args, **kwargs):
+        return super().new_empty(*args, **kwargs).as_subclass(Int8)
+
+
+def adapted(block):
+    block.convs[0] = Adapter(block.convs[0])
+
+
+def patched(block):
+    forward = block.convs[0].forward
+    block.convs[0].forward = lambda x: 2 * forward(x)
+
+
+def quantized(block):
+    weight = block.convs[0].weight.detach().as_subclass(Int8)
+    block.convs[0].weight = nn.Parameter(weight, requires_grad=False)
+
+
+def hooked(block):
+    del block.convs[0].weight
+    block.convs[0].weight = torch.ones(1)  # a hook of the user's computes it
+
+
+REFUSED = {
+    adapted: (r'adapter', r'merge_and_unload\(\) of peft'),
+    patched: (r'forward', r'del layer\.forward'),
+    quantized: (r'is a Int8', r'Quantize the model.* afterwards'),
+    hooked: (r'is a Tensor', r'compute its weights, afterwards'),
+}
+
+
+@pytest.mark.parametrize('change', REFUSED)
+@pytest.mark.parametrize('verb', slow_except(['reparameterize'], [*VERBS, 'fuse']))
+def test_layers_that_do_more_are_refused(verb, change):
+    model = create(attn_layer='')
+    change(model.layer2[0])
+    what, remedy = REFUSED[change]
+    with pytest.raises(ValueError, match=what) as error:
+        (timms if verb == 'fuse' else VERBS[verb])(model)
+    error.match(remedy)
+    error.match("'convs.0'" if verb == 'fuse' else r"'layer2\.0\.convs\.0'")
+
+
+def test_quantized_heads_stay():
+    """A quantized weight that is not folded is left alone."""
+    model = create()
+    model.fc.weight = nn.Parameter(model.fc.weight.detach().as_subclass(Int8))
+    assert isinstance(reparameterize_model(model).fc.weight, Int8)
+
+
+@OLD_NORMS
+@pytest.mark.parametrize(
+    ('kind', 'remedy'),
+    slow_except(
+        [('pruned', "prune.remove(layer, 'weight')")],
+        [
+            ('pruned', "prune.remove(layer, 'weight')"),
+            ('old weight norm', "weight_norm.remove_weight_norm(layer, 'weight')"),
+            ('old spectral norm', "spectral_norm.remove_spectral_norm(layer, 'weight')"),
+            ('orthogonal', "parametrize.remove_parametrizations(layer, 'weight')"),
+        ],
+    ),
+)
+def test_computed_weights_are_not_padded(kind, remedy):
+    """Aligning shares the parameters, which these layers compute from others. Other layers may
+    compute theirs, and all may afterwards.
+    """
+    model, x = create(), image()
+    aligned = align_widths(copy.deepcopy(model), 8)
+    for one in (model, aligned):
+        torch.manual_seed(0)  # of the spectral norm's vectors
+        COMPUTED[kind](one.layer1[0].convs[0])
+    with pytest.raises(ValueError, match=r"weight of 'layer1\.0\.convs\.0'") as error:
+        align_widths(model, 8)
+    assert f'Call {remedy} of torch.nn.utils' in str(error.value)
+    expected = model.eval()(x)
+    assert relative_error(aligned.eval()(x), expected) < 1e-5
+    assert relative_error(reparameterize_model(aligned)(x), expected) < 1e-5
+
+
+def test_layers_that_are_not_padded_may_compute_their_weights():
+    model, x = create(), image()
+    pruned(model.fc)
+    expected = model(x)
+    assert relative_error(align_widths(model, 8)(x), expected) < 1e-5
+
+
+def test_a_flop_counter_sees_a_deployed_model():
+    """Every convolution, with the padding of aligned widths; tools that know layers by their class
+    do not see the fused ones.
+    """
+    model, x = create(), image()
+    counts = []
+    for one in (model, reparameterize_model(model), align_widths(copy.deepcopy(model), 8)):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            one(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] < counts[2]

@@ -3,7 +3,6 @@
 They work for Res2Nets of this package and of timm, and for their `features_only` wrappers.
 """
 
-import copy
 from collections import OrderedDict
 from typing import Any, TypeVar
 
@@ -12,9 +11,9 @@ from timm.models.dla import DlaBottle2neck
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
-from .layers.align import align_blocks
+from .layers.align import PADDED, align_blocks
 from .layers.bottle2neck import Bottle2neck
-from .layers.fold import check_finite
+from .layers.fold import check_finite, check_layers, settle
 from .layers.fused_block import FusedBottle2neck, FusedStage
 from .layers.fused_conv import FusedConv2d, fuse_sequential
 from .models.res2net_zoo import Res2Net
@@ -59,6 +58,10 @@ def reparameterize_model(model: Model) -> Model:
     less: it replaces only the blocks of this package, and leaves the stem and the stages as they
     are.
 
+    Weights that torch computes from others become plain ones: pruning, weight norm, spectral norm
+    and parametrizations (`torch.nn.utils`) end in the copy. Replaced layers of other classes stay
+    as they are, with their norms.
+
     Args:
         model: Model with Res2Net blocks of this package or of timm, or a `features_only` wrapper of
             one ('list', 'dict', 'hook' or 'getter'). It is not changed.
@@ -69,7 +72,8 @@ def reparameterize_model(model: Model) -> Model:
 
     Raises:
         ValueError: The model is already deployed, is compiled or traced, has no Res2Net block, or
-            has a weight that is not finite.
+            has a weight that is not finite. Or a layer has an adapter (peft), a replaced forward,
+            or the weight of a convolution is quantized; it is named with the remedy.
 
     >>> import timm, torch
     >>> from timm_res2net import reparameterize_model
@@ -80,9 +84,11 @@ def reparameterize_model(model: Model) -> Model:
     ...     torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
     """
     _check(model, 'reparameterize')
-    check_finite(model, f'Cannot reparameterize {type(model).__name__}')
+    what = f'Cannot reparameterize {type(model).__name__}'
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-        deployed = copy.deepcopy(model)
+        deployed = settle(model)
+        check_layers(deployed.named_modules(), what)
+        check_finite(deployed, what)
         _replace(deployed)
     return deployed.eval()
 
@@ -106,7 +112,8 @@ def align_widths(model: Model, multiple: int) -> Model:
     Raises:
         ValueError: `multiple` is not a whole number of at least 1, or the model has no Res2Net
             block, is already aligned or deployed, is compiled or traced, or has another norm than
-            BatchNorm2d or DropBlock. The model is then unchanged.
+            BatchNorm2d or DropBlock. Or a layer of a block is pruned, parametrized, quantized or
+            replaced, or has an adapter; it is named with the remedy. The model is then unchanged.
 
     >>> import timm
     >>> from timm_res2net import align_widths
@@ -117,6 +124,14 @@ def align_widths(model: Model, multiple: int) -> Model:
     8
     """
     _check(model, 'align the widths of')
+    padded = (
+        (f'{name}.{inner}', layer)
+        for name, block in model.named_modules()
+        if is_block(block)
+        for inner, layer in block.named_modules()
+        if inner.partition('.')[0] in PADDED
+    )
+    check_layers(padded, f'Cannot align the widths of {type(model).__name__}')
     align_blocks([module for module in model.modules() if is_block(module)], multiple)
     if multiple > 1:
         for module in model.modules():

@@ -19,6 +19,9 @@ from ..compat import drop_block_of
 from ..schema import RES2NET, read
 from .fold import pad_splits, recast
 
+PADDED = ('conv1', 'bn1', 'convs', 'bns', 'conv3')
+"""Layers of a block whose channels are padded."""
+
 
 def aligned_width(width: int, groups: int, multiple: int) -> int:
     """Return the channels of a padded split.
@@ -44,8 +47,31 @@ class AlignedConv2d(nn.Conv2d):
         - Output: (B, out_splits[0] * out_splits[2], H', W') with padded splits
     """
 
-    in_splits: tuple[int, int, int]
-    out_splits: tuple[int, int, int]
+    def __init__(
+        self,
+        *args: Any,
+        in_splits: tuple[int, int, int] | None = None,
+        out_splits: tuple[int, int, int] | None = None,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            *args: Arguments of `nn.Conv2d`.
+            in_splits: As in `of`.
+            out_splits: As in `of`.
+            **kwargs: Arguments of `nn.Conv2d`.
+
+        Raises:
+            ValueError: `in_splits` or `out_splits` is missing. LoRA creates layers of the class
+                that it finds.
+        """
+        if in_splits is None or out_splits is None:
+            raise ValueError(
+                'A convolution with aligned widths takes no adapter. Add it to a model with '
+                'width_multiple=1, and align the widths after merge_and_unload().'
+            )
+        super().__init__(*args, **kwargs)
+        self.in_splits, self.out_splits = in_splits, out_splits
 
     @classmethod
     def of(
@@ -59,9 +85,7 @@ class AlignedConv2d(nn.Conv2d):
                 weight, that is, per group of the convolution.
             out_splits: Number, width and padded width of the splits in the output channels.
         """
-        same = recast(conv, cls)
-        same.in_splits, same.out_splits = in_splits, out_splits
-        return same
+        return recast(conv, cls, in_splits=in_splits, out_splits=out_splits)
 
     def _padded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight = pad_splits(pad_splits(self.weight, 0, self.out_splits), 1, self.in_splits)
@@ -187,8 +211,10 @@ def _check(block: Any) -> None:
         )
     for conv in (block.conv1, *block.convs, block.conv3):
         if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros':
+            cls = type(conv)
+            got = conv if cls is nn.Conv2d else f'a {cls.__module__}.{cls.__qualname__}'
             raise ValueError(
-                f'Aligned widths need plain Conv2d layers with zero padding, got {conv}. Leave '
+                f'Aligned widths need plain Conv2d layers with zero padding, got {got}. Leave '
                 'width_multiple at 1.'
             )
     for norm in (block.bn1, *block.bns):

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..schema import ATTN_LAYERS, BLOCK, block_parameters, check_size, checked, split_width
 from ..semantics import SEMANTICS
-from .fold import check_finite
+from .fold import check_finite, check_layers, settle
 from .fused_block import FusedBottle2neck
 
 AttnLayer = str | Callable[..., nn.Module] | None
@@ -258,8 +258,12 @@ class Bottle2neck(nn.Module):
         `timm.utils.reparameterize_model` calls this method.
 
         Raises:
-            ValueError: A weight is not finite.
+            ValueError: A weight is not finite, or a layer does more than its parameters say. It is
+                named with the remedy.
         """
-        check_finite(self, f'Cannot reparameterize {type(self).__name__}')
+        what = f'Cannot reparameterize {type(self).__name__}'
         with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-            return FusedBottle2neck(self)
+            block = settle(self)
+            check_layers(block.named_modules(), what)
+            check_finite(block, what)
+            return FusedBottle2neck(block)

@@ -1,16 +1,21 @@
 """Pure functions that change the form of layers and weights, but not what they compute."""
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..text import list_some
 
 Conv = TypeVar('Conv', bound=nn.Conv2d)
+Module = TypeVar('Module', bound=nn.Module)
 
 
 def fold_bn(
@@ -43,13 +48,102 @@ def fold_bn(
     return folded.to(weight.dtype), shift.to(weight.dtype)
 
 
+Remove = Callable[[Any, str], Any]
+"""Makes a tensor of a layer a parameter again, from the layer and the tensor's name."""
+
+# Hooks that compute a tensor before each call, and their attribute with the tensor's name.
+_COMPUTES: dict[type, tuple[str, Remove]] = {
+    prune.BasePruningMethod: ('_tensor_name', prune.remove),
+    WeightNorm: ('name', remove_weight_norm),
+    SpectralNorm: ('name', remove_spectral_norm),
+}
+
+
+def computed_tensors(layer: Any) -> list[tuple[str, Remove]]:
+    """Return the tensors of a layer that torch computes from other parameters.
+
+    `torch.nn.utils` does so for pruning, weight norm, spectral norm and parametrizations.
+
+    Returns:
+        For each tensor its name, and the function that makes it a parameter again.
+    """
+    found = [
+        (getattr(hook, attribute), remove)
+        for hook in layer._forward_pre_hooks.values()
+        for kind, (attribute, remove) in _COMPUTES.items()
+        if isinstance(hook, kind)
+    ]
+    if parametrize.is_parametrized(layer):
+        found += [(name, parametrize.remove_parametrizations) for name in layer.parametrizations]
+    return found
+
+
+def settle(module: Module) -> Module:
+    """Return a copy in which every tensor that torch computes from others is a parameter.
+
+    The values are those of eval mode.
+    """
+    # deepcopy refuses results of autograd; these are computed again below
+    results = {
+        id(value): value.detach()
+        for layer in module.modules()
+        for value in vars(layer).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    settled = copy.deepcopy(module, results)
+    for layer in list(settled.modules()):
+        if parametrize.is_parametrized(layer):
+            # a copy has the class of the original, from which torch would delete the tensor
+            cls: Any = type(layer)
+            layer.__class__ = type(cls.__name__, cls.__bases__, dict(vars(cls)))
+            layer.parametrizations.eval()  # type: ignore[union-attr]
+        for name, remove in computed_tensors(layer):
+            remove(layer, name)
+    return settled
+
+
+def check_layers(layers: Iterable[tuple[str, nn.Module]], what: str) -> None:
+    """Check that layers can be replaced by others that compute the same from their parameters.
+
+    Args:
+        layers: Names and layers.
+        what: What is refused otherwise, the beginning of the error's sentence.
+
+    Raises:
+        ValueError: A layer has a LoRA adapter, a forward that was replaced, or a weight that is
+            computed or quantized. It is named.
+    """
+    for name, layer in layers:
+        name = f"'{name}'" if name else 'the model'
+        if isinstance(getattr(layer, 'base_layer', None), nn.Conv2d):
+            raise ValueError(
+                f'{what}, because {name} has an adapter. Call merge_and_unload() of peft first.'
+            )
+        if 'forward' in vars(layer):
+            raise ValueError(
+                f'{what}, because the forward of {name} was replaced. Replace it afterwards, '
+                'and call `del layer.forward` first.'
+            )
+        for tensor, remove in computed_tensors(layer):
+            call = f'{remove.__module__.rpartition(".")[2]}.{remove.__name__}'
+            raise ValueError(
+                f'{what}, because the {tensor} of {name} is computed from other parameters. Call '
+                f"{call}(layer, '{tensor}') of torch.nn.utils first."
+            )
+        if isinstance(layer, nn.Conv2d) and type(layer.weight) is not nn.Parameter:
+            raise ValueError(
+                f'{what}, because the weight of {name} is a {type(layer.weight).__name__}, not a '
+                'plain parameter. Quantize the model, or compute its weights, afterwards.'
+            )
+
+
 def check_finite(model: nn.Module, what: str) -> None:
     """Check that no parameter and no buffer of a model holds NaN or infinity.
 
     oneDNN's ReLU turns NaN into 0, so that a deployed model would give a plausible answer.
 
     Args:
-        model: Any module. Tensors on the meta device are not looked at.
+        model: Any module. Tensors on the meta device and of other classes are not looked at.
         what: What is refused otherwise, the beginning of the error's sentence.
 
     Raises:
@@ -57,7 +151,10 @@ def check_finite(model: nn.Module, what: str) -> None:
             variance. They are named.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    tensors = {name: t for name, t in tensors.items() if t.device.type != 'meta'}
+    plain = (torch.Tensor, nn.Parameter)  # quantized ones do not know isfinite
+    tensors = {
+        name: t for name, t in tensors.items() if t.device.type != 'meta' and type(t) in plain
+    }
     with torch.no_grad():
         bad = {
             name

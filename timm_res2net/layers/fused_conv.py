@@ -36,7 +36,7 @@ class FusedConv2d(nn.Conv2d):
         - Output: (B, out_channels, H', W'), in channels_last if it runs packed
     """
 
-    def __init__(self, *args: Any, act: nn.Module | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, act: nn.Module | None, **kwargs: Any):
         """
         Args:
             *args: Arguments of `nn.Conv2d`.
