@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_res2net import push_to_hub
-from timm_res2net.folder import ModelFolder
+from timm_res2net.compare import GOLDEN
+from timm_res2net.folder import CARD, CONFIG, WEIGHTS, ModelFolder
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
@@ -21,6 +22,7 @@ TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
 HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
 TINY = 'test_res2net_se'
+PUSHED = sorted([WEIGHTS, CONFIG, CARD, GOLDEN])  # the files of a push
 SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
 
 

@@ -50,7 +50,7 @@ def test_the_code_on_a_card_runs(channels, tmp_path, monkeypatch):
 def test_how_to_install(monkeypatch):
     """What a card says with and without the address of the project."""
     assert 'from a clone of its repository, with `pip install .`' in dry(tiny()).card
-    monkeypatch.setattr('timm_res2net.card.REPOSITORY', 'https://example.org/timm_res2net.git')
+    monkeypatch.setattr('timm_res2net.extras.REPOSITORY', 'https://example.org/timm_res2net.git')
     card = dry(tiny()).card
     assert '`pip install git+https://example.org/timm_res2net.git`' in card
     assert '(https://example.org/timm_res2net.git)' in card

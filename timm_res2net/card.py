@@ -10,9 +10,11 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from . import extras
 from .folder import MODES, Config, Provenance, read_card, timm_names
 from .models.figures import FIGURES
 from .models.protocol import as_timm
+from .remote_code import MODULE
 from .text import table
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
@@ -26,8 +28,6 @@ ABOUT = (
     'A Res2Net block splits its channels and convolves the splits one after the other, so that one '
     'block has several receptive fields.'
 )
-REPOSITORY = ''
-"""Address of this project's git repository, for `pip install git+...`; '' until it has one."""
 _MOVED = ('their keys', "timm's keys", 'tensors', 'how')
 _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
 PERCENT = tuple(_METRICS)
@@ -95,6 +95,13 @@ def _facts(config: Config) -> dict[str, str]:
             for level in as_timm(model).feature_info
         ),
     }
+
+
+def _auto_class(config: Config) -> str:
+    """Return the class of transformers that the config's remote code serves, '' without any."""
+    if not config.remote_code:
+        return ''
+    return 'AutoModelForImageClassification' if config.num_classes else 'AutoModel'
 
 
 def _results_table(results: Sequence[Result]) -> str:
@@ -200,6 +207,8 @@ def render_card(
     own = config.architecture not in timm_names()
     in_chans = config.input_size[0]
     made_from = config.made_from
+    where, _, repo = load.partition(':')
+    repo, _, revision = repo.partition('@') if where == 'hf-hub' else (repo, '', '')
     card = ModelCard.from_template(
         _metadata(title, config, license, results if stated is None else stated, base),
         template_str=re.sub(r'(\{% .*? %\})\n', r'\1', _TEMPLATE.read_text(encoding='utf-8')),
@@ -222,7 +231,12 @@ def render_card(
         license_text=license_text,
         weights_of=weights_of,
         se=config.model_args.get('attn_layer') == 'se',
-        repository=REPOSITORY,
+        install=extras.how_to_install(),
+        repository=extras.REPOSITORY,
+        auto_class=_auto_class(config),
+        module=MODULE,
+        repo=repo,
+        revision=f", revision='{revision}'" if revision else '',
     )
     return str(card).rstrip('\n') + '\n'
 

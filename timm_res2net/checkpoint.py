@@ -639,7 +639,7 @@ def convert_checkpoint(
         card = _card(found, Path(path).is_dir(), target.name, license)
         ModelFolder.write(target, found.config, found.model, card)
     else:
-        write_file(target, lambda file: SOURCES[to].save(foreign, file))
+        write_file(target, lambda file: SOURCES[to].save(foreign, file), replace=False)
     return found
 
 

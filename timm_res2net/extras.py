@@ -1,6 +1,19 @@
-"""Optional packages: the sentence that is printed if one is missing, with its extra."""
+"""How this package and its optional ones are installed, for the sentences that say so."""
 
 import importlib.util
+
+REPOSITORY = ''
+"""Address of this project's git repository, for `pip install git+...`; '' until it has one."""
+
+
+def how_to_install() -> str:
+    """Return a sentence on how this package is installed, with the command."""
+    if REPOSITORY:
+        return f'Install it with `pip install git+{REPOSITORY}`.'
+    return (
+        'It is not on a package index yet: install it from a clone of its repository, with '
+        '`pip install .`.'
+    )
 
 
 def install(extra: str) -> str:

@@ -11,13 +11,12 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from tests.common import randomise, repository_files, slow_except
+from tests.common import PUSHED, randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import Fault, Hub, hub
 from timm_res2net.cli import main
 from timm_res2net.compare import GOLDEN
 from timm_res2net.download import Limit
-from timm_res2net.folder import FILES
 
 REPO = 'me/tiny'
 CHECK = 'answer = [list(f) for f in hub.check(repo, **kwargs)]'
@@ -171,7 +170,7 @@ def test_an_answer_to_a_push(case, world):
     text = fails(client, PUSH, **args)
     assert 'cannot use what the Hub answers for me/new (' in text and 'run again' in text
     server.faults.clear()
-    assert sorted(client.run(PUSH, **args)[1]) == sorted(FILES)
+    assert sorted(client.run(PUSH, **args)[1]) == PUSHED
 
 
 # --- a commit -------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def test_a_commit_whose_answer_is_lost_is_looked_for(case, world):
     server.faults.append(Fault(**vars(LOST[case])))
     commit, changed = client.run(PUSH, **args)
     assert commit == server.repos['me/new'].refs['main']
-    assert sorted(changed) == sorted(FILES)
+    assert sorted(changed) == PUSHED
 
 
 def test_the_next_push_finds_the_commit_whose_answer_was_lost(world):
@@ -267,7 +266,7 @@ def test_a_push_that_takes_too_long(world):
     server.faults.append(Fault('POST .*/commit/', 1, hold=threading.Event()))
     assert 'not answered for me/new in 1 seconds' in fails(client, PUSH, **args)
     args['kwargs'] = {}
-    assert sorted(client.run(PUSH, **args)[1]) == sorted(FILES)
+    assert sorted(client.run(PUSH, **args)[1]) == PUSHED
 
 
 @pytest.mark.parametrize('seconds', [3601, 10**9])

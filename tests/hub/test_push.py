@@ -15,14 +15,15 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 
 import timm_res2net
-from tests.common import image, randomise, relative_error
+from tests.common import PUSHED, image, randomise, relative_error
 from tests.hub.client import Client, RemoteError, command, environment
 from tests.hub.server import hub as serve_hub
 from timm_res2net import Res2Net, hub, push_to_hub
 from timm_res2net.card import Result, results_of
 from timm_res2net.compare import GOLDEN
 from timm_res2net.download import explain
-from timm_res2net.folder import FILES, Config
+from timm_res2net.folder import Config
+from timm_res2net.remote_code import MODULE
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
@@ -91,9 +92,9 @@ def test_there_and_back(world, tmp_path):
         PUSH, **args, kwargs={'license': 'mit', 'verify': True}
     )
     assert (repo, verified, url) == ('me/net', True, f'{server.url}/me/net')
-    assert sorted(changed) == sorted(FILES)
+    assert sorted(changed) == PUSHED
     files = server.repos['me/net'].files('main')[1]
-    assert sorted(files) == sorted(['.gitattributes', *FILES])
+    assert sorted(files) == ['.gitattributes', *PUSHED]
 
     x = image(64)
     expected = outputs(model, x)
@@ -241,6 +242,41 @@ def test_golden_tensors_on_the_hub(factor, world, tmp_path):
             client.run(pull, repo=args['repo'], out=str(tmp_path / 'out'))
     assert client.run(PUSH, **args, kwargs={})[2] == ([] if is_same else [GOLDEN])
     assert client.run(code, repo=args['repo']) == ['ok']
+
+
+def test_the_module_for_transformers(world, tmp_path):
+    """It is pushed if asked for, and then stays; `pull` takes it, but no code of others."""
+    server, client, _ = world
+    save_file(tiny().state_dict(), tmp_path / 'w.safetensors')
+    args = {'source': str(tmp_path / 'w.safetensors'), 'repo': 'me/code'}
+    assert MODULE not in client.run(PUSH, **args, kwargs={'license': 'mit'})[2]
+    changed = client.run(PUSH, **args, kwargs={'remote_code': True})[2]
+    assert sorted(changed) == ['README.md', 'config.json', MODULE]
+    notes = 'done = hub.push_to_hub(source, repo); answer = [list(done.changed), list(done.notes)]'
+    changed, (note,) = client.run(notes, **args)
+    assert changed == []
+    assert 'module for transformers stays' in note
+    repo = server.repos['me/code']
+    files = repo.files('main')[1]
+    assert "repo = 'me/code'" in files['README.md'].decode()
+    assert 'trust_remote_code=True' in files['README.md'].decode()
+    x = image(64)
+    assert torch.equal(loaded(client, 'hf-hub:me/code', x, tmp_path), outputs(tiny(), x))
+
+    pull = 'answer = [finding.state for finding in hub.pull(repo, out) if finding.what == "code"]'
+    assert client.run(pull, repo='me/code', out=str(tmp_path / 'ours')) == ['ok']
+    assert (tmp_path / 'ours' / MODULE).read_bytes() == files[MODULE]
+    done = dry(tmp_path / 'ours', remote_code=None)
+    assert done.config.remote_code and MODULE in done.files
+    repo.commit({**files, MODULE: b'import os'}, 'main', 'theirs')
+    assert client.run(pull, repo='me/code', out=str(tmp_path / 'theirs')) == ['warning']
+    assert not (tmp_path / 'theirs' / MODULE).exists()
+
+    changed = client.run(PUSH, **args, kwargs={'remote_code': False, 'revision': 'plain'})[2]
+    assert sorted(changed) == ['README.md', 'config.json']
+    assert 'auto_map' not in json.loads(repo.files('plain')[1]['config.json'])
+    client.run(PUSH, **args, kwargs={'remote_code': True, 'revision': 'plain'})
+    assert "(repo, revision='plain', trust" in repo.files('plain')[1]['README.md'].decode()
 
 
 def test_what_it_was_made_from_goes_with_the_weights(world, tmp_path):

@@ -1,5 +1,6 @@
 """transformers reads what is pushed: the same config serves it and timm."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.common import image, randomise, relative_error, slow_except
 from tests.hub.client import environment
 from tests.hub.server import hub
 from timm_res2net import push_to_hub
+from timm_res2net.compare import GOLDEN
+from timm_res2net.folder import ModelFolder
 
 transformers = pytest.importorskip('transformers', reason='needs the extra integration')
 
@@ -81,3 +84,99 @@ def read_from_hub(folder: Path, x: torch.Tensor, tmp_path: Path) -> dict:
         assert done.returncode == 0, done.stderr
         assert server.count('GET /cdn') == 1
     return torch.load(tmp_path / 'out')
+
+
+# --- without an import of this package ------------------------------------------------------------
+
+# Told: what to load, an image, and a file for the logits. Tells: what else it found.
+REMOTE = """
+import json, sys
+import timm, torch
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+repos, image, out = json.loads(sys.argv[1]), torch.load(sys.argv[2]), sys.argv[3]
+told, logits = [], []
+for repo in repos:
+    AutoImageProcessor.from_pretrained(repo)
+    assert told or 'timm_res2net' not in sys.modules  # images need no code
+    model = AutoModelForImageClassification.from_pretrained(repo, trust_remote_code=True).eval()
+    neck = AutoModel.from_pretrained(repo, trust_remote_code=True).eval()
+    with torch.no_grad():
+        logits.append(model(image).logits)
+        pooled = list(neck(image).pooler_output.shape)
+    pipeline('image-classification', model=repo, trust_remote_code=True)
+    told.append([type(model).__name__, model.config.id2label[0], pooled])
+    model.save_pretrained(f'{out}-saved')
+    again = AutoModelForImageClassification.from_pretrained(f'{out}-saved', trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(image).logits, logits[-1])
+torch.save(logits, out)
+assert 'timm_res2net' in sys.modules and 'tests' not in sys.modules
+print('TOLD', json.dumps(told))
+"""
+MISSING = """
+import sys
+from transformers import AutoModelForImageClassification
+
+sys.modules['timm_res2net'] = None  # as if it were not installed
+AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+"""
+
+
+def with_module(path: Path, classes: int) -> torch.nn.Module:
+    """Write a folder with the module for transformers; return its model."""
+    kwargs = {'num_classes': classes, 'semantics': 'paddle', 'global_pool': 'max'}
+    model = randomise(timm.create_model('test_res2net_se', **kwargs), seed=classes).eval()
+    names = [f'{path.name} {i}' for i in range(classes)]
+    done = push_to_hub(
+        model, 'me/net', license='mit', label_names=names, remote_code=True, dry_run=True
+    )
+    ModelFolder.write(path, done.config, model, done.card)
+    return model
+
+
+def run(code: str, home: Path, *args: str, url: str = 'http://127.0.0.1:9', **env: str):
+    return subprocess.run(
+        [sys.executable, '-c', code, *args],
+        env=environment(url, home, HF_HUB_DISABLE_XET='1', **env),
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('where', ['folder', 'hub'])
+def test_a_process_that_imports_nothing_of_this_package(where, tmp_path):
+    """Two repositories in one process; timm loads the same folders."""
+    models = {name: with_module(tmp_path / name, n) for name, n in (('cats', 3), ('dogs', 5))}
+    x = image(64)
+    torch.save(x, tmp_path / 'x')
+    repos = [str(tmp_path / name) if where == 'folder' else f'me/{name}' for name in models]
+    with hub() as server:
+        for name in models:
+            files = {p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.is_file()}
+            server.add(f'me/{name}', {**files, GOLDEN: (tmp_path / name / GOLDEN).read_bytes()})
+        args = json.dumps(repos), str(tmp_path / 'x'), str(tmp_path / 'out')
+        done = run(REMOTE, tmp_path / 'home', *args, url=server.url)
+    assert done.returncode == 0, done.stderr
+    assert 'not supported' not in done.stderr  # by pipelines
+    told = json.loads(done.stdout.partition('TOLD ')[2])
+    kind = 'TimmWrapperForImageClassification'
+    assert told == [[kind, 'cats 0', [64, 192]], [kind, 'dogs 0', [64, 192]]]
+    for (name, model), logits in zip(models.items(), torch.load(tmp_path / 'out'), strict=True):
+        with torch.no_grad():
+            assert relative_error(logits, model(x)) < 1e-6  # float32
+            again = timm.create_model(f'local-dir:{tmp_path / name}', pretrained=True).eval()
+            assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.slow
+def test_without_the_package_the_error_says_how_to_install_it(tmp_path):
+    with_module(tmp_path / 'cats', 3)
+    done = run(MISSING, tmp_path / 'home', str(tmp_path / 'cats'), HF_HUB_OFFLINE='1')
+    assert done.returncode == 1
+    assert 'the package timm_res2net, which is not installed' in done.stderr
+    assert '`pip install .`' in done.stderr
+    assert 'pip install timm_res2net' not in done.stderr  # a name that anyone could take

@@ -18,6 +18,7 @@ from ..download import TIMEOUT
 from ..files import check_writable, new_folder, sha256_of
 from ..folder import CONFIG, FILES, WEIGHTS, Config, ModelFolder, Origin, timm_names
 from ..models.figures import FIGURES, Pin
+from ..remote_code import MODULE, is_module
 from ..resolve import File, Folder, Name, Repository, resolve, resolve_repository
 from .fetch import fetch
 from .push import Push as Push
@@ -155,6 +156,8 @@ def pull(
     refuse(findings, f'{found.id} is not in order, and nothing was written')
     with new_folder(target) as made:
         for name in FILES:
+            if name == MODULE and not is_module(folder.path / name):
+                continue  # code of others is not pulled
             if (folder.path / name).is_file():
                 (made / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder.path / name, made / name)

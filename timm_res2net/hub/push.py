@@ -97,14 +97,14 @@ class _Seen:
         remote: Of the branch, else of main; None if there is no such repository.
         on_branch: Whether the branch exists.
         card: Text of the card, '' without one.
-        labels: Names of the classes in its config.
+        config: Its config; None without one, or if that is of another kind of model.
         golden: Its golden tensors in the cache; None without any.
     """
 
     remote: Remote | None = None
     on_branch: bool = False
     card: str = ''
-    labels: Sequence[str] | None = None
+    config: Config | None = None
     golden: Path | None = None
 
     def differs(self, name: str, path: Path) -> bool:
@@ -121,6 +121,7 @@ def push_to_hub(
     results: Mapping[str, float] | None = None,
     dataset: str | None = None,
     label_names: Sequence[str] | None = None,
+    remote_code: bool | None = None,
     data: Mapping[str, Any] | None = None,
     architecture: str | None = None,
     semantics: str | None = None,
@@ -151,6 +152,11 @@ def push_to_hub(
         dataset: Name on the Hub of the data set on which they were measured.
         label_names: Names of the classes, in order; by default those of a folder. A model in memory
             has none, because it may have been trained for other classes than its weights.
+        remote_code: Add a module of a few lines with which transformers loads the model without an
+            import of this package: `from_pretrained(repo_id, trust_remote_code=True)`. By default
+            it stays as the folder or the Hub has it, and a new repository gets none. Nobody expects
+            a push of weights to publish code, and a repository without code passes where code is
+            inspected or forbidden. timm loads both.
         data: How images are prepared: some of `input_size`, `img_size`, `mean`, `std`, `crop_pct`
             and `interpolation`; by default as the folder, train.py's arguments or the name say.
         architecture: Name of the model, for a checkpoint whose shapes do not tell it.
@@ -196,7 +202,7 @@ def push_to_hub(
         seen = limit.run(partial(_ask, api, target, token, private))
 
     old = _author_card(taken.card, seen.card, card, target.id)
-    config, notes = _adjust(taken, seen, license, label_names, data, old)
+    config, notes = _adjust(taken, seen, license, label_names, remote_code, data, old)
     with tempfile.TemporaryDirectory() as scratch:
         folder = ModelFolder.write(Path(scratch) / 'model', config, taken.model.model)
         _keep_golden(folder, seen.golden)
@@ -315,11 +321,13 @@ def _adjust(
     seen: _Seen,
     license: str | None,
     label_names: Sequence[str] | None,
+    remote_code: bool | None,
     data: Mapping[str, Any] | None,
     card: str,
 ) -> tuple[Config, list[str]]:
     """Return the config with what the arguments and the Hub say, and notes for the owner."""
     config, notes = taken.model.config.with_data(data or {}), []
+    labels = seen.config.label_names if seen.config else None
     if taken.entry:
         notes.append(f"The weights are those of the entry '{taken.entry}'.")
     if taken.model.left_out:
@@ -329,12 +337,17 @@ def _adjust(
         )
     if label_names is not None:
         config = config.with_labels(label_names)
-    elif seen.labels and not config.label_names:
-        if len(seen.labels) == config.num_classes:
-            config = config.with_labels(seen.labels)
+    elif isinstance(labels, list) and not config.label_names:
+        if len(labels) == config.num_classes:
+            config = config.with_labels(labels)
             notes.append('The names of the classes are those that the Hub had.')
         else:
             notes.append('The Hub had names for another number of classes; they were removed.')
+    if remote_code is not None:
+        config = config.with_remote_code(remote_code)
+    elif seen.config and seen.config.remote_code and not config.remote_code:
+        config = config.with_remote_code(True)
+        notes.append('The module for transformers stays, as the Hub has it.')
     on_card = read_card(card).data.license if card else None
     return config.with_cfg(license=license or on_card or config.license), notes
 
@@ -426,19 +439,17 @@ def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool
             f'{target.id} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
-    card, labels = '', None
+    card, config = '', None
     with explaining(target.id, target.revision), readable():
         get = partial(hf_hub_download, target.id, revision=remote.commit, token=token)
         if CARD in remote.files:
             card = Path(get(CARD)).read_text(encoding='utf-8')
-        config = Path(get(CONFIG)) if CONFIG in remote.files else None
+        path = Path(get(CONFIG)) if CONFIG in remote.files else None
         golden = Path(get(GOLDEN)) if GOLDEN in remote.files else None
-    if config is not None:
-        try:
-            labels = Config.read(config).label_names
-        except ValueError:
-            labels = None  # until now the repository held another kind of model
-    return _Seen(remote, on_branch, card, labels if isinstance(labels, list) else None, golden)
+    if path:
+        with suppress(ValueError):  # until now the repository held another kind of model
+            config = Config.read(path)
+    return _Seen(remote, on_branch, card, config, golden)
 
 
 def _send(
