@@ -37,17 +37,17 @@ MEMORY = 2 << 30  # bytes that one case may use
 JSON: tuple[Any, ...] = (
     None, True, False, 0, 1, 2, 3, 4, 5, 8, 16, 32, 64, -1, -2, 100, 10_000, 10**6, 10**9, 2**31,
     2**63, 10**400, 0.0, 0.5, 1.0, 2.5, 21.3, 26.0, -0.5, 1e30, 64 / 3, float('nan'), float('inf'),
-    '', '4', '0.5', 'avg', 'relu', 'se', 'nope', 'os.system', 'conv1', 'fc', 'two\nlines', 'x' * 9999,
+    '', '4', '0.5', 'avg', 'relu', 'se', 'nope', 'os.system', 'conv1', 'fc', 'a\nb', 'x' * 99999,
     [], [1], [0, 1], [1, 1, 1, 1], [3, 4, 6, 3], [1, 1, 1, 10**6], [8, 8, 8, 2**31], [16] * 4,
-    [1.5] * 4, ['1'] * 4, [[1]] * 4, [None] * 4, list(range(99)), [3, 64, 64], [0.5] * 3, ['a', 'b'],
+    [1.5] * 4, ['1'] * 4, [[1]] * 4, [None] * 4, list(range(99)), [3, 64, 64], [0.5] * 3, ['a'] * 5,
     {}, {'scale': 4}, {'a': {'b': [1]}}, {'stage': [1, 2]},
 )  # fmt: skip
 OBJECTS: tuple[Any, ...] = (
     np.int64(2), np.float32(0.5), np.bool_(True), np.array(3), np.array([1, 1, 1, 1]), np.zeros(2),
-    torch.tensor(2), torch.tensor(0.5), torch.tensor([1, 1, 1, 1]), torch.tensor(2j), torch.zeros(9),
-    torch.tensor(True), torch.empty((), device='meta'), fractions.Fraction(1, 2), 2j, b'4', (1, 2),
-    (1, 1, 1, 1), (8, 8, 8, 8), {1, 2}, range(4), range(10**12), object(), print, int, nn.ReLU(),
-    nn.Identity(), np.int32(10**9), np.uint8(4), bytearray(4), type, Ellipsis,
+    torch.tensor(2), torch.tensor(0.5), torch.tensor([1, 1, 1, 1]), torch.tensor(2j),
+    torch.zeros(9), torch.tensor(True), torch.empty((), device='meta'), fractions.Fraction(1, 2),
+    2j, b'4', (1, 2), (1, 1, 1, 1), (8, 8, 8, 8), {1, 2}, range(4), range(10**12), object(), print,
+    int, nn.ReLU(), nn.Identity(), np.int32(10**9), np.uint8(4), bytearray(4), type, Ellipsis,
 )  # fmt: skip
 
 SMALL = {'layers': (1, 1, 1, 1), 'channels': (8, 8, 8, 8), 'num_classes': 5, 'base_width': 32}
@@ -81,7 +81,16 @@ def hrnet(**kwargs: Any) -> nn.Module:
 
 
 def block(**kwargs: Any) -> nn.Module:
-    return Bottle2neck(**{'inplanes': 32, 'planes': 8, 'base_width': 32, **kwargs})
+    model = Bottle2neck(**{'inplanes': 32, 'planes': 8, 'base_width': 32, **kwargs})
+    stride, inplanes, out = (
+        kwargs.get('stride', 1),
+        model.conv1.in_channels,
+        model.conv3.out_channels,
+    )
+    if kwargs.get('downsample') is None and (stride, inplanes) != (1, out):  # it needs a shortcut
+        shortcut = nn.Conv2d(inplanes, out, 1, int(stride))
+        model.downsample = shortcut.to(model.conv1.weight.device, model.conv1.weight.dtype)
+    return model
 
 
 BUILDERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
@@ -102,7 +111,7 @@ def argument_sets(builder: str, count: int, seed: int = 0) -> Iterator[dict[str,
 
 CONFIG = (
     'architecture', 'num_classes', 'num_features', 'global_pool', 'label_names', 'described_by',
-    'label_descriptions', 'model_args', 'made_from', 'pretrained_cfg',
+    'label_descriptions', 'model_args', 'made_from', 'pretrained_cfg', 'auto_map',
 )  # fmt: skip
 CFG = tuple(f'pretrained_cfg.{field.name}' for field in dataclasses.fields(PretrainedCfg))
 ARGS = tuple(f'model_args.{name}' for name in (*names_of(Res2Net), *OF_TIMM, 'block_args', 'nope'))
@@ -135,6 +144,9 @@ def configs(base: dict[str, Any], count: int, seed: int = 0) -> Iterator[str]:
 
 def has_sense(name: str, value: Any) -> bool:
     """Return whether a value that was taken is of the kind that the argument's name asks for."""
+    value = value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+    if value is None:  # `timm.create_model` leaves it out
+        return True
     if name in ('drop_rate', 'drop_path_rate', 'drop_block_rate'):
         return not isinstance(value, bool | str) and 0 <= float(value) <= 1
     numbers = ('num_classes', 'in_chans', 'scale', 'cardinality', 'base_width', 'stem_width')
@@ -220,7 +232,7 @@ FOREIGN = (
 )
 
 
-def apart(ask: Callable[[], str]) -> str:
+def apart(ask: Callable[..., str], *args: Any) -> str:
     """Return the outcome of a case that runs in a process of its own, under limits."""
     read, write = os.pipe()
     child = os.fork()
@@ -233,7 +245,7 @@ def apart(ask: Callable[[], str]) -> str:
         signal.alarm(SECONDS)
         warnings.simplefilter('ignore')
         try:
-            answer = ask()
+            answer = ask(*args)
         except MemoryError:
             answer = 'memory'
         used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
@@ -260,14 +272,14 @@ def main() -> None:
 
     for builder in BUILDERS:
         for case in argument_sets(builder, 500):
-            note(builder, case, apart(lambda: outcome_of_arguments(builder, case)))
+            note(builder, case, apart(outcome_of_arguments, builder, case))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         base = write_folder(folder)
         for text in configs(base, 1000):
             (folder / 'config.json').write_text(text)
-            note('config, check', text, apart(lambda: outcome_of_config(folder)))
-            note('config, local-dir', text, apart(lambda: outcome_in_timm(folder)))
+            note('config, check', text, apart(outcome_of_config, folder))
+            note('config, local-dir', text, apart(outcome_in_timm, folder))
     for what, found in counts.items():
         print(what, json.dumps(dict(sorted(found.items()))))
 

@@ -241,9 +241,14 @@ def _module(value: Any) -> nn.Module:
     return value
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    _require(isinstance(value, dict))
+    return value
+
+
 def _device(value: Any) -> Any:
     _require(not isinstance(value, bool))
-    torch.device(value)
+    torch.empty(0, device=value)  # torch parses the names of devices that it does not have
     return value
 
 
@@ -303,7 +308,7 @@ _COMMON = {
     'attn_layer': either(
         builder(f"one of {_list(ATTN_LAYERS)}, a module class, or '' for none", _find_attn), _NONE
     ),
-    'device': either(Field('a device of torch', _device), _NONE),
+    'device': either(Field('a device that torch has here', _device), _NONE),
     'dtype': either(Field('a floating-point type of torch, of at least 16 bits', _dtype), _NONE),
 }
 _ACT = builder(f"one of timm's activations, such as relu or silu, {_LAYER}", get_act_layer)
@@ -442,7 +447,7 @@ CFG = {
 }
 """Fields of a `pretrained_cfg`."""
 
-_OBJECT = Field('a dictionary', lambda value: _require(isinstance(value, dict)))
+_OBJECT = Field('a dictionary', _dict)
 MADE_FROM = {
     'file': _NAME,
     'sha256': _NAME,
@@ -477,6 +482,7 @@ CONFIG_FIELDS = {
     'model_args': _OBJECT,
     'described_by': _NAME,
     'made_from': either(_OBJECT, _NONE),
+    'auto_map': mapping(_NAME),
     'pretrained_cfg': _OBJECT,
 }
 """Fields of a config.json. Others are left alone."""
