@@ -482,7 +482,7 @@ CONFIG_FIELDS = {
     'model_args': _OBJECT,
     'described_by': _NAME,
     'made_from': either(_OBJECT, _NONE),
-    'auto_map': mapping(_NAME),
+    'auto_map': either(_OBJECT, _NONE),
     'pretrained_cfg': _OBJECT,
 }
 """Fields of a config.json. Others are left alone."""
