@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,31 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.name[0] != '.' and path.is_file()
 
 
+def preparation(
+    model: nn.Module, input_size: Sequence[int] | None = None
+) -> Callable[[Path | None], torch.Tensor]:
+    """Return what opens an image and prepares it as the model's config says.
+
+    Args:
+        model: Model of timm.
+        input_size: Channels, height and width of the result; by default those of the config.
+
+    Returns:
+        A function from an image file, or None for a digit of the package, to (in_chans, H, W). It
+        raises an OSError or a ValueError for a file that is not an image.
+
+    Raises:
+        ValueError: The model takes other than 1 or 3 channels.
+    """
+    data = resolve_model_data_config(model)
+    if input_size is not None:
+        data['input_size'] = tuple(input_size)
+    in_chans = data['input_size'][0]
+    transform: Any = create_transform(**data)
+    open_image(None, in_chans)  # its error for other channels is not about one image
+    return lambda path: transform(open_image(path, in_chans))
+
+
 def predict(
     model: nn.Module, images: Iterable[Path | None], *, top: int = 3, batch_size: int = 16
 ) -> Iterator[Prediction]:
@@ -93,18 +118,13 @@ def predict(
     labels = labels_of(model)
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
-    data = resolve_model_data_config(model)
-    in_chans = data['input_size'][0]
-    transform: Any = create_transform(**data)
-    open_image(None, in_chans)  # its error for other channels is not about one image
-    return _predict(model, labels, transform, in_chans, iter(images), top, batch_size)
+    return _predict(model, labels, preparation(model), iter(images), top, batch_size)
 
 
 def _predict(
     model: nn.Module,
     labels: Sequence[str],
-    transform: Any,
-    in_chans: int,
+    prepare: Callable[[Path | None], torch.Tensor],
     rest: Iterator[Path | None],
     top: int,
     batch_size: int,
@@ -113,7 +133,7 @@ def _predict(
         prepared, errors = [], {}
         for i, path in enumerate(batch):
             try:
-                prepared.append(transform(open_image(path, in_chans)))
+                prepared.append(prepare(path))
             except (OSError, ValueError) as error:
                 errors[i] = str(error)
         shares = _probabilities(model, prepared, min(top, len(labels)))

@@ -4,12 +4,43 @@ import argparse
 import json
 from pathlib import Path
 
-from ..export import FORMATS, export_model
+from ..export import FORMATS, LEAST, MAX_IMAGES, Int8, export_model
 from .frame import Verbs
 from .options import add_json, add_random
 
 
+def _check_int8(args: argparse.Namespace) -> None:
+    if args.int8 and args.calibrate is None:
+        raise ValueError('--int8 needs images to quantize with. Name a folder: --calibrate FOLDER.')
+    if not args.int8:
+        for option in ('calibrate', 'max_images', 'min_agreement'):
+            if getattr(args, option) is not None:
+                name = option.replace('_', '-')
+                raise ValueError(f'--{name} is for int8. Add --int8, or leave --{name} out.')
+
+
+def _describe(found: Int8, out: Path) -> str:
+    """Return what int8 loses and gains, in words."""
+    errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in found.errors.items())
+    kept = (
+        f'{100 * found.agreement:.1f} % of {found.compared} images keep their top-1 answer; '
+        if list(found.errors) == ['logits']
+        else ''
+    )
+    forms = ', '.join(
+        f'{name} {found.bytes[name] / 1e6:.1f} MB and {1e3 * found.seconds[name]:.2f} ms'
+        for name in found.bytes
+    )
+    return (
+        f'Quantized to int8 with {found.calibrated} images, compared with {found.compared} others: '
+        f'{kept}the outputs are off by {errors}.\n'
+        f'In OpenVINO on this machine: {forms}, × {found.time_ratio:.2f} of the time. Also in '
+        f'{out.with_suffix(".json")}.'
+    )
+
+
 def _export(args: argparse.Namespace) -> int:
+    _check_int8(args)
     done = export_model(
         args.model,
         args.out,
@@ -20,15 +51,21 @@ def _export(args: argparse.Namespace) -> int:
         img_size=args.img_size,
         batch_size=args.batch_size,
         pretrained=not args.random,
+        int8=args.calibrate,
+        max_images=MAX_IMAGES if args.max_images is None else args.max_images,
+        min_agreement=args.min_agreement,
     )
     if args.json:
-        print(json.dumps({**done._asdict(), 'path': str(done.path)}, indent=2))
+        int8 = done.int8 and done.int8._asdict()
+        print(json.dumps({**done._asdict(), 'path': str(done.path), 'int8': int8}, indent=2))
         return 0
     print(
         f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
         f"Run and compared: the outputs differ from the model's by at most {done.error:.1e} of the "
         'largest.'
     )
+    if done.int8:
+        print(_describe(done.int8, done.path))
     if FORMATS[done.format].note:
         print(FORMATS[done.format].note)
     return 0
@@ -45,6 +82,7 @@ def add(verbs: Verbs) -> None:
         'timm-res2net export my_res2net --features --out features.onnx',
         'timm-res2net export me/my_res2net --deploy --out my_res2net.pt2',
         'timm-res2net export res2net50_se --format aoti --static --out compiled.pt2',
+        'timm-res2net export my_res2net --int8 --calibrate photos --out my_res2net.xml',
     )
     add_random(parser)
     formats = ', '.join(f'{name} ({kind.help})' for name, kind in FORMATS.items())
@@ -69,5 +107,31 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         '--batch-size', type=int, default=1, metavar='N', help='images (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--int8',
+        action='store_true',
+        help='quantize to int8 (openvino, onnx), and compare the file with float32',
+    )
+    parser.add_argument(
+        '--calibrate',
+        type=Path,
+        metavar='FOLDER',
+        help='images for --int8, like those that the model will see: half of them calibrate, the '
+        'others compare',
+    )
+    parser.add_argument(
+        '--max-images',
+        type=int,
+        metavar='N',
+        help=f'the most images of --calibrate that are used (default: {MAX_IMAGES})',
+    )
+    parser.add_argument(
+        '--min-agreement',
+        type=float,
+        metavar='SHARE',
+        help='write nothing if a smaller share of images keeps its top-1 answer in int8 (default: '
+        f'{LEAST["logits"]}); with --features, 1 minus the largest error of a level (default: '
+        f'{LEAST["features"]})',
     )
     add_json(parser)

@@ -47,6 +47,8 @@ class Format(NamedTuple):
         help: What it is, in a few words.
         packages: Packages that it needs, of the extra `export`.
         beside: Suffixes of further files that it writes beside the file.
+        quantize: Called with a file, the path of a new one and NNCF's function, it writes the file
+            in int8. None for a format that has no int8 form here.
         note: How to run the file, in a sentence.
     """
 
@@ -56,6 +58,7 @@ class Format(NamedTuple):
     help: str
     packages: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    quantize: Callable[[Any, Any, Callable[[Any], Any]], None] | None = None
     note: str = ''
 
 

@@ -1,5 +1,6 @@
 """ONNX, for ONNX Runtime, OpenVINO and TensorRT."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ def _write(request: Request, path: Path) -> Run:
     return lambda image: session.run(None, {INPUT: image.numpy()})
 
 
+def _quantize(path: Path, out: Path, quantize: Callable[[Any], Any]) -> None:
+    import onnx
+
+    onnx.save(quantize(onnx.load(path)), out)
+
+
 FORMAT = Format(
-    _write, '.onnx', True, 'ONNX Runtime, OpenVINO, ...', ('onnx', 'onnxscript', 'onnxruntime')
+    _write,
+    '.onnx',
+    True,
+    'ONNX Runtime, OpenVINO, ...',
+    ('onnx', 'onnxscript', 'onnxruntime'),
+    quantize=_quantize,
 )

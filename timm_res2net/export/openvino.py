@@ -1,5 +1,6 @@
 """OpenVINO's intermediate representation (IR): a file .xml, and the weights in a .bin beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def load(path: Path) -> Run:
     return run
 
 
+def _quantize(path: Path, out: Path, quantize: Callable[[Any], Any]) -> None:
+    import openvino
+
+    model = quantize(openvino.Core().read_model(path))
+    openvino.save_model(model, out, compress_to_fp16=False)
+
+
 # From a module rather than from the program of torch.export: then the file takes every size that
 # the model takes, conversion takes a third of the time, and layers keep their names.
 FORMAT = Format(
@@ -49,6 +57,7 @@ FORMAT = Format(
     'OpenVINO',
     packages=('openvino',),
     beside=('.bin',),
+    quantize=_quantize,
     note=f'Compile it with {_HINT} f32 for float32, or bf16 for bfloat16, the default of a CPU '
     'that has it.',
 )

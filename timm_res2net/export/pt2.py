@@ -1,5 +1,6 @@
 """The program of torch.export."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -9,7 +10,9 @@ from .base import Format, Request, Run
 
 def _write(request: Request, path: Path) -> Run:
     extra = {'timm_res2net.json': request.meta}
-    torch.export.save(request.subject, path, extra_files=extra)
+    written = io.BytesIO()  # torch's own writer aborts the process if the disk is full
+    torch.export.save(request.subject, written, extra_files=extra)
+    path.write_bytes(written.getbuffer())
     return torch.export.load(path).module()
 
 

@@ -1,0 +1,259 @@
+"""int8: what is measured, what is refused, and what NNCF makes of the digits model."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tests.common import TINY, image, model_folder, randomise, slow_except
+from timm_res2net.export import FORMATS, export_model, quantize
+from timm_res2net.predict import find_images, preparation
+
+LOGITS = ['logits']
+LEVELS = ['layer1', 'layer4']
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec('openvino') is None or importlib.util.find_spec('nncf') is None,
+    reason='needs the extra int8',
+)
+
+
+def draw(folder: Path, number: int) -> Path:
+    """Digits as PNG files, with their labels in the names."""
+    folder.mkdir()
+    digits = load_digits()
+    for i, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if i < number:
+            file = folder / f'{i:03}_{label}.png'
+            Image.fromarray((pixels * 255 / 16).round().astype('uint8')).save(file)
+    return folder
+
+
+def tiny(**kwargs) -> torch.nn.Module:
+    small = {'layers': (1, 1, 1, 1), 'scale': 2, 'channels': (8, 8, 8, 8)}
+    return randomise(timm.create_model(TINY, **small, **kwargs)).eval()
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def test_which_images_are_used(tmp_path):
+    folder = draw(tmp_path / 'digits', 45)
+    chosen = quantize.choose_images(folder, 1000, 1)
+    assert len(chosen) == len(set(chosen)) == 44  # the same number calibrates and compares
+    assert set(chosen) < set(find_images([folder]))
+    assert quantize.choose_images(folder, 1000, 1) == chosen
+    assert chosen != sorted(chosen)  # files are often sorted by class
+    assert quantize.choose_images(folder, 34, 1) == chosen[:34]
+    assert len(quantize.choose_images(folder, 1000, 3)) == 42
+
+
+def test_images_are_prepared_as_for_predict(tmp_path):
+    """Those of the model's config, at the size of the export."""
+    (path,) = find_images([draw(tmp_path / 'digits', 1)])
+    model = timm.create_model(TINY)
+    config = {**timm.data.resolve_model_data_config(model), 'input_size': (3, 40, 48)}
+    expected = timm.data.create_transform(**config)(Image.open(path).convert('RGB'))
+    assert torch.equal(preparation(model, (3, 40, 48))(path), expected)
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+@needs_openvino
+@pytest.mark.parametrize('features', slow_except([False], [False, True]))
+def test_what_is_measured(features, tmp_path, monkeypatch):
+    """Outputs that are a tenth too large: no answer changes, and every level is off by 0.1."""
+
+    def copy(kind, plain, out, images, batch):
+        for file in plain.parent.iterdir():
+            shutil.copy(file, out.parent)
+
+    def load(path, load=quantize.openvino.load):
+        run = load(path)
+        factor = 1.1 if path.parent.name == 'int8' else 1
+        return lambda x: [factor * np.array(output) for output in run(x)]
+
+    monkeypatch.setattr(quantize, 'quantize_file', copy)  # instead of NNCF
+    monkeypatch.setattr(quantize.openvino, 'load', load)
+    folder = draw(tmp_path / 'digits', 36)
+    arguments = {'features_only': True, 'out_indices': (1, 4)} if features else {}
+    out = tmp_path / 'net.xml'
+    done = export_model(tiny(**arguments), out, int8=folder, img_size=33, max_images=33)
+    found = done.int8
+    names = ('layer1', 'layer4') if features else ('logits',)
+    assert tuple(found.errors) == done.outputs == names
+    assert list(found.errors.values()) == pytest.approx([0.1] * len(names))
+    assert found.agreement == pytest.approx(0.9 if features else 1.0)
+    assert (found.calibrated, found.compared) == (16, 16)
+    size = out.stat().st_size + out.with_suffix('.bin').stat().st_size
+    assert found.bytes == {'float32': size, 'int8': size}
+    assert min(found.seconds.values()) > 0
+    told = json.loads(out.with_suffix('.json').read_text())
+    assert {key: told[key] for key in found._fields} == found._asdict()
+    assert told['model'] == ('FeatureListNet' if features else 'Res2Net')
+    assert told['input_size'] == [3, 33, 33]
+    assert told['min_agreement'] == (0.8 if features else 0.98)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        'digits',
+        'net.bin',
+        'net.json',
+        'net.xml',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('change', 'names', 'least', 'texts'),
+    [
+        # 8 of 16 images have another answer
+        (lambda logits: logits * torch.tensor([-1, 1] * 8)[:, None], LOGITS, None,
+         ['Only 50.0 % of 16 images keep their top-1 answer', 'min_agreement=0.98']),
+        (lambda level: 1.3 * level, LEVELS, None, ['off by 0.30', '0.70', 'min_agreement=0.8 ']),
+        (lambda level: 1.1 * level, LEVELS, 0.95, ['off by 0.10', '0.90', 'min_agreement=0.95']),
+        (lambda level: torch.nan * level, LEVELS, 0, ['off by nan', 'min_agreement=0 ']),
+    ],
+)  # fmt: skip
+def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypatch):
+    def load(path):
+        def run(images):
+            outputs = [images.flatten(1)[:, :10]] * len(names)
+            outputs[-1] = change(outputs[0]) if path.name == 'int8' else outputs[0]
+            return [output.numpy() for output in outputs]
+
+        return run
+
+    monkeypatch.setattr(quantize, 'quantize_file', lambda *args: None)
+    monkeypatch.setattr(quantize.openvino, 'load', load)
+    paths = tmp_path / 'float32', tmp_path / 'int8'
+    with pytest.raises(ValueError) as error:
+        quantize.to_int8(None, *paths, image(32, 16).numpy(), 16, names, least, {})
+    for text in (*texts, '(--min-agreement). Nothing was written. Calibrate with images like'):
+        assert text in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ('arguments', 'texts'),
+    [
+        ({'int8': 'none'}, ['There is no image or folder', 'none', 'Check the path']),
+        ({'int8': 'empty'}, ['There are no images in', 'empty', '.png']),
+        (
+            {'static': True, 'batch_size': 32},
+            ['digits has 34 images', 'at least 64 are needed', 'Add images'],
+        ),
+        ({}, ['Cannot read', '999.png as an image', 'Give a PNG or JPEG file']),
+        ({'out': 'net.pt'}, ["'torchscript' has no int8 form", 'Use onnx or openvino']),
+        ({'max_images': 31}, ['max_images must be', 'at least 32, got 31']),
+        ({'min_agreement': 98}, ['min_agreement must be a share from 0 to 1, got 98']),
+        ({'in_chans': 5}, ['The model takes 5 channels', 'Use a model of 1 or 3 channels']),
+        ({'out': 'is.xml'}, ['is.json already exists', 'Choose another name']),
+    ],
+)
+def test_what_cannot_be_quantized(arguments, texts, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    draw(tmp_path / 'digits', 33).joinpath('999.png').write_text('no image')
+    (tmp_path / 'is.json').write_text('mine')
+    arguments = {'out': 'net.xml', 'int8': 'digits', **arguments}
+    source = model_folder(tmp_path / 'net', in_chans=arguments.pop('in_chans', 3))
+    before = sorted(tmp_path.iterdir())
+    out, folder = tmp_path / arguments.pop('out'), tmp_path / arguments.pop('int8')
+    with pytest.raises((ValueError, OSError)) as error:
+        export_model(source, out, int8=folder, **arguments)
+    for text in texts:
+        assert text in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_package(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name != 'nncf' or None)
+    with pytest.raises(ValueError) as error:
+        export_model(TINY, tmp_path / 'net.xml', int8=tmp_path)
+    monkeypatch.setattr(importlib.util, 'find_spec', find)
+    assert str(error.value) == "int8 needs nncf. Install it: pip install 'timm-res2net[int8]'."
+
+
+# --- NNCF ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@needs_openvino
+@pytest.mark.parametrize(
+    ('file', 'arguments'),
+    [
+        ('net.xml', {}),
+        ('net.onnx', {}),
+        ('net.xml', {'features': True}),
+        ('net.xml', {'static': True, 'batch_size': 4, 'deploy': True}),
+    ],
+)
+def test_the_digits_model(file, arguments, tmp_path):
+    """Read by OpenVINO as its users do, on digits that neither calibrated nor compared."""
+    import openvino
+
+    folder = draw(tmp_path / 'digits', 80)
+    out = tmp_path / file
+    done = export_model(TINY, out, int8=folder, **arguments)
+    found = done.int8
+    assert (found.calibrated, found.compared) == (40, 40)
+    # 0.05 to 0.1 were measured; float32 would be off by 1e-6, another network by 1
+    assert all(0.01 < error < 0.15 for error in found.errors.values())
+    assert found.bytes['int8'] < 0.7 * found.bytes['float32']
+    names = [out.name, 'net.json', *(f'net{suffix}' for suffix in FORMATS[done.format].beside)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['digits', *names])
+    file = openvino.Core().read_model(out)
+    quantizers = [op for op in file.get_ops() if op.get_type_name() == 'FakeQuantize']
+    assert len(quantizers) > 30  # one for nearly every convolution's input
+    model = timm.create_model(TINY, pretrained=True).eval()
+    prepare = preparation(model)
+    paths = sorted(draw(tmp_path / 'others', 120).iterdir())[80:]
+    x = torch.stack([prepare(path) for path in paths])
+    compiled = openvino.compile_model(out, 'CPU')
+    answers = [compiled(x[i : i + 4].numpy()) for i in range(0, 40, 4)]
+    if arguments.get('features'):
+        assert [len(answer) for answer in answers] == [4] * 10
+        levels = timm.create_model(TINY, pretrained=True, features_only=True, out_indices=(4,))
+        with torch.no_grad():
+            expected = levels.eval()(x)[0]
+        last = torch.from_numpy(np.concatenate([answer['layer4'] for answer in answers]))
+        assert float((last - expected).norm() / expected.norm()) < 0.15
+    else:
+        assert found.agreement == 1
+        logits = np.concatenate([answer['logits'] for answer in answers])
+        assert (logits.argmax(1) == load_digits().target[80:120]).mean() > 0.97
+
+
+@pytest.mark.slow
+@needs_openvino
+@pytest.mark.parametrize('features', [False, True])
+def test_the_default_agreement_tells_right_images_from_wrong_ones(features, tmp_path):
+    """Digits calibrate, and digits half as bright; digits compare."""
+    levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)} if features else {}
+    model = timm.create_model(TINY, pretrained=True, **levels)
+    done = export_model(model, tmp_path / 'net.xml')
+    prepare = preparation(model)
+    paths = find_images([draw(tmp_path / 'digits', 332)])
+    images = torch.stack([prepare(path) for path in paths]).numpy()
+    mean, std = (np.float32(model.pretrained_cfg[key])[:, None, None] for key in ('mean', 'std'))
+    dark = ((images * std + mean) / 2 - mean) / std
+    found = {}
+    for name, calibrating in (('right', images[:32]), ('wrong', dark[:32])):
+        (tmp_path / name).mkdir()
+        small = tmp_path / name / 'net.xml'
+        quantize.quantize_file(FORMATS['openvino'], done.path, small, calibrating, 1)
+        names = list(done.outputs)
+        found[name] = quantize._measure(done.path, small, images[32:], 1, names).agreement
+    least = quantize.LEAST['features' if features else 'logits']
+    assert found['right'] >= (0.87 if features else 1)
+    assert found['wrong'] <= (0.6 if features else 0.95)
+    assert found['wrong'] < least < found['right']
