@@ -1,15 +1,14 @@
 """What runs a model: torch, torch.compile, or another runtime that the model is exported to."""
 
-import importlib
 import io
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from timm_res2net import extras
+from timm_res2net.export.measure import run_onnx, run_openvino
 
 COMPILED = ('compiled', 'frozen', 'cudagraphs')
 """Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
@@ -70,34 +69,8 @@ def load(runtime: str, model: bytes, x: torch.Tensor, threads: int, bf16: bool) 
         bf16: Whether OpenVINO computes in bfloat16.
     """
     array = x.float().contiguous().numpy()
-    library: Any = importlib.import_module(runtime)
-    return _LOADERS[runtime](library, model, array, threads, bf16)
-
-
-def _onnxruntime(library: Any, model: bytes, x: np.ndarray, threads: int, bf16: bool) -> Step:
-    options = library.SessionOptions()
-    options.intra_op_num_threads = threads
-    # threads that keep spinning would take the cores from the next model
-    options.add_session_config_entry('session.force_spinning_stop', '1')
-    session = library.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-    inputs = {session.get_inputs()[0].name: x}
-    return lambda: session.run(None, inputs)[0]
-
-
-def _openvino(library: Any, model: bytes, x: np.ndarray, threads: int, bf16: bool) -> Step:
-    core = library.Core()
-    compiled = core.compile_model(
-        core.read_model(model),
-        'CPU',
-        {
-            'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32',
-            'INFERENCE_NUM_THREADS': threads,
-            'PERFORMANCE_HINT': 'LATENCY',
-            'ENABLE_CPU_PINNING': False,  # torch does not pin either
-        },
-    )
-    request = compiled.create_infer_request()
-    return lambda: request.infer([x])[0]
-
-
-_LOADERS = {'onnxruntime': _onnxruntime, 'openvino': _openvino}
+    if runtime == 'openvino':
+        run = run_openvino(model, threads, 'bf16' if bf16 else 'f32')
+    else:
+        run = run_onnx(model, threads)
+    return lambda: run(array)[0]

@@ -168,7 +168,9 @@ def to_int8(
     return found
 
 
-def quantize_file(kind: Format, plain: Path, out: Path, images: Any, batch: int) -> None:
+def quantize_file(
+    kind: Format, plain: Path, out: Path, images: Any, batch: int, preset: str = 'mixed'
+) -> None:
     """Quantize with NNCF after training.
 
     Weights are quantized per channel and symmetrically, activations per tensor: those after a ReLU
@@ -182,6 +184,8 @@ def quantize_file(kind: Format, plain: Path, out: Path, images: Any, batch: int)
         out: The file to write.
         images: Images (N, in_chans, H, W) that calibrate.
         batch: Number of images of one run.
+        preset: NNCF's preset, 'mixed' or 'performance'. The latter quantizes all activations
+            symmetrically.
     """
     import nncf
 
@@ -199,7 +203,7 @@ def quantize_file(kind: Format, plain: Path, out: Path, images: Any, batch: int)
             functools.partial(
                 nncf.quantize,
                 calibration_dataset=nncf.Dataset(steps, read),
-                preset=nncf.QuantizationPreset.MIXED,
+                preset=nncf.QuantizationPreset(preset),
                 subset_size=len(steps),
             ),
         )

@@ -1,0 +1,76 @@
+"""`timm-res2net measure`, as a user meets it."""
+
+import json
+
+import pytest
+
+from timm_res2net.cli import main, measure
+from timm_res2net.export.measure import Comparison, Timing
+from timm_res2net.stats import Ratio
+
+
+def ratio(value: float) -> Ratio:
+    return Ratio(value, value - 0.01, value + 0.01)
+
+
+EAGER = Timing('eager', 100.0, Ratio(1, 1, 1))
+DEPLOYED = Timing('deployed', 75.0, ratio(0.75))
+INT8 = Timing('OpenVINO, int8', 20.0, ratio(0.2), 26_000_000)
+
+
+def run(monkeypatch, timings, control=1.0, *words):
+    given = []
+
+    def compare(model, **kwargs):
+        given.append((model, kwargs))
+        return Comparison(tuple(timings), ratio(control), {'AOTInductor': 'takes minutes to make'})
+
+    monkeypatch.setattr(measure, 'compare_forms', compare)
+    return main(['measure', 'res2net50_se', *words]), given[0]
+
+
+def test_what_is_fastest(monkeypatch, capsys):
+    code, (model, options) = run(monkeypatch, [INT8, DEPLOYED, EAGER], 1.0, '--batch-size', '8')
+    out = capsys.readouterr().out
+    assert code == 0
+    assert (model, options['batch_size'], options['slow']) == ('res2net50_se', 8, False)
+    assert '| OpenVINO, int8 | 20.00  | × 0.20 [0.19, 0.21] | 26.0       |' in out
+    assert 'Not timed: AOTInductor (takes minutes to make).' in out
+    assert 'The fastest here is OpenVINO, int8, with × 0.20' in out
+    assert '`timm-res2net export res2net50_se --int8 --calibrate FOLDER --out FILE.xml`' in out
+    assert 'Without int8 it is deployed, with × 0.75' in out
+
+
+def test_without_int8(monkeypatch, capsys):
+    run(monkeypatch, [DEPLOYED, EAGER])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith('The fastest here is deployed, with × 0.75')
+    assert 'int8' not in last
+
+
+def test_a_busy_machine(monkeypatch, capsys):
+    code, _ = run(monkeypatch, [DEPLOYED, EAGER], 1.2)
+    out = capsys.readouterr().out
+    assert code == 3
+    assert 'tell nothing' in out
+    assert '× 1.20' in out
+    assert 'Close other programs' in out
+    assert 'fastest' not in out
+
+
+def test_json(monkeypatch, capsys):
+    run(monkeypatch, [INT8, EAGER], 1.0, '--json')
+    found = json.loads(capsys.readouterr().out)
+    assert found['timings'][0] == {
+        'form': 'OpenVINO, int8',
+        'milliseconds': 20.0,
+        'ratio': {'median': 0.2, 'low': 0.19, 'high': pytest.approx(0.21)},
+        'bytes': 26_000_000,
+    }
+    assert found['usable'] is True
+    assert found['left_out'] == {'AOTInductor': 'takes minutes to make'}
+
+
+def test_an_unknown_model(capsys):
+    assert main(['measure', 'res2net50_sse']) == 1
+    assert "'res2net50_sse'" in capsys.readouterr().err

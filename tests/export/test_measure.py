@@ -1,0 +1,130 @@
+"""The forms of a model, made and timed side by side."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tests.common import image, randomise, relative_error
+from timm_res2net.export import measure
+from timm_res2net.export.measure import (
+    FORMS,
+    Comparison,
+    Job,
+    compare_forms,
+    make_forms,
+    time_forms,
+)
+from timm_res2net.stats import Ratio
+
+EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')
+
+
+def installed(name: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in FORMS[name].packages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('static', [True, False])
+def test_every_form_runs_the_model(static, tmp_path):
+    model = randomise(timm.create_model('test_res2net_se')).eval().requires_grad_(False)
+    x = image(2)
+    steps, sizes, left_out = make_forms(Job(model, x, static, tmp_path, 1), slow=False)
+    assert set(steps) == {'control'} | {
+        name for name, form in FORMS.items() if installed(name) and not form.slow
+    }
+    assert set(left_out) == FORMS.keys() - steps.keys()
+    assert all(left_out[name] == 'takes minutes to make' for name in left_out if installed(name))
+    assert set(sizes) == {name for name in steps if 'ONNX' in name or 'OpenVINO' in name}
+    with torch.inference_mode():
+        expected = model(x)
+        for name, step in steps.items():
+            found = step(x)
+            found = found if isinstance(found, torch.Tensor) else torch.as_tensor(found[0])
+            # int8 is calibrated by noise here, and bfloat16 has three digits
+            assert relative_error(found, expected) < (1e-4 if name in EXACT else 0.5), name
+            if not static and name in EXACT:
+                other = image(1, 80)
+                again = step(other)
+                again = again if isinstance(again, torch.Tensor) else torch.as_tensor(again[0])
+                assert relative_error(again, model(other)) < 1e-4, name
+
+
+def test_rounds_hold_one_sample_of_each_form():
+    calls = []
+    steps = {name: lambda x, name=name: calls.append((name, len(x))) for name in 'abc'}
+    images = [torch.zeros(1), torch.zeros(2)]
+    ticks = itertools.count()
+    samples = time_forms(steps, images, 0, lambda: next(ticks))
+    assert samples == dict.fromkeys('abc', [1] * 5)
+    assert sorted(calls[:6]) == [(name, n) for name in 'abc' for n in (1, 2)]  # to warm up
+    rounds = [calls[6 + 3 * i : 9 + 3 * i] for i in range(5)]
+    assert [{n for _, n in one} for one in rounds] == [{1}, {2}, {1}, {2}, {1}]
+    assert all(sorted(name for name, _ in one) == ['a', 'b', 'c'] for one in rounds)
+    assert len({tuple(name for name, _ in one) for one in rounds}) > 1  # in random order
+
+
+def test_the_fastest_comes_first(monkeypatch):
+    """Clock and forms are replaced: a form that takes 3 ticks where eager takes 2 and int8 1."""
+    now = [0.0]
+
+    def taking(ticks):
+        def step(x):
+            now[0] += ticks
+
+        return step
+
+    def make(job, slow):
+        assert not slow
+        steps = {'control': taking(2), 'eager': taking(2), 'deployed': taking(3), 'int8': taking(1)}
+        return steps, {'int8': 7}, {'other': 'needs other'}
+
+    monkeypatch.setattr(measure, 'make_forms', make)
+    monkeypatch.setattr(measure.time, 'perf_counter', lambda: now[0])
+    before = torch.get_num_threads()
+    found = compare_forms('test_res2net_se', seconds=0, threads=1)
+    assert torch.get_num_threads() == before
+    assert [one.form for one in found.timings] == ['int8', 'eager', 'deployed']
+    assert [one.ratio.median for one in found.timings] == [0.5, 1, 1.5]
+    assert [one.milliseconds for one in found.timings] == [1000, 2000, 3000]
+    assert [one.bytes for one in found.timings] == [7, None, None]
+    assert found.usable
+    assert found.left_out == {'other': 'needs other'}
+
+
+@pytest.mark.parametrize(('median', 'usable'), [(0.94, False), (0.96, True), (1.06, False)])
+def test_the_control(median, usable):
+    assert Comparison((), Ratio(median, median, median), {}).usable == usable
+
+
+def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
+    def fail(job):
+        raise ValueError('no room')
+
+    monkeypatch.setattr(measure, 'FORMS', {'eager': FORMS['eager'], 'x': measure.Form(fail)})
+    found = compare_forms('test_res2net_se', img_size=32, seconds=0)
+    assert [one.form for one in found.timings] == ['eager']
+    assert found.left_out == {'x': 'failed: no room'}
+
+
+@pytest.mark.parametrize('name', ['batch_size', 'threads'])
+@pytest.mark.parametrize('value', [-1, 1.5])
+def test_bad_numbers(name, value):
+    with pytest.raises(ValueError, match=rf'{name} must be a whole number.*{value}'):
+        compare_forms('test_res2net_se', **{name: value})
+
+
+def test_files_are_made_once(tmp_path, monkeypatch):
+    made = []
+
+    def export(model, path: Path, format, **kwargs):
+        made.append((format, kwargs))
+        path.touch()
+
+    monkeypatch.setattr(measure, 'export_model', export)
+    job = Job(torch.nn.Identity(), torch.zeros(4, 3, 64, 64), True, tmp_path, 1)
+    assert job.export('openvino') == job.export('openvino') == tmp_path / 'openvino.xml'
+    assert made == [('openvino', {'static': True, 'img_size': 64, 'batch_size': 4})]

@@ -1,0 +1,349 @@
+"""Time a model in every form that this machine can run, and say which is fastest."""
+
+import copy
+import importlib.util
+import logging
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..deploy import reparameterize_model
+from ..stats import Ratio, ratio
+from . import FORMATS, export_model
+from .quantize import quantize_file
+from .source import take
+
+_logger = logging.getLogger(__name__)
+
+Step = Callable[[torch.Tensor], object]
+"""Runs a form on images (B, in_chans, H, W)."""
+
+CONTROL = 0.05
+"""The time of a second copy of the model may differ from the first one's by this share. If it
+differs by more, something else runs on the machine, and no time tells anything."""
+
+_NOISE = 32  # images that calibrate int8 forms; the time does not depend on what they show
+_ROUNDS = 5  # at least
+
+
+class Job(NamedTuple):
+    """What a form is made from.
+
+    Attributes:
+        model: The model in eval mode.
+        images: Images (B, in_chans, H, W) like those that it will get.
+        static: Whether all images have this shape.
+        folder: Where files are written; forms share those that they all need.
+        threads: Number of threads.
+    """
+
+    model: nn.Module
+    images: torch.Tensor
+    static: bool
+    folder: Path
+    threads: int
+
+    def export(self, format: str) -> Path:
+        """Return the model as a file of a format, written when it is first asked for."""
+        path = self.folder / f'{format}{FORMATS[format].suffix}'
+        if not path.exists():
+            export_model(
+                self.model,
+                path,
+                format,
+                static=self.static,
+                img_size=self.images.shape[2],
+                batch_size=len(self.images),
+            )
+        return path
+
+    def export_int8(self, format: str) -> Path:
+        """Return the model as an int8 file that noise has calibrated, as fast as any other."""
+        plain = self.export(format)
+        path = plain.with_name(f'int8-{plain.name}')
+        batch = len(self.images)
+        noise = torch.randn(max(_NOISE // batch, 1) * batch, *self.images.shape[1:])
+        quantize_file(FORMATS[format], plain, path, noise.numpy(), batch)
+        return path
+
+
+class Form(NamedTuple):
+    """A way to run a model.
+
+    Attributes:
+        make: Returns the function that runs it, and its file if it has one.
+        packages: Packages that it needs besides this one's.
+        slow: Whether making it takes minutes.
+    """
+
+    make: Callable[[Job], tuple[Step, Path | None]]
+    packages: tuple[str, ...] = ()
+    slow: bool = False
+
+
+class Timing(NamedTuple):
+    """The time of a form.
+
+    Attributes:
+        form: Its name in `FORMS`.
+        milliseconds: Median time of a call.
+        ratio: Time over that of the model in eager mode: the median of rounds, in each of which
+            every form runs once, with its 95 % interval.
+        bytes: Size of its file; None if it has none.
+    """
+
+    form: str
+    milliseconds: float
+    ratio: Ratio
+    bytes: int | None = None
+
+
+class Comparison(NamedTuple):
+    """The forms of a model, timed side by side.
+
+    Attributes:
+        timings: The forms from the fastest to the slowest; 'eager' is among them.
+        control: Time of a second copy of the model over that of the first.
+        left_out: Forms that were not timed, with the reason.
+    """
+
+    timings: tuple[Timing, ...]
+    control: Ratio
+    left_out: Mapping[str, str]
+
+    @property
+    def usable(self) -> bool:
+        """Whether the control is within `CONTROL` of 1."""
+        return abs(self.control.median - 1) <= CONTROL
+
+
+def run_onnx(model: str | bytes, threads: int) -> Callable[[Any], list[Any]]:
+    """Return what runs an ONNX file, or its bytes, on an array in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # threads that keep spinning would take the cores from the next model
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image})
+
+
+def run_openvino(model: str | bytes, threads: int, precision: str) -> Callable[[Any], Any]:
+    """Return what runs a file for OpenVINO, or its bytes, on an array on the CPU.
+
+    Args:
+        model: Path of an .xml or .onnx file, or the bytes of the latter.
+        threads: Number of threads.
+        precision: 'f32' or 'bf16', in which layers that are not int8 compute.
+    """
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model),
+        'CPU',
+        {
+            'INFERENCE_PRECISION_HINT': precision,
+            'INFERENCE_NUM_THREADS': threads,
+            'PERFORMANCE_HINT': 'LATENCY',
+            'ENABLE_CPU_PINNING': False,  # torch does not pin either
+        },
+    )
+    request = compiled.create_infer_request()
+    return lambda image: request.infer([image])
+
+
+def _eager(job: Job) -> tuple[Step, None]:
+    return job.model, None
+
+
+def _deployed(job: Job) -> tuple[Step, None]:
+    return reparameterize_model(job.model), None
+
+
+def _compiled(job: Job) -> tuple[Step, None]:
+    model: Any = copy.deepcopy(job.model)
+    model.compile(dynamic=not job.static)
+    with torch._inductor.config.patch(freezing=True):  # for this compilation only
+        model(job.images)
+    return model, None
+
+
+def _aoti(job: Job) -> tuple[Step, Path]:
+    path = job.export('aoti')
+    inductor: Any = torch._inductor
+    return inductor.aoti_load_package(str(path)), path
+
+
+def _onnx(int8: bool) -> Callable[[Job], tuple[Step, Path]]:
+    def make(job: Job) -> tuple[Step, Path]:
+        path = job.export_int8('onnx') if int8 else job.export('onnx')
+        run = run_onnx(str(path), job.threads)
+        return lambda image: run(image.numpy()), path
+
+    return make
+
+
+def _openvino(precision: str, int8: bool = False) -> Callable[[Job], tuple[Step, Path]]:
+    def make(job: Job) -> tuple[Step, Path]:
+        path = job.export_int8('openvino') if int8 else job.export('openvino')
+        run = run_openvino(str(path), job.threads, precision)
+        return lambda image: run(image.numpy()), path
+
+    return make
+
+
+FORMS: dict[str, Form] = {
+    'eager': Form(_eager),
+    'deployed': Form(_deployed),
+    'torch.compile, frozen': Form(_compiled, slow=True),
+    'AOTInductor': Form(_aoti, slow=True),
+    'ONNX Runtime': Form(_onnx(int8=False), FORMATS['onnx'].packages),
+    'ONNX Runtime, int8': Form(_onnx(int8=True), (*FORMATS['onnx'].packages, 'nncf')),
+    'OpenVINO, float32': Form(_openvino('f32'), FORMATS['openvino'].packages),
+    'OpenVINO, bfloat16': Form(_openvino('bf16'), FORMATS['openvino'].packages),
+    'OpenVINO, int8': Form(_openvino('f32', int8=True), (*FORMATS['openvino'].packages, 'nncf')),
+}
+"""Ways to run a model on a CPU, by name."""
+
+
+def compare_forms(
+    target: nn.Module | str | os.PathLike[str],
+    *,
+    batch_size: int = 1,
+    img_size: int | None = None,
+    slow: bool = False,
+    seconds: float = 30,
+    threads: int | None = None,
+) -> Comparison:
+    """Time a model in every form that this machine can run, on images of one shape.
+
+    The weights do not matter, so that none are loaded for a name. In each round every form runs
+    once, in random order, and a form's figure is the median of its ratios to the model in eager
+    mode. A second copy of the model is the control.
+
+    Args:
+        target: As in `export_model`.
+        batch_size: Images in a call.
+        img_size: Side of the images in px; by default that of the model's cfg.
+        slow: Time the forms, too, that take minutes to make.
+        seconds: How long to time; making the forms takes longer.
+        threads: Number of threads; by default as many as torch uses.
+
+    Raises:
+        ValueError: `target` is no model, or a number is not at least 1.
+
+    Example:
+        >>> from timm_res2net.export.measure import compare_forms
+        >>> found = compare_forms('test_res2net_se', img_size=64, seconds=0.1)
+        >>> 'deployed' in [timing.form for timing in found.timings]
+        True
+    """
+    for name, value in (('batch_size', batch_size), ('threads', threads or 1)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
+    source = take(target, False, img_size, False, ())
+    images = torch.randn(batch_size, *source.input_size)
+    threads = threads or torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as made, _threads(threads):
+        job = Job(source.model, images, True, Path(made), threads)
+        steps, sizes, left_out = make_forms(job, slow)
+        samples = time_forms(steps, [images], seconds, time.perf_counter)
+    timings = [
+        Timing(
+            form, 1000 * statistics.median(taken), ratio(taken, samples['eager']), sizes.get(form)
+        )
+        for form, taken in samples.items()
+        if form != 'control'
+    ]
+    timings.sort(key=lambda timing: timing.ratio.median)
+    return Comparison(tuple(timings), ratio(samples['control'], samples['eager']), left_out)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_forms(job: Job, slow: bool) -> tuple[dict[str, Step], dict[str, int], dict[str, str]]:
+    """Make the forms of a model.
+
+    Args:
+        job: What they are made from.
+        slow: Make those, too, that take minutes.
+
+    Returns:
+        What runs each form, with a second copy of the model as 'control'; the sizes of their files;
+        and the forms that were left out, with the reason.
+    """
+    steps: dict[str, Step] = {'control': copy.deepcopy(job.model)}
+    sizes, left_out = {}, {}
+    for name, form in FORMS.items():
+        missing = [
+            package for package in form.packages if importlib.util.find_spec(package) is None
+        ]
+        if missing:
+            left_out[name] = f'needs {", ".join(missing)}'
+        elif form.slow and not slow:
+            left_out[name] = 'takes minutes to make'
+        else:
+            _logger.info(f'Making the form {name}')
+            try:
+                with torch.no_grad():
+                    steps[name], path = form.make(job)
+            except (ValueError, RuntimeError) as error:
+                left_out[name] = f'failed: {error}'
+                continue
+            if path is not None:
+                files = path.parent.glob(f'{path.stem}.*')
+                sizes[name] = sum(file.stat().st_size for file in files)
+    return steps, sizes, left_out
+
+
+def time_forms(
+    steps: Mapping[str, Step],
+    images: Sequence[torch.Tensor],
+    seconds: float,
+    clock: Callable[[], float],
+) -> dict[str, list[float]]:
+    """Return the time of every form in every round, in seconds.
+
+    Args:
+        steps: What runs each form.
+        images: Images of each round in turn.
+        seconds: How long to go on. There are at least 5 rounds.
+        clock: Reads a clock in seconds.
+    """
+    draw = random.Random(0)
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    with torch.inference_mode():
+        for x in images:  # the first calls compile and pack
+            for step in steps.values():
+                step(x)
+        _logger.info(f'Timing {len(steps)} forms for {seconds:.0f} seconds')
+        end = time.monotonic() + seconds
+        rounds = 0
+        while rounds < max(_ROUNDS, len(images)) or time.monotonic() < end:
+            x = images[rounds % len(images)]
+            for name in draw.sample(list(steps), len(steps)):
+                start = clock()
+                steps[name](x)
+                samples[name].append(clock() - start)
+            rounds += 1
+    return samples
