@@ -128,7 +128,7 @@ def test_every_verb_prints_it(world, tmp_path):
     client, _ = world
     client.run(SET, offline=False)
     verbs = {
-        'export': ['--out', str(tmp_path / 'net.onnx')],
+        'export': ['--out', str(tmp_path / 'net.pt2')],
         'show': ['--out', str(tmp_path / 'net.png')],
         'predict': [],
         'check': [],
