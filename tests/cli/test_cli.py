@@ -178,6 +178,7 @@ def test_convert(tmp_path, capsys):
         'README.md',
         'config.json',
         'model.safetensors',
+        'test',  # golden tensors
     ]
 
     back = tmp_path / 'back.pdparams'
