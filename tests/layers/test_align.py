@@ -372,3 +372,29 @@ def test_any_batchnorm(arguments):
         assert relative_error(aligned.train(mode)(x), plain.train(mode)(x)) < 1e-12
     for a, b in zip(aligned.buffers(), plain.buffers(), strict=True):
         assert torch.allclose(a, b, rtol=1e-12)
+
+
+def test_adapters_are_refused():
+    """LoRA creates its layers by the class of the layer that it adapts."""
+    conv = align_widths(timm.create_model(TINY), 8).layer1[0].conv1
+    with pytest.raises(ValueError, match='takes no adapter') as error:
+        type(conv)(conv.in_channels, 4, conv.kernel_size, bias=False)
+    error.match(r'width_multiple=1.*merge_and_unload\(\)')
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore:Constant folding:UserWarning')
+def test_torchs_older_onnx_exporter():
+    onnxruntime = pytest.importorskip('onnxruntime', reason='needs the extra export')
+    model, x, file = (
+        align_widths(randomise(timm.create_model(TINY)), 8).eval(),
+        image(),
+        io.BytesIO(),
+    )
+    torch.onnx.export(
+        model, (x,), file, dynamo=False, input_names=['x'], dynamic_axes={'x': {0: 'batch'}}
+    )
+    session = onnxruntime.InferenceSession(file.getvalue())
+    for one in (x, image(3)):
+        (got,) = session.run(None, {'x': one.numpy()})
+        assert relative_error(torch.from_numpy(got), model(one)) < 1e-5

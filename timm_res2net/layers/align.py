@@ -89,6 +89,9 @@ class AlignedConv2d(nn.Conv2d):
 
     def _padded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight = pad_splits(pad_splits(self.weight, 0, self.out_splits), 1, self.in_splits)
+        # torch's older ONNX exporter needs a shape that does not depend on the padding
+        (outs, _, out_width), (ins, _, in_width) = self.out_splits, self.in_splits
+        weight = weight.view(outs * out_width, ins * in_width, *self.kernel_size)
         bias: torch.Tensor | None = self.bias
         return weight, bias if bias is None else pad_splits(bias, 0, self.out_splits)
 
