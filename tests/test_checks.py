@@ -207,11 +207,11 @@ def test_check_of_names():
 @pytest.mark.parametrize(
     ('change', 'what', 'text'),
     [
-        ({'interpolation': 'cubicle'}, 'config', "lanczos, random, or None, got 'cubicle'."),
+        ({'interpolation': 'cubicle'}, 'config', "lanczos, random, got 'cubicle'."),
         (
             {'std': [0, 0, 0]},
             'config',
-            'each a number above 0 and at most 1e+06, or None, got [0, ',
+            'each a number above 0 and at most 1e+06, got [0, ',
         ),
         (
             {'mean': [0.5, 0.5]},

@@ -183,7 +183,10 @@ def images_can_be_prepared(folder: ModelFolder) -> str:
     """Can images be prepared as the config says?"""
     from PIL import Image
 
-    data = resolve_data_config({}, pretrained_cfg=folder.config.pretrained_cfg)
+    config = folder.config
+    # an empty pretrained_cfg stands for timm's defaults
+    given = {} if config.pretrained_cfg else {'input_size': tuple(config.input_size)}
+    data = resolve_data_config(given, pretrained_cfg=config.pretrained_cfg)
     told = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
     try:
         transform: Any = create_transform(**data)

@@ -280,7 +280,9 @@ class Config:
         try:
             found = json.loads(path.read_text(encoding='utf-8'))
         except (ValueError, RecursionError) as error:  # JSON or UTF-8
-            raise ValueError(f'{what}: {type(error).__name__}: {error}.') from error
+            raise ValueError(
+                f'{what}: {type(error).__name__}: {error}. Write it again from the model.'
+            ) from error
         try:
             _check(found)
         except ValueError as error:
