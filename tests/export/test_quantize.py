@@ -11,9 +11,11 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import nn
 
 from tests.common import TINY, image, model_folder, randomise, slow_except
 from timm_res2net.export import FORMATS, export_model, quantize
+from timm_res2net.export.source import Source
 from timm_res2net.predict import find_images, preparation
 
 LOGITS = ['logits']
@@ -84,7 +86,7 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize.openvino, 'load', load)
     folder = draw(tmp_path / 'digits', 36)
     arguments = {'features_only': True, 'out_indices': (1, 4)} if features else {}
-    out = tmp_path / 'net.xml'
+    out = tmp_path / '[net].xml'
     done = export_model(tiny(**arguments), out, int8=folder, img_size=33, max_images=33)
     found = done.int8
     names = ('layer1', 'layer4') if features else ('logits',)
@@ -98,14 +100,10 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
     told = json.loads(out.with_suffix('.json').read_text())
     assert {key: told[key] for key in found._fields} == found._asdict()
     assert told['model'] == ('FeatureListNet' if features else 'Res2Net')
-    assert told['input_size'] == [3, 33, 33]
+    assert (told['file'], told['input_size']) == ('[net].xml', [3, 33, 33])
     assert told['min_agreement'] == (0.8 if features else 0.98)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        'digits',
-        'net.bin',
-        'net.json',
-        'net.xml',
-    ]
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ['[net].bin', '[net].json', '[net].xml', 'digits']
 
 
 @pytest.mark.parametrize(
@@ -132,7 +130,8 @@ def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypat
     monkeypatch.setattr(quantize.openvino, 'load', load)
     paths = tmp_path / 'float32', tmp_path / 'int8'
     with pytest.raises(ValueError) as error:
-        quantize.to_int8(None, *paths, image(32, 16).numpy(), 16, names, least, {})
+        source = Source(nn.Identity(), 'net', names, [3, 16, 16])
+        quantize.to_int8(None, *paths, image(32, 16).numpy(), 16, source, least)
     for text in (*texts, '(--min-agreement). Nothing was written. Calibrate with images like'):
         assert text in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -242,7 +241,7 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(features, tmp_
     model = timm.create_model(TINY, pretrained=True, **levels)
     done = export_model(model, tmp_path / 'net.xml')
     prepare = preparation(model)
-    paths = find_images([draw(tmp_path / 'digits', 332)])
+    paths = find_images([draw(tmp_path / 'digits', 132)])
     images = torch.stack([prepare(path) for path in paths]).numpy()
     mean, std = (np.float32(model.pretrained_cfg[key])[:, None, None] for key in ('mean', 'std'))
     dark = ((images * std + mean) / 2 - mean) / std
@@ -251,8 +250,8 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(features, tmp_
         (tmp_path / name).mkdir()
         small = tmp_path / name / 'net.xml'
         quantize.quantize_file(FORMATS['openvino'], done.path, small, calibrating, 1)
-        names = list(done.outputs)
-        found[name] = quantize._measure(done.path, small, images[32:], 1, names).agreement
+        source = Source(model, TINY, list(done.outputs), [3, 64, 64])
+        found[name] = quantize._measure(done.path, small, images[32:], 1, source).agreement
     least = quantize.LEAST['features' if features else 'logits']
     assert found['right'] >= (0.87 if features else 1)
     assert found['wrong'] <= (0.6 if features else 0.95)

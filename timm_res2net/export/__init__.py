@@ -219,10 +219,7 @@ def export_model(
         quantized = None
         if images is not None:
             plain, temporary = temporary, _folder(made, 'int8') / path.name
-            facts = {'model': source.name, 'format': format, 'input_size': source.input_size}
-            quantized = to_int8(
-                kind, plain, temporary, images, runs, source.outputs, min_agreement, facts
-            )
+            quantized = to_int8(kind, plain, temporary, images, runs, source, min_agreement)
         _publish(temporary.parent, path)
     sizes = _SIZES[step].format(tuple(x.shape))
     if not kind.exports and not static:

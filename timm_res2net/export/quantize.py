@@ -43,8 +43,8 @@ class Int8(NamedTuple):
     Both files are run in OpenVINO.
 
     Attributes:
-        agreement: Share of the images whose most probable class stays. For features, 1 minus the
-            largest error of a level.
+        agreement: Share of the images whose most probable class stays. Without a classifier, 1
+            minus the largest error of an output.
         errors: Error of each output: root mean square of the difference, divided by that of the
             float32 output.
         calibrated: Images that calibrated.
@@ -120,9 +120,8 @@ def to_int8(
     out: Path,
     images: Any,
     batch: int,
-    names: list[str],
+    source: Source,
     min_agreement: float | None,
-    facts: dict[str, Any],
 ) -> Int8:
     """Write a file's int8 form, with a .json beside it that holds what it loses and gains.
 
@@ -132,9 +131,8 @@ def to_int8(
         out: The file to write, in a folder of its own.
         images: Images (N, in_chans, H, W). The first half calibrates, the second compares.
         batch: Number of images of one run.
-        names: Names of the outputs.
+        source: The model of the files.
         min_agreement: Smallest agreement; None for `LEAST`.
-        facts: What else goes into the .json.
 
     Raises:
         ValueError: The agreement is smaller.
@@ -142,15 +140,14 @@ def to_int8(
     half = len(images) // 2
     _logger.info('Quantizing to int8')
     quantize_file(kind, plain, out, images[:half], batch)
-    found = _measure(plain, out, images[half:], batch, names)
-    is_classifier = names == ['logits']
-    least = LEAST['logits' if is_classifier else 'features']
+    found = _measure(plain, out, images[half:], batch, source)
+    least = LEAST['logits' if source.is_classifier else 'features']
     least = least if min_agreement is None else min_agreement
     if not found.agreement >= least:
         share, worst = found.agreement, np.max(list(found.errors.values()))
         lost = (
             f'Only {100 * share:.1f} % of {found.compared} images keep their top-1 answer in int8,'
-            if is_classifier
+            if source.is_classifier
             else f'A level is off by {worst:.2f} in int8, an agreement of {share:.2f},'
         )
         raise ValueError(
@@ -158,7 +155,9 @@ def to_int8(
             'Calibrate with images like those that the model will see, or export float32.'
         )
     told = {
-        **facts,
+        'model': source.name,
+        'file': out.name,
+        'input_size': source.input_size,
         **found._asdict(),
         'min_agreement': least,
         'preset': 'mixed',
@@ -209,7 +208,7 @@ def quantize_file(
         )
 
 
-def _measure(plain: Path, small: Path, images: Any, batch: int, names: list[str]) -> Int8:
+def _measure(plain: Path, small: Path, images: Any, batch: int, source: Source) -> Int8:
     """Compare two files on images.
 
     Args:
@@ -217,8 +216,9 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, names: list[str]
         small: The file in int8.
         images: Images (N, in_chans, H, W).
         batch: Number of images of one run.
-        names: Names of the outputs.
+        source: The model of the files.
     """
+    names = source.outputs
     runs = [openvino.load(path) for path in (plain, small)]
     for run in runs:  # the first run of a file takes longer
         run(torch.from_numpy(np.array(images[:batch])))
@@ -237,11 +237,10 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, names: list[str]
             found.append([np.array(output, np.float64) for output in outputs])
         for k, (expected, got) in enumerate(zip(*found, strict=True)):
             squares[:, k] += ((got - expected) ** 2).sum(), (expected**2).sum()
-        same += int((found[0][-1].argmax(1) == found[1][-1].argmax(1)).sum())
+        same += int((found[0][0].argmax(1) == found[1][0].argmax(1)).sum())
     errors = [math.sqrt(a / b) if b else math.sqrt(a) for a, b in squares.T]
-    agreement = (
-        same / len(images) if names == ['logits'] else 1 - float(np.max(errors))
-    )  # NaN if one is
+    # NaN if one of the errors is
+    agreement = same / len(images) if source.is_classifier else 1 - float(np.max(errors))
     ratios = [b / a for a, b in zip(*seconds, strict=True)]
     forms = ('float32', 'int8')
     return Int8(
@@ -257,4 +256,5 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, names: list[str]
 
 def _size(path: Path) -> int:
     """Return the bytes of a file and of what stands beside it under the same name."""
-    return sum(file.stat().st_size for file in path.parent.glob(f'{path.stem}.*'))
+    beside = (file for file in path.parent.iterdir() if file.stem == path.stem)
+    return sum(file.stat().st_size for file in beside)

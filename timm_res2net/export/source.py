@@ -35,6 +35,11 @@ class Source(NamedTuple):
     outputs: list[str]
     input_size: list[int]
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it answers with a class: neither feature levels nor the pooled last one."""
+        return self.outputs == ['logits'] and getattr(self.model, 'num_classes', 1) != 0
+
 
 def take(
     target: nn.Module | str | os.PathLike[str],
@@ -123,7 +128,7 @@ def describe(source: Source, found: Sequence[Any]) -> str:
     cfg: dict[str, Any] = dict(as_timm(source.model).pretrained_cfg)
     if source.outputs == ['logits']:
         # the layers count, because a head may have been replaced
-        cfg['num_classes'] = getattr(source.model, 'num_classes', 0) and found[0].shape[-1]
+        cfg['num_classes'] = found[0].shape[-1] if source.is_classifier else 0
         if len(cfg.get('label_names') or ()) != cfg['num_classes']:
             cfg['label_names'] = None
     cfg['input_size'] = source.input_size
