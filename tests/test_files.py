@@ -1,11 +1,26 @@
 """Writing that leaves nothing half-written, and the one check of a path."""
 
+import errno
 import hashlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from timm_res2net.files import check_writable, new_folder, sha256_of, write_file
+from tests.cli.test_cli import PADDLE
+from timm_res2net.cli import main
+from timm_res2net.files import (
+    check_writable,
+    new_file,
+    new_folder,
+    read_file,
+    scratch_folder,
+    sha256_of,
+    write_file,
+)
 
 
 def test_paths_that_can_be_written(tmp_path):
@@ -80,6 +95,174 @@ def test_a_folder_is_written_whole_or_not(tmp_path):
         (made / 'all').touch()
     assert os.listdir(tmp_path / 'net') == ['all']
     assert (tmp_path / 'net').stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'device', 'read-only'])
+def test_only_a_file_is_replaced(kind, tmp_path):
+    path = Path('/dev/null') if kind == 'device' else tmp_path / 'out'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'read-only':
+        path.write_bytes(b'kept')
+        path.chmod(0o444)
+    before = path.stat()
+    words = 'read-only' if kind == 'read-only' else 'a device or a pipe'
+    for write in (
+        lambda: check_writable(path, replace=True),
+        lambda: write_file(path, lambda file: file.write(b'new')),
+    ):
+        with pytest.raises(OSError, match=f'Cannot write {path}: it is {words}'):
+            write()
+    assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+    with pytest.raises(FileExistsError, match='Choose another name'):
+        check_writable(path)
+    assert set(os.listdir(tmp_path)) <= {'out'}
+
+
+def test_a_symbolic_link_stays(tmp_path):
+    (tmp_path / 'file').write_bytes(b'old')
+    (tmp_path / 'link').symlink_to('file')
+    write_file(tmp_path / 'link', lambda file: file.write(b'new'))
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'file').read_bytes() == b'new'
+
+
+@pytest.mark.parametrize('links', [True, False])
+def test_the_second_of_two_writers_says_so(links, tmp_path, monkeypatch):
+    if not links:  # a file system without hard links
+
+        def refuse(*args):
+            raise PermissionError(1, 'Operation not permitted')
+
+        monkeypatch.setattr('os.link', refuse)
+    words = 'was written by another process'
+    with (
+        pytest.raises(FileExistsError, match=f'{tmp_path}/file {words}'),
+        new_file(tmp_path / 'file') as made,
+    ):
+        made.write_bytes(b'mine')
+        (tmp_path / 'file').write_bytes(b'theirs')
+    assert (tmp_path / 'file').read_bytes() == b'theirs'
+    with (
+        pytest.raises(FileExistsError, match=f'{tmp_path}/net {words}'),
+        new_folder(tmp_path / 'net') as made,
+    ):
+        (made / 'mine').touch()
+        (tmp_path / 'net').mkdir()
+        (tmp_path / 'net' / 'theirs').touch()
+    assert os.listdir(tmp_path / 'net') == ['theirs']
+    assert sorted(os.listdir(tmp_path)) == ['file', 'net']
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    """By the next writer of the same name; what a live one holds, or another name, stays."""
+    left = tmp_path / '.net.abcdefgh.partial'
+    others = ['.net.partial', '.net.tag.abcdefgh.partial', '.other.abcdefgh.partial', 'net.partial']
+    for folder in (left, *(tmp_path / name for name in others)):
+        folder.mkdir()
+        (folder / 'weights').touch()
+    with scratch_folder(tmp_path / 'net') as alive:
+        assert not left.exists()
+        with new_folder(tmp_path / 'net') as made:
+            (made / 'weights').touch()
+        assert alive.is_dir()
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, 'net'])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from timm_res2net.files import new_folder
+with new_folder(Path(sys.argv[1])) as made:
+    (made / 'part').write_bytes(b'part')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_after_kill_9_a_run_works_and_leaves_nothing(tmp_path):
+    path = tmp_path / 'net'
+    for _ in range(2):
+        subprocess.run([sys.executable, '-c', KILLED, str(path)], timeout=300)
+        (left,) = os.listdir(tmp_path)
+        assert left.endswith('.partial')
+    assert main(['convert', str(PADDLE), '--out', str(path)]) == 0
+    assert os.listdir(tmp_path) == ['net']
+
+
+FULL = [  # who says that the disk is full, and how
+    OSError(errno.ENOSPC, 'No space left on device'),
+    OSError(errno.EDQUOT, 'Disk quota exceeded'),
+    SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)'),
+]
+
+
+@pytest.mark.parametrize('error', FULL, ids=str)
+def test_a_full_disk_is_one_sentence(error, tmp_path):
+    words = rf'^Cannot write {tmp_path}/net \(.*\)\. Free some space'
+    with pytest.raises(OSError, match=words), new_folder(tmp_path / 'net') as made:
+        (made / 'part').touch()
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_pass(tmp_path):
+    for error in (OSError(errno.ENOENT, 'No such file'), RuntimeError('a shape'), ValueError('x')):
+        with pytest.raises(type(error)) as caught, new_folder(tmp_path / 'net'):
+            raise error
+        assert caught.value is error
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from timm_res2net.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['convert', str(PADDLE)],
+        ['convert', str(PADDLE), '--to', 'paddle'],
+        ['push', str(PADDLE), 'me/net', '--license', 'mit', '--dry-run'],
+        ['export', 'test_res2net_se', '--format', 'torchscript', '--static'],
+        ['export', 'test_res2net_se', '--format', 'pt2', '--static'],
+    ],
+)
+def test_a_disk_that_is_full_for_each_verb(words, tmp_path):
+    """A limit on the size of files stands for the disk: every writer meets it the same way."""
+    suffix = {'torchscript': '.pt', 'pt2': '.pt2'}.get(words[3] if len(words) > 3 else '', '')
+    out = [] if words[0] == 'push' else ['--out', str(tmp_path / f'out{suffix}')]
+    done = subprocess.run(
+        [sys.executable, '-c', LIMITED, *words, *out],
+        env={**os.environ, 'TMPDIR': str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f'timm-res2net {words[0]}: Cannot write {tmp_path}/')
+    assert '(File too large). Free some space' in last
+    assert 'Traceback' not in done.stderr
+    assert [name for name in os.listdir(tmp_path) if not name.startswith('torchinductor')] == []
+
+
+def test_reading_has_bounds(tmp_path):
+    path = tmp_path / 'file'
+    path.write_bytes(b'12345')
+    assert read_file(path, 5) == b'12345'
+    with pytest.raises(ValueError, match=f'{path} has more than 4 bytes.*Give another file'):
+        read_file(path, 4)
+    os.mkfifo(tmp_path / 'pipe')
+    for endless in (tmp_path / 'pipe', Path('/dev/zero')):
+        with pytest.raises(ValueError, match=f'{endless} is not a file.*Give a file'):
+            read_file(endless, 5)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / 'nothing', 5)
 
 
 def test_sha256(tmp_path):

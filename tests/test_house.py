@@ -22,9 +22,10 @@ TOP_LEVEL = {
 
 # A file imports only what stands above its own floor in this list.
 FLOORS = (
-    'compat', 'text', 'stats', 'semantics', 'schema', 'keys', 'extras', 'remote_code',
+    'startup', 'compat', 'text', 'stats', 'semantics', 'schema', 'keys', 'extras', 'remote_code',
     'files', 'download', 'layers', 'convert', 'models', 'authors', 'deploy', 'compare', 'folder',
-    'card', 'resolve', 'checks', 'checkpoint', 'hub', 'detection', 'show', 'predict', 'export', 'cli', '__main__',
+    'card', 'resolve', 'checks', 'checkpoint', 'hub', 'detection', 'show', 'predict', 'export',
+    'cli', '__main__',
 )  # fmt: skip
 
 # timm's own names, which must not be registered again

@@ -47,6 +47,7 @@ from .folder import (
     Config,
     ModelFolder,
     Provenance,
+    arguments_of,
     check_license,
     in_chans_of,
     timm_names,
@@ -60,6 +61,7 @@ from .models.hrnet_res2net import HighResolutionRes2Net
 from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
 from .resolve import resolve_name
+from .schema import check_arguments
 from .text import sentence
 
 _logger = logging.getLogger(__name__)
@@ -305,6 +307,7 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
     silent = {key: given[key] for key in _SILENT if given.get(key) is not None}
     if isinstance(training.get('gp'), str):
         silent['global_pool'] = training['gp']
+    check_arguments(silent, arguments_of(name), name)
     semantics = str(given.get('semantics') or _named_arguments(name)['semantics'])
     return _Training(name, semantics, silent)
 

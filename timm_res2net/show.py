@@ -322,7 +322,7 @@ def _draw(
             is_last = i == len(splits) - 1
             cell.set_title('passed' if is_last else f'{2 * i + 3} x {2 * i + 3}', fontsize=9)
             cell.axis('off')
-    write_file(path, lambda file: figure.savefig(file, format='png', dpi=100))
+    write_file(path, lambda file: figure.savefig(file, format='png', dpi=100), replace=False)
 
 
 def _plain(text: str) -> str:

@@ -16,7 +16,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], columns: int | N
         columns: The most characters in a line. Cells that are too long continue in the next line,
             those of the widest columns first. None for any length.
     """
-    rows = list(rows)
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     if columns is not None:
         free = max(columns - 3 * len(widths) - 1, len(widths))
@@ -59,6 +59,11 @@ def brief(value: object) -> str:
     except Exception:  # a number of too many digits, an object with a repr that fails
         found = f'a value of type {type(value).__name__}'
     return found if len(found) <= 200 else f'{found[:200]}...'
+
+
+def printable(text: str) -> str:
+    """Return a text in one line: newlines and what a terminal would obey are escaped."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:

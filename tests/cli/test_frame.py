@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from typing import ClassVar
@@ -12,6 +13,7 @@ import pytest
 from tests.cli.test_cli import PADDLE
 from timm_res2net.cli import main
 from timm_res2net.cli.frame import Verbs, run_verb
+from timm_res2net.files import new_folder, temporary_folder
 
 
 def usage_error(capsys, argv) -> str:
@@ -166,6 +168,68 @@ def test_long_steps_are_said(capsys, monkeypatch):
     assert captured.err == 'prog work: Exporting x ...\n'
     assert captured.out == ''
     assert before == (list(logging.getLogger('timm_res2net').handlers), log.getEffectiveLevel())
+
+
+def verb(handler) -> Verbs:
+    verbs = Verbs('prog', 'Does.')
+    verbs.add('work', handler, 'work')
+    return verbs
+
+
+@pytest.mark.parametrize(
+    ('number', 'code', 'word'),
+    [(signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')],
+)
+@pytest.mark.parametrize('turned', [False, True])
+def test_signals_end_a_verb(number, code, word, turned, tmp_path, capsys):
+    """Nothing is left; code in C++ may turn the interrupt into an error of its own."""
+
+    def work(args):
+        with new_folder(tmp_path / 'net'), temporary_folder():
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt as error:
+                raise RuntimeError('unexpected pos') if turned else error from None
+        raise AssertionError('not ended')
+
+    before = signal.getsignal(number)
+    assert run_verb(verb(work), ['work']) == code
+    assert capsys.readouterr().err == f'prog work: {word}. Run it again.\n'
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(number) == before
+
+
+def test_an_error_is_one_line(capsys):
+    def fail(args):
+        raise ValueError('a\nb\x1b[31m\udcff é')
+
+    assert run_verb(verb(fail), ['work']) == 1
+    assert capsys.readouterr().err == 'prog work: a\\nb\\x1b[31m\\udcff é\n'
+    error = usage_error(capsys, ['info', 'a', 'b\n\x1b[31m'])
+    assert error.endswith("unknown argument 'b\\n\\x1b[31m'.\n")
+
+
+STARTS = {
+    'the console script': ("sys.argv[0] = '/bin/timm-res2net'", True),
+    'another program': ('pass', False),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', STARTS)
+def test_ctrl_c_while_starting(case):
+    """No traceback in the command line; a program that imports the package has its own way."""
+    words, quiet = STARTS[case]
+    program = (
+        f'import signal, sys; {words}; from timm_res2net import startup; print("on", flush=True);'
+        'signal.raise_signal(signal.SIGINT)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == 'on\n'
+    assert done.returncode == -signal.SIGINT
+    assert ('Traceback' in done.stderr) != quiet
 
 
 def test_completion(capsys, monkeypatch):

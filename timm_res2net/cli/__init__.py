@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process if None.
 
     Returns:
-        The exit code, as `timm_res2net.cli.frame.run_verb` describes it. Exceptions and exit codes
-        of a script under `run` are passed on.
+        The exit code, as `timm_res2net.cli.frame.run_verb` and, for a script under `run`,
+        `timm_res2net.cli.run.run_script` describe it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     verbs = Verbs('timm-res2net', 'Every public Res2Net for timm.', __version__)

@@ -71,7 +71,7 @@ def _draw(
         cell.imshow(feature.numpy())
         cell.set_title(f'stride {2 << i}: {height} x {width}', fontsize=9)
         cell.axis('off')
-    write_file(out, lambda file: figure.savefig(file, format='png', dpi=110))
+    write_file(out, lambda file: figure.savefig(file, format='png', dpi=110), replace=False)
 
 
 def add(verbs: Verbs) -> None:

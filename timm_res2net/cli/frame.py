@@ -5,16 +5,19 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from threading import Timer
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Timer, current_thread, main_thread
+from typing import Any, NoReturn
 
 from ..extras import require
-from ..text import close_names
+from ..text import close_names, printable
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 Handler = Callable[[argparse.Namespace], int]
 """Runs a verb with its parsed options and returns the exit code."""
@@ -35,6 +38,58 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, whatever stands in the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+class _Signals:
+    """The signals that end a verb: Ctrl-C, and SIGTERM, as `kill` and job schedulers send it.
+
+    Both raise a KeyboardInterrupt, so that every block on the way cleans up.
+
+    Attributes:
+        seen: The signal that came; None if there was none. Code in C++ may turn the
+            KeyboardInterrupt into an error of its own.
+    """
+
+    def __init__(self) -> None:
+        self.seen: int | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals in the block, where Python lets one: in the main thread."""
+        if current_thread() is not main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _ENDING}
+        caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        try:
+            for number in caught:
+                signal.signal(number, self._raise)
+            yield
+        finally:
+            for number in caught:
+                signal.signal(number, before[number])
+
+    def _raise(self, number: int, frame: Any) -> None:
+        self.seen = number
+        raise KeyboardInterrupt
+
+    def end(self, name: str) -> int:
+        """Say that a verb was ended, and return the exit code."""
+        if self.seen == signal.SIGTERM:
+            print(f'{name}: terminated. Run it again.', file=sys.stderr)
+            return EXIT_TERMINATED
+        print(f'{name}: interrupted. Run it again.', file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
 class _Steps(logging.Handler):
     """Prints what the package logs to the standard error: each step that is not over in a second.
 
@@ -52,7 +107,8 @@ class _Steps(logging.Handler):
         self._cancel()
         if not record.getMessage():
             return
-        self.timer = Timer(1, print, (self.format(record),), {'file': sys.stderr, 'flush': True})
+        said = printable(self.format(record))
+        self.timer = Timer(1, print, (said,), {'file': sys.stderr, 'flush': True})
         self.timer.daemon = True
         self.timer.start()
 
@@ -76,9 +132,7 @@ class Verbs:
             description: What the program does, in one sentence.
             version: What `--version` prints after the name; without it there is no such option.
         """
-        self.parser = argparse.ArgumentParser(
-            prog=prog, description=description, allow_abbrev=False
-        )
+        self.parser = _Parser(prog=prog, description=description, allow_abbrev=False)
         if version is not None:
             self.parser.add_argument('--version', action='version', version=f'%(prog)s {version}')
         self.parser.add_argument(
@@ -164,8 +218,8 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
         argv: Arguments after the program's name.
 
     Returns:
-        What the handler returned; 1 after an error that was printed; 130 after Ctrl-C; 0 if the
-        reader of a pipe went away. Usage errors exit with 2, as argparse does.
+        What the handler returned; 1 after an error that was printed; 130 after Ctrl-C, 143 after
+        SIGTERM; 0 if the reader of a pipe went away. Usage errors exit with 2, as argparse does.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
@@ -177,18 +231,21 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
     level = log.level
     log.addHandler(steps)
     log.setLevel(logging.INFO)
+    signals = _Signals()
     try:
-        code: int = args.handler(args)
-        sys.stdout.flush()
-        return code
+        with signals.caught():
+            code: int = args.handler(args)
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:  # timm-res2net list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print(f'{name}: interrupted. Run it again.', file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return signals.end(name)
     except (OSError, RuntimeError, ValueError) as error:
-        print(f'{name}: {error}', file=sys.stderr)
+        if signals.seen is not None:
+            return signals.end(name)
+        print(f'{name}: {printable(str(error))}', file=sys.stderr)
         return EXIT_ERROR
     finally:
         steps.close()

@@ -53,8 +53,8 @@ def _answer(found: Comparison, model: str) -> str:
     if not found.usable:
         return (
             f'These times tell nothing: a second copy of the model took × {found.control} of the '
-            f'time of the first, and it must be within {CONTROL:.0%} of 1. Close other programs, and '
-            'run this again.'
+            f'time of the first, and it must be within {CONTROL:.0%} of 1. Close other programs, '
+            'and run this again.'
         )
     fastest, *others = found.timings
     said = f'The fastest here is {_name(fastest)}.'

@@ -7,9 +7,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from .frame import EXIT_ERROR, Verbs
+from ..startup import end_as_usual
+from ..text import printable
+from .frame import EXIT_ERROR, EXIT_INTERRUPTED, Verbs
 
 # Scripts of timm's repository that create models by name
 _TIMMS = ('train.py', 'validate.py', 'inference.py', 'benchmark.py', 'onnx_export.py')
@@ -27,18 +30,47 @@ def _script(argv: Sequence[str]) -> list[str]:
 
 
 def run_script(argv: Sequence[str]) -> int:
-    """Run the script of a command line `run SCRIPT ...` as `python SCRIPT ...` does."""
+    """Run the script of a command line `run SCRIPT ...` as `python SCRIPT ...` does.
+
+    Returns:
+        0; 1 after an error of the script, which is printed as Python prints it, or if the script
+        cannot be read; 130 after Ctrl-C. The script's own exit code is passed on as SystemExit.
+    """
     script, *arguments = _script(argv)
-    if not Path(script).is_file():
-        print(
-            f"timm-res2net run: There is no script '{script}'. {_remedy(script)}", file=sys.stderr
-        )
+    try:
+        if not Path(script).is_file():
+            raise FileNotFoundError(f"There is no script '{script}'. {_remedy(script)}")
+        open(script, 'rb').close()
+    except OSError as error:
+        text = f"Cannot read '{script}' ({error.strerror})." if error.errno else str(error)
+        print(f'timm-res2net run: {printable(text)}', file=sys.stderr)
         return EXIT_ERROR
     _allow_ddp_on_cpu()
+    end_as_usual()
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
-    runpy.run_path(script, run_name='__main__')
+    try:
+        runpy.run_path(script, run_name='__main__')
+    except Exception as error:
+        _print_as_python(error)
+        return EXIT_ERROR
+    except KeyboardInterrupt as error:
+        _print_as_python(error)
+        return EXIT_INTERRUPTED
     return 0
+
+
+def _print_as_python(error: BaseException) -> None:
+    """Print an error of the script without the frames of this package and of `runpy` above it."""
+    frames = error.__traceback__
+    while frames is not None and not _is_script(frames):
+        frames = frames.tb_next
+    # none for a script that cannot be compiled: its text has the line
+    sys.excepthook(type(error), error.with_traceback(frames), frames)
+
+
+def _is_script(frames: TracebackType) -> bool:
+    return frames.tb_frame.f_code.co_filename == sys.argv[0]
 
 
 def _remedy(script: str) -> str:

@@ -1,5 +1,6 @@
 """The description of a source: a project whose checkpoints can be read and written."""
 
+import io
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
@@ -41,7 +42,9 @@ class Published(NamedTuple):
 
 def save_state_dict(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     """Write a bare state dict with `torch.save`."""
-    torch.save(dict(tensors), file)
+    written = io.BytesIO()  # torch's own writer turns an error of `file` into another
+    torch.save(dict(tensors), written)
+    file.write(written.getbuffer())
 
 
 def _express_all(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:

@@ -1,5 +1,6 @@
 """The program of torch.export, compiled by AOTInductor for machines like this one."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from .base import Format, Request, Run
 def _write(request: Request, path: Path) -> Run:
     inductor: Any = torch._inductor
     configs = {'aot_inductor.metadata': {'timm_res2net': request.meta}}
+    written = io.BytesIO()  # torch's own writer aborts the process if the disk is full
     inductor.aoti_compile_and_package(
-        request.subject, package_path=str(path), inductor_configs=configs
+        request.subject, package_path=written, inductor_configs=configs
     )
+    path.write_bytes(written.getbuffer())
     return inductor.aoti_load_package(str(path))
 
 

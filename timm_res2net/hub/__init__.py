@@ -6,7 +6,6 @@ Loading needs none of this: `timm.create_model('hf-hub:OWNER/NAME', pretrained=T
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from timm.models import get_arch_pretrained_cfgs
@@ -15,7 +14,7 @@ from ..card import card_of_tag
 from ..checks import Finding as Finding
 from ..checks import checks, refuse
 from ..download import TIMEOUT
-from ..files import check_writable, new_folder, sha256_of
+from ..files import check_writable, new_folder, sha256_of, temporary_folder
 from ..folder import CONFIG, FILES, WEIGHTS, Config, ModelFolder, Origin, timm_names
 from ..models.figures import FIGURES, Pin
 from ..remote_code import MODULE, is_module
@@ -110,8 +109,8 @@ def _check_embedded(found: Name, pin: Pin) -> list[Finding]:
     """Check weights of the package in the folder that a push would write."""
     weights, tag = Path(found.cfg.file), found.cfg.tag or ''
     config = Config.of_tag(f'{found.architecture}.{tag}')
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = ModelFolder(Path(scratch), origin=Origin(sha256=sha256_of(weights), pin=pin))
+    with temporary_folder() as scratch:
+        folder = ModelFolder(scratch, origin=Origin(sha256=sha256_of(weights), pin=pin))
         shutil.copyfile(weights, folder.path / WEIGHTS)
         (folder.path / CONFIG).write_text(config.to_json(), encoding='utf-8')
         folder.write_card(card_of_tag(config, tag))
@@ -135,7 +134,7 @@ def pull(
         timeout: Seconds to wait for the Hub in total.
 
     Returns:
-        What `check` finds. A missing license is a warning here.
+        What `check` finds.
 
     Raises:
         FileExistsError: `out` already exists.

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from ..checks import checks, knows_license, refuse
 from ..compare import GOLDEN, compare_golden
 from ..compat import HTTPError
 from ..download import TIMEOUT, Limit, Unreadable, explaining, readable
-from ..files import sha256_of
+from ..files import sha256_of, temporary_folder
 from ..folder import (
     CARD,
     CONFIG,
@@ -203,8 +202,8 @@ def push_to_hub(
 
     old = _author_card(taken.card, seen.card, card, target.id)
     config, notes = _adjust(taken, seen, license, label_names, remote_code, data, old)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = ModelFolder.write(Path(scratch) / 'model', config, taken.model.model)
+    with temporary_folder() as scratch:
+        folder = ModelFolder.write(scratch / 'model', config, taken.model.model)
         _keep_golden(folder, seen.golden)
         text, more = _write_card(folder, taken, seen, old, target, measured)
         folder.write_card(text)
@@ -537,7 +536,7 @@ def _validate(card: str, license: str | None) -> None:
 
 def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -> None:
     """Download what a commit holds, without the cache, and compare."""
-    with tempfile.TemporaryDirectory() as cache:
+    with temporary_folder() as cache:
         for name, file in files.items():
             with explaining(repo, commit), readable():
                 path = hf_hub_download(
