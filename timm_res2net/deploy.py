@@ -62,6 +62,13 @@ def reparameterize_model(model: Model) -> Model:
     and parametrizations (`torch.nn.utils`) end in the copy. Replaced layers of other classes stay
     as they are, with their norms.
 
+    To change a weight of the copy, write under `torch.no_grad()`. A write to a part of
+    `weight.data` may go unnoticed, because torch does not count it;
+    `model.load_state_dict(model.state_dict())` makes up for it.
+
+    To count operations, use torch's `FlopCounterMode`, fvcore, or ptflops with `backend='aten'`.
+    Tools that know layers by their class (thop, torchinfo) count fused layers as nothing.
+
     Args:
         model: Model with Res2Net blocks of this package or of timm, or a `features_only` wrapper of
             one ('list', 'dict', 'hook' or 'getter'). It is not changed.

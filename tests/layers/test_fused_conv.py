@@ -230,6 +230,31 @@ def test_new_weights_are_noticed():
         check(other.weight * 2, other.bias + 1)
         fused.bfloat16().float()  # rounded, perhaps to where the first one was
         check(other.weight.bfloat16().float() * 2, (other.bias + 1).bfloat16().float())
+        fused.weight.data.mul_(3)  # torch does not count it
+        check(other.weight.bfloat16().float() * 6, (other.bias + 1).bfloat16().float())
+        fused.weight.data.fill_(float('nan'))
+        assert fused(x).isnan().all()
+
+
+@pytest.mark.parametrize(
+    'conv',
+    [
+        nn.Conv2d(2048, 832, 1),
+        nn.Conv2d(26, 26, 3),
+        nn.Conv2d(64, 64, 3, groups=64),
+        nn.Conv2d(3, 64, 7).to(memory_format=torch.channels_last),
+        nn.Conv2d(1, 1, 1),
+    ],
+    ids=str,
+)
+def test_a_few_values_are_sampled(conv):
+    """A view, whatever the layout, of at most some hundred values."""
+    fused = fuse(conv, nn.Identity())
+    sample = fused._sample()
+    assert 1 <= sample.numel() <= 128
+    before = sample.clone()
+    fused.weight.data.add_(1)
+    assert torch.equal(sample, before + 1)
 
 
 def test_copies_and_files_have_no_pack():

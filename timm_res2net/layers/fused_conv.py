@@ -1,7 +1,7 @@
 """The packed convolution of the deploy form, and the functions that fuse layers into one."""
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,6 +10,22 @@ from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fold import fold_conv, folds, recast
 from .packs import Packs
 from .rules import conv_dtype, hides, is_finite, most_packs, packs
+
+
+class Finite(NamedTuple):
+    """Whether the parameters of a layer are finite.
+
+    Attributes:
+        key: Addresses and versions of the parameters.
+        answer: Whether they are finite.
+        sample: A view of some values of the weight.
+        before: A copy of the sample.
+    """
+
+    key: Any
+    answer: bool
+    sample: torch.Tensor
+    before: torch.Tensor
 
 
 class FusedConv2d(nn.Conv2d):
@@ -23,8 +39,9 @@ class FusedConv2d(nn.Conv2d):
 
     Consequence: besides the weight, a layer keeps packed copies of it, one for inputs of one size
     and up to `rules.most_packs` for several. They are not part of the state dict, and are made
-    again after the weight is replaced or written to. A write through `weight.data` goes
-    unnoticed: write under `torch.no_grad()` instead.
+    again after the weight is replaced or written to. Torch does not count writes through
+    `weight.data`. They are noticed if they change one of a few sampled values, as a write to the
+    whole weight does; to write to a part of it, write under `torch.no_grad()` instead.
 
     oneDNN's ReLU turns NaN into 0. The layer runs in the plain form if its parameters are not
     finite and, with `checks_input`, if its input is not. What overflows inside of a convolution
@@ -47,7 +64,7 @@ class FusedConv2d(nn.Conv2d):
         self.act: nn.Module = nn.Identity() if act is None else act
         self._packs: Packs | None = None
         self.checks_input = False
-        self._finite: tuple[Any, bool] | None = None  # versions of the parameters, and the answer
+        self._finite: Finite | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # copies and files make their own packs
@@ -59,12 +76,25 @@ class FusedConv2d(nn.Conv2d):
 
     @torch.jit.unused
     def _is_finite(self) -> bool:
-        """Return whether the parameters are finite; they are looked at once a version."""
+        """Return whether the parameters are finite; they are looked at once a version.
+
+        If the sample says that the weight has been written to, it is packed again, too.
+        """
         both = [p for p in (self.weight, self.bias) if p is not None]
         key = [(p.data_ptr(), p._version) for p in both]
-        if self._finite is None or self._finite[0] != key:
-            self._finite = key, all(is_finite(p.detach()) for p in both)
-        return self._finite[1]
+        held = self._finite
+        if held is None or held.key != key or not torch.equal(held.sample, held.before):
+            sample = self._sample()
+            answer = all(is_finite(p.detach()) for p in both)
+            held = self._finite = Finite(key, answer, sample, sample.clone())
+            self._packs = None
+        return held.answer
+
+    @torch.jit.unused
+    def _sample(self) -> torch.Tensor:
+        """Return a view of about 64 values of the weight."""
+        diagonal = self.weight.detach().diagonal(0, 0, 1)  # [kH, kW, min(out, in / groups)]
+        return diagonal[..., :: max(1, diagonal.numel() // 64)]
 
     @torch.jit.unused
     def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
