@@ -232,6 +232,9 @@ def test_new_weights_are_noticed():
         check(other.weight.bfloat16().float() * 2, (other.bias + 1).bfloat16().float())
         fused.weight.data.mul_(3)  # torch does not count it
         check(other.weight.bfloat16().float() * 6, (other.bias + 1).bfloat16().float())
+        fused.weight.data[3, 2] = 0  # nor is it sampled
+        fused.load_state_dict(fused.state_dict())
+        check(fused.weight, fused.bias)
         fused.weight.data.fill_(float('nan'))
         assert fused(x).isnan().all()
 

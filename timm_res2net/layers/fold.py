@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torchvision.ops import FrozenBatchNorm2d
@@ -51,13 +51,6 @@ def fold_bn(
 Remove = Callable[[Any, str], Any]
 """Makes a tensor of a layer a parameter again, from the layer and the tensor's name."""
 
-# Hooks that compute a tensor before each call, and their attribute with the tensor's name.
-_COMPUTES: dict[type, tuple[str, Remove]] = {
-    prune.BasePruningMethod: ('_tensor_name', prune.remove),
-    WeightNorm: ('name', remove_weight_norm),
-    SpectralNorm: ('name', remove_spectral_norm),
-}
-
 
 def computed_tensors(layer: Any) -> list[tuple[str, Remove]]:
     """Return the tensors of a layer that torch computes from other parameters.
@@ -67,10 +60,18 @@ def computed_tensors(layer: Any) -> list[tuple[str, Remove]]:
     Returns:
         For each tensor its name, and the function that makes it a parameter again.
     """
+    from torch.nn.utils import prune  # which torch and timm do not load
+
+    # hooks that compute a tensor before each call, and their attribute with the tensor's name
+    hooks: dict[type, tuple[str, Remove]] = {
+        prune.BasePruningMethod: ('_tensor_name', prune.remove),
+        WeightNorm: ('name', remove_weight_norm),
+        SpectralNorm: ('name', remove_spectral_norm),
+    }
     found = [
         (getattr(hook, attribute), remove)
         for hook in layer._forward_pre_hooks.values()
-        for kind, (attribute, remove) in _COMPUTES.items()
+        for kind, (attribute, remove) in hooks.items()
         if isinstance(hook, kind)
     ]
     if parametrize.is_parametrized(layer):
