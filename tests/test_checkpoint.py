@@ -539,6 +539,31 @@ def test_what_train_py_noted_tells_the_semantics(name, kwargs, semantics, tmp_pa
     assert convert_checkpoint(path, semantics='paddle').semantics == 'paddle'
 
 
+@pytest.mark.parametrize('name', ['test_res2net_se', 'res2net50_26w_4s'])
+@pytest.mark.parametrize(
+    ('notes', 'text'),
+    [
+        ({'model_kwargs': {'act_layer': 'os.system'}}, "act_layer must be .*, got 'os.system'"),
+        ({'model_kwargs': {'norm_layer': 5}}, 'norm_layer must be .*, got 5'),
+        ({'model_kwargs': {'output_stride': [8]}}, r'output_stride must be one of .*, got \[8\]'),
+        ({'gp': 'nope'}, "global_pool must be one of avg, .*, got 'nope'"),
+        ({'img_size': 10**9}, 'img_size must be a whole number from 1 to 4096, got 1000000000'),
+        ({'std': [0, 1, 1]}, r'std must be a list of .* above 0 .*, got \[0, 1, 1\]'),
+    ],
+)
+def test_what_train_py_noted_is_not_trusted(name, notes, text, tmp_path):
+    args = argparse.Namespace(model=name, **notes)
+    path = save({'args': args, 'state_dict': tiny()}, tmp_path / 'c.pth')
+    with pytest.raises(ValueError, match=text):
+        convert_checkpoint(path, dry_run=True)
+
+
+def test_a_name_that_train_py_noted_and_that_is_none(tmp_path):
+    args = argparse.Namespace(model=['res2net50_se'], model_kwargs=['act_layer'])
+    path = save({'args': args, 'state_dict': tiny()}, tmp_path / 'c.pth')
+    assert convert_checkpoint(path, dry_run=True).architecture == 'test_res2net_se'
+
+
 def test_a_network_without_a_name_is_not_called_by_anothers(tmp_path):
     """Whatever training started from: the name says the architecture, and the images stay."""
     model = timm.create_model('test_res2net_se', layers=(1, 1, 2, 1), num_classes=4)

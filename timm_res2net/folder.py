@@ -19,7 +19,7 @@ from torch import nn
 
 from . import compat
 from .compare import GOLDEN, golden_tensors
-from .files import new_folder, write_file
+from .files import new_folder, read_text, write_file
 from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
 from .models.protocol import as_timm
@@ -144,7 +144,7 @@ class Provenance:
 _REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
 
 
-def _arguments_of(name: str) -> Mapping[str, Field]:
+def arguments_of(name: str) -> Mapping[str, Field]:
     """Return the table of the arguments of a registered name."""
     if name in hrnet_res2net.default_cfgs:
         return HRNET
@@ -166,7 +166,7 @@ def _check(config: Any) -> None:
             f"'{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` shows the "
             'models.'
         )
-    check_config(config, _arguments_of(name))
+    check_config(config, arguments_of(name))
     if name in timm_names():  # whose constructors do not check their arguments
         args = read_all(TIMM, config.get('model_args', {}))
         defaults = {k: p.default for k, p in inspect.signature(Res2Net).parameters.items()}
@@ -278,7 +278,7 @@ class Config:
         if not path.is_file():
             raise FileNotFoundError(f'There is no {path}. `timm-res2net convert` writes one.')
         try:
-            found = json.loads(path.read_text(encoding='utf-8'))
+            found = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:  # JSON or UTF-8
             raise ValueError(
                 f'{what}: {type(error).__name__}: {error}. Write it again from the model.'
@@ -520,7 +520,7 @@ class ModelFolder:
     def card(self) -> str:
         """The text of README.md, '' if there is none."""
         path = self.path / CARD
-        return path.read_text(encoding='utf-8') if path.is_file() else ''
+        return read_text(path) if path.is_file() else ''
 
     @property
     def license(self) -> str | None:

@@ -587,15 +587,27 @@ def check_config(config: Mapping[str, Any], arguments: Mapping[str, Field]) -> N
                 'Remove it.'
             )
         read_all(MADE_FROM, made_from, 'made_from.')
-    given = config.get('model_args', {})
+    check_arguments(config.get('model_args', {}), arguments, config['architecture'])
+
+
+def check_arguments(given: Mapping[str, Any], arguments: Mapping[str, Field], name: str) -> None:
+    """Check the recorded arguments of a network.
+
+    Args:
+        given: The arguments. As in `timm.create_model`, None stands for the default.
+        arguments: The table of the arguments of its architecture.
+        name: The architecture.
+
+    Raises:
+        ValueError: A value is not what the table says, or there is an unknown argument.
+    """
     # where and in which precision to build is the reader's matter
     unknown = sorted(given.keys() - arguments.keys() | given.keys() & {'device', 'dtype'})
     if unknown:
         raise ValueError(
-            f'model_args has {brief(unknown[0])}, which is not an argument of '
-            f'{config["architecture"]} that a config can set. Remove it.'
+            f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
+            'can set. Remove it.'
         )
-    # as in `timm.create_model`, null stands for the default
     read_all(arguments, {k: v for k, v in given.items() if v is not None}, 'model_args.')
 
 

@@ -246,6 +246,7 @@ def test_a_file_of_another_kind(content, words, tmp_path):
         ([torch.ones(1)], ['holds list', 'Save `model.state_dict()`']),
         ({'optimizer': {'lr': 1}}, ['entries (optimizer)', 'Give the file that']),
         ({'a': torch.ones(2, dtype=torch.int64)}, ["'a' is", 'torch.int64', 'Save dense']),
+        ({'a': torch.ones(2, 2) + 2j}, ["'a' is a torch.strided tensor of torch.complex64"]),
         ({'a': torch.ones(2, 2).to_sparse()}, ["'a' is a torch.sparse_coo tensor", 'Save dense']),
     ],
 )
@@ -356,6 +357,18 @@ def test_shards_that_cannot_be_read(tmp_path):
             read_checkpoint(path)
 
 
+@pytest.mark.skipif(not hasattr(os, 'SEEK_HOLE'), reason='the system tells of no holes')
+def test_a_file_that_is_mostly_a_hole(tmp_path):
+    """It claims gigabytes, which reading it would fill the memory with."""
+    path = tmp_path / 'w.pdparams'
+    size = 8 << 30
+    with open(path, 'wb') as file:
+        file.write(b'\x80\x04\x8e' + size.to_bytes(8, 'little'))  # a pickled text of that length
+        file.truncate(size)
+    with pytest.raises(ValueError, match=r'claims 8,589,934,592 bytes, of which 4,096 were writt'):
+        read_checkpoint(path)
+
+
 def test_a_key_that_only_contains_a_prefix_keeps_it(tmp_path):
     weights = {**tiny(), 'layer1.0.module.weight': torch.ones(1)}
     assert_same(read_checkpoint(save(weights, tmp_path / 'w.pth')).tensors, weights)
@@ -372,3 +385,28 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
     for key, value in weights.items():
         assert found.tensors[key].dtype in (torch.float32, torch.int64)
         assert torch.equal(found.tensors[key].to(value.dtype), value)
+
+
+@pytest.mark.parametrize('how', ['a bit', 'zeros'])
+def test_damage_that_only_the_checksums_show(how, tmp_path):
+    path = tmp_path / 'net.pth'
+    torch.save({'conv1.weight': torch.ones(64, 3, 7, 7), 'bn1.weight': torch.ones(64)}, path)
+    whole = path.read_bytes()
+    at = whole.index(torch.ones(64).numpy().tobytes())
+    new = bytes([whole[at] ^ 1]) if how == 'a bit' else bytes(200)
+    path.write_bytes(whole[:at] + new + whole[at + len(new) :])
+    with pytest.raises(
+        ValueError, match=r"entry 'net/data/\d' is damaged.*Download or copy it again"
+    ):
+        read_checkpoint(path)
+
+
+def test_a_file_without_checksums(tmp_path):
+    """torch writes 0 for all of them if it is told to compute none."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({'conv1.weight': torch.ones(64, 3, 7, 7)}, tmp_path / 'net.pth')
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert list(read_checkpoint(tmp_path / 'net.pth').values) == ['conv1.weight']

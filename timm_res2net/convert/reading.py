@@ -1,18 +1,21 @@
 """Read checkpoint files without running anything in them."""
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import struct
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
 
+from ..files import FileState
 from ..keys import is_counter
 from ..text import first_line
 from .kinds import describe_archive, describe_start
@@ -33,6 +36,7 @@ _COUNTER = 'n_averaged'
 WRAPPERS = ('module.', '_orig_mod.')
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
 _INDEX_LIMIT = 64 << 20  # bytes of an index of shards
+_SMALL = 256 << 20  # bytes that may be read even if the file is mostly a hole
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Checkpoint:
         entry: The entry of the file that holds the weights; '' if the file holds nothing else.
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
+        state: The file before it was read. Tensors of a mapped file are read when they are used.
     """
 
     path: Path
@@ -55,6 +60,7 @@ class Checkpoint:
     entry: str = ''
     others: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    state: FileState | None = None
 
     def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
         """Return some of the tensors on the CPU.
@@ -304,6 +310,28 @@ def _check_zip(path: Path) -> None:
         raise ValueError(
             f'its entries claim {total:,} bytes, but it has {size:,}. Use another file.'
         )
+    _check_sums(path, entries)
+
+
+def _check_sums(path: Path, entries: Collection[zipfile.ZipInfo]) -> None:
+    """Refuse an archive whose bytes do not have the checksums that it holds, which torch ignores.
+
+    This reads the file once more: 0.3 s for 100 MB, where the sha256 takes 0.7 s.
+    """
+    if not any(entry.CRC for entry in entries):  # torch was told not to compute them
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(
+            f'it is cut short or damaged ({first_line(error)}). Download it again.'
+        ) from error
+    if damaged is not None:
+        raise ValueError(
+            f'its entry {damaged!r} is damaged: the archive has another checksum for it. Download '
+            'or copy it again.'
+        )
 
 
 def _pickle_of(path: Path, legacy: bool) -> bytes:
@@ -390,10 +418,28 @@ def _read_shards(path: Path) -> tuple[dict[str, Any], str]:
     return content, f'{"/".join(sorted(kinds))}, {len(names)} shards'
 
 
+def _written(file: BinaryIO, size: int) -> int:
+    """Return how many bytes of a file are not holes, all of them where no holes are told."""
+    if not hasattr(os, 'SEEK_DATA'):
+        return size
+    written = end = 0
+    with contextlib.suppress(OSError):  # there is no data after the last hole
+        while end < size:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            written += end - start
+    return written
+
+
 def _read_content(path: Path, shard: bool = False) -> tuple[Any, str]:
     """Return the content of a file and its format, as in `Checkpoint`."""
     with open(path, 'rb') as file:
         start = file.read(512)
+        size = path.stat().st_size
+        if size > _SMALL and (written := _written(file, size)) < size // 10:
+            raise ValueError(
+                f'it claims {size:,} bytes, of which {written:,} were written. Use another file.'
+            )
     if not start:
         raise ValueError('it is empty. Download it again.')
     part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
@@ -445,9 +491,11 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
             weights in the entry. The text says which.
     """
     path = Path(path)
+    state = FileState.of(path)
     try:
         content, kind = _read_content(path)
         values, where, others = _find_weights(content, entry)
-        return Checkpoint(path, kind, _without_wrappers(values), where, others, _training(content))
+        values = _without_wrappers(values)
+        return Checkpoint(path, kind, values, where, others, _training(content), state)
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error
