@@ -165,6 +165,18 @@ def test_check_of_weights_that_do_not_fit(folder):
     assert 'push again' in text
 
 
+@pytest.mark.parametrize(('dtype', 'name'), [(torch.complex64, 'C64'), (torch.int8, 'I8')])
+def test_check_of_weights_of_another_type(dtype, name, folder):
+    weights = load_file(folder / 'model.safetensors')
+    weights['fc.bias'] = weights['fc.bias'].to(dtype)
+    save_file(weights, folder / 'model.safetensors')
+    state, text = found(folder, 'tensors')
+    assert state == 'error'
+    assert text == (
+        f'Weights are {name}, not floating-point numbers, 1: fc.bias. Save them as float32.'
+    )
+
+
 def test_check_of_empty_and_cut_weights(folder):
     weights = (folder / 'model.safetensors').read_bytes()
     (folder / 'model.safetensors').write_bytes(weights[:-100])

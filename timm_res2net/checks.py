@@ -113,9 +113,11 @@ def has_no_pickles(folder: ModelFolder) -> str:
 
 def tensors_fit(folder: ModelFolder) -> str:
     """Do the names and shapes of the weights fit the config?"""
-    own = shapes(folder.build().state_dict())
+    tensors = folder.build().state_dict()
+    own = shapes(tensors)
     with safe_open(folder.path / WEIGHTS, framework='pt') as file:
         given = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        kinds = {key: file.get_slice(key).get_dtype() for key in given}
     problem = fit(own, given).describe()
     if problem and folder.original is not None:
         raise ValueError(
@@ -124,6 +126,16 @@ def tensors_fit(folder: ModelFolder) -> str:
         )
     if problem:
         raise ValueError(f'{problem}. Config and weights are of different models: push again.')
+    odd = [
+        key
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() and not kinds[key].startswith(('F', 'BF'))
+    ]
+    if odd:  # torch would load them all the same, and drop imaginary parts
+        raise ValueError(
+            f'Weights are {kinds[odd[0]]}, not floating-point numbers, {list_some(odd)}. Save them '
+            'as float32.'
+        )
     return f'all {len(own)} fit the config'
 
 

@@ -247,6 +247,10 @@ def test_a_file_of_another_kind(content, words, tmp_path):
         ({'optimizer': {'lr': 1}}, ['entries (optimizer)', 'Give the file that']),
         ({'a': torch.ones(2, dtype=torch.int64)}, ["'a' is", 'torch.int64', 'Save dense']),
         ({'a': torch.ones(2, 2) + 2j}, ["'a' is a torch.strided tensor of torch.complex64"]),
+        (
+            {'a.num_batches_tracked': torch.ones(2, 2) + 2j},
+            ['num_batches_tracked', 'torch.complex64', 'Save dense floating-point tensors'],
+        ),
         ({'a': torch.ones(2, 2).to_sparse()}, ["'a' is a torch.sparse_coo tensor", 'Save dense']),
     ],
 )

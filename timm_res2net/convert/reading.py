@@ -240,7 +240,7 @@ def _check(key: str, value: Any) -> torch.Tensor:
     """Return a tensor that is dense, floating-point, and within its memory."""
     tensor = _as_tensor(key, value) if isinstance(value, Array) else value
     dense = tensor.layout == torch.strided and tensor.device.type == 'cpu'
-    number = tensor.is_floating_point() or is_counter(key)
+    number = tensor.is_floating_point() or (is_counter(key) and not tensor.is_complex())
     if not dense or not number or tensor.is_quantized:
         raise ValueError(
             f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype} on '
