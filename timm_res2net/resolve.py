@@ -13,7 +13,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
 from .download import ask_hub, explaining, prepare_weights
-from .folder import CONFIG, ModelFolder, timm_names
+from .folder import CONFIG, PICKLE, WEIGHTS, ModelFolder, timm_names
 from .models.figures import FIGURES
 from .text import close_names
 
@@ -192,6 +192,8 @@ def _load(target: str | os.PathLike[str], pretrained: bool, **kwargs: Any) -> nn
         name = os.fspath(target)
         name = name if name.startswith('hf-hub:') else f'hf-hub:{name}'
         ask_hub(found.id, CONFIG, revision=found.revision)
+        if pretrained:
+            ask_hub(found.id, WEIGHTS, PICKLE, revision=found.revision)
         with explaining(found.id, found.revision):
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     if not pretrained:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import timm
 
-from tests.common import randomise, repository_files
+from tests.common import randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, command, environment, without_override
 from tests.hub.server import Fault, Hub, hub
+from timm_res2net.download import NOT_CACHED
 
 REPO = 'me/tiny'
 # How the cache keeps the weights of REPO; each value is set for the client while a test runs.
@@ -31,6 +32,9 @@ SET = """
 from huggingface_hub import constants
 for name, value in values.items():
     setattr(constants, name, value)
+constants.HUGGINGFACE_CO_URL_TEMPLATE = (
+    constants.ENDPOINT + '/{repo_id}/resolve/{revision}/{filename}'
+)
 """
 
 
@@ -119,6 +123,64 @@ def test_without_the_hub_nothing_is_deleted(case, world, files, tmp_path):
         assert 'error' not in {state for _, state, _ in told}
     assert (tmp_path / 'out/model.safetensors').read_bytes() == files['model.safetensors']
     assert content(cache) == before
+
+
+USES = """
+import pathlib
+from huggingface_hub.utils import _http
+from timm_res2net import export_model, show
+from timm_res2net.predict import predict
+from timm_res2net.resolve import load_model
+
+waits = []
+_http.time.sleep = waits.append  # between the client's tries
+uses = {
+    'predict': lambda: list(predict(load_model(repo).eval(), [None])),
+    'show': lambda: show(repo, None, f'{out}/shown.png'),
+    'export': lambda: export_model(repo, f'{out}/exported.pt', 'torchscript'),
+}
+answer = {}
+for verb, use in uses.items():
+    try:
+        use()
+        answer[verb] = ''
+    except OSError as error:
+        answer[verb] = str(error)
+answer['waits'] = waits
+"""
+
+
+@pytest.mark.parametrize(
+    ('case', 'repo'),
+    slow_except(
+        [('nobody listens', REPO)],
+        [(case, repo) for case in OFFLINE for repo in (REPO, 'me/timms')],
+    ),
+)
+def test_uses_without_the_hub_do_not_wait(case, repo, shared, files, tmp_path):
+    """What is in the cache is used at once, and what is not fails at once."""
+    server, client, cache = shared
+    values, remedy = OFFLINE[case]
+    timms = randomise(timm.create_model('res2net50_48w_2s', num_classes=5)).eval()
+    server.add(repo, files if repo == REPO else repository_files(repo, timms))
+    shutil.rmtree(cache, ignore_errors=True)
+    client.run(LOAD, repo=repo)
+    server.requests.clear()
+    client.run(SET, values=values)
+    try:
+        told = client.run(USES, repo=repo, out=str(tmp_path))
+        assert told == {'predict': '', 'show': '', 'export': '', 'waits': []}
+        next(cache.glob('models--*/snapshots/*/model.safetensors')).unlink()
+        for path in tmp_path.iterdir():
+            path.unlink()
+        told = client.run(USES, repo=repo, out=str(tmp_path))
+    finally:
+        client.run(SET, values={'HF_HUB_OFFLINE': False, 'ENDPOINT': server.url})
+    assert told.pop('waits') == []
+    for text in told.values():
+        assert repo in text and remedy in text and NOT_CACHED in text
+    assert server.requests == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_weights_without_the_hub(world, tmp_path):
