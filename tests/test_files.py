@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,21 @@ import pytest
 from safetensors import SafetensorError
 
 from tests.cli.test_cli import PADDLE
+from tests.common import slow_except
 from timm_res2net.cli import main
+from timm_res2net.cli.options import read_label_names
 from timm_res2net.files import (
     check_writable,
     new_file,
     new_folder,
     read_file,
+    read_text,
     scratch_folder,
     sha256_of,
     write_file,
 )
+from timm_res2net.folder import Config
+from timm_res2net.show import open_image
 
 
 def test_paths_that_can_be_written(tmp_path):
@@ -154,6 +160,25 @@ def test_the_second_of_two_writers_says_so(links, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ['file', 'net']
 
 
+@pytest.mark.parametrize(
+    'read',
+    [read_label_names, read_text, lambda path: open_image(path, 3)],
+    ids=['labels', 'config and card', 'image'],
+)
+def test_what_never_ends_is_not_read(read, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / 'pipe')
+    for endless in (tmp_path / 'pipe', Path('/dev/zero')):
+        with pytest.raises(
+            ValueError, match=f'^{endless} is not a file, but a folder, a device or a pipe.'
+        ):
+            read(endless)
+    path = tmp_path / 'large'
+    with open(path, 'wb') as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=f'^{path} has more than .* bytes'):
+        read(path)
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     """By the next writer of the same name; what a live one holds, or another name, stays."""
     left = tmp_path / '.net.abcdefgh.partial'
@@ -258,11 +283,43 @@ def test_reading_has_bounds(tmp_path):
     with pytest.raises(ValueError, match=f'{path} has more than 4 bytes.*Give another file'):
         read_file(path, 4)
     os.mkfifo(tmp_path / 'pipe')
-    for endless in (tmp_path / 'pipe', Path('/dev/zero')):
+    for endless in (tmp_path, tmp_path / 'pipe', Path('/dev/zero')):
         with pytest.raises(ValueError, match=f'{endless} is not a file.*Give a file'):
             read_file(endless, 5)
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / 'nothing', 5)
+
+
+@pytest.mark.parametrize('words', slow_except(['push'], ['push', '', '--to']))
+def test_a_source_that_changes_while_it_is_read(words, tmp_path, monkeypatch, capsys):
+    """Also after the hash: mapped tensors are read when they are written."""
+    source = tmp_path / 'net.pdparams'
+    shutil.copyfile(PADDLE, source)
+    argv = ['convert', str(source), '--out', str(tmp_path / 'out')]
+    argv += [words, 'paddle'] if words == '--to' else []
+    if words == 'push':
+        argv = ['push', str(source), 'me/net', '--license', 'mit', '--dry-run']
+
+    def hash_and_change(path):
+        found = sha256_of(path)
+        source.write_bytes(source.read_bytes())
+        return found
+
+    plain = Config.with_data
+
+    def prepare_and_change(config, given):
+        source.write_bytes(source.read_bytes())
+        return plain(config, given)
+
+    for where, change in (  # before and after the file is hashed
+        ('timm_res2net.checkpoint.sha256_of', hash_and_change),
+        ('timm_res2net.folder.Config.with_data', prepare_and_change),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, change)
+            assert main(argv) == 1
+        assert f'{source} changed while it was read. Run again' in capsys.readouterr().err
+        assert os.listdir(tmp_path) == ['net.pdparams']
 
 
 def test_sha256(tmp_path):

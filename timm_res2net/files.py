@@ -8,6 +8,7 @@ next writer of the same name can remove what a killed one left, and nothing else
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -29,6 +30,9 @@ FILE_SUFFIXES = (
     '.tar', '.zip',
 )  # fmt: skip
 """Suffixes that the name of a folder must not have. Others are parts of names, as in NAME.TAG."""
+
+TEXT_LIMIT = 16 << 20
+"""The most bytes of a config, a card or a list of labels."""
 
 _PARTIAL = '.partial'
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -281,7 +285,7 @@ def _number(error: BaseException) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_file(path: Path, limit: int) -> bytes:
+def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     """Read a small file.
 
     Args:
@@ -292,18 +296,59 @@ def read_file(path: Path, limit: int) -> bytes:
         OSError: It cannot be opened.
         ValueError: It is not a regular file, or is larger.
     """
-    # a pipe is not waited for
-    with open(os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0)), 'rb') as file:
-        found = os.fstat(file.fileno())
+    opened = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))  # waits for no pipe
+    try:
+        found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f'{path} is not a file, but a device or a pipe. Give a file.')
-        content = file.read(limit + 1) if found.st_size <= limit else b''
-        if max(found.st_size, len(content)) > limit:
             raise ValueError(
-                f'{path} has more than {limit:,} bytes, which is too large for what it is read as. '
-                'Give another file.'
+                f'{path} is not a file, but a folder, a device or a pipe. Give a file.'
             )
+        content = b''
+        if found.st_size <= limit:
+            with open(opened, 'rb', closefd=False) as file:
+                content = file.read(limit + 1)  # it may grow meanwhile
+    finally:
+        os.close(opened)
+    if max(found.st_size, len(content)) > limit:
+        raise ValueError(
+            f'{path} has more than {limit:,} bytes, which is too large for what it is read as. '
+            'Give another file.'
+        )
     return content
+
+
+def read_text(path: Path, encoding: str = 'utf-8') -> str:
+    """Read a small text file, as `read_file`, with `\\n` at the end of each line."""
+    return io.TextIOWrapper(io.BytesIO(read_file(path)), encoding).read()
+
+
+class FileState(NamedTuple):
+    """What tells that a file is as it was.
+
+    Attributes:
+        path: The file.
+        size: Its bytes.
+        changed: When it was last written, in nanoseconds.
+        number: Its number in the file system, which is another one if it was replaced.
+    """
+
+    path: Path
+    size: int
+    changed: int
+    number: int
+
+    @classmethod
+    def of(cls, path: Path) -> 'FileState':
+        """Return the state of a file."""
+        found = path.stat()
+        return cls(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def check(self) -> None:
+        """Raise a ValueError if the file has changed since."""
+        if not self.path.exists() or self != FileState.of(self.path):
+            raise ValueError(
+                f'{self.path} changed while it was read. Run again when nothing writes to it.'
+            )
 
 
 def sha256_of(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Pictures of a model at work: its feature levels, the splits of a block and its predictions."""
 
+import io
 import os
 import struct
 from pathlib import Path
@@ -20,12 +21,14 @@ from torch.nn import functional as F
 from .compat import has_intermediates
 from .deploy import is_block
 from .extras import require
-from .files import check_writable, write_file
+from .files import check_writable, read_file, write_file
 from .layers.fused_block import adds_splits
 from .models.protocol import as_timm
 
 DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
 """Twenty held-out digits in a row, 8x8 pixels each."""
+
+_LARGEST = 256 << 20  # bytes of an image file
 
 
 class Shown(NamedTuple):
@@ -173,12 +176,14 @@ def open_image(path: Path | None, in_chans: int) -> Image.Image:
             MODES[in_chans]
         )
     try:
-        image = ImageOps.exif_transpose(Image.open(path))
+        content = read_file(path, _LARGEST)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
         if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
             image = image.convert('I').point(lambda value: value / 256)
         return image.convert(MODES[in_chans])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
     # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
         raise ValueError(

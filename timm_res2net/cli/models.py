@@ -11,7 +11,7 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 
 from ..card import card_of_tag
-from ..files import write_file
+from ..files import read_text, write_file
 from ..folder import CARD, CONFIG, Config
 from ..models.figures import FIGURES
 from ..resolve import resolve_name
@@ -208,7 +208,7 @@ def write_hub_configs(out: Path) -> list[Path]:
     # renewing them is what the verb is for, but a folder of the user's has another README.md
     start = _HUB_CONFIGS[: _HUB_CONFIGS.index('{')]
     readme = out / 'README.md'
-    is_ours = readme.is_file() and readme.read_text(encoding='utf-8').startswith(start)
+    is_ours = readme.is_file() and read_text(readme).startswith(start)
     if out.is_dir() and any(out.iterdir()) and not is_ours:
         raise FileExistsError(
             f'{out} holds other files. Name a new folder, or one that `timm-res2net hub-configs` '

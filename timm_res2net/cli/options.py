@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..convert.reading import ENTRIES
 from ..download import TIMEOUT
+from ..files import read_text
 from ..layers.bottle2neck import SEMANTICS
 
 
@@ -80,7 +81,7 @@ def read_label_names(path: Path | None) -> list[str] | None:
     if path.is_dir():
         return _class_folders(path)
     try:
-        lines = path.read_text(encoding='utf-8-sig').rstrip().splitlines()
+        lines = read_text(path, 'utf-8-sig').rstrip().splitlines()
     except OSError as error:
         raise ValueError(
             f'Cannot read {path} ({error.strerror}). Give a text file with one class per line, or '

@@ -22,7 +22,7 @@ from ..checks import checks, knows_license, refuse
 from ..compare import GOLDEN, compare_golden
 from ..compat import HTTPError
 from ..download import TIMEOUT, Limit, Unreadable, explaining, readable
-from ..files import sha256_of, temporary_folder
+from ..files import read_text, sha256_of, temporary_folder
 from ..folder import (
     CARD,
     CONFIG,
@@ -204,6 +204,7 @@ def push_to_hub(
     config, notes = _adjust(taken, seen, license, label_names, remote_code, data, old)
     with temporary_folder() as scratch:
         folder = ModelFolder.write(scratch / 'model', config, taken.model.model)
+        taken.model.check_unchanged()
         _keep_golden(folder, seen.golden)
         text, more = _write_card(folder, taken, seen, old, target, measured)
         folder.write_card(text)
@@ -442,7 +443,7 @@ def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool
     with explaining(target.id, target.revision), readable():
         get = partial(hf_hub_download, target.id, revision=remote.commit, token=token)
         if CARD in remote.files:
-            card = Path(get(CARD)).read_text(encoding='utf-8')
+            card = read_text(Path(get(CARD)))
         path = Path(get(CONFIG)) if CONFIG in remote.files else None
         golden = Path(get(GOLDEN)) if GOLDEN in remote.files else None
     if path:
