@@ -256,8 +256,10 @@ def described(meta: dict) -> None:
 # --- models in memory ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('kind', slow_except(['torchscript'], ['torchscript', 'pt2']))
-@pytest.mark.parametrize('features', [False, True])
+@pytest.mark.parametrize(
+    ('kind', 'features'),
+    slow_except([('torchscript', True)], itertools.product(QUICK, [False, True])),
+)
 def test_a_model_in_memory(kind, features, tmp_path):
     """Its eval form, whatever its mode; the caller's model stays as it was."""
     levels = {'features_only': True, 'out_indices': (2, 4)} if features else {}
@@ -278,6 +280,7 @@ def test_a_model_in_memory(kind, features, tmp_path):
     check(run(done.path, kind, x), model.float().eval(), x)
 
 
+@pytest.mark.slow
 def test_a_deployed_model_in_memory(tmp_path):
     model = randomise(timm.create_model(NAME)).eval()
     done = export_model(reparameterize_model(model), tmp_path / 'net.pt', 'torchscript')

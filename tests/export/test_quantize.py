@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from tests.common import TINY, image, model_folder, randomise, slow_except
+from tests.common import TINY, image, randomise, slow_except
 from timm_res2net.export import FORMATS, export_model, quantize
 from timm_res2net.export.source import Source
 from timm_res2net.predict import find_images, preparation
@@ -163,7 +163,7 @@ def test_what_cannot_be_quantized(arguments, texts, tmp_path):
     draw(tmp_path / 'digits', 33).joinpath('999.png').write_text('no image')
     (tmp_path / 'is.json').write_text('mine')
     arguments = {'out': 'net.xml', 'int8': 'digits', **arguments}
-    source = model_folder(tmp_path / 'net', in_chans=arguments.pop('in_chans', 3))
+    source = timm.create_model(TINY, in_chans=arguments.pop('in_chans', 3))
     before = sorted(tmp_path.iterdir())
     out, folder = tmp_path / arguments.pop('out'), tmp_path / arguments.pop('int8')
     with pytest.raises((ValueError, OSError)) as error:
