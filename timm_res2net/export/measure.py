@@ -80,14 +80,21 @@ class Form(NamedTuple):
     """A way to run a model.
 
     Attributes:
-        make: Returns the function that runs it, and its file if it has one.
+        open: Returns what runs it, given what it is made from and its file.
+        file: Writes its file; None if it has none.
         packages: Packages that it needs besides this one's.
         slow: Whether making it takes minutes.
     """
 
-    make: Callable[[Job], tuple[Step, Path | None]]
+    open: Callable[[Job, Path], Step]
+    file: Callable[[Job], Path] | None = None
     packages: tuple[str, ...] = ()
     slow: bool = False
+
+    def make(self, job: Job) -> tuple[Step, Path | None]:
+        """Return what runs it, and its file."""
+        path = self.file(job) if self.file else None
+        return self.open(job, path or job.folder), path
 
 
 class Timing(NamedTuple):
@@ -164,56 +171,51 @@ def run_openvino(model: str | bytes, threads: int, precision: str) -> Callable[[
     return lambda image: request.infer([image])
 
 
-def _eager(job: Job) -> tuple[Step, None]:
-    return job.model, None
-
-
-def _deployed(job: Job) -> tuple[Step, None]:
-    return reparameterize_model(job.model), None
-
-
-def _compiled(job: Job) -> tuple[Step, None]:
+def _compile(job: Job, path: Path) -> Step:
     model: Any = copy.deepcopy(job.model)
     model.compile(dynamic=not job.static)
     with torch._inductor.config.patch(freezing=True):  # for this compilation only
         model(job.images)
-    return model, None
+    return model
 
 
-def _aoti(job: Job) -> tuple[Step, Path]:
-    path = job.export('aoti')
+def _open_aoti(job: Job, path: Path) -> Step:
     inductor: Any = torch._inductor
-    return inductor.aoti_load_package(str(path)), path
+    return inductor.aoti_load_package(str(path))
 
 
-def _onnx(int8: bool) -> Callable[[Job], tuple[Step, Path]]:
-    def make(job: Job) -> tuple[Step, Path]:
-        path = job.export_int8('onnx') if int8 else job.export('onnx')
-        run = run_onnx(str(path), job.threads)
-        return lambda image: run(image.numpy()), path
-
-    return make
+def _open_onnx(job: Job, path: Path) -> Step:
+    run = run_onnx(str(path), job.threads)
+    return lambda image: run(image.numpy())
 
 
-def _openvino(precision: str, int8: bool = False) -> Callable[[Job], tuple[Step, Path]]:
-    def make(job: Job) -> tuple[Step, Path]:
-        path = job.export_int8('openvino') if int8 else job.export('openvino')
+def _open_openvino(precision: str) -> Callable[[Job, Path], Step]:
+    def load(job: Job, path: Path) -> Step:
         run = run_openvino(str(path), job.threads, precision)
-        return lambda image: run(image.numpy()), path
+        return lambda image: run(image.numpy())
 
-    return make
+    return load
+
+
+def _exported(format: str, precision: str = '', int8: bool = False, slow: bool = False) -> Form:
+    """Return the form of an exported file; the precision is OpenVINO's."""
+    open_file = {'aoti': _open_aoti, 'onnx': _open_onnx}.get(format) or _open_openvino(precision)
+    packages = (*FORMATS[format].packages, *(['nncf'] if int8 else []))
+    if int8:
+        return Form(open_file, lambda job: job.export_int8(format), packages)
+    return Form(open_file, lambda job: job.export(format), packages, slow)
 
 
 FORMS: dict[str, Form] = {
-    'eager': Form(_eager),
-    'deployed': Form(_deployed),
-    'torch.compile, frozen': Form(_compiled, slow=True),
-    'AOTInductor': Form(_aoti, slow=True),
-    'ONNX Runtime': Form(_onnx(int8=False), FORMATS['onnx'].packages),
-    'ONNX Runtime, int8': Form(_onnx(int8=True), (*FORMATS['onnx'].packages, 'nncf')),
-    'OpenVINO, float32': Form(_openvino('f32'), FORMATS['openvino'].packages),
-    'OpenVINO, bfloat16': Form(_openvino('bf16'), FORMATS['openvino'].packages),
-    'OpenVINO, int8': Form(_openvino('f32', int8=True), (*FORMATS['openvino'].packages, 'nncf')),
+    'eager': Form(lambda job, path: job.model),
+    'deployed': Form(lambda job, path: reparameterize_model(job.model)),
+    'torch.compile, frozen': Form(_compile, slow=True),
+    'AOTInductor': _exported('aoti', slow=True),
+    'ONNX Runtime': _exported('onnx'),
+    'ONNX Runtime, int8': _exported('onnx', int8=True),
+    'OpenVINO, float32': _exported('openvino', 'f32'),
+    'OpenVINO, bfloat16': _exported('openvino', 'bf16'),
+    'OpenVINO, int8': _exported('openvino', 'f32', int8=True),
 }
 """Ways to run a model on a CPU, by name."""
 
