@@ -1,6 +1,6 @@
 """Tables, lists and error texts."""
 
-from timm_res2net.text import close_names, first_line, list_some, sentence, table
+from timm_res2net.text import close_names, first_line, list_some, printable, sentence, table
 
 
 def test_a_table_lines_up():
@@ -43,3 +43,9 @@ def test_sentences():
     assert first_line(ValueError('\n  one.\ntwo')) == 'one'
     assert first_line(KeyError()) == 'KeyError'
     assert sentence('one') == sentence('one.') == 'one.'
+
+
+def test_names_and_values_are_printed_in_one_line():
+    assert printable('a\n\t\x1b[2J\u202e\udcff é × …') == r'a\n\t\x1b[2J\u202e\udcff é × …'
+    assert list_some(['b\n', 'a']) == r'2: a, b\n'
+    assert table(['x'], [['a\nb']]).splitlines()[-1] == r'| a\nb |'

@@ -19,7 +19,7 @@ from .compare import GOLDEN, compare_golden, relative_difference
 from .convert.fit import fit, shapes
 from .folder import CARD, CONFIG, MODES, WEIGHTS, ModelFolder, Origin, read_card
 from .remote_code import MODULE, is_module
-from .text import list_some
+from .text import list_some, printable
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f'{self.state:<8} {self.what:<11} {self.text}'
+        return f'{self.state:<8} {self.what:<11} {printable(self.text)}'
 
 
 # --- the questions: each returns what is fine ('' if that is not worth a line), or raises ---------

@@ -37,7 +37,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], columns: int | N
 
 def list_some(names: Collection[str], limit: int = 10) -> str:
     """Return the number of names and the first `limit` of them in sorted order."""
-    some = ', '.join(sorted(names)[:limit])
+    some = ', '.join(map(printable, sorted(names)[:limit]))
     return f'{len(names)}: {some}' + (', ...' if len(names) > limit else '')
 
 

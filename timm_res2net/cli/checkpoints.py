@@ -8,7 +8,7 @@ from ..card import moves_table
 from ..checkpoint import Conversion, convert_checkpoint
 from ..compare import describe
 from ..convert import SOURCES
-from ..text import list_some
+from ..text import list_some, printable
 from .frame import Verbs, columns
 from .options import (
     add_checkpoint,
@@ -43,7 +43,8 @@ def _convert(args: argparse.Namespace) -> int:
         return 0
     entry = f", entry '{found.file.entry}'" if found.file.entry else ''
     prefix = f", prefix '{found.prefix}'" if found.prefix else ''
-    print(f'{args.source}: {found.file.format}{entry}{prefix}, layout {found.source}')
+    where = f'{args.source}: {found.file.format}{entry}{prefix}, layout {found.source}'
+    print(printable(where))
     print(
         f'{found.config.network}, block semantics {found.semantics}, '
         f'{known["params"]:,} parameters, {known["num_classes"] or "no"} classes'

@@ -11,6 +11,7 @@ from ..checks import refuse_model
 from ..predict import SUFFIXES, Prediction, find_images, predict
 from ..resolve import load_model
 from ..show import labels_of
+from ..text import printable
 from .frame import EXIT_ERROR, Verbs, columns
 from .options import add_json, add_random
 
@@ -39,7 +40,7 @@ def _predict(args: argparse.Namespace) -> int:
         paths = [len(str(image)) for image in images]
         errors = _print_table(found, max(paths), max(map(len, labels_of(model))))
     for error in errors:
-        print(f'timm-res2net predict: {error}', file=sys.stderr)
+        print(f'timm-res2net predict: {printable(error)}', file=sys.stderr)
     return EXIT_ERROR if errors else 0
 
 
@@ -84,6 +85,7 @@ def _print_table(found: Iterator[Prediction], path: int, label: int) -> list[str
         label = min(label, free - path)
 
     def line(image: str, name: str, share: str) -> str:
+        image, name = printable(image), printable(name)
         image = image if len(image) <= path else f'...{image[3 - path :]}'
         name = name if len(name) <= label else f'{name[: label - 3]}...'
         return f'| {image:<{path}} | {name:<{label}} | {share:>11} |'

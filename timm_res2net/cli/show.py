@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ..show import show
+from ..text import printable
 from .frame import Verbs
 from .options import add_json, add_random
 
@@ -25,7 +26,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.random:
         print('With random weights:')
     for label, share in done.top:
-        print(f'{100 * share:5.1f} %  {label}')
+        print(f'{100 * share:5.1f} %  {printable(label)}')
     for name, channels, height, width in done.levels:
         print(f'{name:<7} {channels} x {height} x {width}')
     print(f'Picture written to {done.path}')
