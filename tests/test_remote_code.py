@@ -102,7 +102,7 @@ CHANGES = {
     'no module': ({}, None),
     'another module': ({'AutoModel': 'theirs.Model'}, ''),
     'another repository': ({'AutoModel': 'you/code--modeling_timm_res2net.Model'}, ''),
-    'not what transformers reads': ([1], ''),
+    'no name': ({'AutoModel': 5}, ''),
 }
 
 

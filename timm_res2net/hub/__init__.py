@@ -20,8 +20,8 @@ from ..models.figures import FIGURES, Pin
 from ..remote_code import MODULE, is_module
 from ..resolve import File, Folder, Name, Repository, resolve, resolve_repository
 from .fetch import fetch
-from .push import Push as Push
 from .push import push_to_hub as push_to_hub
+from .send import Push as Push
 
 __all__ = ['Finding', 'Push', 'check', 'pull', 'push_to_hub']
 

@@ -11,8 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import HfApi
 from torch import nn
 
 from .. import __version__
@@ -20,12 +19,9 @@ from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card,
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
 from ..compare import GOLDEN, compare_golden
-from ..compat import HTTPError
-from ..download import TIMEOUT, Limit, Unreadable, explaining, readable
-from ..files import read_text, sha256_of, temporary_folder
+from ..download import TIMEOUT, Limit
+from ..files import sha256_of, temporary_folder
 from ..folder import (
-    CARD,
-    CONFIG,
     DESCRIBED,
     FILES,
     WEIGHTS,
@@ -36,80 +32,9 @@ from ..folder import (
 )
 from ..resolve import Repository, resolve_repository
 from ..text import list_some
-from .fetch import Remote, look
+from .send import FileSent, Push, Seen, ask, send
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FileSent:
-    """A file of a push.
-
-    Attributes:
-        bytes: Its size.
-        sha256: Its sha256.
-        changed: Whether the push changes this file on the Hub.
-    """
-
-    bytes: int
-    sha256: str
-    changed: bool
-
-
-@dataclass(frozen=True)
-class Push:
-    """What a push did.
-
-    Attributes:
-        repo: Repository, with its owner.
-        revision: Branch.
-        files: The files by name.
-        card: Text of the card.
-        config: The config.
-        notes: What the owner should know, a sentence each.
-        commit: Commit that the branch is at; None after a dry run.
-        url: Page of the repository; '' after a dry run.
-        verified: Whether the files were downloaded again and compared.
-    """
-
-    repo: str
-    revision: str
-    files: Mapping[str, FileSent]
-    card: str
-    config: Config
-    notes: tuple[str, ...] = ()
-    commit: str | None = None
-    url: str = ''
-    verified: bool = False
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """Names of the files that the push changes; all files after a dry run."""
-        return tuple(name for name, file in self.files.items() if file.changed)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the Hub has of a repository before a push.
-
-    Attributes:
-        remote: Of the branch, else of main; None if there is no such repository.
-        on_branch: Whether the branch exists.
-        card: Text of the card, '' without one.
-        config: Its config; None without one, or if that is of another kind of model.
-        golden: Its golden tensors in the cache; None without any.
-    """
-
-    remote: Remote | None = None
-    on_branch: bool = False
-    card: str = ''
-    config: Config | None = None
-    golden: Path | None = None
-
-    def differs(self, name: str, path: Path) -> bool:
-        """Return whether the Hub does not have a file of this name with this content."""
-        there = self.remote.files.get(name) if self.remote else None
-        return there is None or not there.fits(path)
 
 
 def push_to_hub(
@@ -196,9 +121,9 @@ def push_to_hub(
     _logger.info('Reading the model')
     taken = _take(model, architecture, semantics, entry, prefix)
     api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
-    seen = _Seen()
+    seen = Seen()
     if not dry_run:
-        seen = limit.run(partial(_ask, api, target, token, private))
+        seen = limit.run(partial(ask, api, target, token, private))
 
     old = _author_card(taken.card, seen.card, card, target.id)
     config, notes = _adjust(taken, seen, license, label_names, remote_code, data, old)
@@ -215,8 +140,7 @@ def push_to_hub(
         done = _describe(folder, target, seen, text, (*notes, *more))
         if dry_run:
             return done
-        send = partial(_send, api, done, seen, folder, private, commit_message, verify)
-        return limit.run(send)
+        return limit.run(partial(send, api, done, seen, folder, private, commit_message, verify))
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -318,7 +242,7 @@ def _take(
 
 def _adjust(
     taken: _Taken,
-    seen: _Seen,
+    seen: Seen,
     license: str | None,
     label_names: Sequence[str] | None,
     remote_code: bool | None,
@@ -367,7 +291,7 @@ def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
 def _write_card(
     folder: ModelFolder,
     taken: _Taken,
-    seen: _Seen,
+    seen: Seen,
     old: str,
     target: Repository,
     measured: Sequence[Result],
@@ -408,7 +332,7 @@ def _keep_golden(folder: ModelFolder, on_hub: Path | None) -> None:
 
 
 def _describe(
-    folder: ModelFolder, target: Repository, seen: _Seen, card: str, notes: Sequence[str]
+    folder: ModelFolder, target: Repository, seen: Seen, card: str, notes: Sequence[str]
 ) -> Push:
     files = {
         name: FileSent(path.stat().st_size, sha256_of(path), seen.differs(name, path))
@@ -416,135 +340,3 @@ def _describe(
         if (path := folder.path / name).is_file()
     }
     return Push(target.id, target.revision or 'main', files, card, folder.config, tuple(notes))
-
-
-# --- the Hub --------------------------------------------------------------------------------------
-
-
-def _ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> _Seen:
-    """Look at what the Hub has."""
-    on_branch = True
-    with explaining(target.id, target.revision):
-        try:
-            remote = look(api, target.id, target.revision)
-        except RevisionNotFoundError:
-            remote = look(api, target.id, None)
-            on_branch = False
-        except GatedRepoError:
-            raise
-        except RepositoryNotFoundError:
-            return _Seen()
-    if private and not remote.private:
-        raise ValueError(
-            f'{target.id} exists and is public. Push without private, or make it private on the '
-            'Hub first.'
-        )
-    card, config = '', None
-    with explaining(target.id, target.revision), readable():
-        get = partial(hf_hub_download, target.id, revision=remote.commit, token=token)
-        if CARD in remote.files:
-            card = read_text(Path(get(CARD)))
-        path = Path(get(CONFIG)) if CONFIG in remote.files else None
-        golden = Path(get(GOLDEN)) if GOLDEN in remote.files else None
-    if path:
-        with suppress(ValueError):  # until now the repository held another kind of model
-            config = Config.read(path)
-    return _Seen(remote, on_branch, card, config, golden)
-
-
-def _send(
-    api: HfApi,
-    push: Push,
-    seen: _Seen,
-    folder: ModelFolder,
-    private: bool | None,
-    message: str | None,
-    verify: bool,
-) -> Push:
-    """Create repository, branch and commit as far as they are needed."""
-    repo, commit, lacking = push.repo, '', list[str]()
-    with explaining(repo, push.revision):
-        if push.changed:
-            _validate(push.card, push.config.license)
-        with readable():
-            if seen.remote is None:
-                repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-            else:
-                repo, commit = seen.remote.repo, seen.remote.commit
-            if push.revision != 'main' and not seen.on_branch:
-                api.create_branch(repo, branch=push.revision, exist_ok=True)
-        if push.changed:
-            sent = {name: folder.path / name for name in push.files}
-            held = _commit(api, replace(push, repo=repo), sent, commit, message)
-            commit, lacking = held.commit, _lacking(held, sent)
-    if lacking:
-        raise OSError(
-            f'{", ".join(lacking)} of {repo} at {commit} is not what was sent: the Hub has left it '
-            'out or changed it. Look for it in the .gitignore of the repository, then push again.'
-        )
-    if verify:
-        _verify(api, repo, commit, push.files)
-    url = f'{api.endpoint}/{repo}'
-    return replace(push, repo=repo, commit=commit, url=url, verified=verify)
-
-
-def _commit(
-    api: HfApi, push: Push, sent: Mapping[str, Path], parent: str, message: str | None
-) -> Remote:
-    """Commit the files that change, and look at what the commit holds."""
-    from huggingface_hub import CommitOperationAdd
-
-    try:
-        with readable():
-            commit = api.create_commit(
-                push.repo,
-                [CommitOperationAdd(name, sent[name]) for name in push.changed],
-                commit_message=message or 'Push by timm_res2net',
-                revision=push.revision,
-                parent_commit=parent or None,
-            ).oid
-            return look(api, push.repo, commit)
-    except (OSError, HTTPError, Unreadable):
-        # the answer may be lost and the commit made
-        with suppress(OSError, HTTPError, Unreadable):
-            held = look(api, push.repo, push.revision)
-            if not _lacking(held, sent):
-                return held
-        raise
-
-
-def _lacking(held: Remote, sent: Mapping[str, Path]) -> list[str]:
-    """Return the names of files that the Hub does not hold as they were sent."""
-    return [
-        name
-        for name, path in sent.items()
-        if name not in held.files or not held.files[name].fits(path)
-    ]
-
-
-def _validate(card: str, license: str | None) -> None:
-    """Let the Hub check the metadata before anything is created."""
-    from huggingface_hub import ModelCard
-
-    try:
-        ModelCard(card).validate()
-    except ValueError as error:
-        raise ValueError(
-            f"The Hub refuses the card's metadata, with license '{license}': "
-            f'{" ".join(str(error).split())}'
-        ) from error
-
-
-def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -> None:
-    """Download what a commit holds, without the cache, and compare."""
-    with temporary_folder() as cache:
-        for name, file in files.items():
-            with explaining(repo, commit), readable():
-                path = hf_hub_download(
-                    repo, name, revision=commit, token=api.token, cache_dir=cache
-                )
-            if sha256_of(Path(path)) != file.sha256:
-                raise OSError(
-                    f'{name} of {repo} at {commit} is not the file that was pushed. Look at it '
-                    'with `timm-res2net check`.'
-                )
