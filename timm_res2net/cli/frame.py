@@ -242,9 +242,11 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return signals.end(name)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         if signals.seen is not None:
             return signals.end(name)
+        if not isinstance(error, OSError | RuntimeError | ValueError):
+            raise
         print(f'{name}: {printable(str(error))}', file=sys.stderr)
         return EXIT_ERROR
     finally:
