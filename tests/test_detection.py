@@ -185,7 +185,7 @@ def test_a_block_of_ones_own():
         ({'extra_blocks': 'p6'}, "'p6'", "'pool', 'p6p7', None, or an ExtraFPNBlock"),
         ({'trainable_layers': 6}, 'got 6', 'trainable_layers must be a whole number from 0 to 5'),
         ({'trainable_layers': 2.5}, 'got 2.5', 'trainable_layers must be a whole number'),
-        ({'out_indices': (1, 7)}, 'out_indices=(1, 7)', 'levels from 0 to 4'),
+        ({'out_indices': (1, 7)}, 'got (1, 7)', 'levels from 0 to 4'),
         (
             {'width_multiple': 8, 'norm': 'frozen'},
             "norm='frozen'",
