@@ -4,6 +4,7 @@ tests/integration/test_transformers.py loads models with it.
 """
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,9 @@ import torch
 
 from tests.common import image, model_folder
 from timm_res2net import check, convert_checkpoint
+from timm_res2net.checks import QUESTIONS, code_is_known
 from timm_res2net.cli import main
+from timm_res2net.folder import ModelFolder
 from timm_res2net.remote_code import AUTO_MAP, MODULE, module_text
 
 
@@ -62,29 +65,31 @@ def test_without_the_package(address, run, monkeypatch):
     assert f'`{command}`' in str(error.value)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A converted folder with the module, from one without."""
+@pytest.fixture(scope='module')
+def converted(tmp_path_factory):
+    """A converted folder with the module, `net`, made of one without, `plain`."""
+    tmp_path = tmp_path_factory.mktemp('converted')
     plain = model_folder(tmp_path / 'plain', num_classes=3)
     assert 'auto_map' not in json.loads((plain / 'config.json').read_text())
     assert not (plain / MODULE).exists()
     command = ['convert', str(plain), '--out', str(tmp_path / 'net'), '--remote-code']
     assert main(command) == 0
-    return tmp_path / 'net'
+    return tmp_path
 
 
 def found(folder) -> tuple[str, str]:
     return next(((f.state, f.text) for f in check(folder) if f.what == 'code'), ('', ''))
 
 
-def test_a_converted_folder(folder, tmp_path):
+def test_a_converted_folder(converted, tmp_path):
     """timm loads it as ever; a folder that is made of it keeps the module, unless told not to."""
+    folder = converted / 'net'
     assert json.loads((folder / 'config.json').read_text())['auto_map'] == AUTO_MAP
     assert (folder / MODULE).read_text() == module_text()
     with torch.no_grad():
         got, expected = (
             timm.create_model(f'local-dir:{path}', pretrained=True).eval()(image())
-            for path in (folder, tmp_path / 'plain')
+            for path in (folder, converted / 'plain')
         )
     assert torch.equal(got, expected)
     assert found(folder)[0] == 'ok'
@@ -107,7 +112,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize('case', CHANGES)
-def test_code_of_others_is_a_warning(case, folder):
+def test_code_of_others(case, converted, tmp_path):
+    folder = tmp_path / 'net'
+    shutil.copytree(converted / 'net', folder)
     auto_map, text = CHANGES[case]
     config = json.loads((folder / 'config.json').read_text())
     if auto_map:
@@ -116,7 +123,14 @@ def test_code_of_others_is_a_warning(case, folder):
         (folder / MODULE).unlink()
     elif text:
         (folder / MODULE).write_text(text)
-    state, text = found(folder)
-    assert state == 'warning'
+    with pytest.raises(ValueError) as error:
+        code_is_known(ModelFolder(folder))
+    text = str(error.value)
     assert 'auto_map' in text and 'read it before' in text
     assert 'trust_remote_code=True' in text and '`timm-res2net push --remote-code`' in text
+
+
+def test_code_of_others_is_a_warning():
+    """Nothing of this package runs it."""
+    row = next(question for question in QUESTIONS if question.ask is code_is_known)
+    assert {row.push, row.check, row.pull} == {'warning'}

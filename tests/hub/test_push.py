@@ -218,7 +218,10 @@ def test_an_edit_of_the_folder_and_one_of_the_hub(world, tmp_path):
     assert 'On the Hub.' not in card
 
 
-@pytest.mark.parametrize('factor', [1 + 1e-6, 1.1], ids=['rounding', 'another network'])
+@pytest.mark.parametrize(
+    'factor',
+    [pytest.param(1 + 1e-6, id='rounding'), pytest.param(1.1, id='other', marks=pytest.mark.slow)],
+)
 def test_golden_tensors_on_the_hub(factor, world, tmp_path):
     """Those of another machine stay; those that the model does not give are replaced."""
     server, client, _ = world
@@ -244,6 +247,7 @@ def test_golden_tensors_on_the_hub(factor, world, tmp_path):
     assert client.run(code, repo=args['repo']) == ['ok']
 
 
+@pytest.mark.slow
 def test_the_module_for_transformers(world, tmp_path):
     """It is pushed if asked for, and then stays; `pull` takes it, but no code of others."""
     server, client, _ = world
