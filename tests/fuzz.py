@@ -200,7 +200,10 @@ def outcome_of_config(folder: Path) -> str:
         return text_of(error)
     errors = [f.text for f in findings if f.state == 'error']
     if errors:
-        foreign = any(f'{kind}: ' in errors[0] for kind in FOREIGN) or '\n' in errors[0]
+        # a mean for another number of channels is found by preparing an image, and torch's words quoted
+        wrapped = errors[0].startswith('Images cannot be prepared with ')
+        foreign = not wrapped and any(f'{kind}: ' in errors[0] for kind in FOREIGN)
+        foreign = foreign or '\n' in errors[0]
         return "somebody else's words" if foreign else 'a sentence'
     try:
         model = ModelFolder(folder).create_model()
