@@ -200,7 +200,7 @@ def outcome_of_config(folder: Path) -> str:
         return text_of(error)
     errors = [f.text for f in findings if f.state == 'error']
     if errors:
-        # a mean for another number of channels is found by preparing an image, and torch's words quoted
+        # what only preparing an image shows is told in torch's words
         wrapped = errors[0].startswith('Images cannot be prepared with ')
         foreign = not wrapped and any(f'{kind}: ' in errors[0] for kind in FOREIGN)
         foreign = foreign or '\n' in errors[0]
