@@ -11,7 +11,7 @@ from typing import Any
 from timm_res2net.files import write_file
 from timm_res2net.text import table
 
-from . import claim, deploy_profile, load_time, receptive_field
+from . import claim, deploy_profile, forms, load_time, receptive_field
 from .script import RESULTS, add_out, load
 from .suite import answer, report
 
@@ -44,6 +44,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
         'Profile of deployed and compiled models',
         lambda: deploy_profile.report_table(load('deploy_profile')),
     ),
+    'forms': ('Forms of a network on a CPU', lambda: forms.report_table(load('forms'))),
     'load_time': ('Loading weights', lambda: load_time.report_table(load('load_time'))),
     'receptive_field': (
         'Receptive fields',

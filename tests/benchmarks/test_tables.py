@@ -8,6 +8,7 @@ from benchmarks import (
     changing_sizes,
     claim,
     deploy_profile,
+    forms,
     import_time,
     load_time,
     quantize,
@@ -26,7 +27,7 @@ def words(path: Path) -> str:
 
 README = words(RESULTS.parent / 'README.md')
 TOP_README = words(Path(__file__).parents[2] / 'README.md')
-SCRIPTS = (changing_sizes, deploy_profile, import_time, load_time, quantize, receptive_field,
+SCRIPTS = (changing_sizes, deploy_profile, forms, import_time, load_time, quantize, receptive_field,
            fine_tune, train_keypoints)  # fmt: skip
 
 
@@ -83,6 +84,12 @@ def test_the_top_readme_on_the_claim(files):
     for text in (claim.main_pair(files), claim.swap(files), answer.published()):
         assert text in section
     assert 'benchmarks/README.md' in section
+
+
+def test_the_guide_to_the_forms():
+    """The table in the README of export."""
+    page = Path(__file__).parents[2] / 'timm_res2net' / 'export' / 'README.md'
+    assert forms.guide(load('forms'), load('quantize'), 'res2net50_26w_4s') in page.read_text()
 
 
 def test_pictures_are_shown():

@@ -1,6 +1,7 @@
 """Time a model in every form that this machine can run, and say which is fastest."""
 
 import copy
+import importlib
 import importlib.util
 import logging
 import os
@@ -19,6 +20,7 @@ from torch import nn
 from ..deploy import reparameterize_model
 from ..stats import Ratio, ratio
 from . import FORMATS, export_model
+from .base import TupleOutput, dynamic_shapes
 from .quantize import quantize_file
 from .source import take
 
@@ -172,11 +174,29 @@ def run_openvino(model: str | bytes, threads: int, precision: str) -> Callable[[
 
 
 def _compile(job: Job, path: Path) -> Step:
-    model: Any = copy.deepcopy(job.model)
+    return _frozen(copy.deepcopy(job.model), job)
+
+
+def _frozen(model: Any, job: Job) -> Step:
     model.compile(dynamic=not job.static)
     with torch._inductor.config.patch(freezing=True):  # for this compilation only
         model(job.images)
     return model
+
+
+def _compile_int8(job: Job, path: Path) -> Step:
+    """Quantize by PT2E with torchao's quantizer for x86, calibrated by noise, and compile."""
+    pt2e = importlib.import_module('torchao.quantization.pt2e.quantize_pt2e')
+    x86 = importlib.import_module('torchao.quantization.pt2e.quantizer.x86_inductor_quantizer')
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    shapes = None if job.static else dynamic_shapes(32)
+    # a free batch must not be 1 while torch.export looks at it
+    example = job.images if job.static else job.images.repeat(2, 1, 1, 1)
+    program = torch.export.export(TupleOutput(job.model), (example,), dynamic_shapes=shapes)
+    prepared = pt2e.prepare_pt2e(program.module(), quantizer)
+    prepared(job.images)
+    return _frozen(pt2e.convert_pt2e(prepared), job)
 
 
 def _open_aoti(job: Job, path: Path) -> Step:
@@ -210,6 +230,7 @@ FORMS: dict[str, Form] = {
     'eager': Form(lambda job, path: job.model),
     'deployed': Form(lambda job, path: reparameterize_model(job.model)),
     'torch.compile, frozen': Form(_compile, slow=True),
+    'torch.compile, int8': Form(_compile_int8, packages=('torchao',), slow=True),
     'AOTInductor': _exported('aoti', slow=True),
     'ONNX Runtime': _exported('onnx'),
     'ONNX Runtime, int8': _exported('onnx', int8=True),

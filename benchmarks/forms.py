@@ -1,0 +1,224 @@
+"""Measure which form of a network is fastest on a CPU: eager, deployed, compiled, or exported.
+
+    python -m benchmarks.forms --slow res2net50_26w_4s
+
+Each form of `timm-res2net measure` runs on the same images in one thread, CPU time, random weights
+(which change no time): at batch 1 and 8 with images of 224 px, and with six sizes in turn. resnet50
+is deployed by the same treatment as the Res2Nets, which timm does not give it. Memory is what a
+process takes at most while it runs a form, beyond the libraries that it has imported.
+"""
+
+import ctypes
+import gc
+import itertools
+import multiprocessing
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import timm_res2net  # noqa: F401 registers the models
+from timm_res2net.export.measure import CONTROL, FORMS, Job, make_forms, time_forms
+from timm_res2net.stats import ratio
+from timm_res2net.text import table
+
+from .changing_sizes import SIX
+from .script import Script
+from .suite.models import deploy
+
+MODELS = ('resnet50', 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_se')
+CASES = {
+    'batch 1': [(1, 3, 224, 224)],
+    'batch 8': [(8, 3, 224, 224)],
+    'six sizes in turn': [(1, 3, *size) for size in SIX],
+}
+"""The shapes of the images, by case."""
+
+
+def build(name: str) -> Any:
+    """Return a model with random weights in eval mode."""
+    torch.manual_seed(0)
+    return timm.create_model(name, zero_init_last=False).eval().requires_grad_(False)
+
+
+def peak_memory(name: str, form: str, path: str, shape: tuple[int, ...]) -> float:
+    """Return how much memory this process takes at most while it runs a form, in MB.
+
+    Args:
+        name: Name of the model.
+        form: A key of `FORMS`.
+        path: The form's file, if it has one.
+        shape: Shape of the images.
+    """
+    torch.set_num_threads(1)
+    images = torch.randn(shape)
+    for package in FORMS[form].packages:
+        __import__(package)
+    before = _status('VmRSS')
+    model = nn.Identity() if FORMS[form].file else build(name)
+    if form == 'deployed':
+        step: Any = deploy(model, name)
+    else:
+        step = FORMS[form].open(Job(model, images, True, Path(path), 1), Path(path))
+    del model
+    with torch.inference_mode():
+        step(images)
+        gc.collect()
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')  # the peak starts here
+        for _ in range(3):
+            step(images)
+    return round((_status('VmHWM') - before) / 1024, 1)
+
+
+def _status(key: str) -> int:
+    """Return a figure of this process in KiB."""
+    found = re.search(rf'{key}:\s+(\d+) kB', Path('/proc/self/status').read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def measure(name: str, case: str, seconds: float, slow: bool, memory: bool) -> dict[str, Any]:
+    """Return the figures of every form of a model in a case.
+
+    Args:
+        name: Name of the model.
+        case: A key of `CASES`.
+        seconds: How long to time.
+        slow: Measure the forms, too, that a compiler takes minutes for.
+        memory: Measure memory.
+    """
+    images = [torch.randn(shape) for shape in CASES[case]]
+    model = build(name)
+    found: dict[str, Any] = {'milliseconds': {}, 'ratios': {}, 'bytes': {}, 'memory': {}}
+    with tempfile.TemporaryDirectory() as made:
+        job = Job(model, images[0], len(images) == 1, Path(made), 1)
+        with torch.no_grad():
+            steps, sizes, left_out = make_forms(job, slow)
+            steps['deployed'] = deploy(model, name)
+        left_out.pop('deployed', None)
+        samples = time_forms(steps, images, seconds, time.process_time)
+        for form, taken in samples.items():
+            found['milliseconds'][form] = round(1000 * median(taken), 2)
+            found['ratios'][form] = [round(x, 4) for x in ratio(taken, samples['eager'])]
+        found |= {'bytes': sizes, 'left_out': left_out, 'rounds': len(samples['eager'])}
+        if memory and len(images) == 1:
+            for form in FORMS:
+                if form in steps and not form.startswith('torch.compile'):
+                    path = FORMS[form].file(job) if FORMS[form].file else ''  # type: ignore[misc]
+                    found['memory'][form] = _apart(name, form, str(path), CASES[case][0])
+    return found
+
+
+def _apart(*args: Any) -> float:
+    """Return `peak_memory` in a process of its own."""
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(peak_memory, *args).result()
+
+
+def usable(cell: Mapping[str, Any]) -> bool:
+    """Return whether the control is within `CONTROL` of 1."""
+    return abs(cell['ratios']['control'][0] - 1) <= CONTROL
+
+
+def report_table(report: Mapping[str, Any]) -> str:
+    """Return all times as a table: milliseconds, and the ratio to eager mode."""
+    rows = []
+    for (name, cases), form in itertools.product(report.items(), FORMS):
+        cells = [_cell(cases.get(case), form) for case in CASES]
+        if any(cells):
+            rows.append((name, form, *cells))
+    return table(('network', 'form', *CASES), rows)
+
+
+def _cell(cell: Mapping[str, Any] | None, form: str) -> str:
+    if cell is None or form not in cell['ratios']:
+        return ''
+    if not usable(cell):
+        return 'unusable'
+    low_and_high = '{:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios'][form])
+    return f'{cell["milliseconds"][form]:.0f} ms, × {low_and_high}'
+
+
+def guide(report: Mapping[str, Any], losses: Mapping[str, Any], name: str) -> str:
+    """Return the table of a network's forms for a person who chooses one.
+
+    Args:
+        report: What this script measured.
+        losses: What `benchmarks.quantize` measured.
+        name: Name of the network.
+    """
+    cases = report[name]
+    one, eight = cases['batch 1'], cases['batch 8']
+    kept = {
+        'OpenVINO, bfloat16': 'OpenVINO, bfloat16',
+        'OpenVINO, int8': 'OpenVINO, int8, preset mixed',
+        'ONNX Runtime, int8': 'ONNX Runtime, int8, preset mixed',
+    }
+    rows = []
+    for form in FORMS:
+        times = [
+            f'× {cell["ratios"][form][0]:.2f}' if form in cell['ratios'] and usable(cell) else ''
+            for cell in (cases[case] for case in CASES)
+        ]
+        if any(times):
+            size = one['bytes'].get(form)
+            memory = [
+                f'{cell["memory"][form]:.0f}' if form in cell['memory'] else ''
+                for cell in (one, eight)
+            ]
+            lost = losses['res2net50_se']['forms'].get(kept.get(form))
+            rows.append((
+                form, *times, memory[0], memory[1], f'{size / 1e6:.0f}' if size else '',
+                f'{lost["same"]:.1f} %' if lost else '100 %',
+            ))  # fmt: skip
+    header = (
+        'form', *CASES, 'MB, batch 1', 'MB, batch 8', 'file in MB', 'answers kept'
+    )  # fmt: skip
+    return table(header, rows)
+
+
+def sentence(report: Mapping[str, Any]) -> str:
+    """Return the main figures in one sentence."""
+    parts = []
+    for name, cases in report.items():
+        cell = cases['batch 1']
+        if usable(cell):
+            forms = {form: cell['ratios'][form][0] for form in FORMS if form in cell['ratios']}
+            best = min(forms, key=lambda form: forms[form])
+            parts.append(f'{best} for {name} (× {forms[best]:.2f} of the time of eager mode)')
+    return f'The fastest form at batch 1: {", ".join(parts) or "unusable"}.'
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write the results."""
+    script = Script('forms', __doc__, 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
+    add = script.parser.add_argument
+    add('--seconds', type=float, default=30, help='seconds a case (default: %(default)g)')
+    add('--models', nargs='+', default=MODELS, metavar='NAME', help='networks (default: four)')
+    text = 'networks of which to measure also the forms that take minutes to make (default: none)'
+    add('--slow', nargs='*', default=(), metavar='NAME', help=text)
+    add('--no-memory', action='store_true', help='without memory')
+    args = script.parse(argv)
+    torch.set_num_threads(1)
+    report: dict[str, Any] = {}
+    for name, case in itertools.product(args.models, CASES):
+        print(f'{name}, {case}', flush=True)
+        cell = measure(name, case, args.seconds, name in args.slow, not args.no_memory)
+        report.setdefault(name, {})[case] = cell
+    print(report_table(report))
+    print(sentence(report))
+    script.save(report)
+
+
+if __name__ == '__main__':
+    main()

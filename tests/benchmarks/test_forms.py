@@ -1,0 +1,52 @@
+"""The forms of a network on a CPU."""
+
+import importlib.util
+import json
+
+import pytest
+
+from benchmarks import forms
+from benchmarks.script import load
+from timm_res2net.export.measure import FORMS
+
+NAME = 'test_res2net_se'
+
+
+@pytest.mark.slow  # exports and quantizes
+@pytest.mark.skipif(importlib.util.find_spec('nncf') is None, reason='needs the extra int8')
+def test_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(forms, 'CASES', {
+        'batch 1': [(1, 3, 64, 64)], 'six sizes in turn': [(1, 3, 64, 64), (1, 3, 64, 96)],
+    })  # fmt: skip
+    out = tmp_path / 'forms.json'
+    forms.main(['--models', NAME, '--seconds', '0', '--out', str(out)])
+    cells = json.loads(out.read_text())['cells'][NAME]
+    names = {name for name, form in FORMS.items() if not form.slow}
+    for case, cell in cells.items():
+        assert set(cell['ratios']) == {*names, 'control'}
+        assert cell['ratios']['eager'] == [1, 1, 1]
+        assert set(cell['memory']) == (names if case == 'batch 1' else set())
+        assert all(size > 0 for size in (*cell['bytes'].values(), *cell['memory'].values()))
+        assert cell['rounds'] >= 5
+    printed = capsys.readouterr().out
+    assert forms.report_table({NAME: cells}) in printed
+    assert forms.sentence({NAME: cells}) in printed
+
+
+def test_no_figure_whose_control_failed():
+    cell = {'ratios': {'eager': [1, 1, 1], 'deployed': [0.5] * 3, 'control': [1.1, 1.0, 1.2]}}
+    cell |= {'milliseconds': {'eager': 10.0, 'deployed': 5.0}}
+    report = {'m': {'batch 1': cell}}
+    assert 'unusable' in forms.sentence(report)
+    assert '0.50' not in forms.report_table(report)
+    cell['ratios']['control'][0] = 1.01
+    assert 'deployed for m (× 0.50' in forms.sentence(report)
+    assert '5 ms, × 0.50 [0.50, 0.50]' in forms.report_table(report)
+
+
+def test_the_committed_run():
+    report = load('forms')
+    assert list(report) == list(forms.MODELS)
+    for name, cases in report.items():
+        assert list(cases) == list(forms.CASES)
+        assert all(forms.usable(cell) for cell in cases.values()), name
