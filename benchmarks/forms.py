@@ -93,7 +93,7 @@ def measure(name: str, case: str, seconds: float, slow: bool, memory: bool) -> d
         name: Name of the model.
         case: A key of `CASES`.
         seconds: How long to time.
-        slow: Measure the forms, too, that a compiler takes minutes for.
+        slow: Also measure the forms that take minutes to make.
         memory: Measure memory.
     """
     images = [torch.randn(shape) for shape in CASES[case]]
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     add = script.parser.add_argument
     add('--seconds', type=float, default=30, help='seconds a case (default: %(default)g)')
     add('--models', nargs='+', default=MODELS, metavar='NAME', help='networks (default: four)')
-    text = 'networks of which to measure also the forms that take minutes to make (default: none)'
+    text = 'networks whose forms that take minutes to make are measured, too (default: none)'
     add('--slow', nargs='*', default=(), metavar='NAME', help=text)
     add('--no-memory', action='store_true', help='without memory')
     args = script.parse(argv)

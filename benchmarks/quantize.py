@@ -32,7 +32,7 @@ from .trainings.train_digits import NAME, digits, to_batch, train
 
 LARGE = 'res2net50_se'
 SIDE = 64  # px of the images of the large network
-CALIBRATION = 150  # images, as many as `timm-res2net export --int8` uses at most
+CALIBRATION = 150  # images; `timm-res2net export --int8` uses at most twice as many
 BATCH = 32
 PRESETS = ('mixed', 'performance')
 """Of NNCF: activations that have no ReLU before them are quantized with a zero point, or not."""

@@ -54,7 +54,6 @@ from .folder import (
     without_origin,
 )
 from .layers.align import AlignedBatchNorm2d
-from .layers.bottle2neck import SEMANTICS
 from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
 from .models.hrnet_res2net import HighResolutionRes2Net
@@ -62,6 +61,7 @@ from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
 from .resolve import resolve_name
 from .schema import check_arguments
+from .semantics import SEMANTICS
 from .text import sentence
 
 _logger = logging.getLogger(__name__)

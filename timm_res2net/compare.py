@@ -119,7 +119,8 @@ def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
         size: Channels, height and width of its images.
 
     Returns:
-        The tensors; none if the model cannot be run, or gives values that are not finite.
+        The tensors; none if the model cannot be run, or gives several feature maps or values that
+        are not finite.
     """
     channels, *sides = size
     shape = (1, channels, *(min(side, _LARGEST_SIDE) for side in sides))
@@ -137,16 +138,13 @@ def _golden_outputs(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
         features = model.forward_features(image.to(dtype))
-        if not isinstance(features, torch.Tensor):  # of an HRNet without a head
+        if not isinstance(features, torch.Tensor):  # the branches of an HRNet without a head
             raise ValueError('The model gives several feature maps.')
-        if isinstance(features, list):  # branches of an HRNet without a classifier
-            found = {'features': features[-1]}
-        else:
-            found = {
-                'output': model.forward_head(features),
-                'features': features,
-                'pre_logits': model.forward_head(features, pre_logits=True),
-            }
+        found = {
+            'output': model.forward_head(features),
+            'features': features,
+            'pre_logits': model.forward_head(features, pre_logits=True),
+        }
     # without a head two of them are one tensor, which safetensors does not write
     return {name: tensor.float().contiguous().clone() for name, tensor in found.items()}
 

@@ -1,7 +1,7 @@
 """Reading within bounds, and writing so that an error leaves nothing half-written.
 
-What is written stands under its own name in a temporary folder `.NAME.XXXXXXXX.partial` beside its
-place, until it is whole and takes that place. The writer holds a lock on this folder, so that the
+A file or folder is written in a temporary folder `.NAME.XXXXXXXX.partial` beside its place, and
+moved to its place when it is complete. The writer holds a lock on the temporary folder, so that the
 next writer of the same name can remove what a killed one left, and nothing else.
 """
 
@@ -276,7 +276,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def _number(error: BaseException) -> int:
-    """Return the number of the operating system's error, which safetensors tells in words; or 0."""
+    """Return the number of the operating system's error, which safetensors gives as text; or 0."""
     told = re.search(r'os error (\d+)|code: (\d+)', str(error))
     in_words = int(told[1] or told[2]) if told and isinstance(error, SafetensorError) else 0
     return getattr(error, 'errno', None) or in_words

@@ -1,4 +1,4 @@
-"""Code in a repository, so that transformers loads its model without an import of this package.
+"""A module in a repository, with which transformers loads its model without `import timm_res2net`.
 
 transformers knows timm's models and builds them by name. The names of this package are registered
 when it is imported, which a few lines in the repository can do: a `config.json` with `auto_map`

@@ -152,7 +152,7 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
 
     Args:
         target: As for `resolve`, but for files.
-        pretrained: Load its weights. Otherwise they are random, and no BatchNorm's are zero.
+        pretrained: Load its weights. Otherwise they are random, and no BatchNorm's weight is zero.
         **kwargs: Further arguments of `timm.create_model`.
 
     Raises:
@@ -168,8 +168,8 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
 def _start_blocks(model: nn.Module) -> None:
     """Set BatchNorm weights that start at zero to one.
 
-    timm starts the last BatchNorm of a block so. The block is then the identity, and running or
-    comparing the model would tell nothing of it.
+    timm starts the last BatchNorm of each block at zero. The block then passes its shortcut alone,
+    and neither a run nor a comparison of outputs would depend on its other layers.
     """
     for module in model.modules():
         weight = getattr(module, 'weight', None)

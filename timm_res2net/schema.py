@@ -5,12 +5,12 @@ timm or this package reads has a row here: `Field.kind` says in words what a val
 `Field.read` returns it as it is used. The constructors apply the rows with `checked`, configs with
 `check_config`, before timm sees the values.
 
-Numbers of numpy and torch are numbers: the network gets Python's. A text is not a number, a boolean
-is not one either, and NaN is none.
+Scalars of numpy and torch are accepted and become Python's numbers. Texts, booleans and NaN are not
+numbers.
 
 The bounds leave room for networks several times larger than any published one, so that what they
-refuse is a mistake or an attack. They are needed together: a block may be wide or have many splits,
-and a network of a million blocks is refused before the first of them is built.
+refuse is a mistake or an attack. The arguments are also checked together, because a block may be
+wide or have many splits: a network of a million blocks is refused before the first is built.
 """
 
 import dataclasses
@@ -225,7 +225,7 @@ def _find_norm(value: Any) -> Any:
     return get_norm_layer(value)
 
 
-def _find_aa(value: Any) -> Any:
+def _find_class(value: Any) -> Any:
     _require(isinstance(value, type))
     return value
 
@@ -354,13 +354,13 @@ RES2NET = {
     'channels': several(whole(1, 8192), 4),
     'act_layer': _ACT,
     'norm_layer': _NORM,
-    'aa_layer': either(choice('avg', 'blur'), builder('a module class', _find_aa), _NONE),
+    'aa_layer': either(choice('avg', 'blur'), builder('a module class', _find_class), _NONE),
     'drop_path_rate': _RATE,
     'drop_block_rate': _RATE,
     'zero_init_last': _FLAG,
     'width_multiple': whole(1, 256),
     'feature_cls': either(
-        choice('list', 'dict', 'hook', 'fx', 'getter'), builder('a module class', _find_aa)
+        choice('list', 'dict', 'hook', 'fx', 'getter'), builder('a module class', _find_class)
     ),
 }
 """Arguments of `Res2Net` and of `timm.create_model` for one."""
@@ -623,7 +623,7 @@ def check_size(parameters: int, splits: int, **given: Any) -> None:
     """Refuse a network or a block that is too large.
 
     Args:
-        parameters: Number of parameters, but for small ones.
+        parameters: Number of parameters, without those of norms.
         splits: Splits of all blocks.
         **given: The arguments that determine the size, for the error.
 
@@ -636,13 +636,15 @@ def check_size(parameters: int, splits: int, **given: Any) -> None:
     ):
         if count > most:
             told = ', '.join(f'{name}={brief(value)}' for name, value in given.items())
-            raise ValueError(f'{told} give {count:,} {what}. At most {most:,} are built.')
+            raise ValueError(
+                f'{told} give {count:,} {what}. At most {most:,} are built: use smaller values.'
+            )
 
 
 def block_parameters(
     inplanes: int, planes: int, base_width: float, scale: int, cardinality: int, attn_layer: Any
 ) -> int:
-    """Return the number of parameters of a block, but for its norms and shortcut."""
+    """Return the number of parameters of a block, without its norms and shortcut."""
     width, out = split_width(planes, base_width, cardinality), 4 * planes
     convs = max(1, scale - 1) * 9 * width * width // cardinality
     # counted, over the square of the channels: sk 9.2, splat 10.5, the others up to 1

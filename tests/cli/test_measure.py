@@ -38,7 +38,13 @@ def test_what_is_fastest(monkeypatch, capsys):
     assert 'Not timed: AOTInductor (takes minutes to make).' in out
     assert 'The fastest here is OpenVINO, int8, with × 0.20' in out
     assert '`timm-res2net export res2net50_se --int8 --calibrate FOLDER --out FILE.xml`' in out
-    assert 'Without int8 it is deployed, with × 0.75' in out
+    assert 'Without int8 the fastest is deployed, with × 0.75' in out
+
+
+def test_int8_that_cannot_be_exported(monkeypatch, capsys):
+    run(monkeypatch, [INT8._replace(form='torch.compile, int8'), EAGER])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert 'It changes the outputs. Without int8 the fastest is eager' in last
 
 
 def test_without_int8(monkeypatch, capsys):
@@ -52,7 +58,7 @@ def test_a_busy_machine(monkeypatch, capsys):
     code, _ = run(monkeypatch, [DEPLOYED, EAGER], 1.2)
     out = capsys.readouterr().out
     assert code == 3
-    assert 'tell nothing' in out
+    assert 'cannot be used' in out
     assert '× 1.20' in out
     assert 'Close other programs' in out
     assert 'fastest' not in out

@@ -150,6 +150,11 @@ def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypat
             {'static': True, 'batch_size': 32},
             ['digits has 34 images', 'at least 64 are needed', 'Add images'],
         ),
+        ({'static': True, 'batch_size': 12}, ['digits has 34 images', 'at least 48 are needed']),
+        (
+            {'static': True, 'batch_size': 32, 'max_images': 40},
+            ['max_images must be', 'at least 64, got 40'],
+        ),
         ({}, ['Cannot read', '999.png as an image', 'Give a PNG or JPEG file']),
         ({'out': 'net.pt'}, ["'torchscript' has no int8 form", 'Use onnx or openvino']),
         ({'max_images': 31}, ['max_images must be', 'at least 32, got 31']),

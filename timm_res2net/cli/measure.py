@@ -9,6 +9,7 @@ from .frame import Verbs, columns
 from .options import add_json
 
 EXIT_BUSY = 3  # as of `python -m benchmarks`
+_INT8 = {'OpenVINO, int8': '.xml', 'ONNX Runtime, int8': '.onnx'}  # what `export` can write
 
 
 def _measure(args: argparse.Namespace) -> int:
@@ -52,7 +53,7 @@ def _answer(found: Comparison, model: str) -> str:
     """Return what the figures say, in a sentence or two."""
     if not found.usable:
         return (
-            f'These times tell nothing: a second copy of the model took × {found.control} of the '
+            f'These times cannot be used: a second copy of the model took × {found.control} of the '
             f'time of the first, and it must be within {CONTROL:.0%} of 1. Close other programs, '
             'and run this again.'
         )
@@ -61,11 +62,14 @@ def _answer(found: Comparison, model: str) -> str:
     if 'int8' not in fastest.form:
         return said
     exact = next(one for one in others if 'int8' not in one.form)
-    suffix = '.xml' if 'OpenVINO' in fastest.form else '.onnx'
-    return (
-        f'{said} It changes the outputs; how much, your images tell: `timm-res2net export '
-        f'{model} --int8 --calibrate FOLDER --out FILE{suffix}`. Without int8 it is {_name(exact)}.'
-    )
+    said = f'{said} It changes the outputs.'
+    suffix = _INT8.get(fastest.form)
+    if suffix:
+        said = (
+            f'{said} `timm-res2net export {model} --int8 --calibrate FOLDER --out FILE{suffix}` '
+            'measures by how much on your images.'
+        )
+    return f'{said} Without int8 the fastest is {_name(exact)}.'
 
 
 def _name(one: Timing) -> str:
@@ -102,6 +106,6 @@ def add(verbs: Verbs) -> None:
         help='how long to time; making the forms comes before (default: %(default)g)',
     )
     parser.add_argument(
-        '--all', action='store_true', help='time also the forms that a compiler takes minutes for'
+        '--all', action='store_true', help='also time the forms that take minutes to make'
     )
     add_json(parser)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..convert.reading import ENTRIES
 from ..download import TIMEOUT
 from ..files import read_text
-from ..layers.bottle2neck import SEMANTICS
+from ..semantics import SEMANTICS
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

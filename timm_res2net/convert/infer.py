@@ -138,8 +138,8 @@ def infer_hrnet_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, A
 
     Returns:
         num_classes (0 without `classifier`), in_chans, cardinality, base_width, scale, attn_layer
-        ('' or 'se') and head. Besides, `branches`: the channels of the four branches, which tell
-        the network's name.
+        ('' or 'se') and head, and `branches`: the channels of the four branches, which tell the
+        network's name.
 
     Raises:
         ValueError: No HRNet with Res2Net bottlenecks has these shapes, or the attention is not an

@@ -20,7 +20,7 @@ from ..files import check_writable, is_full, place, scratch_folder
 from ..text import first_line
 from . import aoti, onnx, openvino, pt2, torchscript
 from .base import INPUT as INPUT
-from .base import SMALLEST, Request, Run, TupleOutput, dynamic_shapes
+from .base import SMALLEST, Request, Run, TupleOutput, check_counts, dynamic_shapes
 from .quantize import LEAST as LEAST
 from .quantize import MAX_IMAGES, Int8, check_request, choose_images, prepare_images, to_int8
 from .source import describe, take
@@ -185,7 +185,7 @@ def export_model(
     photos: list[Path] = []
     runs = batch_size if static else 1  # images of one run
     if int8 is not None:
-        _check_int8(format, max_images, min_agreement)
+        _check_int8(format, max_images, min_agreement, runs)
         beside += ('.json',)
         photos = choose_images(int8, max_images, runs)
     for suffix in beside:
@@ -247,18 +247,16 @@ def _publish(made: Path, path: Path) -> None:
         raise
 
 
-def _check_int8(format: str, max_images: int, min_agreement: float | None) -> None:
+def _check_int8(format: str, max_images: int, min_agreement: float | None, batch: int) -> None:
     if FORMATS[format].quantize is None:
         known = ' or '.join(name for name, kind in FORMATS.items() if kind.quantize)
         raise ValueError(f"Format '{format}' has no int8 form here. Use {known}.")
     require('int8', 'int8', 'nncf', 'openvino')
-    check_request(max_images, min_agreement)
+    check_request(max_images, min_agreement, batch)
 
 
 def _check_sizes(img_size: int | None, batch_size: int, static: bool) -> None:
-    for name, value in (('img_size', img_size), ('batch_size', batch_size)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
+    check_counts(img_size=img_size, batch_size=batch_size)
     if img_size is not None and not static and img_size < SMALLEST:
         raise ValueError(
             f'img_size={img_size} is below {SMALLEST} px, the smallest free size. Use a larger '

@@ -76,6 +76,13 @@ class TupleOutput(nn.Module):
         return tuple(out) if isinstance(out, list | tuple) else (out,)
 
 
+def check_counts(**given: int | None) -> None:
+    """Raise a ValueError if an argument is neither None nor a whole number of at least 1."""
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
+
+
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
     """Ignore torch's warning that TorchScript is deprecated, in the formats that trace a model."""

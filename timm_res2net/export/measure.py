@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,12 @@ import torch
 from torch import nn
 
 from ..deploy import reparameterize_model
+from ..files import temporary_folder
 from ..stats import Ratio, ratio
+from ..text import first_line
 from . import FORMATS, export_model
-from .base import TupleOutput, dynamic_shapes
-from .quantize import quantize_file
+from .base import TupleOutput, check_counts, dynamic_shapes
+from .quantize import quantize_file, size_of
 from .source import take
 
 _logger = logging.getLogger(__name__)
@@ -30,10 +31,10 @@ Step = Callable[[torch.Tensor], object]
 """Runs a form on images (B, in_chans, H, W)."""
 
 CONTROL = 0.05
-"""The time of a second copy of the model may differ from the first one's by this share. If it
-differs by more, something else runs on the machine, and no time tells anything."""
+"""Largest share by which the time of a second copy of the model may differ from that of the first.
+If it differs by more, something else runs on the machine, and the times are of no use."""
 
-_NOISE = 32  # images that calibrate int8 forms; the time does not depend on what they show
+_NOISE = 32  # images that calibrate int8 forms
 _ROUNDS = 5  # at least
 
 
@@ -69,7 +70,7 @@ class Job(NamedTuple):
         return path
 
     def export_int8(self, format: str) -> Path:
-        """Return the model as an int8 file that noise has calibrated, as fast as any other."""
+        """Return the model as an int8 file. Noise calibrates it, which does not change the time."""
         plain = self.export(format)
         path = plain.with_name(f'int8-{plain.name}')
         batch = len(self.images)
@@ -252,7 +253,7 @@ def compare_forms(
 ) -> Comparison:
     """Time a model in every form that this machine can run, on images of one shape.
 
-    The weights do not matter, so that none are loaded for a name. In each round every form runs
+    The weights do not matter, so none are loaded for a name. In each round every form runs
     once, in random order, and a form's figure is the median of its ratios to the model in eager
     mode. A second copy of the model is the control.
 
@@ -260,12 +261,13 @@ def compare_forms(
         target: As in `export_model`.
         batch_size: Images in a call.
         img_size: Side of the images in px; by default that of the model's cfg.
-        slow: Time the forms, too, that take minutes to make.
-        seconds: How long to time; making the forms takes longer.
+        slow: Also time the forms that take minutes to make.
+        seconds: How long to time. Making the forms takes longer.
         threads: Number of threads; by default as many as torch uses.
 
     Raises:
-        ValueError: `target` is no model, or a number is not at least 1.
+        ValueError: `target` is not a model, or `batch_size`, `img_size` or `threads` is not a whole
+            number of at least 1.
 
     Example:
         >>> from timm_res2net.export.measure import compare_forms
@@ -273,14 +275,12 @@ def compare_forms(
         >>> 'deployed' in [timing.form for timing in found.timings]
         True
     """
-    for name, value in (('batch_size', batch_size), ('threads', threads or 1)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
+    check_counts(batch_size=batch_size, img_size=img_size, threads=threads)
     source = take(target, False, img_size, False, ())
     images = torch.randn(batch_size, *source.input_size)
     threads = threads or torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as made, _threads(threads):
-        job = Job(source.model, images, True, Path(made), threads)
+    with temporary_folder() as made, _threads(threads):
+        job = Job(source.model, images, True, made, threads)
         steps, sizes, left_out = make_forms(job, slow)
         samples = time_forms(steps, [images], seconds, time.perf_counter)
     timings = [
@@ -309,7 +309,7 @@ def make_forms(job: Job, slow: bool) -> tuple[dict[str, Step], dict[str, int], d
 
     Args:
         job: What they are made from.
-        slow: Make those, too, that take minutes.
+        slow: Also make those that take minutes.
 
     Returns:
         What runs each form, with a second copy of the model as 'control'; the sizes of their files;
@@ -330,12 +330,11 @@ def make_forms(job: Job, slow: bool) -> tuple[dict[str, Step], dict[str, int], d
             try:
                 with torch.no_grad():
                     steps[name], path = form.make(job)
-            except (ValueError, RuntimeError) as error:
-                left_out[name] = f'failed: {error}'
+            except Exception as error:  # every compiler and runtime fails in its own way
+                left_out[name] = f'failed: {first_line(error)}'
                 continue
             if path is not None:
-                files = path.parent.glob(f'{path.stem}.*')
-                sizes[name] = sum(file.stat().st_size for file in files)
+                sizes[name] = size_of(path)
     return steps, sizes, left_out
 
 

@@ -63,12 +63,23 @@ class Int8(NamedTuple):
     time_ratio: float
 
 
-def check_request(max_images: int, min_agreement: float | None) -> None:
-    """Raise a ValueError if one of two numbers cannot be meant."""
-    if not isinstance(max_images, int) or max_images < _SMALLEST:
+def _least(batch: int) -> int:
+    """Return the smallest number of images: two halves, each a multiple of a batch."""
+    return math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
+
+
+def check_request(max_images: int, min_agreement: float | None, batch: int) -> None:
+    """Raise a ValueError if a number is out of its range.
+
+    Args:
+        max_images: The most images.
+        min_agreement: Smallest agreement; None for `LEAST`.
+        batch: Number of images of one run.
+    """
+    if not isinstance(max_images, int) or max_images < _least(batch):
         raise ValueError(
-            f'max_images must be a whole number of at least {_SMALLEST}, got {max_images!r}: half '
-            'of the images calibrate, and the others compare.'
+            f'max_images must be a whole number of at least {_least(batch)}, got {max_images!r}: '
+            'half of the images calibrate, and the others compare.'
         )
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
@@ -87,7 +98,7 @@ def choose_images(folder: str | os.PathLike[str], limit: int, batch: int) -> lis
         ValueError: It has no images, or too few.
     """
     found = find_images([folder])
-    least = max(_SMALLEST, 2 * batch)
+    least = _least(batch)
     number = min(len(found), limit) // (2 * batch) * 2 * batch
     if number < least:
         raise ValueError(
@@ -248,13 +259,13 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, source: Source) 
         dict(zip(names, errors, strict=True)),
         len(images),
         len(images),
-        dict(zip(forms, map(_size, (plain, small)), strict=True)),
+        dict(zip(forms, map(size_of, (plain, small)), strict=True)),
         dict(zip(forms, map(statistics.median, seconds), strict=True)),
         statistics.median(ratios),
     )
 
 
-def _size(path: Path) -> int:
-    """Return the bytes of a file and of what stands beside it under the same name."""
+def size_of(path: Path) -> int:
+    """Return the bytes of a file and of those beside it that differ only in the suffix."""
     beside = (file for file in path.parent.iterdir() if file.stem == path.stem)
     return sum(file.stat().st_size for file in beside)
