@@ -107,7 +107,7 @@ def test_the_control(median, usable):
 
 
 def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
-    def fail(job):
+    def fail(job, path):
         raise OSError('no room\nmore')
 
     monkeypatch.setattr(measure, 'FORMS', {'eager': FORMS['eager'], 'x': measure.Form(fail)})
