@@ -22,7 +22,7 @@ from timm_res2net import check, convert_checkpoint, push_to_hub
 from timm_res2net.checkpoint import take_model
 from timm_res2net.convert import SOURCES
 from timm_res2net.folder import ModelFolder
-from timm_res2net.layers.bottle2neck import SEMANTICS
+from timm_res2net.semantics import SEMANTICS
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so

@@ -16,9 +16,10 @@ from tests.common import DEVICES, NAMES, TIMMS, TINY, image, randomise, relative
 from timm_res2net import Res2Net, align_widths, reparameterize_model
 from timm_res2net.layers import rules
 from timm_res2net.layers.align import align_blocks
-from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
+from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.fused_block import FusedStage
 from timm_res2net.layers.rules import FORMS, override
+from timm_res2net.semantics import SEMANTICS
 
 BNS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 

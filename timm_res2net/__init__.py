@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from . import startup  # noqa: F401 before the imports that take seconds
 from .deploy import align_widths, reparameterize_model
 from .detection import detection_backbone
-from .layers.bottle2neck import SEMANTICS, Bottle2neck
+from .layers.bottle2neck import Bottle2neck
 from .layers.rules import override
 from .models import hrnet_res2net  # noqa: F401 registers its models
 from .models.res2net_zoo import Res2Net
+from .semantics import SEMANTICS
 from .show import show
 
 if TYPE_CHECKING:

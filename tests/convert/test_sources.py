@@ -38,8 +38,8 @@ from timm_res2net.convert import (
 )
 from timm_res2net.convert.fit import Fit, fit, shapes, without_counters
 from timm_res2net.convert.mindspore_ckpt import dump_ckpt
-from timm_res2net.layers.bottle2neck import SEMANTICS
 from timm_res2net.models.figures import FIGURES
+from timm_res2net.semantics import SEMANTICS
 
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
 FLOAT32 = 2e-4

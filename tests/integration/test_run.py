@@ -27,7 +27,8 @@ from tests.hub.server import hub
 from tests.integration import record_train
 from timm_res2net import convert_checkpoint, push_to_hub
 from timm_res2net.folder import DATA
-from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
+from timm_res2net.layers.bottle2neck import Bottle2neck
+from timm_res2net.semantics import SEMANTICS
 
 DIGITS = Path(timm_res2net.__file__).parent / 'weights' / 'digits.png'
 TORCHRUN = (

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from tests.common import DEVICES, TINY, image, randomise, relative_error, slow_except
 from timm_res2net import align_widths, reparameterize_model
 from timm_res2net.layers.align import AlignedBatchNorm2d, AlignedConv2d, align_blocks, aligned_width
-from timm_res2net.layers.bottle2neck import SEMANTICS, Bottle2neck
+from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.fold import pad_splits
+from timm_res2net.semantics import SEMANTICS
 
 
 def two(name=TINY, multiple=8, **kwargs):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..compare import GOLDEN
@@ -70,7 +70,7 @@ class Seen:
     """What the Hub has of a repository before a push.
 
     Attributes:
-        remote: Of the branch, else of main; None if there is no such repository.
+        remote: What the branch has, or main if there is no branch; None if there is no repository.
         on_branch: Whether the branch exists.
         card: Text of the card, '' without one.
         config: Its config; None without one, or if that is of another kind of model.
@@ -90,7 +90,12 @@ class Seen:
 
 
 def ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> Seen:
-    """Look at what the Hub has."""
+    """Look at what the Hub has.
+
+    Raises:
+        ValueError: The push is to be private, and the repository is public.
+        OSError: The Hub refuses or cannot be reached.
+    """
     on_branch = True
     with explaining(target.id, target.revision):
         try:
@@ -129,7 +134,12 @@ def send(
     message: str | None,
     verify: bool,
 ) -> Push:
-    """Create repository, branch and commit as far as they are needed."""
+    """Create repository, branch and commit as far as they are needed.
+
+    Raises:
+        ValueError: The Hub refuses the metadata of the card.
+        OSError: The Hub refuses, cannot be reached, or does not hold what was sent.
+    """
     repo, commit, lacking = push.repo, '', list[str]()
     with explaining(repo, push.revision):
         if push.changed:
@@ -160,8 +170,6 @@ def _commit(
     api: HfApi, push: Push, sent: Mapping[str, Path], parent: str, message: str | None
 ) -> Remote:
     """Commit the files that change, and look at what the commit holds."""
-    from huggingface_hub import CommitOperationAdd
-
     try:
         with readable():
             commit = api.create_commit(
@@ -192,8 +200,6 @@ def _lacking(held: Remote, sent: Mapping[str, Path]) -> list[str]:
 
 def _validate(card: str, license: str | None) -> None:
     """Let the Hub check the metadata before anything is created."""
-    from huggingface_hub import ModelCard
-
     try:
         ModelCard(card).validate()
     except ValueError as error:
