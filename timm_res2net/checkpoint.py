@@ -619,8 +619,9 @@ def convert_checkpoint(
         FileExistsError: `out` already exists.
         ValueError: The file cannot be read safely, changes meanwhile, is of no known source, holds
             several Res2Nets, or does not fit; keys without a rule, parameters without a value and
-            shapes that do not fit are listed. Weights are not finite, or a variance is negative. Or
-            the layout to write cannot express the network, or the license or the label names.
+            shapes that do not fit are listed. Weights are not finite, a variance is negative, or
+            outputs differ from those of `compare` or of a folder's golden tensors. Or the layout to
+            write cannot express the network, or the license or the label names.
 
     Example:
         >>> import tempfile, timm, torch, timm_res2net

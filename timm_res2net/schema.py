@@ -447,6 +447,13 @@ CFG = {
 """Fields of a `pretrained_cfg`."""
 
 _OBJECT = Field('a dictionary', _dict)
+
+
+def _move(value: Any) -> tuple[Any, ...]:
+    fields = (_NAME, _NAME, whole(0, 1_000_000), _NAME)
+    return tuple(field.read(entry) for field, entry in zip(fields, value, strict=True))
+
+
 MADE_FROM = {
     'file': _NAME,
     'sha256': _NAME,
@@ -455,19 +462,7 @@ MADE_FROM = {
     'entry': _NAME,
     'widened': whole(0, 1_000_000),
     'source': _NAME,
-    'moves': several(
-        Field(
-            'a row of two texts, a whole number and a text',
-            lambda row: tuple(
-                field.read(value)
-                for field, value in zip(
-                    (_NAME, _NAME, whole(0, 1_000_000), _NAME), row, strict=True
-                )
-            ),
-        ),
-        0,
-        10_000,
-    ),
+    'moves': several(Field('a list of two texts, a whole number and a text', _move), 0, 10_000),
 }
 """Fields of the `made_from` of a config.json."""
 

@@ -92,7 +92,11 @@ def add(verbs: Verbs) -> None:
         help='registered name, folder, or OWNER/NAME; weights do not matter',
     )
     parser.add_argument(
-        '--batch-size', type=int, default=1, metavar='N', help='images (default: %(default)s)'
+        '--batch-size',
+        type=int,
+        default=1,
+        metavar='N',
+        help='images in a call (default: %(default)s)',
     )
     parser.add_argument(
         '--img-size', type=int, metavar='PX', help="side of the images (default: the model's)"
