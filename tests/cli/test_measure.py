@@ -38,13 +38,14 @@ def test_what_is_fastest(monkeypatch, capsys):
     assert 'Not timed: AOTInductor (takes minutes to make).' in out
     assert 'The fastest here is OpenVINO, int8, with × 0.20' in out
     assert '`timm-res2net export res2net50_se --int8 --calibrate FOLDER --out FILE.xml`' in out
-    assert 'Without int8 the fastest is deployed, with × 0.75' in out
+    assert 'In float32 the fastest is deployed, with × 0.75' in out
 
 
-def test_int8_that_cannot_be_exported(monkeypatch, capsys):
-    run(monkeypatch, [INT8._replace(form='torch.compile, int8'), EAGER])
+@pytest.mark.parametrize('form', ['torch.compile, int8', 'OpenVINO, bfloat16'])
+def test_a_form_that_export_does_not_calibrate(form, monkeypatch, capsys):
+    run(monkeypatch, [INT8._replace(form=form), EAGER])
     last = capsys.readouterr().out.splitlines()[-1]
-    assert 'It changes the outputs. Without int8 the fastest is eager' in last
+    assert 'It changes the outputs. In float32 the fastest is eager' in last
 
 
 def test_without_int8(monkeypatch, capsys):

@@ -59,9 +59,9 @@ def _answer(found: Comparison, model: str) -> str:
         )
     fastest, *others = found.timings
     said = f'The fastest here is {_name(fastest)}.'
-    if 'int8' not in fastest.form:
+    if _is_float32(fastest):
         return said
-    exact = next(one for one in others if 'int8' not in one.form)
+    exact = next(filter(_is_float32, others))
     said = f'{said} It changes the outputs.'
     suffix = _INT8.get(fastest.form)
     if suffix:
@@ -69,7 +69,11 @@ def _answer(found: Comparison, model: str) -> str:
             f'{said} `timm-res2net export {model} --int8 --calibrate FOLDER --out FILE{suffix}` '
             'measures by how much on your images.'
         )
-    return f'{said} Without int8 the fastest is {_name(exact)}.'
+    return f'{said} In float32 the fastest is {_name(exact)}.'
+
+
+def _is_float32(one: Timing) -> bool:
+    return 'int8' not in one.form and 'bfloat16' not in one.form
 
 
 def _name(one: Timing) -> str:
