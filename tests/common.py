@@ -72,6 +72,15 @@ def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
     return ModelFolder.write(path, done.config, model, done.card).path
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by their paths in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
+
+
 def repository_files(repo: str, model: nn.Module) -> dict[str, bytes]:
     """The files that a push of a model to a repository would send."""
     done = push_to_hub(model, repo, license='mit', dry_run=True)

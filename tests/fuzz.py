@@ -4,6 +4,7 @@
 if it takes too long.
 """
 
+import argparse
 import collections
 import dataclasses
 import fractions
@@ -264,8 +265,12 @@ def apart(ask: Callable[..., str], *args: Any) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog='python -m tests.fuzz', description=(__doc__ or '').splitlines()[0]
+    )
+    parser.add_argument('--verbose', action='store_true', help='print every case that fails')
+    verbose = parser.parse_args().verbose
     torch.set_num_threads(1)
-    verbose = '--verbose' in sys.argv
     counts: dict[str, collections.Counter[str]] = {}
 
     def note(what: str, case: object, answer: str) -> None:

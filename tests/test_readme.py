@@ -19,7 +19,7 @@ from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
-from tests.common import image, model_folder, randomise, slow_except
+from tests.common import files_of, image, model_folder, randomise, slow_except
 from tests.hub.client import environment
 from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
@@ -229,8 +229,7 @@ def lay_out(page: str, folder: Path, server: Hub) -> None:
     if 'my_res2net' in named:
         model_folder(folder / 'my_res2net')
     if 'me/my_res2net' in named and not any('push' in step.command for step in STEPS[page]):
-        files = model_folder(folder / '.pushed').iterdir()
-        server.add('me/my_res2net', {path.name: path.read_bytes() for path in files})
+        server.add('me/my_res2net', files_of(model_folder(folder / '.pushed')))
 
 
 @pytest.fixture(scope='module')

@@ -17,6 +17,7 @@ SCRIPTS = sorted(
     if path.stem != 'newcomer'
 )
 VERBS = ('benchmarks',)  # needs a verb; its extras are tested with the README and with the suite
+LONG = ('tests.fuzz',)  # needs no extra, and minutes
 RECORDERS = tuple(name for name in SCRIPTS if '.record_' in name)
 
 
@@ -72,7 +73,7 @@ def newcomer():
 def test_scripts_are_found():
     assert {'benchmarks', 'benchmarks.tables', 'benchmarks.trainings.train_detector'} < {*SCRIPTS}
     assert len(RECORDERS) >= 3
-    assert needs('benchmarks.quantize', set()) >= {'onnxruntime', 'sklearn'}
+    assert needs('benchmarks.quantize', set()) >= {'mlxtend', 'sklearn'}
 
 
 @pytest.mark.parametrize('module', SCRIPTS)
@@ -83,7 +84,7 @@ def test_help(module, newcomer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in VERBS + RECORDERS])
+@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in VERBS + LONG + RECORDERS])
 def test_a_missing_package_is_one_sentence(module, newcomer, tmp_path):
     """It names the extra, which has everything that the script imports."""
     code, printed = newcomer.run(['python', '-m', module], tmp_path)

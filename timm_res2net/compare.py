@@ -64,7 +64,7 @@ def read_tensors(path: str | os.PathLike[str]) -> list[torch.Tensor]:
             f'{path} holds {type(content).__name__}, not tensors. Save a tensor or a list of '
             'tensors with torch.save.'
         )
-    return [tensor.float() for tensor in tensors]
+    return [tensor.detach().float() for tensor in tensors]
 
 
 def relative_difference(got: torch.Tensor, expected: torch.Tensor) -> float:

@@ -420,18 +420,18 @@ finally:
 CONFIGS = {
     'a key that timm does not know': (
         lambda c: c['pretrained_cfg'].update(colour='grey'),
-        'TypeError',
-        'timm does not know colour in pretrained_cfg. Remove it.',
+        'ValueError',
+        "timm does not know 'colour' in pretrained_cfg. Remove it.",
     ),
     'an argument that the model does not know': (
         lambda c: c['model_args'].update(scales=4),
         'TypeError',
-        "unexpected keyword argument 'scales'.",
+        "model_args has 'scales', which is not an argument of test_res2net_se",
     ),
     'a wrong type': (
         lambda c: c['pretrained_cfg'].update(input_size='large'),
         None,
-        "pretrained_cfg.input_size is 'large', not channels, height and width, each from 1 to ",
+        'pretrained_cfg.input_size must be a list of 3 values, each a whole number from 1 to 4096',
     ),
     'a missing field': (
         lambda c: c.pop('architecture'),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models import load_checkpoint
 from torch import nn
 
-from tests.common import image, model_folder, randomise
+from tests.common import files_of, image, model_folder, randomise
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import hub, serve
 from timm_res2net import Res2Net, reparameterize_model
@@ -145,7 +145,7 @@ def test_a_repository_of_the_hub(tmp_path):
     folder = model_folder(tmp_path / 'net')
     save_file(under_a_prefix(), folder / 'model.safetensors', metadata={'format': 'pt'})
     with hub() as server:
-        server.add('me/net', {path.name: path.read_bytes() for path in folder.iterdir()})
+        server.add('me/net', files_of(folder))
         client = Client(environment(server.url, tmp_path / 'home'))
         try:
             for asked in ({}, {'features_only': True}):

@@ -18,7 +18,6 @@ from tests.common import HRNETS, image, randomise, relative_error, slow_except
 from timm_res2net import (
     Bottle2neck,
     align_widths,
-    convert_checkpoint,
     push_to_hub,
     reparameterize_model,
 )
@@ -277,16 +276,6 @@ def test_pushed(kind, tmp_path):
 def test_a_network_without_its_classifier_is_not_pushed(head):
     with pytest.raises(ValueError, match=r'HighResolutionRes2Net is .*timm\.create_model'):
         push_to_hub(small(head=head), 'me/hrnet', license='mit', dry_run=True)
-
-
-def test_a_bare_file_does_not_convert(tmp_path):
-    model = small(num_classes=3)
-    torch.save(model.state_dict(), tmp_path / 'net.pth')
-    with pytest.raises(ValueError, match=f'{NAME} is an HRNet.*save_for_hf'):
-        convert_checkpoint(tmp_path / 'net.pth', model=NAME, dry_run=True)
-    save_for_hf(model, tmp_path / 'm', model_args=model.model_args, safe_serialization=True)
-    with pytest.raises(ValueError, match='It is an HRNet of timm, not of mmdet'):
-        convert_checkpoint(tmp_path / 'm', source='mmdet', dry_run=True)
 
 
 def test_the_gates_start_at_the_identity(tmp_path):

@@ -358,7 +358,7 @@ def time_forms(
         for x in images:  # the first calls compile and pack
             for step in steps.values():
                 step(x)
-        _logger.info(f'Timing {len(steps)} forms for {seconds:.0f} seconds')
+        _logger.info(f'Timing {len(steps)} models for {seconds:.0f} seconds')
         end = time.monotonic() + seconds
         rounds = 0
         while rounds < max(_ROUNDS, len(images)) or time.monotonic() < end:
