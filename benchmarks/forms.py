@@ -8,9 +8,11 @@ is deployed by the same treatment as the Res2Nets, which timm does not give it. 
 process takes at most while it runs a form, beyond the libraries that it has imported.
 """
 
+import copy
 import ctypes
 import gc
 import itertools
+import json
 import multiprocessing
 import re
 import tempfile
@@ -103,7 +105,7 @@ def measure(name: str, case: str, seconds: float, slow: bool, memory: bool) -> d
         job = Job(model, images[0], len(images) == 1, Path(made), 1)
         with torch.no_grad():
             steps, sizes, left_out = make_forms(job, slow)
-            steps['deployed'] = deploy(model, name)
+            steps['deployed'] = deploy(copy.deepcopy(model), name)
         left_out.pop('deployed', None)
         samples = time_forms(steps, images, seconds, time.process_time)
         for form, taken in samples.items():
@@ -208,6 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     text = 'networks whose forms that take minutes to make are measured, too (default: none)'
     add('--slow', nargs='*', default=(), metavar='NAME', help=text)
     add('--no-memory', action='store_true', help='without memory')
+    add('--keep', action='store_true', help='keep the other networks that the file has')
     args = script.parse(argv)
     torch.set_num_threads(1)
     report: dict[str, Any] = {}
@@ -217,7 +220,12 @@ def main(argv: list[str] | None = None) -> None:
         report.setdefault(name, {})[case] = cell
     print(report_table(report))
     print(sentence(report))
-    script.save(report)
+    if args.keep:
+        before = json.loads(script.out.read_text())
+        report = {name: (before['cells'] | report).get(name) for name in MODELS}
+        script.save(report, before['runs'])
+    else:
+        script.save(report)
 
 
 if __name__ == '__main__':

@@ -99,11 +99,16 @@ class Script:
         """The PNG beside the result file."""
         return self.out.with_suffix('.png')
 
-    def save(self, cells: Mapping[str, Any]) -> None:
-        """Write the figures with the command and the environment to `--out`."""
+    def save(self, cells: Mapping[str, Any], before: Sequence[Any] = ()) -> None:
+        """Write the figures with the command and the environment to `--out`.
+
+        Args:
+            cells: The figures.
+            before: Runs that some of the figures come from, as the file has them.
+        """
         # where the file went does not change its figures
         argv = [arg for arg in self.argv if arg != COMMIT]
         command = f'python -m benchmarks.{self.module} {shlex.join(argv)}'.rstrip()
-        runs = [{'command': command, 'environment': environment()}]
+        runs = [*before, {'command': command, 'environment': environment()}]
         save(self.out, {'kind': self.name, 'runs': runs, 'cells': cells})
         print(f'Written to {self.out}.')

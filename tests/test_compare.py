@@ -28,7 +28,8 @@ def test_logits_and_levels(files, capsys):
         levels = model.forward_intermediates(image(), intermediates_only=True)
     np.save(folder / 'logits.npy', logits.numpy())
     save_file({f'level{i}': t for i, t in enumerate(levels)}, folder / 'levels.safetensors')
-    torch.save(levels[1:], folder / 'four.pt')
+    with_graph = [level.clone().requires_grad_() for level in levels[1:]]  # as without no_grad
+    torch.save(with_graph, folder / 'four.pt')
     for name, names in (
         ('logits.npy', ['logits']),
         ('levels.safetensors', [f'level {i}' for i in range(5)]),

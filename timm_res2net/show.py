@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import DecompressionBombError as BombError
 from timm.data import (
     ImageNetInfo,
@@ -186,8 +186,11 @@ def open_image(path: Path | None, in_chans: int) -> Image.Image:
         return image.convert(MODES[in_chans])
     # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
+        # Pillow would name the object that holds the content
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = 'its format is unknown' if unknown else error
         raise ValueError(
-            f'Cannot read {path} as an image ({error}). Give a PNG or JPEG file.'
+            f'Cannot read {path} as an image ({reason}). Give a PNG or JPEG file.'
         ) from error
 
 
