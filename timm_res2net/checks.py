@@ -89,9 +89,11 @@ def has_weights(folder: ModelFolder) -> str:
         if others:
             raise FileNotFoundError(
                 f'{others[0]} is a pickle, and there is no {WEIGHTS}. `timm-res2net convert` '
-                'writes one.'
+                'writes one from a checkpoint file.'
             )
-        raise FileNotFoundError(f'There is no {WEIGHTS}. `timm-res2net convert` writes one.')
+        raise FileNotFoundError(
+            f'There is no {WEIGHTS}. `timm-res2net convert` writes one from a checkpoint file.'
+        )
     try:
         with safe_open(weights, framework='pt') as file:
             count = len(file.keys())

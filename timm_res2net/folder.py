@@ -276,7 +276,9 @@ class Config:
         """
         what = f'{path} does not describe a model'
         if not path.is_file():
-            raise FileNotFoundError(f'There is no {path}. `timm-res2net convert` writes one.')
+            raise FileNotFoundError(
+                f'There is no {path}. `timm-res2net convert` writes one from a checkpoint file.'
+            )
         try:
             found = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:  # JSON or UTF-8
