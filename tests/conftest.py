@@ -1,7 +1,13 @@
 """Shared set-up: one thread a test process, since pytest-xdist brings a process a core."""
 
+import signal
+
 import pytest
 import torch
+
+# started in the background, a process ignores Ctrl-C, and all that it starts would ignore it, too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -45,6 +45,7 @@ def random_weights(name: str, **kwargs) -> dict[str, torch.Tensor]:
 # --- sources whose files are timm's in other words ----------------------------------------------
 
 
+@pytest.mark.slow  # a network of full size, and another process
 def test_the_authors_networks_load_in_plain_timm(tmp_path):
     path = save(random_weights('res2net50_48w_2s', in_chans=1), tmp_path / 'w.pth')
     convert_checkpoint(path, tmp_path / 'out')

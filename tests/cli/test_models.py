@@ -24,6 +24,7 @@ WITH_WEIGHTS = [
 ]
 
 
+@pytest.mark.slow  # builds every model
 def test_hub_configs_are_what_the_command_writes(tmp_path, capsys):
     assert main(['hub-configs', '--out', str(tmp_path / 'new')]) == 0
     printed = capsys.readouterr().out.splitlines()

@@ -9,6 +9,7 @@ from benchmarks.suite.checks import compiler
 from tests.common import image, relative_error
 
 
+@pytest.mark.slow  # compiles
 @pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
 def test_frozen_weights_are_constants():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
