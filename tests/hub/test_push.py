@@ -353,13 +353,13 @@ def test_the_commands(world, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split('|')[4].strip() for line in lines[2:5]] == ['yes'] * 3
-    assert lines[5:7] == [
+    assert [line.split('|')[4].strip() for line in lines[2:6]] == ['yes'] * 4
+    assert lines[6:8] == [
         'test_res2net_se, block semantics official, 5 classes, license mit',
         "The weights are those of the entry 'state_dict'.",
     ]
-    assert lines[7].startswith(f'Pushed to {server.url}/me/typed, branch main, commit ')
-    assert lines[8:] == [
+    assert lines[8].startswith(f'Pushed to {server.url}/me/typed, branch main, commit ')
+    assert lines[9:] == [
         'Downloaded again: the files are the same.',
         "timm.create_model('hf-hub:me/typed', pretrained=True)",
     ]
@@ -373,7 +373,7 @@ def test_the_commands(world, tmp_path):
     assert [row[:2] for row in rows] == [
         ['ok', what]
         for what in (
-            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'outputs', 'images',
+            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden', 'images',
             'license', 'card',
         )
     ]  # fmt: skip
