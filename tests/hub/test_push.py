@@ -373,8 +373,8 @@ def test_the_commands(world, tmp_path):
     assert [row[:2] for row in rows] == [
         ['ok', what]
         for what in (
-            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden', 'images',
-            'license', 'card',
+            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden',
+            'images', 'license', 'card',
         )
     ]  # fmt: skip
     pulled = run('pull', 'me/typed', '--out', 'here')
