@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.export import FORMATS, export_model
-from timm_res2net.export.measure import run_onnx, run_openvino
+from timm_res2net.export import FORMATS, export_model, onnx, openvino
 from timm_res2net.export.quantize import quantize_file
 from timm_res2net.text import table
 
@@ -77,23 +76,23 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
         export_model(model, path, name)
     found: dict[str, Answer] = {
         'torch, bfloat16': lambda x: in_bf16(x.to(torch.bfloat16)),
-        'OpenVINO, bfloat16': openvino(plain['openvino'], 'bf16'),
+        'OpenVINO, bfloat16': by_openvino(plain['openvino'], 'bf16'),
     }
     for preset in PRESETS:
         path = folder / f'{preset}.xml'
         quantize_file(FORMATS['openvino'], plain['openvino'], path, calibration.numpy(), 1, preset)
-        found[f'OpenVINO, int8, preset {preset}'] = openvino(path, 'f32')
+        found[f'OpenVINO, int8, preset {preset}'] = by_openvino(path, 'f32')
     path = folder / 'int8.onnx'
     quantize_file(FORMATS['onnx'], plain['onnx'], path, calibration.numpy(), 1)
-    run = run_onnx(str(path), torch.get_num_threads())
-    found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x.numpy())[0])
+    run = onnx.load(path, torch.get_num_threads())
+    found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x)[0])
     return found
 
 
-def openvino(path: Path, precision: str) -> Answer:
-    """Return what runs a file in OpenVINO; see `run_openvino`."""
-    run = run_openvino(str(path), torch.get_num_threads(), precision)
-    return lambda x: torch.from_numpy(run(x.numpy())[0])
+def by_openvino(path: Path, precision: str) -> Answer:
+    """Return what runs a file in OpenVINO; see `timm_res2net.export.openvino.load`."""
+    run = openvino.load(path, precision, torch.get_num_threads())
+    return lambda x: torch.from_numpy(run(x)[0])
 
 
 def logits(answer: Answer, images: torch.Tensor) -> torch.Tensor:

@@ -181,17 +181,23 @@ def text_of(error: Exception) -> str:
     return 'a sentence' if by_us and ours else f"somebody else's {type(error).__name__}"
 
 
-def outcome_of_arguments(builder: str, arguments: dict[str, Any]) -> str:
+def outcome_of(build: Callable[[], nn.Module]) -> str:
     try:
-        model = BUILDERS[builder][0](**arguments)
+        model = build()
     except Exception as error:
         return text_of(error)
     try:
         run(model, first_channels(model))
     except Exception:
         return 'accepted without sense'
-    fine = all(has_sense(name, value) for name, value in arguments.items())
-    return 'fine' if fine else 'accepted without sense'
+    return 'fine'
+
+
+def outcome_of_arguments(builder: str, arguments: dict[str, Any]) -> str:
+    outcome = outcome_of(lambda: BUILDERS[builder][0](**arguments))
+    if outcome != 'fine' or all(has_sense(name, value) for name, value in arguments.items()):
+        return outcome
+    return 'accepted without sense'
 
 
 def outcome_of_config(folder: Path) -> str:
@@ -215,15 +221,7 @@ def outcome_of_config(folder: Path) -> str:
 
 
 def outcome_in_timm(folder: Path) -> str:
-    try:
-        model = timm.create_model(f'local-dir:{folder}', pretrained=True)
-    except Exception as error:
-        return text_of(error)
-    try:
-        run(model, first_channels(model))
-    except Exception:
-        return 'accepted without sense'
-    return 'fine'
+    return outcome_of(lambda: timm.create_model(f'local-dir:{folder}', pretrained=True))
 
 
 FOREIGN = (
@@ -268,28 +266,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog='python -m tests.fuzz', description=(__doc__ or '').splitlines()[0]
     )
-    parser.add_argument('--verbose', action='store_true', help='print every case that fails')
-    verbose = parser.parse_args().verbose
+    add = parser.add_argument
+    add('--only', choices=(*BUILDERS, *CONFIGS), help='what to draw for (default: all)')
+    add('--seed', type=int, default=0, help='seed of the cases (default: %(default)s)')
+    add('--count', type=int, default=500, help='cases of each kind (default: %(default)s)')
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    counts: dict[str, collections.Counter[str]] = {}
-
-    def note(what: str, case: object, answer: str) -> None:
-        counts.setdefault(what, collections.Counter())[answer] += 1
-        if verbose and answer not in ('fine', 'a sentence'):
-            print(f'{what} | {answer} | {case!r:.300}', file=sys.stderr)
-
-    for builder in BUILDERS:
-        for case in argument_sets(builder, 500):
-            note(builder, case, apart(outcome_of_arguments, builder, case))
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        base = write_folder(folder)
-        for text in configs(base, 1000):
-            (folder / 'config.json').write_text(text)
-            note('config, check', text, apart(outcome_of_config, folder))
-            note('config, local-dir', text, apart(outcome_in_timm, folder))
-    for what, found in counts.items():
-        print(what, json.dumps(dict(sorted(found.items()))))
+        for what in [args.only] if args.only else (*BUILDERS, *CONFIGS):
+            counts: collections.Counter[str] = collections.Counter()
+            for case, outcome in outcomes(what, args.count, args.seed, Path(made)):
+                counts[outcome] += 1
+                if outcome not in ('fine', 'a sentence'):
+                    print(f'{what} | {outcome} | {case}', file=sys.stderr)
+            print(what, json.dumps(dict(sorted(counts.items()))))
+
+
+CONFIGS = {'check': outcome_of_config, 'local-dir': outcome_in_timm}
+"""Who reads a config.json."""
+
+
+def outcomes(what: str, count: int, seed: int, folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the cases of a kind with their outcomes."""
+    if what in BUILDERS:
+        for case in argument_sets(what, count, seed):
+            yield f'{case!r:.300}', apart(outcome_of_arguments, what, case)
+        return
+    for text in configs(write_folder(folder), count, seed):
+        (folder / 'config.json').write_text(text)
+        yield ' '.join(text.split())[:3000], apart(CONFIGS[what], folder)
 
 
 def write_folder(folder: Path) -> dict[str, Any]:

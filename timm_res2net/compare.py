@@ -119,8 +119,8 @@ def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
         size: Channels, height and width of its images.
 
     Returns:
-        The tensors; none if the model cannot be run, or gives several feature maps or values that
-        are not finite.
+        The tensors; none if the model cannot be run, has no logits, or gives values that are not
+        finite.
     """
     channels, *sides = size
     shape = (1, channels, *(min(side, _LARGEST_SIDE) for side in sides))
@@ -135,11 +135,11 @@ def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
 
 
 def _golden_outputs(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    if not hasattr(model.global_pool, 'pool_type'):  # an HRNet without a head returns branches
+        raise ValueError('The model has no logits.')
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
         features = model.forward_features(image.to(dtype))
-        if not isinstance(features, torch.Tensor):  # the branches of an HRNet without a head
-            raise ValueError('The model gives several feature maps.')
         found = {
             'output': model.forward_head(features),
             'features': features,

@@ -31,6 +31,17 @@ def has_intermediates(model: Any) -> bool:
     return hasattr(model, 'forward_intermediates')
 
 
+def complete_head(model: Any) -> None:
+    """Set the layers of an HRNet's head that it does not have to None, so that the model runs.
+
+    It can go with timm 1.0.31. timm 1.0.22 looks for `downsamp_modules` with `head='incre'`, where
+    it does not set it.
+    """
+    for name in ('downsamp_modules', 'final_layer'):
+        if not hasattr(model, name):
+            setattr(model, name, None)
+
+
 def keep_in_chans(model: Any, in_chans: int) -> None:
     """Store the number of image channels as an attribute of a model.
 

@@ -253,7 +253,7 @@ def _remove_leftovers(path: Path) -> None:
 
 @contextlib.contextmanager
 def _explaining(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one sentence, whoever raises it."""
+    """Replace the error of a full disk, which writers raise in several forms, by one sentence."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -66,8 +66,8 @@ MOST_PARAMETERS = 500_000_000
 """The most parameters of a network or block: 2 GB in float32, and 6 times the largest published."""
 
 MOST_SPLITS = 2048
-"""The most splits of all blocks: each is a convolution and a norm, 3 ms to build on a slow machine.
-The largest published networks have 264."""
+"""The most splits of all blocks, each of which is a convolution and a norm to build. The largest
+published networks have 264."""
 
 
 # --- kinds of values ------------------------------------------------------------------------------
@@ -597,7 +597,10 @@ def check_arguments(given: Mapping[str, Any], arguments: Mapping[str, Field], na
         ValueError: A value is not what the table says, or there is an unknown argument.
     """
     # where and in which precision to build is the reader's matter
-    unknown = sorted(given.keys() - arguments.keys() | given.keys() & {'device', 'dtype'})
+    never = {'device', 'dtype'}
+    if not given.get('features_only'):
+        never.add('out_indices')  # which levels to return, and there are none
+    unknown = sorted(given.keys() - arguments.keys() | given.keys() & never)
     if unknown:
         raise ValueError(
             f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
@@ -701,15 +704,23 @@ def check_hrnet(given: Mapping[str, Any], scale: int) -> None:
         scale: Number of splits of a bottleneck.
 
     Raises:
-        ValueError: The stages are too large, or there is a classifier without pooling.
+        ValueError: The stages are too large, a branch changes its channels from stage 2 on, which
+            timm's layers between stages cannot do, or there is a classifier without pooling.
     """
     if given.get('head', HEADS[0]) == HEADS[0]:
         check_head(given.get('num_classes', 1000), given.get('global_pool', POOLS[0]))
     parameters = blocks = 0
+    before: list[int] = []
     stages = {name: dict(given[name]) for name in ('stage1', 'stage2', 'stage3', 'stage4')}
-    for stage in stages.values():
+    for name, stage in stages.items():
         expansion = 4 if stage['block_type'] == 'BOTTLENECK' else 1
         channels = [expansion * n for n in stage['num_channels']]
+        if name in ('stage3', 'stage4') and channels[: len(before)] != before:
+            raise ValueError(
+                f'The branches of {name} must begin with the channels of the stage before, '
+                f'{before}, got {channels}.'
+            )
+        before = channels
         inner = sum(18 * n * c * c for n, c in zip(stage['num_blocks'], channels, strict=True))
         parameters += stage['num_modules'] * (inner + 9 * sum(channels) ** 2)
         blocks += stage['num_modules'] * sum(stage['num_blocks'])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from timm_res2net.cli.frame import EXIT_ERROR, EXIT_INTERRUPTED, Verbs
+from timm_res2net.cli.frame import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNUSABLE, Verbs
 from timm_res2net.files import check_writable
 from timm_res2net.text import first_line
 
@@ -27,8 +27,6 @@ from .measure import TARGET, WARMUP, Samples, interleave, interleave_blocks, syn
 from .pairs import find_pair
 from .records import CONTROL, Record, doubtful
 from .steps import make_input, prepare, roles
-
-EXIT_UNUSABLE = 3
 
 
 def add_run(verbs: Verbs) -> None:

@@ -2,13 +2,12 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from timm_res2net import extras
-from timm_res2net.export.measure import run_onnx, run_openvino
+from timm_res2net.export import onnx, openvino
 
 COMPILED = ('compiled', 'frozen', 'cudagraphs')
 """Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
@@ -31,25 +30,6 @@ def require(runtime: str) -> None:
     extras.require(f"Mode '{runtime}'", 'export', *EXPORTED.get(runtime, ()))
 
 
-def freeze(model: nn.Module, run: Callable[[], object]) -> Any:
-    """Compile a model with its weights as constants, so that they are folded and packed once.
-
-    Inductor's switch is on for this compilation only. Dynamo reads it too, so it has no effect as
-    an option of `torch.compile`.
-
-    Args:
-        model: A model in eval mode. It is compiled in place.
-        run: Runs the model as it will be run, in inference mode.
-
-    Returns:
-        The model.
-    """
-    model.compile()
-    with torch._inductor.config.patch(freezing=True):
-        run()
-    return model
-
-
 def export(model: nn.Module, x: torch.Tensor) -> bytes:
     """Return a model as an ONNX file in float32 for inputs of the shape of x, (B, 3, H, W)."""
     program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
@@ -68,9 +48,9 @@ def load(runtime: str, model: bytes, x: torch.Tensor, threads: int, bf16: bool) 
         threads: Number of threads.
         bf16: Whether OpenVINO computes in bfloat16.
     """
-    array = x.float().contiguous().numpy()
+    images = x.float().contiguous()
     if runtime == 'openvino':
-        run = run_openvino(model, threads, 'bf16' if bf16 else 'f32')
+        run = openvino.load(model, 'bf16' if bf16 else 'f32', threads)
     else:
-        run = run_onnx(model, threads)
-    return lambda: run(array)[0]
+        run = onnx.load(model, threads)
+    return lambda: run(images)[0]

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from timm_res2net.export.measure import freeze
+
 from . import models, runtimes
 from .cells import Cell
 from .modes import Mode
@@ -111,7 +113,7 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
     if cell.task == 'infer':
         step = infer_step(run, x, autocast)
         if mode.runtime == 'frozen':
-            runtimes.freeze(model, step)
+            freeze(model, step)
         return Work(model, step, lambda: held)
     model.train()
     labels = torch.arange(cell.batch, device=cell.device) % 1000

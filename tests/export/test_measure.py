@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import nn
 
+from benchmarks.suite.checks import compiler
 from tests.common import image, randomise, relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (
@@ -134,3 +136,23 @@ def test_files_are_made_once(tmp_path, monkeypatch):
     job = Job(torch.nn.Identity(), torch.zeros(4, 3, 64, 64), True, tmp_path, 1)
     assert job.export('openvino') == job.export('openvino') == tmp_path / 'openvino.xml'
     assert made == [('openvino', {'static': True, 'img_size': 64, 'batch_size': 4})]
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
+def test_frozen_weights_are_constants():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    x = image(1, 8)
+
+    def run():
+        with torch.inference_mode():
+            return model(x)
+
+    expected = run().clone()
+    assert measure.freeze(model, run) is model
+    assert not torch._inductor.config.freezing
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[1].running_mean.add_(1)
+    assert relative_error(run(), expected) < 1e-5
+    torch.compiler.reset()

@@ -25,6 +25,7 @@ from torch import nn
 from benchmarks.script import add_out
 from benchmarks.trainings.train_digits import NAME, accuracy, digits, to_batch
 from timm_res2net import align_widths, reparameterize_model
+from timm_res2net.export.measure import quantize_program
 from timm_res2net.extras import require
 
 HERE = Path(__file__).parent
@@ -38,17 +39,9 @@ FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def quantize(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """Return the int8 form of a model, with the ranges that activations have for images."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
-    quantizer = x86.X86InductorQuantizer()
-    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
     sizes = ({0: torch.export.Dim('batch')},)
-    exported = torch.export.export(model, (images[:2],), dynamic_shapes=sizes).module()
-    prepared = prepare_pt2e(exported, quantizer)
-    for part in images.split(16):
-        prepared(part)
-    return convert_pt2e(prepared)
+    program = torch.export.export(model, (images[:2],), dynamic_shapes=sizes)
+    return quantize_program(program, images.split(16))
 
 
 def torchao(form: Callable[[nn.Module], nn.Module]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from ..extras import require
 from ..text import close_names, printable
 
 EXIT_ERROR = 1
+EXIT_UNUSABLE = 3  # a control is out of its band
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 

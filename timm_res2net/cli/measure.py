@@ -5,10 +5,9 @@ import json
 
 from ..export.measure import CONTROL, Comparison, Timing, compare_forms
 from ..text import table
-from .frame import Verbs, columns
+from .frame import EXIT_UNUSABLE, Verbs, columns
 from .options import add_json
 
-EXIT_BUSY = 3  # as of `python -m benchmarks`
 _INT8 = {'OpenVINO, int8': '.xml', 'ONNX Runtime, int8': '.onnx'}  # what `export` can write
 
 
@@ -32,7 +31,7 @@ def _measure(args: argparse.Namespace) -> int:
         for form, reason in found.left_out.items():
             print(f'Not timed: {form} ({reason}).')
         print(_answer(found, args.model))
-    return 0 if found.usable else EXIT_BUSY
+    return 0 if found.usable else EXIT_UNUSABLE
 
 
 def _as_json(found: Comparison) -> dict[str, object]:

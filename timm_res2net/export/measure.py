@@ -8,7 +8,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from ..deploy import reparameterize_model
 from ..files import temporary_folder
 from ..stats import Ratio, ratio
 from ..text import first_line
-from . import FORMATS, export_model
+from . import FORMATS, export_model, onnx, openvino
 from .base import TupleOutput, check_counts, dynamic_shapes
 from .quantize import quantize_file, size_of
 from .source import take
@@ -136,68 +136,53 @@ class Comparison(NamedTuple):
         return abs(self.control.median - 1) <= CONTROL
 
 
-def run_onnx(model: str | bytes, threads: int) -> Callable[[Any], list[Any]]:
-    """Return what runs an ONNX file, or its bytes, on an array in ONNX Runtime on the CPU."""
-    import onnxruntime
+def freeze(model: nn.Module, run: Callable[[], object], dynamic: bool | None = None) -> Any:
+    """Compile a model with its weights as constants, so that they are folded and packed once.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # threads that keep spinning would take the cores from the next model
-    options.add_session_config_entry('session.force_spinning_stop', '1')
-    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})
-
-
-def run_openvino(model: str | bytes, threads: int, precision: str) -> Callable[[Any], Any]:
-    """Return what runs a file for OpenVINO, or its bytes, on an array on the CPU.
+    Inductor's switch is on for this compilation only. Dynamo reads it too, so it has no effect as
+    an option of `torch.compile`.
 
     Args:
-        model: Path of an .xml or .onnx file, or the bytes of the latter.
-        threads: Number of threads.
-        precision: 'f32' or 'bf16', in which layers that are not int8 compute.
+        model: A model in eval mode. It is compiled in place.
+        run: Runs the model as it will be run, without gradients.
+        dynamic: As in `torch.compile`.
+
+    Returns:
+        The model.
     """
-    import openvino
-
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(model),
-        'CPU',
-        {
-            'INFERENCE_PRECISION_HINT': precision,
-            'INFERENCE_NUM_THREADS': threads,
-            'PERFORMANCE_HINT': 'LATENCY',
-            'ENABLE_CPU_PINNING': False,  # torch does not pin either
-        },
-    )
-    request = compiled.create_infer_request()
-    return lambda image: request.infer([image])
-
-
-def _compile(job: Job, path: Path) -> Step:
-    return _frozen(copy.deepcopy(job.model), job)
-
-
-def _frozen(model: Any, job: Job) -> Step:
-    model.compile(dynamic=not job.static)
-    with torch._inductor.config.patch(freezing=True):  # for this compilation only
-        model(job.images)
+    model.compile(dynamic=dynamic)
+    with torch._inductor.config.patch(freezing=True):
+        run()
     return model
 
 
-def _compile_int8(job: Job, path: Path) -> Step:
-    """Quantize by PT2E with torchao's quantizer for x86, calibrated by noise, and compile."""
+def quantize_program(program: Any, batches: Iterable[torch.Tensor]) -> nn.Module:
+    """Return the int8 form of a program of torch.export: PT2E, with torchao's quantizer for x86.
+
+    Args:
+        program: The program, of one input.
+        batches: Images (B, in_chans, H, W) that the ranges of activations are taken from.
+    """
     pt2e = importlib.import_module('torchao.quantization.pt2e.quantize_pt2e')
     x86 = importlib.import_module('torchao.quantization.pt2e.quantizer.x86_inductor_quantizer')
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = pt2e.prepare_pt2e(program.module(), quantizer)
+    for images in batches:
+        prepared(images)
+    return pt2e.convert_pt2e(prepared)
+
+
+def _freeze(model: nn.Module, job: Job) -> Step:
+    return freeze(model, lambda: model(job.images), dynamic=None if job.static else True)
+
+
+def _compile_int8(job: Job, path: Path) -> Step:
     shapes = None if job.static else dynamic_shapes(32)
     # a free batch must not be 1 while torch.export looks at it
     example = job.images if job.static else job.images.repeat(2, 1, 1, 1)
     program = torch.export.export(TupleOutput(job.model), (example,), dynamic_shapes=shapes)
-    prepared = pt2e.prepare_pt2e(program.module(), quantizer)
-    prepared(job.images)
-    return _frozen(pt2e.convert_pt2e(prepared), job)
+    return _freeze(quantize_program(program, [job.images]), job)
 
 
 def _open_aoti(job: Job, path: Path) -> Step:
@@ -206,16 +191,11 @@ def _open_aoti(job: Job, path: Path) -> Step:
 
 
 def _open_onnx(job: Job, path: Path) -> Step:
-    run = run_onnx(str(path), job.threads)
-    return lambda image: run(image.numpy())
+    return onnx.load(path, job.threads)
 
 
 def _open_openvino(precision: str) -> Callable[[Job, Path], Step]:
-    def load(job: Job, path: Path) -> Step:
-        run = run_openvino(str(path), job.threads, precision)
-        return lambda image: run(image.numpy())
-
-    return load
+    return lambda job, path: openvino.load(path, precision, job.threads)
 
 
 def _exported(format: str, precision: str = '', int8: bool = False, slow: bool = False) -> Form:
@@ -230,7 +210,9 @@ def _exported(format: str, precision: str = '', int8: bool = False, slow: bool =
 FORMS: dict[str, Form] = {
     'eager': Form(lambda job, path: job.model),
     'deployed': Form(lambda job, path: reparameterize_model(job.model)),
-    'torch.compile, frozen': Form(_compile, slow=True),
+    'torch.compile, frozen': Form(
+        lambda job, path: _freeze(copy.deepcopy(job.model), job), slow=True
+    ),
     'torch.compile, int8': Form(_compile_int8, packages=('torchao',), slow=True),
     'AOTInductor': _exported('aoti', slow=True),
     'ONNX Runtime': _exported('onnx'),

@@ -28,14 +28,29 @@ def _write(request: Request, path: Path) -> Run:
     return load(path)
 
 
-def load(path: Path) -> Run:
-    """Return what runs a file in float32, whatever else the CPU could compute in."""
+def load(model: Path | bytes, precision: str = 'f32', threads: int | None = None) -> Run:
+    """Return what runs a file, or its bytes, on the CPU.
+
+    Args:
+        model: Path of an .xml or .onnx file, or the bytes of the latter.
+        precision: 'f32' or 'bf16', in which layers that are not int8 compute.
+        threads: Number of threads; None for OpenVINO's default.
+    """
     import openvino
 
-    compiled: Any = openvino.compile_model(path, 'CPU', {_HINT: 'f32'})
+    settings: dict[str, Any] = {_HINT: precision}
+    if threads is not None:
+        settings |= {
+            'INFERENCE_NUM_THREADS': threads,
+            'PERFORMANCE_HINT': 'LATENCY',
+            'ENABLE_CPU_PINNING': False,  # torch does not pin either
+        }
+    core = openvino.Core()
+    compiled: Any = core.compile_model(core.read_model(model), 'CPU', settings)
+    request = compiled.create_infer_request()
 
     def run(image: Any) -> list[Any]:
-        found = compiled(image.numpy())
+        found = request.infer([image.numpy()])
         return [found[output] for output in compiled.outputs]
 
     return run

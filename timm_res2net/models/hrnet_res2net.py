@@ -19,7 +19,13 @@ from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from ..compat import check_hrnet_arguments, has_intermediates, hrnet_cfg, keep_in_chans
+from ..compat import (
+    check_hrnet_arguments,
+    complete_head,
+    has_intermediates,
+    hrnet_cfg,
+    keep_in_chans,
+)
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from ..schema import HEADS, HRNET, check_cfg, check_hrnet, checked, read_all
 from .half_loading import watch_loading
@@ -83,6 +89,7 @@ class HighResolutionRes2Net(HighResolutionNet):
         dd = {'device': kwargs.get('device'), 'dtype': kwargs.get('dtype')}
         self._replace_bottlenecks(**arguments, **dd)
         keep_in_chans(self, in_chans)
+        complete_head(self)
         recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
         self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
         watch_loading(self)
