@@ -175,8 +175,9 @@ def test_branches_that_change_their_channels():
     stages = dict(fuzz.BRANCHES, stage3={**fuzz.BRANCHES['stage3'], 'num_channels': (9, 16, 32)})
     with pytest.raises(ValueError) as error:
         timm.create_model('hrnet_w18_res2net', device='meta', **stages)
-    text = 'branches of stage3 must begin with the channels of the stage before, [8, 16], got [9, 16, 32]'
-    assert text in str(error.value)
+    text = str(error.value)
+    assert 'branches of stage3 must begin' in text
+    assert '[8, 16], got [9, 16, 32]' in text
 
 
 def test_levels_of_a_model_without_levels():
