@@ -14,12 +14,12 @@ from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import Fault, hub
 from timm_res2net import download
 from timm_res2net.download import NOT_CACHED
-from timm_res2net.resolve import load_model
+from timm_res2net.load import load_model
 
 WARM = 'me/warm'  # in the cache
 COLD = 'me/cold'
 LOAD = """
-from timm_res2net.resolve import load_model
+from timm_res2net.load import load_model
 answer = load_model(target).num_classes
 """
 
@@ -50,8 +50,9 @@ def world(tmp_path_factory):
 from huggingface_hub import close_session
 from huggingface_hub.utils import _http
 from timm_res2net import download
+from timm_res2net.hub import fetch
 close_session()  # a connection that is open would outlive the server
-download.PATIENCE = 0.05
+download.PATIENCE = fetch.PATIENCE = 0.05
 slept = timm.slept = []
 _http.time.sleep = slept.append
 """)
@@ -83,10 +84,10 @@ TROUBLE = {
 RUNS = {
     'create_model': ("timm.create_model('res2net50_se', True)", 'timm/res2net50_26w_4s.in1k'),
     'a model of timm': (
-        "from timm_res2net.resolve import load_model; load_model('resnet18.tv_in1k')",
+        "from timm_res2net.load import load_model; load_model('resnet18.tv_in1k')",
         'timm/resnet18.tv_in1k',
     ),
-    'a repository': (f"from timm_res2net.resolve import load_model; load_model('{COLD}')", COLD),
+    'a repository': (f"from timm_res2net.load import load_model; load_model('{COLD}')", COLD),
     'export': (f"import timm_res2net as t; t.export_model('{COLD}', out, 'pt2')", COLD),
     'show': (f"import timm_res2net as t; t.show('{COLD}', None, out.replace('pt2', 'png'))", COLD),
     'check': (f"hub.check('{COLD}')", COLD),

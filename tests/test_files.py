@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -9,12 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from tests.cli.test_cli import PADDLE
-from tests.common import slow_except
+from tests.common import randomise
+from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.cli.options import read_label_names
+from timm_res2net.convert import reading
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -290,36 +296,71 @@ def test_reading_has_bounds(tmp_path):
         read_file(tmp_path / 'nothing', 5)
 
 
-@pytest.mark.parametrize('words', slow_except(['push'], ['push', '', '--to']))
-def test_a_source_that_changes_while_it_is_read(words, tmp_path, monkeypatch, capsys):
-    """Also after the hash: mapped tensors are read when they are written."""
-    source = tmp_path / 'net.pdparams'
-    shutil.copyfile(PADDLE, source)
-    argv = ['convert', str(source), '--out', str(tmp_path / 'out')]
-    argv += [words, 'paddle'] if words == '--to' else []
-    if words == 'push':
-        argv = ['push', str(source), 'me/net', '--license', 'mit', '--dry-run']
+MINDCV = PADDLE.with_name('mindcv.ckpt')
 
-    def hash_and_change(path):
-        found = sha256_of(path)
-        source.write_bytes(source.read_bytes())
-        return found
 
-    plain = Config.with_data
+def sources(folder: Path) -> dict[str, Path]:
+    """A small network in each kind of file that was once mapped into memory, and in shards."""
+    tensors = randomise(timm.create_model('test_res2net_se')).state_dict()
+    paths = {
+        'torch': folder / 'net.pth', 'safetensors': folder / 'net.safetensors',
+        'shards': folder / 'net.safetensors.index.json', 'MindSpore': folder / 'net.ckpt',
+        'Paddle': folder / 'net.pdparams',
+    }  # fmt: skip
+    torch.save(tensors, paths['torch'])
+    save_file(tensors, paths['safetensors'])
+    shutil.copyfile(paths['safetensors'], folder / 'a-1-of-1.safetensors')
+    index = {'weight_map': dict.fromkeys(tensors, 'a-1-of-1.safetensors')}
+    paths['shards'].write_text(json.dumps(index))
+    shutil.copyfile(MINDCV, paths['MindSpore'])
+    shutil.copyfile(PADDLE, paths['Paddle'])
+    return paths
 
-    def prepare_and_change(config, given):
-        source.write_bytes(source.read_bytes())
-        return plain(config, given)
 
-    for where, change in (  # before and after the file is hashed
-        ('timm_res2net.checkpoint.sha256_of', hash_and_change),
-        ('timm_res2net.folder.Config.with_data', prepare_and_change),
-    ):
+@pytest.mark.parametrize('kind', ['torch', 'safetensors', 'shards', 'MindSpore', 'Paddle'])
+def test_a_source_that_changes_while_it_is_read(kind, tmp_path, monkeypatch):
+    """As it is parsed, or as it is hashed. Of shards each file is watched."""
+    source = sources(tmp_path)[kind]
+    changed = tmp_path / 'a-1-of-1.safetensors' if kind == 'shards' else source
+
+    def and_change(function):
+        def change(*args, **kwargs):
+            found = function(*args, **kwargs)
+            changed.write_bytes(changed.read_bytes())
+            return found
+
+        return change
+
+    for name in ('_read_as', 'sha256_of'):
+        if (kind, name) == ('shards', 'sha256_of'):
+            continue  # the shards were read, and the index is hashed
         with monkeypatch.context() as patch:
-            patch.setattr(where, change)
-            assert main(argv) == 1
-        assert f'{source} changed while it was read. Run again' in capsys.readouterr().err
-        assert os.listdir(tmp_path) == ['net.pdparams']
+            patch.setattr(reading, name, and_change(getattr(reading, name)))
+            with pytest.raises(ValueError, match=r'changed while it was read\. Run again') as error:
+                convert_checkpoint(source, tmp_path / 'out')
+        assert str(changed) in str(error.value)
+        assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('kind', ['torch', 'safetensors', 'shards', 'MindSpore', 'Paddle'])
+def test_a_source_that_is_cut_after_it_was_read(kind, tmp_path, monkeypatch):
+    """Its content is in memory: what is written, and its sha256, are of what was read."""
+    source = sources(tmp_path)[kind]
+    expected = convert_checkpoint(source, tmp_path / 'expected')
+    prepare = Config.with_data
+
+    def cut(config, given):
+        for path in tmp_path.iterdir():
+            if path.is_file():
+                os.truncate(path, 0)
+        return prepare(config, given)
+
+    monkeypatch.setattr(Config, 'with_data', cut)
+    found = convert_checkpoint(source, tmp_path / 'out')
+    assert source.stat().st_size == 0
+    assert found.file.sha256 == expected.file.sha256
+    weights = [(tmp_path / name / 'model.safetensors').read_bytes() for name in ('expected', 'out')]
+    assert weights[0] == weights[1]
 
 
 def test_sha256(tmp_path):

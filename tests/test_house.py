@@ -24,8 +24,8 @@ TOP_LEVEL = {
 FLOORS = (
     'startup', 'compat', 'text', 'stats', 'semantics', 'schema', 'keys', 'extras', 'remote_code',
     'files', 'download', 'layers', 'convert', 'models', 'authors', 'deploy', 'compare', 'folder',
-    'card', 'resolve', 'checks', 'checkpoint', 'hub', 'detection', 'show', 'predict', 'export',
-    'cli', '__main__',
+    'card', 'resolve', 'checks', 'checkpoint', 'hub', 'load', 'detection', 'show', 'predict',
+    'export', 'cli', '__main__',
 )  # fmt: skip
 
 # timm's own names, which must not be registered again

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from tests.common import TINY, model_folder, randomise
+from timm_res2net.load import load_model
 from timm_res2net.predict import find_images, predict
-from timm_res2net.resolve import load_model
 from timm_res2net.show import DIGITS
 
 

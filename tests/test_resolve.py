@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
-from tests.common import model_folder
 from timm_res2net import check, convert_checkpoint, export_model, push_to_hub, show
 from timm_res2net.cli import main
 from timm_res2net.resolve import (
@@ -13,7 +13,6 @@ from timm_res2net.resolve import (
     Folder,
     Name,
     Repository,
-    load_model,
     resolve,
     resolve_name,
     resolve_repository,
@@ -106,7 +105,7 @@ def test_every_verb_refuses_a_name_alike(name, value, remedy, here, capsys):
 
 
 def test_every_verb_takes_a_tag(here):
-    model = load_model('test_res2net_se.digits')
+    model = timm.create_model('test_res2net_se.digits')
     torch.save(model.state_dict(), 'net.pth')
     found = convert_checkpoint('net.pth', model='test_res2net_se.digits')
     assert found.architecture == 'test_res2net_se'
@@ -120,26 +119,6 @@ def test_revisions():
     assert resolve_repository('me/net@v1') == Repository('me/net', 'v1')
     with pytest.raises(ValueError, match=r"'me/net@v1' and revision='v2'.*Name one"):
         resolve_repository('me/net@v1', 'v2')
-
-
-def test_loading(here):
-    model_folder(here / 'net', num_classes=3)
-    assert load_model('net').num_classes == 3
-    assert load_model(here / 'net', num_classes=7).num_classes == 7
-    with pytest.raises(ValueError, match=r'no published weights .*res2net50_18w_4s.*--random'):
-        load_model('res2net50_18w_4s')
-    torch.save({}, 'net.pth')
-    with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
-        load_model('net.pth')
-
-
-def test_random_weights_let_every_block_count():
-    """A fresh model's blocks are the identity, and an exported file was compared with that."""
-    for name in ('test_res2net_se', 'res2net50_26w_4s', 'resnet18'):
-        norms = [
-            m for m in load_model(name, pretrained=False).modules() if hasattr(m, 'running_var')
-        ]
-        assert all(norm.weight.any() for norm in norms)
 
 
 def test_an_empty_tag():

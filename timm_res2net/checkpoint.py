@@ -41,7 +41,7 @@ from .convert import (
     undo_rules,
 )
 from .convert.fit import fit, shapes, with_counters, without_counters
-from .files import FileState, check_writable, new_file, new_folder, sha256_of
+from .files import check_writable, new_file, new_folder
 from .folder import (
     DATA,
     Config,
@@ -86,7 +86,6 @@ class Conversion:
         other_entries: Further entries of the file that hold weights, such as 'ema.module'.
         classifiers: Keys in `left_out` that look like a classifier, if the model has none.
         differences: Relative differences by output from the original code's; empty if not compared.
-        state: The file before it was read; None for a model in memory.
     """
 
     source: str
@@ -99,7 +98,6 @@ class Conversion:
     other_entries: tuple[str, ...] = ()
     classifiers: tuple[str, ...] = ()
     differences: Mapping[str, float] = field(default_factory=dict)
-    state: FileState | None = None
 
     @property
     def architecture(self) -> str:
@@ -115,15 +113,6 @@ class Conversion:
     def semantics(self) -> str:
         """Block semantics."""
         return self.config.semantics
-
-    def check_unchanged(self) -> None:
-        """Raise a ValueError if the file that was read has changed since.
-
-        Mapped tensors are read when they are written, so this is the last question before a copy of
-        them gets its name.
-        """
-        if self.state is not None:
-            self.state.check()
 
     @property
     def file(self) -> Provenance:
@@ -343,11 +332,8 @@ def _provenance(
     if left_out:
         rows.append((f'others, such as `{min(left_out)}`', '', len(left_out), 'left out'))
     used = checkpoint.values.keys() - set(left_out)
-    sha256 = sha256_of(weights)
-    if checkpoint.state is not None:
-        checkpoint.state.check()  # the tensors and the sha256 are of one content
     return Provenance(
-        path.resolve().name, sha256, weights.stat().st_size, checkpoint.format,
+        path.resolve().name, checkpoint.sha256, weights.stat().st_size, checkpoint.format,
         checkpoint.entry, checkpoint.narrow(used), source, rows,
     )  # fmt: skip
 
@@ -380,7 +366,7 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     name = config.architecture.partition('.')[0]
     new = Config.of(model, name, arguments, cfg, described=described, made_from=made_from)
     new = new.with_remote_code(config.remote_code)
-    return Conversion(source, new, model.eval(), moves, file, state=checkpoint.state)
+    return Conversion(source, new, model.eval(), moves, file)
 
 
 def _convert_network(
@@ -434,7 +420,6 @@ def _read_file(
     return Conversion(
         source, config, model.eval(), moves, made_from, prefix, left_out, checkpoint.others,
         tuple(look_like_classifiers(checkpoint.values, lost, config.num_features)),
-        state=checkpoint.state,
     )  # fmt: skip
 
 
@@ -658,11 +643,9 @@ def convert_checkpoint(
         card = _card(found, Path(path).is_dir(), target.name, license)
         with new_folder(target) as made:
             ModelFolder.write(made, found.config, found.model, card)
-            found.check_unchanged()
     else:
         with new_file(target) as made, open(made, 'wb') as file:
             SOURCES[to].save(foreign, file)
-            found.check_unchanged()
     return found
 
 

@@ -353,7 +353,15 @@ class FileState(NamedTuple):
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256())
+
+
+def git_sha1_of(path: Path) -> str:
+    """Return the name that git gives a file's content, in hexadecimal."""
+    return _digest(path, hashlib.sha1(b'blob %d\0' % path.stat().st_size))
+
+
+def _digest(path: Path, digest: Any) -> str:
     with open(path, 'rb') as file:
         while part := file.read(1 << 20):
             digest.update(part)

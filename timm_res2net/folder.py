@@ -558,7 +558,7 @@ class ModelFolder:
             ValueError: The config does not describe a model.
         """
         self.build()
-        overlay = compat.local_dir_overlay(self.weights)
+        overlay = compat.local_dir_overlay(self.weights) if pretrained else None
         return timm.create_model(
             f'local-dir:{self.path}',
             pretrained=pretrained,

@@ -1,8 +1,6 @@
 """What a text means: a registered name, a folder, a file, or a repository of the Hub."""
 
-import logging
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +8,10 @@ import timm
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
-from torch import nn
 
-from .download import ask_hub, explaining, prepare_weights
-from .folder import CONFIG, PICKLE, WEIGHTS, ModelFolder, timm_names
+from .folder import CONFIG, timm_names
 from .models.figures import FIGURES
 from .text import close_names
-
-_logger = logging.getLogger(__name__)
 
 
 class Name(NamedTuple):
@@ -145,65 +139,3 @@ def _refusal(text: str, what: str) -> str:
         f"'{text}' is not {what}.{close_names(text, [*FIGURES, *tags, *timm_names()])} "
         '`timm-res2net list` shows the models.'
     )
-
-
-def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs: Any) -> nn.Module:
-    """Create the model that a text means, on every supported version of timm and torch.
-
-    Args:
-        target: As for `resolve`, but for files.
-        pretrained: Load its weights. Otherwise they are random, and no BatchNorm's weight is zero.
-        **kwargs: Further arguments of `timm.create_model`.
-
-    Raises:
-        OSError: There is no such folder, or the Hub refuses or cannot be reached.
-        ValueError: There is no such model, or it has no weights.
-    """
-    model = _load(target, pretrained, **kwargs)
-    if not pretrained:
-        _start_blocks(model)
-    return model
-
-
-def _start_blocks(model: nn.Module) -> None:
-    """Set BatchNorm weights that start at zero to one.
-
-    timm starts the last BatchNorm of each block at zero. The block then passes its shortcut alone,
-    and neither a run nor a comparison of outputs would depend on its other layers.
-    """
-    for module in model.modules():
-        weight = getattr(module, 'weight', None)
-        if isinstance(module, nn.BatchNorm2d) and weight is not None and not weight.any():
-            nn.init.ones_(module.weight)
-
-
-def _load(target: str | os.PathLike[str], pretrained: bool, **kwargs: Any) -> nn.Module:
-    """Create the model of `load_model`."""
-    found = resolve(target)
-    _logger.info(f'Loading {target}')
-    if isinstance(found, Folder):
-        return ModelFolder(found.path).create_model(pretrained, **kwargs)
-    if isinstance(found, File):
-        raise ValueError(
-            f'{found.path} is a file. Make a folder of it with `timm-res2net convert`, and give '
-            'that.'
-        )
-    if isinstance(found, Repository):
-        name = os.fspath(target)
-        name = name if name.startswith('hf-hub:') else f'hf-hub:{name}'
-        ask_hub(found.id, CONFIG, revision=found.revision)
-        if pretrained:
-            ask_hub(found.id, WEIGHTS, PICKLE, revision=found.revision)
-        with explaining(found.id, found.revision):
-            return timm.create_model(name, pretrained=pretrained, **kwargs)
-    if not pretrained:
-        return timm.create_model(found.full, **kwargs)
-    if not (found.cfg and found.cfg.has_weights):
-        raise ValueError(
-            f"There are no published weights for '{found.full}'. Give a folder that `timm-res2net "
-            'convert` wrote, or use random weights (pretrained=False, --random).'
-        )
-    prepare_weights(found.cfg)  # for models of timm, too
-    on_hub = found.cfg.hf_hub_id and not found.cfg.file
-    with explaining(found.cfg.hf_hub_id) if on_hub else nullcontext():
-        return timm.create_model(found.full, pretrained=True, **kwargs)

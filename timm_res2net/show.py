@@ -251,7 +251,7 @@ def show(
     '3'
     """
     from .checks import refuse_model
-    from .resolve import load_model
+    from .load import load_model
 
     path = check_picture(Path(out))
     model = load_model(target, pretrained).eval()

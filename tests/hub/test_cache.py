@@ -1,6 +1,7 @@
 """What `check` and `pull` do to the client's cache, in each of its layouts."""
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from safetensors.torch import load
 
 from tests.common import randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, command, environment, without_override
@@ -130,7 +133,7 @@ import pathlib
 from huggingface_hub.utils import _http
 from timm_res2net import export_model, show
 from timm_res2net.predict import predict
-from timm_res2net.resolve import load_model
+from timm_res2net.load import load_model
 
 waits = []
 _http.time.sleep = waits.append  # between the client's tries
@@ -243,6 +246,42 @@ def test_weights_that_stay_damaged_are_removed_by_the_client(world, files):
     server.faults.clear()
     assert found(client.run(CHECK, repo=REPO), 'content')[0] == 'ok'
     assert weights_of(cache).read_bytes() == files['model.safetensors']
+
+
+LOAD_MODEL = """
+from timm_res2net.load import load_model
+answer = load_model(repo).eval()(torch.ones(1, 3, 64, 64)).detach().tolist()
+"""
+
+
+def test_loading_compares_too(world, files):
+    """`show`, `predict` and `export` load what `check` would call in order."""
+    server, client, cache = world
+    outputs = client.run(LOAD_MODEL, repo=REPO)
+    damage(cache)
+    assert client.run(LOAD_MODEL, repo=REPO) == outputs
+    assert weights_of(cache).read_bytes() == files['model.safetensors']
+    damage(cache)
+    other = files['model.safetensors'][:-1] + b'?'
+    server.faults.append(Fault('GET /cdn', flip=True))
+    server.faults.append(
+        Fault('HEAD .*/me/tiny/.*safetensors', headers={'X-Xet-Hash': server.xet_hash(other)})
+    )
+    with pytest.raises(RemoteError, match=r'model.safetensors is not what the Hub announces'):
+        client.run(LOAD_MODEL, repo=REPO)
+
+
+def test_a_repository_with_a_pickle_alone(shared, files):
+    """timm wrote such repositories before safetensors. With both, the pickle is not downloaded."""
+    server, client, cache = shared
+    content = io.BytesIO()
+    torch.save(load(files['model.safetensors']), content)
+    pickled = {'pytorch_model.bin': content.getvalue(), 'config.json': files['config.json']}
+    server.add('me/old', pickled)
+    server.add('me/both', {**pickled, **files})
+    assert client.run(LOAD_MODEL, repo='me/old') == client.run(LOAD_MODEL, repo='me/both')
+    names = {path.name for path in (cache / 'models--me--both').rglob('snapshots/*/*')}
+    assert names == {'model.safetensors', 'config.json'}
 
 
 def test_small_weights_are_compared_too(shared, files):

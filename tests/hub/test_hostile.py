@@ -24,6 +24,7 @@ PUSH = """
 done = hub.push_to_hub(source, repo, license='mit', **kwargs)
 answer = [done.commit, list(done.changed)]
 """
+LOAD = 'from timm_res2net.load import load_model; load_model(repo)'
 PULL = 'hub.pull(repo, source + ".out", **kwargs)'
 
 
@@ -119,7 +120,7 @@ ANSWERS = {
 def test_an_answer_about_a_repository(case, world):
     server, client, args = world
     server.faults.append(Fault('GET /api/models/', body=ANSWERS[case]))
-    for code in (CHECK, PULL, PUSH):
+    for code in (CHECK, PULL, PUSH, LOAD):
         text = fails(client, code, **args)
         assert 'cannot use what the Hub answers for me/tiny (' in text
         assert server.url in text and 'run again later' in text
@@ -135,6 +136,18 @@ def test_a_size_of_400_digits_is_no_obstacle(world):
     assert 'neither config.json nor model.safetensors' in fails(client, CHECK, **args)
 
 
+@pytest.mark.parametrize('name', ['README.md', 'config.json', GOLDEN])
+def test_a_large_file_is_not_downloaded(name, world):
+    """What is read whole has a bound, and the Hub says the size beforehand."""
+    server, client, args = world
+    server.faults.append(Fault('GET /api/models/', body=sibling(rfilename=name, size=17 << 20)))
+    for code in (CHECK, PULL, PUSH):
+        text = fails(client, code, **args)
+        assert text.startswith(f'{name} of me/tiny has 17,825,792 bytes, and at most 16,777,216')
+        assert 'Nothing was downloaded' in text
+    assert not server.count('/resolve/')
+
+
 FILE_ANSWERS = {  # headers of the answer about a file
     'no commit': {'X-Repo-Commit': ''},
     'a Xet hash that is none': {'X-Xet-Hash': 'none'},
@@ -147,7 +160,8 @@ FILE_ANSWERS = {  # headers of the answer about a file
 def test_an_answer_about_a_file(case, world):
     server, client, args = world
     server.faults.append(Fault('HEAD .*safetensors', headers=FILE_ANSWERS[case]))
-    assert 'run again' in fails(client, CHECK, **args).lower()
+    for code in (CHECK, LOAD):
+        assert 'run again' in fails(client, code, **args).lower()
     server.faults.clear()
     assert {state for _, state, _ in client.run(CHECK, **args)} == {'ok'}
 

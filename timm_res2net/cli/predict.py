@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..checks import refuse_model
+from ..load import load_model
 from ..predict import SUFFIXES, Prediction, find_images, predict
-from ..resolve import load_model
 from ..show import labels_of
 from ..text import printable
 from .frame import EXIT_ERROR, Verbs, columns

@@ -7,7 +7,6 @@ file can run.
 """
 
 import math
-import mmap
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -181,9 +180,7 @@ def read_ckpt(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is not what MindSpore writes.
     """
-    with open(path, 'rb') as file:
-        # read only what is copied; the map closes when the last view of it goes
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    data = memoryview(path.read_bytes())
     try:
         found = _read_message(_without_crc(data))
         return {name: _convert(name, found.pop(name)) for name in list(found)}

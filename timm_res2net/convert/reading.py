@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
+import safetensors.torch
 import torch
 
-from ..files import FileState
+from ..files import FileState, sha256_of
 from ..keys import is_counter
 from ..text import first_line
 from .kinds import describe_archive, describe_start
@@ -51,7 +51,7 @@ class Checkpoint:
         entry: The entry of the file that holds the weights; '' if the file holds nothing else.
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
-        state: The file before it was read. Tensors of a mapped file are read when they are used.
+        sha256: The sha256 of the file's content, which was read from it.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Checkpoint:
     entry: str = ''
     others: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
-    state: FileState | None = None
+    sha256: str = ''
 
     def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
         """Return some of the tensors on the CPU.
@@ -353,7 +353,7 @@ def _read_torch(path: Path, legacy: bool) -> Any:
         # timm's train.py saves its arguments as a Namespace, which only holds values
         allowed = [argparse.Namespace, *((record, name) for name, record in HARMLESS.items())]
         with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-            return torch.load(path, map_location='cpu', weights_only=True, mmap=not legacy)
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=False)
     except OSError:
         raise
     except Exception as error:  # a damaged file can fail anywhere inside torch
@@ -378,8 +378,7 @@ def _read_torch(path: Path, legacy: bool) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        with safetensors.safe_open(path, framework='pt') as found:
-            tensors = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
+        tensors = safetensors.torch.load(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise ValueError(
             f'it is cut short or damaged ({first_line(error)}). Download it again.'
@@ -432,7 +431,19 @@ def _written(file: BinaryIO, size: int) -> int:
 
 
 def _read_content(path: Path, shard: bool = False) -> tuple[Any, str]:
-    """Return the content of a file and its format, as in `Checkpoint`."""
+    """Return the content of a file and its format, as in `Checkpoint`.
+
+    Nothing is mapped into memory: if a mapped file became shorter, the system would end the
+    process.
+    """
+    state = FileState.of(path)
+    try:
+        return _read_as(path, shard)
+    finally:
+        state.check()  # before a half-written file is called damaged
+
+
+def _read_as(path: Path, shard: bool) -> tuple[Any, str]:
     with open(path, 'rb') as file:
         start = file.read(512)
         size = path.stat().st_size
@@ -472,8 +483,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     several files (.index.json). The content decides, not the name.
 
     The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A file of
-    `torch.save` can still be made to keep torch's own reader busy, or crash it. Safetensors and
-    files of `torch.save` since 1.6 are mapped into memory.
+    `torch.save` can still be made to keep torch's own reader busy, or crash it.
 
     Args:
         path: The file.
@@ -487,15 +497,17 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is of another kind, is damaged, asks for more than weights, or has no
-            weights in the entry. The text says which.
+        ValueError: The file is of another kind, is damaged, changes meanwhile, asks for more than
+            weights, or has no weights in the entry. The text says which.
     """
     path = Path(path)
     state = FileState.of(path)
     try:
         content, kind = _read_content(path)
+        sha256 = sha256_of(path)
+        state.check()  # both are of one content
         values, where, others = _find_weights(content, entry)
         values = _without_wrappers(values)
-        return Checkpoint(path, kind, values, where, others, _training(content), state)
+        return Checkpoint(path, kind, values, where, others, _training(content), sha256)
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

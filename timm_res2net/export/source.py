@@ -10,8 +10,8 @@ import torch
 from timm.models import FeatureInfo
 from torch import nn
 
+from ..load import load_model
 from ..models.protocol import as_timm
-from ..resolve import load_model
 
 # The fields of a pretrained_cfg that go into the file
 _DESCRIBING = (

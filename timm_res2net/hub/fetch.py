@@ -1,9 +1,8 @@
 """What the Hub says of a repository, and a model's files from the Hub's cache, compared with it."""
 
-import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,8 @@ from ..download import (
     explaining,
     readable,
 )
-from ..files import sha256_of
-from ..folder import CONFIG, FILES, WEIGHTS, ModelFolder, Origin
+from ..files import TEXT_LIMIT, git_sha1_of, sha256_of
+from ..folder import CONFIG, FILES, PICKLE, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
 
 _logger = logging.getLogger(__name__)
@@ -40,10 +39,12 @@ class Announced:
     Attributes:
         sha256: Its sha256, for large files; '' for others.
         git_sha1: git's hash of it, for other files; '' if the Hub does not say it.
+        bytes: Its size; 0 if the Hub does not say it.
     """
 
     sha256: str = ''
     git_sha1: str = ''
+    bytes: int = 0
 
     def __str__(self) -> str:
         return f'sha256 {self.sha256[:12]}…' if self.sha256 else f'git hash {self.git_sha1[:12]}…'
@@ -52,8 +53,7 @@ class Announced:
         """Return whether a file has the content that the Hub announces."""
         if self.sha256:
             return sha256_of(path) == self.sha256
-        content = path.read_bytes()
-        return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest() == self.git_sha1
+        return git_sha1_of(path) == self.git_sha1
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,16 @@ class Remote:
     commit: str
     private: bool
     files: Mapping[str, Announced]
+
+    def check_sizes(self, names: Sequence[str]) -> None:
+        """Raise an OSError if a file that is to be read whole, as weights are not, is too large."""
+        for name in {*names} - {WEIGHTS, PICKLE}:
+            size = self.files[name].bytes if name in self.files else 0
+            if size > TEXT_LIMIT:
+                raise OSError(
+                    f'{name} of {self.repo} has {size:,} bytes, and at most {TEXT_LIMIT:,} are '
+                    'read. Nothing was downloaded; look at the repository.'
+                )
 
 
 def look(api: HfApi, repo: str, revision: str | None) -> Remote:
@@ -90,15 +100,16 @@ def look(api: HfApi, repo: str, revision: str | None) -> Remote:
     with readable():
         info = api.model_info(repo, revision=revision, files_metadata=True, timeout=PATIENCE)
         siblings = [*info.siblings] if info.siblings else []
-        hashes = [(s.rfilename, s.lfs and s.lfs.sha256, s.blob_id) for s in siblings]
+        told = [(s.rfilename, s.lfs and s.lfs.sha256, s.blob_id, s.size) for s in siblings]
         validate_repo_id(info.id)
     files = {}
-    for name, sha256, git_sha1 in hashes:
+    for name, sha256, git_sha1, size in told:
         if not (isinstance(name, str) and name.isprintable()):
             raise Unreadable(f'{name!r:.100} is not the name of a file')
         if not (_is_hash(sha256, 64) and _is_hash(git_sha1, 40)):
             raise Unreadable(f'{name} has the hashes {sha256!r:.100} and {git_sha1!r:.100}')
-        files[name] = Announced(sha256=sha256) if sha256 else Announced('', git_sha1 or '')
+        size = size if isinstance(size, int) else 0
+        files[name] = Announced(sha256 or '', '' if sha256 else git_sha1 or '', size)
     if not _is_hash(info.sha, 40):
         raise Unreadable(f'{info.sha!r:.100} is not a commit')
     return Remote(info.id, info.sha or '', bool(info.private), files)
@@ -116,6 +127,7 @@ def fetch(
     token: str | bool | None = None,
     pin: Pin | None = None,
     timeout: float = TIMEOUT,
+    files: Sequence[str] = FILES,
 ) -> ModelFolder:
     """Download the files of a model into the cache.
 
@@ -129,16 +141,23 @@ def fetch(
         token: Access token.
         pin: What the weights must be.
         timeout: Seconds that this may take in total.
+        files: The files that are wanted, weights first. Those that the repository lacks are left
+            out, and so is the pickle of a repository that has safetensors.
 
     Raises:
         OSError: The Hub refuses, cannot be reached and the cache has no such model, takes too long,
-            or the repository changed during the download.
+            announces a config or card that is too large to be one, or the repository changed during
+            the download.
     """
-    return Limit(timeout, repo).run(partial(_fetch, repo, revision, token, pin))
+    return Limit(timeout, repo).run(partial(_fetch, repo, revision, token, pin, files))
 
 
 def _fetch(
-    repo: str, revision: str | None, token: str | bool | None, pin: Pin | None
+    repo: str,
+    revision: str | None,
+    token: str | bool | None,
+    pin: Pin | None,
+    files: Sequence[str],
 ) -> ModelFolder:
     get = partial(hf_hub_download, repo, revision=revision, token=token)
     remote: Remote | None = None
@@ -151,10 +170,14 @@ def _fetch(
         except (OSError, HTTPError) as error:  # no network: use the cache
             offline, get = explain(error, repo, revision), partial(get, local_files_only=True)
             unreachable: BaseException = error
+    if remote:
+        remote.check_sizes(files)
     origin = Origin(repo, pin=pin or Pin(), offline=offline)
     folder = None
-    for name in FILES:  # weights first: if they are damaged, all may have to go
+    for name in files:  # weights first: if they are damaged, all may have to go
         if remote and name not in remote.files:
+            continue
+        if name == PICKLE and folder is not None:
             continue
         try:
             with explaining(repo, revision), readable():
@@ -166,7 +189,7 @@ def _fetch(
         folder = path.parents[name.count('/')]
         if remote and remote.commit and folder.name != remote.commit:
             raise OSError(f'{repo} has changed during the download. Run again.')
-        if name == WEIGHTS:
+        if name in (WEIGHTS, PICKLE):
             origin = _compare(origin, path, remote, get)
     if folder is None and not remote:
         raise OSError(offline + NOT_CACHED) from unreachable
@@ -181,21 +204,22 @@ def _compare(origin: Origin, path: Path, remote: Remote | None, get: 'partial[st
     """Compare cached weights with what the Hub announces, and replace them if they differ."""
     if remote is None:
         return _compare_offline(origin, path)
-    announced = remote.files[WEIGHTS]
-    if announced == Announced():
+    name = path.name
+    announced = remote.files[name]
+    if not (announced.sha256 or announced.git_sha1):
         return replace(origin, sha256=sha256_of(path))
     if not announced.fits(path):
-        _logger.info(f'Downloading {WEIGHTS} again, because its content is not as announced')
+        _logger.info(f'Downloading {name} again, because its content is not as announced')
         with explaining(origin.name):
             if not path.is_symlink():  # force_download would keep the file of the snapshot
                 _forget(origin.name, path.parent.name)
             with readable():
-                path = Path(get(WEIGHTS, force_download=True))
+                path = Path(get(name, force_download=True))
         if not announced.fits(path):
             _forget(origin.name, path.parent.name)
             gone = f'Remove {path}' if path.exists() else 'It was removed from the cache'
             trouble = (
-                f'{WEIGHTS} is not what the Hub announces ({announced}): it was damaged on its '
+                f'{name} is not what the Hub announces ({announced}): it was damaged on its '
                 f'way, or on the Hub. {gone}; run again.'
             )
             return replace(origin, trouble=trouble)
@@ -212,7 +236,7 @@ def _compare_offline(origin: Origin, path: Path) -> Origin:
     kept_as = os.path.basename(os.readlink(path)) if path.is_symlink() else ''
     if len(kept_as) == 64 and kept_as != sha256:
         trouble = (
-            f'{WEIGHTS} has sha256 {sha256[:12]}…, and the cache keeps it as {kept_as[:12]}…: it '
+            f'{path.name} has sha256 {sha256[:12]}…, and the cache keeps it as {kept_as[:12]}…: it '
             'was damaged. Nothing was removed; run again when the Hub can be asked.'
         )
     return replace(origin, sha256=sha256, trouble=trouble)

@@ -112,6 +112,7 @@ def ask(api: HfApi, target: Repository, token: str | bool | None, private: bool 
             f'{target.id} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
+    remote.check_sizes((CARD, CONFIG, GOLDEN))
     card, config = '', None
     with explaining(target.id, target.revision), readable():
         get = partial(hf_hub_download, target.id, revision=remote.commit, token=token)

@@ -1,0 +1,28 @@
+"""Models by a text. Repositories are in tests/hub/test_cache.py and tests/test_download.py."""
+
+import pytest
+import torch
+
+from tests.common import model_folder
+from timm_res2net.load import load_model
+
+
+def test_loading(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model_folder(tmp_path / 'net', num_classes=3)
+    assert load_model('net').num_classes == 3
+    assert load_model(tmp_path / 'net', num_classes=7).num_classes == 7
+    with pytest.raises(ValueError, match=r'no published weights .*res2net50_18w_4s.*--random'):
+        load_model('res2net50_18w_4s')
+    torch.save({}, 'net.pth')
+    with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
+        load_model('net.pth')
+
+
+def test_random_weights_let_every_block_count():
+    """A fresh model's blocks are the identity, and an exported file was compared with that."""
+    for name in ('test_res2net_se', 'res2net50_26w_4s', 'resnet18'):
+        norms = [
+            m for m in load_model(name, pretrained=False).modules() if hasattr(m, 'running_var')
+        ]
+        assert all(norm.weight.any() for norm in norms)
