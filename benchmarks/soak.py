@@ -1,11 +1,12 @@
-"""Load, deploy, run and release models for an hour, and measure whether memory grows.
+"""Load, deploy, run and release models again and again, and measure whether memory grows.
 
     python -m benchmarks.soak
 
 Each cycle creates one of four models with the weights of a file, deploys it, runs it on images of
-six sizes and two batches, in both memory layouts, and releases it. After each cycle the resident
-memory, the open files and the tensors that Python still knows are counted. The first tenth of the
-cycles is for caches to fill. Linux only.
+six sizes and two batches, in both memory layouts, and releases it. After each round of four the
+resident memory, the open files and the tensors that Python still knows are counted. The first tenth
+of the rounds is for caches to fill. As a control, safetensors alone reads the same files as often
+beforehand. An hour on one thread; Linux only.
 """
 
 import gc
@@ -19,7 +20,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import timm_res2net
 from timm_res2net.text import table
@@ -63,39 +64,41 @@ def state() -> dict[str, int]:
     }
 
 
-def growth(values: Sequence[float]) -> tuple[float, float]:
-    """Return the medians of the second and the last tenth of a series.
+def parts_of(samples: Sequence[dict[str, int]]) -> list[dict[str, float]]:
+    """Return the medians of each of `PARTS` parts of a series."""
+    n = len(samples) // PARTS
+    parts = [samples[i * n : (i + 1) * n] for i in range(PARTS)]
+    return [{key: median(one[key] for one in part) for key in part[0]} for part in parts]
 
-    Args:
-        values: At least `PARTS` values.
-    """
-    n = len(values) // PARTS
-    return median(values[n : 2 * n]), median(values[-n:])
+
+def growth(parts: Sequence[dict[str, float]], cycles: int) -> float:
+    """Return by how many bytes a cycle the memory grows, from the second part to the last."""
+    between = cycles * (PARTS - 2) / PARTS  # cycles between the middles of the two
+    return (parts[-1]['resident'] - parts[1]['resident']) / between
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """Return the medians of each tenth of the cycles as a table."""
+    """Return the medians of each part of the cycles as a table."""
     rows = [
         (
             f'{i + 1} of {PARTS}',
-            f'{part["resident"] / 1e6:,.0f} MB',
+            f'{part["resident"] / 1e6:,.1f} MB',
             f'{part["files"]:.0f}',
             f'{part["tensors"]:,.0f}',
+            f'{control["resident"] / 1e6:,.1f} MB',
         )
-        for i, part in enumerate(report['parts'])
+        for i, (part, control) in enumerate(zip(report['parts'], report['control'], strict=True))
     ]
-    return table(('cycles', 'resident memory', 'open files', 'tensors'), rows)
+    return table(('cycles', 'resident memory', 'open files', 'tensors', 'control: memory'), rows)
 
 
 def sentence(report: dict[str, Any]) -> str:
     """Return the figures in one sentence."""
-    first, last = report['growth']['resident']
+    ours, control = (report[key] / 1e3 for key in ('growth', 'control_growth'))
     return (
-        f'In {report["cycles"]:,} cycles of loading, deploying, running and releasing a model, '
-        f'{report["minutes"]:.0f} minutes on one thread, the resident memory went from '
-        f'{first / 1e6:,.0f} to {last / 1e6:,.0f} MB (medians of the second and the last tenth); '
-        f'open files {report["growth"]["files"][0]:.0f} and {report["growth"]["files"][1]:.0f}, '
-        f'tensors {report["growth"]["tensors"][0]:.0f} and {report["growth"]["tensors"][1]:.0f}.'
+        f'Over {report["cycles"]:,} cycles of loading, deploying, running and releasing a model, '
+        f'the memory of the process grows by {ours:.0f} kB a cycle; reading the files with '
+        f'safetensors alone makes it grow by {control:.0f} kB.'
     )
 
 
@@ -103,39 +106,40 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
     script = Script('soak', __doc__)
     add = script.parser.add_argument
-    add('--minutes', type=float, default=60, help='how long (default: %(default)s)')
-    add('--networks', nargs='+', choices=NETWORKS, default=[*NETWORKS], help='some of them')
+    add('--rounds', type=int, default=450, help='rounds of four models (default: %(default)s)')
     args = script.parse(argv)
     if not Path('/proc/self/statm').exists():
         script.parser.error('The memory is read from /proc/self/statm. Run it on Linux.')
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    samples: list[dict[str, int]] = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f'{name}.safetensors' for name in args.networks}
+        files = {name: Path(folder) / f'{name}.safetensors' for name in NETWORKS}
         for name, path in files.items():
             save_file(timm.create_model(name).state_dict(), path, {'format': 'pt'})
-        started = time.monotonic()
-        # whole rounds of all networks, and enough of them for the parts
-        while time.monotonic() < started + 60 * args.minutes or len(samples) < 2 * PARTS:
+        control, samples = [], []
+        for _ in range(args.rounds):
+            for path in files.values():
+                load_file(path)
+            control.append(state())
+        started = time.process_time()
+        for i in range(args.rounds):
             for name, path in files.items():
                 cycle(name, path, NETWORKS[name])
-                samples.append(state())
-                if len(samples) % 100 == 0:
-                    print(f'{len(samples)} cycles: {samples[-1]}', flush=True)
-        minutes = (time.monotonic() - started) / 60
-    n = len(samples) // PARTS
-    keys = samples[0].keys()
+            samples.append(state())
+            if (i + 1) % 25 == 0:
+                print(f'{i + 1} of {args.rounds} rounds: {samples[-1]}', flush=True)
+        seconds = time.process_time() - started
+    cycles = args.rounds * len(NETWORKS)
+    parts, control_parts = parts_of(samples), parts_of(control)
     report = {
-        'networks': args.networks,
+        'networks': list(NETWORKS),
         'sizes': SIZES,
-        'cycles': len(samples),
-        'minutes': round(minutes, 1),
-        'parts': [
-            {key: median(one[key] for one in samples[i * n : (i + 1) * n]) for key in keys}
-            for i in range(PARTS)
-        ],
-        'growth': {key: growth([one[key] for one in samples]) for key in keys},
+        'cycles': cycles,
+        'cpu_seconds': round(seconds),
+        'parts': parts,
+        'control': control_parts,
+        'growth': round(growth(parts, cycles)),
+        'control_growth': round(growth(control_parts, cycles)),
     }
     print(report_table(report))
     print(sentence(report))
