@@ -11,8 +11,9 @@ from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops import FrozenBatchNorm2d, misc
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from tests.common import randomise, slow_except
+from tests.common import model_folder, randomise, slow_except
 from timm_res2net import detection_backbone
+from timm_res2net.folder import ModelFolder
 
 P6P7 = {'out_indices': (2, 3, 4), 'extra_blocks': 'p6p7'}
 FROZEN = (misc.FrozenBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
@@ -168,6 +169,18 @@ def test_other_models_of_timm():
     ]  # fmt: skip
     backbone = detection_backbone('mobilenetv3_small_050')
     assert backbone.fpn.inner_blocks[0][0].out_channels == 256
+
+
+def test_folders_and_names(tmp_path):
+    folder = model_folder(tmp_path / 'its_encoder', num_classes=3)
+    weights = ModelFolder(folder).loaded.state_dict()
+    body = detection_backbone(str(folder), pretrained=True).body
+    assert torch.equal(body.state_dict()['layer4.0.conv3.weight'], weights['layer4.0.conv3.weight'])
+    with pytest.raises(ValueError, match=r"'res2net50_es' is not.*res2net50_se.*timm-res2net list"):
+        detection_backbone('res2net50_es')
+    (tmp_path / 'net.pth').touch()
+    with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
+        detection_backbone(str(tmp_path / 'net.pth'))
 
 
 def test_a_block_of_ones_own():

@@ -18,6 +18,7 @@ from torchvision.ops.feature_pyramid_network import (
 
 from .layers.align import AlignedBatchNorm2d
 from .models.protocol import as_features
+from .resolve import timm_name
 
 # Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
@@ -73,7 +74,8 @@ def detection_backbone(
     MaskRCNN. `out_indices=(2, 3, 4)` and 'p6p7' (strides 8 to 128) fit those of RetinaNet and FCOS.
 
     Args:
-        name: Res2Net of this package or of timm, or another model of timm.
+        name: Res2Net of this package or of timm, another model of timm, a folder, or a repository
+            of the Hub (OWNER/NAME).
         out_indices: Feature levels: 0 to 4 for strides 2 to 32.
         out_channels: Channels of every level of the pyramid.
         extra_blocks: Levels above the last one: 'pool' for one level by subsampling, 'p6p7' for two
@@ -91,9 +93,10 @@ def detection_backbone(
     defaults of `pretrained=True`.
 
     Raises:
-        ValueError: An unknown `norm` or `extra_blocks`, a `trainable_layers` that is not 0 to 5 or
-            is below 5 for a model without these stages, another `norm` than 'batch' with
-            `width_multiple`, or levels that the model does not have.
+        FileNotFoundError: `name` is a path, and there is nothing at it.
+        ValueError: An unknown model, `norm` or `extra_blocks`; a `trainable_layers` that is not 0
+            to 5 or is below 5 for a model without these stages; another `norm` than 'batch' with
+            `width_multiple`; or levels that the model does not have.
 
     >>> import torch
     >>> from timm_res2net import detection_backbone
@@ -128,7 +131,7 @@ def detection_backbone(
             f"Unknown extra_blocks {extra_blocks!r}. Use 'pool', 'p6p7', None, or an ExtraFPNBlock."
         )
     body: nn.Module = timm.create_model(
-        name, features_only=True, out_indices=tuple(out_indices), **kwargs
+        timm_name(name), features_only=True, out_indices=tuple(out_indices), **kwargs
     )
     if norm != 'batch' and any(isinstance(m, AlignedBatchNorm2d) for m in body.modules()):
         raise ValueError(

@@ -11,7 +11,7 @@ from torch import nn
 from .download import NOT_CACHED, explaining, prepare_weights
 from .folder import CONFIG, PICKLE, WEIGHTS, ModelFolder
 from .hub.fetch import fetch
-from .resolve import File, Folder, Repository, resolve
+from .resolve import File, Folder, Repository, file_refusal, resolve
 
 _logger = logging.getLogger(__name__)
 
@@ -33,10 +33,7 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
     found = resolve(target)
     _logger.info(f'Loading {target}')
     if isinstance(found, File):
-        raise ValueError(
-            f'{found.path} is a file. Make a folder of it with `timm-res2net convert`, and give '
-            'that.'
-        )
+        raise ValueError(file_refusal(found))
     if isinstance(found, Folder):
         model = ModelFolder(found.path).create_model(pretrained, **kwargs)
     elif isinstance(found, Repository):

@@ -133,6 +133,31 @@ def resolve(
     return resolve_name(text, any_of_timm=True)
 
 
+def timm_name(target: str) -> str:
+    """Return the name under which `timm.create_model` creates the model that a text means.
+
+    Args:
+        target: As for `resolve`, but for files.
+
+    Raises:
+        FileNotFoundError: It is a path, and there is nothing at it.
+        ValueError: It is a file, or nothing that is known.
+    """
+    found = resolve(target)
+    if isinstance(found, File):
+        raise ValueError(file_refusal(found))
+    if isinstance(found, Folder):
+        return f'local-dir:{found.path}'
+    if isinstance(found, Repository):
+        return f'hf-hub:{found.id}' + (f'@{found.revision}' if found.revision else '')
+    return found.full
+
+
+def file_refusal(file: File) -> str:
+    """Say what to do with a file where a model is asked for."""
+    return f'{file.path} is a file. Make a folder of it with `timm-res2net convert`, and give that.'
+
+
 def _refusal(text: str, what: str) -> str:
     tags = [tag for name in FIGURES for tag in get_arch_pretrained_cfgs(name)]
     return (

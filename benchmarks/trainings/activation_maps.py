@@ -46,7 +46,7 @@ BODY = {'layers': (2, 2, 2, 2), 'channels': (32, 64, 128, 256), 'output_stride':
 """ResNet-26 of half the width. With a stride of 8, a map has 8 x 8 pixels."""
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     'ResNet': ('resnet26', BODY),
-    'Res2Net': ('res2net_custom', BODY | {'base_width': 28, 'scale': 4}),
+    'Res2Net': ('res2net_custom', BODY | {'base_width': 27, 'scale': 4}),
 }
 BATCH, RATE = 32, 1e-3
 METRICS = ('energy', 'pointing', 'coverage')

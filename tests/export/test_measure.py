@@ -93,7 +93,7 @@ def test_the_fastest_comes_first(monkeypatch):
     monkeypatch.setattr(measure, 'make_forms', make)
     monkeypatch.setattr(measure.time, 'perf_counter', lambda: now[0])
     before = torch.get_num_threads()
-    found = compare_forms('test_res2net_se', seconds=0, threads=1)
+    found = compare_forms('test_res2net_se', seconds=1e-9, threads=1)
     assert torch.get_num_threads() == before
     assert [one.form for one in found.timings] == ['int8', 'eager', 'deployed']
     assert [one.ratio.median for one in found.timings] == [0.5, 1, 1.5]
@@ -113,9 +113,15 @@ def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
         raise OSError('no room\nmore')
 
     monkeypatch.setattr(measure, 'FORMS', {'eager': FORMS['eager'], 'x': measure.Form(fail)})
-    found = compare_forms('test_res2net_se', img_size=32, seconds=0)
+    found = compare_forms('test_res2net_se', img_size=32, seconds=1e-9)
     assert [one.form for one in found.timings] == ['eager']
     assert found.left_out == {'x': 'failed: no room'}
+
+
+@pytest.mark.parametrize('value', [0, -1, float('nan'), float('inf')])
+def test_bad_seconds(value):
+    with pytest.raises(ValueError, match=rf'seconds must be a number above 0.*{value}.*another'):
+        compare_forms('test_res2net_se', seconds=value)
 
 
 @pytest.mark.parametrize('name', ['batch_size', 'img_size', 'threads'])

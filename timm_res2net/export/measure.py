@@ -4,6 +4,7 @@ import copy
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import random
 import statistics
@@ -249,7 +250,7 @@ def compare_forms(
 
     Raises:
         ValueError: `target` is not a model, or `batch_size`, `img_size` or `threads` is not a whole
-            number of at least 1.
+            number of at least 1, or `seconds` is not a number above 0.
 
     Example:
         >>> from timm_res2net.export.measure import compare_forms
@@ -258,6 +259,8 @@ def compare_forms(
         True
     """
     check_counts(batch_size=batch_size, img_size=img_size, threads=threads)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f'seconds must be a number above 0, got {seconds!r}. Name another one.')
     source = take(target, False, img_size, False, ())
     images = torch.randn(batch_size, *source.input_size)
     threads = threads or torch.get_num_threads()
