@@ -1,5 +1,6 @@
 """Shared set-up: one thread a test process, since pytest-xdist brings a process a core."""
 
+import os
 import signal
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 # started in the background, a process ignores Ctrl-C, and all that it starts would ignore it, too
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# OpenVINO and NNCF would report their use, from a fork that hangs without a network
+os.environ['CI'] = 'true'
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -166,6 +166,21 @@ def test_an_answer_about_a_file(case, world):
     assert {state for _, state, _ in client.run(CHECK, **args)} == {'ok'}
 
 
+@pytest.mark.parametrize('name', ['README.md', 'model.safetensors'])
+def test_an_etag_that_leads_out_of_the_cache(name, world):
+    """The client makes the name of a file in its cache of it."""
+    server, client, args = world
+    home = Path(client.run('answer = os.environ["HF_HOME"]'))
+    etag = '"../../../../evil"'
+    server.faults.append(Fault(f'HEAD .*{name}', headers={'ETag': etag, 'X-Linked-ETag': etag}))
+    for code in (CHECK, PULL, PUSH, LOAD):
+        if (code, name) in ((LOAD, 'README.md'), (PUSH, 'model.safetensors')):
+            continue  # not asked for
+        text = fails(client, code, **args)
+        assert f"the ETag of {name} is '../../../../evil'" in text
+    assert not list(home.parent.rglob('evil'))
+
+
 PUSH_ANSWERS = {  # a request of a push, and an answer after which nothing was pushed
     'a creation without url': ('POST /api/repos/create', '{}'),
     'a creation that is null': ('POST /api/repos/create', 'null'),

@@ -2,14 +2,22 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from string import hexdigits
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir
+from huggingface_hub import (
+    HfApi,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    scan_cache_dir,
+)
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -121,6 +129,36 @@ def _is_hash(value: Any, length: int) -> bool:
     return value is None or (is_text and set(value) <= set(hexdigits))
 
 
+def get_file(
+    repo: str, name: str, revision: str | None, token: str | bool | None, **kwargs: Any
+) -> Path:
+    """Download a file with the client, which names it in its cache by the ETag of the answer.
+
+    The client takes any ETag, and one with `../` would lead out of the cache (huggingface_hub 2.4),
+    so the answer is looked at beforehand.
+
+    Args:
+        repo: OWNER/NAME.
+        name: The file.
+        revision: Branch, tag or commit; None for main.
+        token: Access token.
+        **kwargs: Further arguments of `huggingface_hub.hf_hub_download`.
+
+    Returns:
+        Its path in the cache.
+
+    Raises:
+        timm_res2net.download.Unreadable: The ETag is not a name.
+    """
+    etag: str | None = None
+    with suppress(OSError, HTTPError):  # the client tries again, and says what is wrong
+        url = hf_hub_url(repo, name, revision=revision)
+        etag = get_hf_file_metadata(url, token=token, timeout=PATIENCE).etag
+    if etag is not None and not re.fullmatch(r'[\w+=~-][\w.+=~-]*', etag):
+        raise Unreadable(f'the ETag of {name} is {etag!r:.100}, which is not a hash')
+    return Path(hf_hub_download(repo, name, revision=revision, token=token, **kwargs))
+
+
 def fetch(
     repo: str,
     revision: str | None,
@@ -159,7 +197,7 @@ def _fetch(
     pin: Pin | None,
     files: Sequence[str],
 ) -> ModelFolder:
-    get = partial(hf_hub_download, repo, revision=revision, token=token)
+    get: Callable[..., Path] = partial(get_file, repo, revision=revision, token=token)
     remote: Remote | None = None
     offline = ''
     with explaining(repo, revision):
@@ -168,7 +206,8 @@ def _fetch(
         except HfHubHTTPError:
             raise
         except (OSError, HTTPError) as error:  # no network: use the cache
-            offline, get = explain(error, repo, revision), partial(get, local_files_only=True)
+            offline = explain(error, repo, revision)
+            get = partial(_get_cached, repo, revision)
             unreachable: BaseException = error
     if remote:
         remote.check_sizes(files)
@@ -181,7 +220,7 @@ def _fetch(
             continue
         try:
             with explaining(repo, revision), readable():
-                path = Path(get(name))
+                path = get(name)
         except OSError as error:
             if remote or not isinstance(error.__cause__, LocalEntryNotFoundError):
                 raise
@@ -200,7 +239,11 @@ def _fetch(
     return ModelFolder(folder, origin=replace(origin, commit=folder.name, pickles=pickles))
 
 
-def _compare(origin: Origin, path: Path, remote: Remote | None, get: 'partial[str]') -> Origin:
+def _get_cached(repo: str, revision: str | None, name: str) -> Path:
+    return Path(hf_hub_download(repo, name, revision=revision, local_files_only=True))
+
+
+def _compare(origin: Origin, path: Path, remote: Remote | None, get: Callable[..., Path]) -> Origin:
     """Compare cached weights with what the Hub announces, and replace them if they differ."""
     if remote is None:
         return _compare_offline(origin, path)
@@ -214,7 +257,7 @@ def _compare(origin: Origin, path: Path, remote: Remote | None, get: 'partial[st
             if not path.is_symlink():  # force_download would keep the file of the snapshot
                 _forget(origin.name, path.parent.name)
             with readable():
-                path = Path(get(name, force_download=True))
+                path = get(name, force_download=True)
         if not announced.fits(path):
             _forget(origin.name, path.parent.name)
             gone = f'Remove {path}' if path.exists() else 'It was removed from the cache'

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..compare import GOLDEN
@@ -15,7 +15,7 @@ from ..download import Unreadable, explaining, readable
 from ..files import read_text, sha256_of, temporary_folder
 from ..folder import CARD, CONFIG, Config, ModelFolder
 from ..resolve import Repository
-from .fetch import Remote, look
+from .fetch import Remote, get_file, look
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def ask(api: HfApi, target: Repository, token: str | bool | None, private: bool 
     remote.check_sizes((CARD, CONFIG, GOLDEN))
     card, config = '', None
     with explaining(target.id, target.revision), readable():
-        get = partial(hf_hub_download, target.id, revision=remote.commit, token=token)
+        get = partial(get_file, target.id, revision=remote.commit, token=token)
         if CARD in remote.files:
-            card = read_text(Path(get(CARD)))
-        path = Path(get(CONFIG)) if CONFIG in remote.files else None
-        golden = Path(get(GOLDEN)) if GOLDEN in remote.files else None
+            card = read_text(get(CARD))
+        path = get(CONFIG) if CONFIG in remote.files else None
+        golden = get(GOLDEN) if GOLDEN in remote.files else None
     if path:
         with suppress(ValueError):  # until now the repository held another kind of model
             config = Config.read(path)
@@ -215,10 +215,8 @@ def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -
     with temporary_folder() as cache:
         for name, file in files.items():
             with explaining(repo, commit), readable():
-                path = hf_hub_download(
-                    repo, name, revision=commit, token=api.token, cache_dir=cache
-                )
-            if sha256_of(Path(path)) != file.sha256:
+                path = get_file(repo, name, commit, api.token, cache_dir=cache)
+            if sha256_of(path) != file.sha256:
                 raise OSError(
                     f'{name} of {repo} at {commit} is not the file that was pushed. Look at it '
                     'with `timm-res2net check`.'
