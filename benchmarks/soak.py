@@ -4,8 +4,8 @@
 
 Each cycle creates one of four models with the weights of a file, deploys it, runs it on images of
 six sizes and two batches, in both memory layouts, and releases it. After each round of four the
-resident memory, the open files and the tensors that Python still knows are counted. The first tenth
-of the rounds is for caches to fill. As a control, safetensors alone reads the same files as often
+resident memory, the open files and the live tensors are counted. The first tenth of the rounds
+fills caches and is left out. As a control, safetensors alone reads the same files as often
 beforehand. An hour on one thread; Linux only.
 """
 
@@ -108,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     add = script.parser.add_argument
     add('--rounds', type=int, default=450, help='rounds of four models (default: %(default)s)')
     args = script.parse(argv)
+    if args.rounds < PARTS or args.rounds % PARTS:
+        script.parser.error(f'--rounds must be a multiple of {PARTS}, got {args.rounds}.')
     if not Path('/proc/self/statm').exists():
         script.parser.error('The memory is read from /proc/self/statm. Run it on Linux.')
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from timm_res2net.text import table
 from . import claim, deploy_profile, forms, load_time, receptive_field
 from .script import RESULTS, add_out, load
 from .suite import answer, report
+from .trainings import activation_maps
 
 
 def _claim() -> str:
@@ -38,6 +39,10 @@ def _claim() -> str:
 
 
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
+    'activation_maps': (
+        'Class activation maps',
+        lambda: activation_maps.report_table(load('activation_maps')),
+    ),
     'claim': ('About 20 % slower?', _claim),
     'suite': ('The suite', lambda: report.markdown(claim.load_files())),
     'deploy_profile': (

@@ -10,7 +10,8 @@ import torch
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# OpenVINO and NNCF would report their use, from a fork that hangs without a network
+# OpenVINO and NNCF send usage data from a fork, which hangs without a network, but not from CI.
+# hypothesis, too, takes this for CI and tries the same examples in every run.
 os.environ['CI'] = 'true'
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from tests.common import model_folder
+from tests.common import image, model_folder
+from tests.hub.test_cache import Evil
+from timm_res2net.folder import ModelFolder
 from timm_res2net.load import load_model
 
 
@@ -17,6 +19,22 @@ def test_loading(tmp_path, monkeypatch):
     torch.save({}, 'net.pth')
     with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
         load_model('net.pth')
+
+
+def test_a_pickle_in_a_folder(tmp_path):
+    """timm 1.0.22 would run the code in it."""
+    folder = model_folder(tmp_path / 'net')
+    safe = ModelFolder(folder).loaded
+    (folder / 'model.safetensors').unlink()
+    torch.save(safe.state_dict(), folder / 'pytorch_model.bin')
+    model = load_model(folder).eval()
+    with torch.no_grad():
+        assert torch.equal(model(image()), safe(image()))
+    assert 'state_dict' not in model.pretrained_cfg
+    torch.save({'fc.weight': Evil(str(tmp_path / 'made'))}, folder / 'pytorch_model.bin')
+    with pytest.raises(ValueError, match=r"it wants to load 'posix\.mkdir'.*Nothing in it was run"):
+        load_model(folder)
+    assert not (tmp_path / 'made').exists()
 
 
 def test_random_weights_let_every_block_count():

@@ -317,7 +317,6 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
 
 def _provenance(
     path: Path,
-    weights: Path,
     source: str,
     checkpoint: Checkpoint,
     moves: tuple[Move, ...],
@@ -333,7 +332,7 @@ def _provenance(
         rows.append((f'others, such as `{min(left_out)}`', '', len(left_out), 'left out'))
     used = checkpoint.values.keys() - set(left_out)
     return Provenance(
-        path.resolve().name, checkpoint.sha256, weights.stat().st_size, checkpoint.format,
+        path.resolve().name, checkpoint.sha256, checkpoint.bytes, checkpoint.format,
         checkpoint.entry, checkpoint.narrow(used), source, rows,
     )  # fmt: skip
 
@@ -358,7 +357,7 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     arguments = {k: v for k, v in config.model_args.items() if k != 'num_classes'}
     if isinstance(model, Res2Net | HighResolutionRes2Net):
         arguments = model.model_args
-    file = _provenance(path, weights, source, checkpoint, moves)
+    file = _provenance(path, source, checkpoint, moves)
     made_from = config.made_from or file
     described = bool(config.described_by)
     labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
@@ -413,7 +412,7 @@ def _read_file(
         description=f'Converted from {path.name} ({source}).',
         first_conv='conv1.0' if found.get('stem_type') else 'conv1',
     )
-    made_from = _provenance(path, path, source, checkpoint, moves, prefix, left_out)
+    made_from = _provenance(path, source, checkpoint, moves, prefix, left_out)
     config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
     config = config.with_data({key: training[key] for key in DATA if training.get(key)})
     lost = () if config.num_classes else left_out

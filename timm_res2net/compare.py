@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from .files import TEXT_LIMIT
+
 TOLERANCE = 1e-3
 """Largest relative difference that rounding explains. Wrong semantics differ by 8 % and more.
 
@@ -29,7 +31,6 @@ GOLDEN = 'test/rand_tensors.safetensors'
 
 _LARGEST_SIDE = 384  # px; the input of a larger model is smaller than its config says
 _LARGEST_TENSOR = 4 << 20  # bytes; larger tensors are not written
-_LARGEST_FILE = 16 << 20  # bytes; larger files are not read
 
 
 def read_tensors(path: str | os.PathLike[str]) -> list[torch.Tensor]:
@@ -183,9 +184,9 @@ def _read_golden(path: Path) -> dict[str, torch.Tensor]:
     """Read golden tensors: the input and one output or more."""
     remedy = 'Remove the file, or push the model again.'
     size = path.stat().st_size
-    if size > _LARGEST_FILE:
+    if size > TEXT_LIMIT:
         raise ValueError(
-            f'{GOLDEN} has {size:,} bytes, and at most {_LARGEST_FILE:,} are read. {remedy}'
+            f'{GOLDEN} has {size:,} bytes, and at most {TEXT_LIMIT:,} are read. {remedy}'
         )
     try:
         tensors = load_file(path)

@@ -1,4 +1,4 @@
-"""Code that exists only for older versions of timm and huggingface_hub.
+"""Code that exists only for older versions of timm, huggingface_hub and torch.
 
 Every entry names the version from which it can go, that is, the lowest version that must be
 supported before the entry is removed and its callers are simplified.
@@ -8,9 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 # The error of huggingface_hub's HTTP library: of requests before huggingface_hub 1.0, of httpx
 # before 2.0, of httpx2 since. It can go with 2.0: then import it from httpx2.
 from huggingface_hub.errors import HTTPError as HTTPError
+from torch.torch_version import TorchVersion
+
+# --- torch ----------------------------------------------------------------------------------------
+
+SIZES_COMPARED = TorchVersion(torch.__version__) >= '2.14'
+"""Whether `torch.load` refuses a tensor that claims more bytes than the file has for it.
+
+It can go with torch 2.14, the lowest version that was seen to do so. Files are mapped into memory
+with older ones, where such a tensor cannot reach beyond the file.
+"""
 
 # --- timm ----------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
 """A backbone with a feature pyramid for torchvision's detectors."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
-import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
@@ -18,7 +18,6 @@ from torchvision.ops.feature_pyramid_network import (
 
 from .layers.align import AlignedBatchNorm2d
 from .models.protocol import as_features
-from .resolve import timm_name
 
 # Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
@@ -60,7 +59,7 @@ class DetectionBackbone(nn.Module):
 
 
 def detection_backbone(
-    name: str,
+    name: str | os.PathLike[str],
     out_indices: Sequence[int] = (1, 2, 3, 4),
     out_channels: int = 256,
     extra_blocks: str | ExtraFPNBlock | None = 'pool',
@@ -93,7 +92,8 @@ def detection_backbone(
     defaults of `pretrained=True`.
 
     Raises:
-        FileNotFoundError: `name` is a path, and there is nothing at it.
+        OSError: `name` is a path and there is nothing at it, or the Hub refuses or cannot be
+            reached.
         ValueError: An unknown model, `norm` or `extra_blocks`; a `trainable_layers` that is not 0
             to 5 or is below 5 for a model without these stages; another `norm` than 'batch' with
             `width_multiple`; or levels that the model does not have.
@@ -106,6 +106,8 @@ def detection_backbone(
     ['0', '1', '2', '3', 'pool']
     >>> detector = FasterRCNN(backbone, num_classes=91)
     """
+    from .load import create_model
+
     has_weights = bool(kwargs.get('pretrained') or kwargs.get('checkpoint_path'))
     if norm is None:
         norm = 'frozen' if has_weights else 'batch'
@@ -130,9 +132,7 @@ def detection_backbone(
         raise ValueError(
             f"Unknown extra_blocks {extra_blocks!r}. Use 'pool', 'p6p7', None, or an ExtraFPNBlock."
         )
-    body: nn.Module = timm.create_model(
-        timm_name(name), features_only=True, out_indices=tuple(out_indices), **kwargs
-    )
+    body = create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
     if norm != 'batch' and any(isinstance(m, AlignedBatchNorm2d) for m in body.modules()):
         raise ValueError(
             f'norm={norm!r} cannot convert the BatchNorms of a model with width_multiple. Use '
@@ -142,7 +142,7 @@ def detection_backbone(
     return DetectionBackbone(_NORMS[norm](body), out_channels, above)
 
 
-def _freeze(body: nn.Module, name: str, trainable_layers: int) -> None:
+def _freeze(body: nn.Module, name: str | os.PathLike[str], trainable_layers: int) -> None:
     """Exclude the parameters of the first stages from training."""
     if trainable_layers == len(_STAGES):
         return

@@ -269,7 +269,7 @@ class Limit:
         if is_late:
             raise OSError(
                 f'The Hub has not answered for {self.repo} in {self.seconds:g} seconds. Run again '
-                'later, or allow more time with timeout=SECONDS (--timeout).'
+                'later; check, pull and push wait as long as timeout=SECONDS (--timeout) says.'
             )
         if errors:
             raise errors[0]

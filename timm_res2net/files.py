@@ -32,7 +32,7 @@ FILE_SUFFIXES = (
 """Suffixes that the name of a folder must not have. Others are parts of names, as in NAME.TAG."""
 
 TEXT_LIMIT = 16 << 20
-"""The most bytes of a config, a card or a list of labels."""
+"""The most bytes of a file that is read whole: config, card, module, labels, golden tensors."""
 
 _PARTIAL = '.partial'
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

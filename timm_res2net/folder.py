@@ -19,6 +19,7 @@ from torch import nn
 
 from . import compat
 from .compare import GOLDEN, golden_tensors
+from .convert import read_checkpoint
 from .files import new_folder, read_text, write_file
 from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
@@ -48,6 +49,8 @@ MODES = {1: 'L', 3: 'RGB'}
 """Pillow's image modes by number of channels."""
 
 PICKLE = 'pytorch_model.bin'  # the weights that timm and transformers wrote before safetensors
+WEIGHT_FILES = (WEIGHTS, PICKLE)
+"""Files of weights, of which the first that exists is read."""
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 """How images are prepared, under the names of timm's train.py."""
 
@@ -505,7 +508,7 @@ class ModelFolder:
         Raises:
             FileNotFoundError: There is neither.
         """
-        for name in (WEIGHTS, PICKLE):
+        for name in WEIGHT_FILES:
             if (self.path / name).is_file():
                 return self.path / name
         raise FileNotFoundError(
@@ -558,10 +561,16 @@ class ModelFolder:
             ValueError: The config does not describe a model.
         """
         self.build()
-        overlay = compat.local_dir_overlay(self.weights) if pretrained else None
-        return timm.create_model(
+        overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
+        if pretrained and self.weights.name == PICKLE:  # timm 1.0.22 would run the code in it
+            overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
+        elif pretrained:
+            overlay = {**compat.local_dir_overlay(self.weights), **overlay}
+        model = timm.create_model(
             f'local-dir:{self.path}',
             pretrained=pretrained,
             pretrained_cfg_overlay=overlay,
             **kwargs,
         )
+        as_timm(model).pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
+        return model

@@ -1,28 +1,34 @@
 """Create the model that a text means: a registered name, a folder or a repository of the Hub."""
 
+import json
 import logging
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import timm
 from torch import nn
 
 from .download import NOT_CACHED, explaining, prepare_weights
-from .folder import CONFIG, PICKLE, WEIGHTS, ModelFolder
+from .files import read_text
+from .folder import CONFIG, WEIGHT_FILES, ModelFolder, timm_names
 from .hub.fetch import fetch
-from .resolve import File, Folder, Repository, file_refusal, resolve
+from .models.figures import FIGURES
+from .resolve import File, Folder, Name, Repository, resolve
 
 _logger = logging.getLogger(__name__)
 
 
-def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs: Any) -> nn.Module:
+def create_model(
+    target: str | os.PathLike[str], pretrained: bool = False, **kwargs: Any
+) -> nn.Module:
     """Create the model that a text means, on every supported version of timm and torch.
 
     Args:
         target: Registered name, with or without a tag; folder; or repository of the Hub, OWNER/NAME
             with or without @REVISION.
-        pretrained: Load its weights. Otherwise they are random, and no BatchNorm's weight is zero.
+        pretrained: Load its weights.
         **kwargs: Further arguments of `timm.create_model`.
 
     Raises:
@@ -33,55 +39,74 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
     found = resolve(target)
     _logger.info(f'Loading {target}')
     if isinstance(found, File):
-        raise ValueError(file_refusal(found))
+        raise ValueError(
+            f'{found.path} is a file. Make a folder of it with `timm-res2net convert`, and give '
+            'that.'
+        )
     if isinstance(found, Folder):
-        model = ModelFolder(found.path).create_model(pretrained, **kwargs)
-    elif isinstance(found, Repository):
-        model = _fetched(found, pretrained).create_model(pretrained, **kwargs)
-    elif pretrained:
-        model = _load_registered(found.full, found.cfg, **kwargs)
-    else:
-        model = timm.create_model(found.full, **kwargs)
+        return ModelFolder(found.path).create_model(pretrained, **kwargs)
+    if isinstance(found, Repository):
+        return _load_repository(found, pretrained, **kwargs)
+    named = {'pretrained_cfg', 'pretrained_cfg_overlay'} & kwargs.keys()  # weights of the caller's
+    if not pretrained or named:
+        return timm.create_model(found.full, pretrained=pretrained, **kwargs)
+    return _load_registered(found, **kwargs)
+
+
+def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs: Any) -> nn.Module:
+    """Create a model to run or export, as `create_model`.
+
+    Without weights they are random, and no BatchNorm's weight is zero. timm starts the last
+    BatchNorm of each block at zero. The block then passes its shortcut alone, and neither a run nor
+    a comparison of outputs would depend on its other layers.
+    """
+    model = create_model(target, pretrained, **kwargs)
     if not pretrained:
-        _start_blocks(model)
+        for module in model.modules():
+            weight = getattr(module, 'weight', None)
+            if isinstance(module, nn.BatchNorm2d) and weight is not None and not weight.any():
+                nn.init.ones_(module.weight)
     return model
 
 
-def _fetched(found: Repository, pretrained: bool) -> ModelFolder:
-    """Return the folder with a repository's config and, if they are wanted, its weights."""
-    files = (WEIGHTS, PICKLE, CONFIG) if pretrained else (CONFIG,)
+def _load_repository(found: Repository, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Create the model of a repository, whose files are fetched and compared first."""
+    files = (*WEIGHT_FILES, CONFIG) if pretrained else (CONFIG,)
     folder = fetch(found.id, found.revision, files=files)
     origin = folder.origin
     assert origin is not None  # `fetch` says where the files come from
     if origin.trouble:
         raise OSError(origin.trouble)
     has_config = (folder.path / CONFIG).is_file()
-    has_weights = any((folder.path / name).is_file() for name in (WEIGHTS, PICKLE))
+    has_weights = any((folder.path / name).is_file() for name in WEIGHT_FILES)
     if origin.offline and not (has_config and (has_weights or not pretrained)):
         raise OSError(origin.offline + NOT_CACHED)
-    return folder
+    if not _is_of_others(folder.path / CONFIG):
+        folder.build()  # its errors are the clearer ones
+    with explaining(found.id, found.revision):
+        return timm.create_model(
+            f'hf-hub:{found.id}@{origin.commit}', pretrained=pretrained, **kwargs
+        )
 
 
-def _load_registered(name: str, cfg: Any, **kwargs: Any) -> nn.Module:
+def _is_of_others(path: Path) -> bool:
+    """Return whether a config names another network of timm than a Res2Net."""
+    try:
+        name = json.loads(read_text(path))['architecture'].partition('.')[0]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+    return name not in (*FIGURES, *timm_names()) and timm.is_model(name)
+
+
+def _load_registered(found: Name, **kwargs: Any) -> nn.Module:
     """Create a registered model, of this package or of timm, with its weights."""
+    cfg = found.cfg
     if not (cfg and cfg.has_weights):
         raise ValueError(
-            f"There are no published weights for '{name}'. Give a folder that `timm-res2net "
+            f"There are no published weights for '{found.full}'. Give a folder that `timm-res2net "
             'convert` wrote, or use random weights (pretrained=False, --random).'
         )
     prepare_weights(cfg)  # for models of timm, too
     on_hub = cfg.hf_hub_id and not cfg.file
     with explaining(cfg.hf_hub_id) if on_hub else nullcontext():
-        return timm.create_model(name, pretrained=True, **kwargs)
-
-
-def _start_blocks(model: nn.Module) -> None:
-    """Set BatchNorm weights that start at zero to one.
-
-    timm starts the last BatchNorm of each block at zero. The block then passes its shortcut alone,
-    and neither a run nor a comparison of outputs would depend on its other layers.
-    """
-    for module in model.modules():
-        weight = getattr(module, 'weight', None)
-        if isinstance(module, nn.BatchNorm2d) and weight is not None and not weight.any():
-            nn.init.ones_(module.weight)
+        return timm.create_model(found.full, pretrained=True, **kwargs)

@@ -79,7 +79,8 @@ def resolve_repository(text: str, revision: str | None = None) -> Repository:
     Raises:
         ValueError: It is not the name of a repository, or two revisions are named.
     """
-    name, _, at = text.removeprefix('hf-hub:').partition('@')
+    name = text.removeprefix('hf-hub:').removeprefix('hf_hub:')  # as timm takes it
+    name, _, at = name.partition('@')
     try:
         validate_repo_id(name)
         is_one = name.count('/') == 1
@@ -131,31 +132,6 @@ def resolve(
             _refusal(text, 'a registered model, a folder or a repository (OWNER/NAME)')
         )
     return resolve_name(text, any_of_timm=True)
-
-
-def timm_name(target: str) -> str:
-    """Return the name under which `timm.create_model` creates the model that a text means.
-
-    Args:
-        target: As for `resolve`, but for files.
-
-    Raises:
-        FileNotFoundError: It is a path, and there is nothing at it.
-        ValueError: It is a file, or nothing that is known.
-    """
-    found = resolve(target)
-    if isinstance(found, File):
-        raise ValueError(file_refusal(found))
-    if isinstance(found, Folder):
-        return f'local-dir:{found.path}'
-    if isinstance(found, Repository):
-        return f'hf-hub:{found.id}' + (f'@{found.revision}' if found.revision else '')
-    return found.full
-
-
-def file_refusal(file: File) -> str:
-    """Say what to do with a file where a model is asked for."""
-    return f'{file.path} is a file. Make a folder of it with `timm-res2net convert`, and give that.'
 
 
 def _refusal(text: str, what: str) -> str:

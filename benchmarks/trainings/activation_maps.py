@@ -41,7 +41,7 @@ from .textured_shapes import CLASSES, PHOTOGRAPHS, boxes_of, crop, outline
 
 SIZE = 64  # px; half of a crop's
 DARK = 0.3
-"""What photographs are multiplied with: on bright ones the networks take too long to learn."""
+"""Factor that darkens the photographs. On bright ones the networks take too long to learn."""
 BODY = {'layers': (2, 2, 2, 2), 'channels': (32, 64, 128, 256), 'output_stride': 8}
 """ResNet-26 of half the width. With a stride of 8, a map has 8 x 8 pixels."""
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,7 +51,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 BATCH, RATE = 32, 1e-3
 METRICS = ('energy', 'pointing', 'coverage')
 GROUPS = ('all', 'small', 'large')
-"""Small and large shapes have at most and more than the median of the areas."""
+"""A shape is small if its area is at most the median, otherwise large."""
 
 
 class Shapes(NamedTuple):
@@ -115,7 +115,8 @@ def _normalized(images: torch.Tensor) -> torch.Tensor:
 def train(name: str, seed: int, shapes: Shapes, steps: int) -> nn.Module:
     """Train a network by AdamW with a one-cycle learning rate on randomly mirrored images.
 
-    In bfloat16 and channels_last, which take half the time on a CPU that has both.
+    It runs in bfloat16 and channels_last, which halves the time on a CPU that has instructions for
+    bfloat16.
     """
     torch.manual_seed(seed)
     model = network(name).to(memory_format=torch.channels_last)
@@ -245,8 +246,8 @@ def sentence(report: Mapping[str, Any]) -> str:
     )
     return (
         'The share of a class activation map inside the box of the shape is {} for a small ResNet '
-        'and {} for a Res2Net of equal MACs, a difference of {} over {} seeds. Of the metrics, the '
-        "Res2Net's are {}."
+        'and {} for a Res2Net of equal MACs, a difference of {} over {} seeds. By metric '
+        'and shapes, the Res2Net is {}.'
     ).format(*energy, report['seeds'], told)
 
 

@@ -17,7 +17,7 @@ from benchmarks import (
 )
 from benchmarks.script import RESULTS, load
 from benchmarks.suite import answer
-from benchmarks.trainings import fine_tune, train_keypoints
+from benchmarks.trainings import activation_maps, fine_tune, train_keypoints
 
 
 def words(path: Path) -> str:
@@ -28,7 +28,7 @@ def words(path: Path) -> str:
 README = words(RESULTS.parent / 'README.md')
 TOP_README = words(Path(__file__).parents[2] / 'README.md')
 SCRIPTS = (changing_sizes, deploy_profile, forms, import_time, load_time, quantize, receptive_field,
-           fine_tune, train_keypoints)  # fmt: skip
+           activation_maps, fine_tune, train_keypoints)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -96,7 +96,7 @@ def test_pictures_are_shown():
     for name in ('main', 'pairs', 'scale', 'attribution', 'receptive_field'):
         assert f'results/{name}.png)' in README
         assert (RESULTS / f'{name}.png').is_file()
-    for name in ('train_detector', 'train_keypoints'):
+    for name in ('train_detector', 'train_keypoints', 'activation_maps'):
         assert f'results/{name}.png)' in README
 
 

@@ -206,6 +206,17 @@ def test_tensors_that_claim_more_than_there_is(tmp_path):
     refused(path, "'a' claims the shape (1048576, 1048576)", 'less memory')
 
 
+def test_a_storage_that_claims_more_than_its_record(tmp_path):
+    """Older versions of torch would read beyond it."""
+    path = save({'a': torch.ones(1000)}, tmp_path / 'w.pth')
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content[:8] if name.endswith('/data/0') else content)
+    refused(path, 'Download it again')
+
+
 def test_a_damaged_file(tmp_path):
     path = save(tiny(), tmp_path / 'w.pth')
     whole = path.read_bytes()

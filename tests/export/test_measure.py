@@ -120,7 +120,9 @@ def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
 
 @pytest.mark.parametrize('value', [0, -1, float('nan'), float('inf')])
 def test_bad_seconds(value):
-    with pytest.raises(ValueError, match=rf'seconds must be a number above 0.*{value}.*another'):
+    with pytest.raises(
+        ValueError, match=rf'seconds must be a finite number above 0.*{value}.*another'
+    ):
         compare_forms('test_res2net_se', seconds=value)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from tests.common import randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, command, environment, without_override
@@ -255,7 +256,7 @@ answer = load_model(repo).eval()(torch.ones(1, 3, 64, 64)).detach().tolist()
 
 
 def test_loading_compares_too(world, files):
-    """`show`, `predict` and `export` load what `check` would call in order."""
+    """`show`, `predict` and `export` compare weights with the Hub, as `check` does."""
     server, client, cache = world
     outputs = client.run(LOAD_MODEL, repo=REPO)
     damage(cache)
@@ -271,7 +272,31 @@ def test_loading_compares_too(world, files):
         client.run(LOAD_MODEL, repo=REPO)
 
 
-def test_a_repository_with_a_pickle_alone(shared, files):
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_network_of_timm_in_a_repository(shared):
+    """`show` and `export` take other networks, too."""
+    server, client, _ = shared
+    model = randomise(timm.create_model('test_resnet', num_classes=5)).eval()
+    config = {'architecture': 'test_resnet', 'num_classes': 5, 'pretrained_cfg': {}}
+    weights = save(model.state_dict(), {'format': 'pt'})
+    files = {'model.safetensors': weights, 'config.json': json.dumps(config).encode()}
+    server.add('me/other', files)
+    found = client.run(LOAD_MODEL, repo='me/other')
+    with torch.no_grad():
+        expected = model(torch.ones(1, 3, 64, 64))
+    assert torch.allclose(torch.tensor(found), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_repository_with_a_pickle_alone(shared, files, tmp_path):
     """timm wrote such repositories before safetensors. With both, the pickle is not downloaded."""
     server, client, cache = shared
     content = io.BytesIO()
@@ -280,6 +305,12 @@ def test_a_repository_with_a_pickle_alone(shared, files):
     server.add('me/old', pickled)
     server.add('me/both', {**pickled, **files})
     assert client.run(LOAD_MODEL, repo='me/old') == client.run(LOAD_MODEL, repo='me/both')
+    evil = io.BytesIO()
+    torch.save({'a': torch.zeros(2), 'b': Evil(str(tmp_path / 'made'))}, evil)
+    server.add('me/evil', {**pickled, 'pytorch_model.bin': evil.getvalue()})
+    with pytest.raises(RemoteError):
+        client.run(LOAD_MODEL, repo='me/evil')
+    assert not (tmp_path / 'made').exists()
     names = {path.name for path in (cache / 'models--me--both').rglob('snapshots/*/*')}
     assert names == {'model.safetensors', 'config.json'}
 

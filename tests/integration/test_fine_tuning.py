@@ -39,6 +39,7 @@ print(json.dumps([accuracy(model, x, labels), model.pretrained_cfg['label_names'
 """
 
 
+@pytest.mark.slow
 def test_fine_tune_push_and_load(tmp_path):
     weights, names = tmp_path / 'mnist.safetensors', tmp_path / 'names.txt'
     fine_tune.main(

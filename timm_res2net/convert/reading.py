@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import safetensors.torch
 import torch
 
+from ..compat import SIZES_COMPARED
 from ..files import FileState, sha256_of
 from ..keys import is_counter
 from ..text import first_line
@@ -51,7 +52,8 @@ class Checkpoint:
         entry: The entry of the file that holds the weights; '' if the file holds nothing else.
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
-        sha256: The sha256 of the file's content, which was read from it.
+        sha256: The sha256 of the file; for an index of shards, of the index alone.
+        bytes: The size of the file.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ''
+    bytes: int = 0
 
     def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
         """Return some of the tensors on the CPU.
@@ -353,7 +356,9 @@ def _read_torch(path: Path, legacy: bool) -> Any:
         # timm's train.py saves its arguments as a Namespace, which only holds values
         allowed = [argparse.Namespace, *((record, name) for name, record in HARMLESS.items())]
         with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-            return torch.load(path, map_location='cpu', weights_only=True, mmap=False)
+            return torch.load(
+                path, map_location='cpu', weights_only=True, mmap=not (legacy or SIZES_COMPARED)
+            )
     except OSError:
         raise
     except Exception as error:  # a damaged file can fail anywhere inside torch
@@ -379,13 +384,17 @@ def _read_torch(path: Path, legacy: bool) -> Any:
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = safetensors.torch.load(path.read_bytes())
+    except KeyError as error:  # safetensors has no type of torch for it
+        raise ValueError(
+            f'it has tensors of type {error.args[0]}, which are not read. Save them as float32.'
+        ) from error
     except safetensors.SafetensorError as error:
         raise ValueError(
             f'it is cut short or damaged ({first_line(error)}). Download it again.'
         ) from error
     if not tensors:
         raise ValueError('it holds no tensors. Give the file with the weights.')
-    return tensors
+    return {key: tensors[key] for key in sorted(tensors)}  # they come in any order
 
 
 def _read_shards(path: Path) -> tuple[dict[str, Any], str]:
@@ -433,14 +442,17 @@ def _written(file: BinaryIO, size: int) -> int:
 def _read_content(path: Path, shard: bool = False) -> tuple[Any, str]:
     """Return the content of a file and its format, as in `Checkpoint`.
 
-    Nothing is mapped into memory: if a mapped file became shorter, the system would end the
-    process.
+    Nothing is mapped into memory, except files of torch if torch is old: if a mapped file became
+    shorter, the system would end the process.
     """
     state = FileState.of(path)
     try:
-        return _read_as(path, shard)
-    finally:
+        found = _read_as(path, shard)
+    except Exception:
         state.check()  # before a half-written file is called damaged
+        raise
+    state.check()
+    return found
 
 
 def _read_as(path: Path, shard: bool) -> tuple[Any, str]:
@@ -508,6 +520,6 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         state.check()  # both are of one content
         values, where, others = _find_weights(content, entry)
         values = _without_wrappers(values)
-        return Checkpoint(path, kind, values, where, others, _training(content), sha256)
+        return Checkpoint(path, kind, values, where, others, _training(content), sha256, state.size)
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

@@ -249,8 +249,8 @@ def compare_forms(
         threads: Number of threads; by default as many as torch uses.
 
     Raises:
-        ValueError: `target` is not a model, or `batch_size`, `img_size` or `threads` is not a whole
-            number of at least 1, or `seconds` is not a number above 0.
+        ValueError: `target` is not a model; `batch_size`, `img_size` or `threads` is not a whole
+            number of at least 1; or `seconds` is not a finite number above 0.
 
     Example:
         >>> from timm_res2net.export.measure import compare_forms
@@ -260,7 +260,9 @@ def compare_forms(
     """
     check_counts(batch_size=batch_size, img_size=img_size, threads=threads)
     if not 0 < seconds < math.inf:
-        raise ValueError(f'seconds must be a number above 0, got {seconds!r}. Name another one.')
+        raise ValueError(
+            f'seconds must be a finite number above 0, got {seconds!r}. Name another one.'
+        )
     source = take(target, False, img_size, False, ())
     images = torch.randn(batch_size, *source.input_size)
     threads = threads or torch.get_num_threads()

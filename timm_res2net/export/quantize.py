@@ -26,13 +26,11 @@ _logger = logging.getLogger(__name__)
 MAX_IMAGES = 600
 """The most images that are used: half of them calibrate, which is NNCF's default."""
 
-# When 8 images calibrate, logits of the digits model are off by 7.6 %, with 16 by 4.8 %. More gain
-# nothing.
-_SMALLEST = 32
+_SMALLEST = 32  # half of them calibrate
 
-# On the digits model (test_res2net_se), images of its kind keep all of 300 answers, and the levels
-# within 0.13. Images of half their brightness keep 0.90 of the answers, and are off by up to 0.49.
-# A network that keeps 0.99 of its answers in the long run keeps 0.98 of 300 in 97 of 100 trials.
+# Images of the model's kind keep more than this, images of half their brightness less: see
+# tests/export/test_quantize.py. A network that keeps 0.99 of its answers in the long run keeps 0.98
+# of 300, by the binomial distribution, in 97 of 100 trials.
 LEAST = {'logits': 0.98, 'features': 0.8}
 """Smallest agreement that is accepted, unless another one is asked for."""
 

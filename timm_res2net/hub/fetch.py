@@ -34,7 +34,7 @@ from ..download import (
     readable,
 )
 from ..files import TEXT_LIMIT, git_sha1_of, sha256_of
-from ..folder import CONFIG, FILES, PICKLE, WEIGHTS, ModelFolder, Origin
+from ..folder import CONFIG, FILES, PICKLE, WEIGHT_FILES, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +82,9 @@ class Remote:
 
     def check_sizes(self, names: Sequence[str]) -> None:
         """Raise an OSError if a file that is to be read whole, as weights are not, is too large."""
-        for name in {*names} - {WEIGHTS, PICKLE}:
+        for name in names:
+            if name in WEIGHT_FILES:
+                continue
             size = self.files[name].bytes if name in self.files else 0
             if size > TEXT_LIMIT:
                 raise OSError(
@@ -135,7 +137,8 @@ def get_file(
     """Download a file with the client, which names it in its cache by the ETag of the answer.
 
     The client takes any ETag, and one with `../` would lead out of the cache (huggingface_hub 2.4),
-    so the answer is looked at beforehand.
+    so the Hub is asked beforehand. The client then asks once more itself, so this does not stop a
+    Hub that gives two different answers or fails the first request.
 
     Args:
         repo: OWNER/NAME.
@@ -148,14 +151,14 @@ def get_file(
         Its path in the cache.
 
     Raises:
-        timm_res2net.download.Unreadable: The ETag is not a name.
+        timm_res2net.download.Unreadable: The ETag cannot be the name of a file.
     """
     etag: str | None = None
     with suppress(OSError, HTTPError):  # the client tries again, and says what is wrong
         url = hf_hub_url(repo, name, revision=revision)
         etag = get_hf_file_metadata(url, token=token, timeout=PATIENCE).etag
     if etag is not None and not re.fullmatch(r'[\w+=~-][\w.+=~-]*', etag):
-        raise Unreadable(f'the ETag of {name} is {etag!r:.100}, which is not a hash')
+        raise Unreadable(f'the ETag of {name} is {etag!r:.100}, which cannot be the name of a file')
     return Path(hf_hub_download(repo, name, revision=revision, token=token, **kwargs))
 
 
@@ -184,8 +187,8 @@ def fetch(
 
     Raises:
         OSError: The Hub refuses, cannot be reached and the cache has no such model, takes too long,
-            announces a config or card that is too large to be one, or the repository changed during
-            the download.
+            announces a config, card, module or golden tensors that are too large, or the repository
+            changed during the download.
     """
     return Limit(timeout, repo).run(partial(_fetch, repo, revision, token, pin, files))
 
@@ -228,12 +231,13 @@ def _fetch(
         folder = path.parents[name.count('/')]
         if remote and remote.commit and folder.name != remote.commit:
             raise OSError(f'{repo} has changed during the download. Run again.')
-        if name in (WEIGHTS, PICKLE):
+        if name in WEIGHT_FILES:
             origin = _compare(origin, path, remote, get)
     if folder is None and not remote:
         raise OSError(offline + NOT_CACHED) from unreachable
     if folder is None:
-        raise OSError(f'{repo} has neither {CONFIG} nor {WEIGHTS}. Name a model of timm.')
+        wanted = ' or '.join(name for name in (CONFIG, WEIGHTS) if name in files)
+        raise OSError(f'{repo} has no {wanted}. Name a model of timm.')
     names = remote.files if remote else ()
     pickles = tuple(sorted(name for name in names if name.endswith(PICKLES)))
     return ModelFolder(folder, origin=replace(origin, commit=folder.name, pickles=pickles))
