@@ -276,9 +276,14 @@ def is_full(error: BaseException) -> bool:
 
 
 def _number(error: BaseException) -> int:
-    """Return the number of the operating system's error, which safetensors gives as text; or 0."""
-    told = re.search(r'os error (\d+)|code: (\d+)', str(error))
-    in_words = int(told[1] or told[2]) if told and isinstance(error, SafetensorError) else 0
+    """Return the number of the operating system's error, or 0.
+
+    safetensors and torch's compiler give it as text.
+    """
+    in_words = 0
+    if isinstance(error, SafetensorError | RuntimeError):
+        told = re.search(r'(?:os error |code: |\[Errno )(\d+)', str(error))
+        in_words = int(told[1]) if told else 0
     return getattr(error, 'errno', None) or in_words
 
 

@@ -391,7 +391,7 @@ def test_a_bad_repository_is_not_pulled(world, files, tmp_path):
     text = 'me/tiny is not in order, and nothing was written: model.safetensors is damaged ('
     fails(client, 'hub.pull(repo, out)', 'ValueError', text, repo=REPO, out=out)
     server.add('me/empty', {'notes.txt': b'nothing'})
-    text = 'me/empty has neither config.json nor model.safetensors. Name a model of timm.'
+    text = 'me/empty has no config.json or model.safetensors. Name a model of timm.'
     fails(client, 'hub.pull(repo, out)', 'OSError', text, repo='me/empty', out=out)
     assert list(tmp_path.iterdir()) == []
 

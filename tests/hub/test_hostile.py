@@ -133,7 +133,7 @@ def test_a_size_of_400_digits_is_no_obstacle(world):
     server.faults.append(Fault('HEAD .*safetensors', headers={'X-Linked-Size': '9' * 400}))
     assert 'run again' in fails(client, CHECK, **args).lower()
     server.faults[:] = [Fault('GET /api/models/', body=sibling(size=10**400, rfilename='other'))]
-    assert 'neither config.json nor model.safetensors' in fails(client, CHECK, **args)
+    assert 'no config.json or model.safetensors' in fails(client, CHECK, **args)
 
 
 @pytest.mark.parametrize('name', ['README.md', 'config.json', GOLDEN])
