@@ -2,8 +2,8 @@
 
     python -m benchmarks.trainings.activation_maps
 
-The paper claims so by pictures (arXiv:1904.01169, section 4.4): the maps of Res2Net are said to
-cover whole objects, and to be tighter on small ones. Here two networks of equal MACs learn from
+The paper claims so by pictures (arXiv:1904.01169): the maps of Res2Net are said to cover whole
+objects, and to be tighter on small ones. Here two networks of equal MACs learn from
 random weights whether a disc, a square or a triangle is drawn on a darkened photograph; they are
 not told where. On held-out images with other photographs, the class activation map
 (arXiv:1512.04150) of the shape that is drawn is compared with it:
@@ -232,23 +232,19 @@ def report_table(report: Mapping[str, Any]) -> str:
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """Return the figures in two sentences."""
-    differences = report['summary']['difference']
-    verdicts: dict[str, list[str]] = {'higher': [], 'lower': [], 'not told apart': []}
-    for key, (_, low, high) in differences.items():
-        verdict = 'higher' if low > 0 else 'lower' if high < 0 else 'not told apart'
-        verdicts[verdict].append(key)
-    told = '; '.join(f'{verdict}: {" / ".join(keys)}' for verdict, keys in verdicts.items() if keys)
-    shown = '{:.3f}', '{:.3f}', '{:+.3f} [{:+.3f}, {:+.3f}]'
-    energy = (
-        text.format(*report['summary'][name]['energy, all'])
-        for text, name in zip(shown, ('ResNet', 'Res2Net', 'difference'), strict=True)
-    )
+    """Return the figures of all shapes in one sentence."""
+    summary = report['summary']
+
+    def told(key: str, of: str) -> str:
+        theirs, ours = (100 * summary[name][f'{key}, all'][0] for name in ('ResNet', 'Res2Net'))
+        low, high = (100 * value for value in summary['difference'][f'{key}, all'][1:])
+        return f'{theirs:.1f} and {ours:.1f} % of the {of} (difference {low:+.1f} to {high:+.1f})'
+
     return (
-        'The share of a class activation map inside the box of the shape is {} for a small ResNet '
-        'and {} for a Res2Net of equal MACs, a difference of {} over {} seeds. By metric '
-        'and shapes, the Res2Net is {}.'
-    ).format(*energy, report['seeds'], told)
+        f'In a small ResNet and a Res2Net of equal MACs, {report["seeds"]} trainings each, the '
+        f'highest point of the map is in the box of the shape in {told("pointing", "images")}; the '
+        f'box contains {told("energy", "map")}; the map covers {told("coverage", "shape")}.'
+    )
 
 
 def draw(path: Path, shapes: Shapes, models: Mapping[str, nn.Module]) -> None:

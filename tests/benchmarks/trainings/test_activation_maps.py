@@ -83,6 +83,10 @@ def test_the_committed_maps():
     report = json.loads((RESULTS / 'activation_maps.json').read_text())
     assert report['runs'][0]['command'] == 'python -m benchmarks.trainings.activation_maps'
     cells = report['cells']
-    assert cells['summary'] == activation_maps.summarize(cells['samples'])
+    again = activation_maps.summarize(cells['samples'])  # of figures with fewer digits
+    assert cells['summary'].keys() == again.keys()
+    for name, summary in again.items():
+        for key, figures in summary.items():
+            assert cells['summary'][name][key] == pytest.approx(figures, abs=2e-4)
     for found in cells['samples'].values():  # maps of networks that learned nothing tell nothing
         assert all(one['accuracy'] > 0.9 for one in found)
