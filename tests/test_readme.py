@@ -32,8 +32,9 @@ from timm_res2net.show import DIGITS
 ROOT = Path(__file__).parents[1]
 PAGES = [
     'README.md', 'CHANGELOG.md', '.github/CONTRIBUTING.md', 'benchmarks/README.md',
-    'hub_configs/README.md', 'tests/integration/README.md', 'timm_res2net/convert/README.md',
-    'timm_res2net/export/README.md', 'timm_res2net/hub/README.md', 'timm_res2net/weights/README.md',
+    'benchmarks/trainings/README.md', 'hub_configs/README.md', 'tests/integration/README.md',
+    'timm_res2net/convert/README.md', 'timm_res2net/export/README.md', 'timm_res2net/hub/README.md',
+    'timm_res2net/weights/README.md',
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from benchmarks import (
     load_time,
     quantize,
     receptive_field,
+    soak,
     tables,
 )
 from benchmarks.script import RESULTS, load
@@ -26,9 +27,10 @@ def words(path: Path) -> str:
 
 
 README = words(RESULTS.parent / 'README.md')
+TRAININGS = words(RESULTS.parent / 'trainings' / 'README.md')
 TOP_README = words(Path(__file__).parents[2] / 'README.md')
 SCRIPTS = (changing_sizes, deploy_profile, forms, import_time, load_time, quantize, receptive_field,
-           activation_maps, fine_tune, train_keypoints)  # fmt: skip
+           soak, activation_maps, fine_tune, train_keypoints)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +42,7 @@ def files():
 def test_pages_are_what_the_json_says(name):
     """`python -m benchmarks.tables` writes them."""
     assert (RESULTS / f'{name}.md').read_text() == tables.page(name)
-    assert f'results/{name}.md' in README
+    assert f'results/{name}.md' in README + TRAININGS
 
 
 def test_writing_the_pages(tmp_path, capsys):
@@ -65,7 +67,9 @@ def test_the_readme_on_the_claim(sentence, files):
 
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_the_readme_on_the_scripts(script):
-    assert script.sentence(load(script.__name__.rpartition('.')[2])) in README
+    _, _, name = script.__name__.rpartition('.')
+    page = TRAININGS if '.trainings.' in script.__name__ else README
+    assert script.sentence(load(name)) in page
 
 
 def test_figures_of_others_are_named_as_theirs():
@@ -97,7 +101,7 @@ def test_pictures_are_shown():
         assert f'results/{name}.png)' in README
         assert (RESULTS / f'{name}.png').is_file()
     for name in ('train_detector', 'train_keypoints', 'activation_maps'):
-        assert f'results/{name}.png)' in README
+        assert f'results/{name}.png)' in TRAININGS
 
 
 def test_a_pair_that_was_not_measured(files):

@@ -70,6 +70,7 @@ def test_a_map_sums_to_the_logit(name):
 
 
 def test_a_few_steps(tmp_path, monkeypatch, shapes, capsys):
+    pytest.importorskip('skimage', reason='needs the extra scripts')
     monkeypatch.setattr(activation_maps, 'BATCH', 4)
     words = ['--steps', '2', '--seeds', '2', '--train', '8', '--held-out', '10']
     activation_maps.main([*words, '--out', str(tmp_path / 'maps.json')])
