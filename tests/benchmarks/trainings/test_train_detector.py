@@ -176,7 +176,7 @@ def test_the_committed_figures():
 
 
 def test_the_readme():
-    readme = ' '.join((RESULTS.parent / 'README.md').read_text().split())
+    readme = ' '.join((RESULTS.parent / 'trainings' / 'README.md').read_text().split())
     assert train_detector.sentence(load('train_detector')) in readme
 
 
