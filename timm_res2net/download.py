@@ -41,14 +41,16 @@ environment variable HF_HUB_ETAG_TIMEOUT."""
 TIMEOUT = 3600.0
 """Seconds that a verb waits for the Hub in total, unless told otherwise."""
 
+WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
+"""Files of weights, of which the first that exists is read: safetensors, and the pickle that timm
+and transformers wrote before."""
+
 _T = TypeVar('_T')
 _REASON = 300  # characters of what the Hub says
 _LONGEST = 1e6  # seconds; Python's locks overflow later
 _GRACE = 1.0  # seconds that a thread gets to clean up
 _LOGIN = 'log in with `hf auth login`, or set HF_TOKEN'
 _UNREACHABLE = (ConnectionError, TimeoutError, HTTPError, HTTPException, urllib.error.URLError)
-# What timm looks for in a repository whose cfg names no file
-_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 _FOREIGN = ('.pdparams', '.ckpt')  # files of PaddlePaddle and MindSpore
 
 
@@ -362,7 +364,7 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
         raise FileNotFoundError(f'There is no file or folder {cfg.file}. Check the path.')
     if cfg.hf_hub_id and (cfg.source == 'hf-hub' or not is_local):
         repo, _, revision = cfg.hf_hub_id.partition('@')
-        files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+        files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHT_FILES
         ask_hub(repo, *files, revision=revision or None, cache_dir=cache_dir)
     elif isinstance(cfg.url, str) and cfg.url and not is_local:
         folder = Path(cache_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))

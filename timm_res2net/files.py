@@ -280,10 +280,13 @@ def _number(error: BaseException) -> int:
 
     safetensors and torch's compiler give it as text.
     """
-    in_words = 0
-    if isinstance(error, SafetensorError | RuntimeError):
-        told = re.search(r'(?:os error |code: |\[Errno )(\d+)', str(error))
-        in_words = int(told[1]) if told else 0
+    pattern = ''
+    if isinstance(error, SafetensorError):
+        pattern = r'(?:os error |code: )(\d+)'
+    elif isinstance(error, RuntimeError):
+        pattern = r'\[Errno (\d+)\]'
+    told = re.search(pattern, str(error)) if pattern else None
+    in_words = int(told[1]) if told else 0
     return getattr(error, 'errno', None) or in_words
 
 

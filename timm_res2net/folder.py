@@ -20,6 +20,7 @@ from torch import nn
 from . import compat
 from .compare import GOLDEN, golden_tensors
 from .convert import read_checkpoint
+from .download import WEIGHT_FILES
 from .files import new_folder, read_text, write_file
 from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
@@ -41,16 +42,13 @@ from .schema import (
 from .text import first_line, sentence
 
 CONFIG = 'config.json'
-WEIGHTS = 'model.safetensors'
+WEIGHTS, PICKLE = WEIGHT_FILES
 CARD = 'README.md'
 FILES = (WEIGHTS, CONFIG, CARD, GOLDEN, MODULE)
 """The files of a model that are fetched, pulled and pushed, as far as they exist."""
 MODES = {1: 'L', 3: 'RGB'}
 """Pillow's image modes by number of channels."""
 
-PICKLE = 'pytorch_model.bin'  # the weights that timm and transformers wrote before safetensors
-WEIGHT_FILES = (WEIGHTS, PICKLE)
-"""Files of weights, of which the first that exists is read."""
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 """How images are prepared, under the names of timm's train.py."""
 
@@ -66,6 +64,11 @@ _NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixe
 def timm_names() -> tuple[str, ...]:
     """Return the names of timm's own Res2Nets, whose folders load without this package."""
     return tuple(timm.list_models(module='res2net'))
+
+
+def is_res2net(name: str) -> bool:
+    """Return whether a name without a tag is a Res2Net of this package or of timm."""
+    return name in FIGURES or name in timm_names()
 
 
 @functools.cache
@@ -164,7 +167,7 @@ def _check(config: Any) -> None:
     if missing:
         raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
     name = read(CONFIG_FIELDS, 'architecture', config['architecture']).partition('.')[0]
-    if name not in (*FIGURES, *timm_names()):
+    if not is_res2net(name):
         raise ValueError(
             f"'{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` shows the "
             'models.'

@@ -10,11 +10,10 @@ from typing import Any
 import timm
 from torch import nn
 
-from .download import NOT_CACHED, explaining, prepare_weights
+from .download import NOT_CACHED, WEIGHT_FILES, explaining, prepare_weights
 from .files import read_text
-from .folder import CONFIG, WEIGHT_FILES, ModelFolder, timm_names
+from .folder import CONFIG, ModelFolder, is_res2net
 from .hub.fetch import fetch
-from .models.figures import FIGURES
 from .resolve import File, Folder, Name, Repository, resolve
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def _is_of_others(path: Path) -> bool:
         name = json.loads(read_text(path))['architecture'].partition('.')[0]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
-    return name not in (*FIGURES, *timm_names()) and timm.is_model(name)
+    return not is_res2net(name) and timm.is_model(name)
 
 
 def _load_registered(found: Name, **kwargs: Any) -> nn.Module:

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
-from .folder import CONFIG, timm_names
+from .folder import CONFIG, is_res2net, timm_names
 from .models.figures import FIGURES
 from .text import close_names
 
@@ -63,8 +63,7 @@ def resolve_name(text: str, any_of_timm: bool = False) -> Name:
         ValueError: There is no such model or tag.
     """
     architecture, dot, tag = text.partition('.')
-    known = (*FIGURES, *timm_names())
-    if architecture not in known and not (any_of_timm and timm.is_model(architecture)):
+    if not is_res2net(architecture) and not (any_of_timm and timm.is_model(architecture)):
         raise ValueError(_refusal(text, 'a registered Res2Net'))
     tags = get_arch_pretrained_cfgs(architecture)
     if dot and text not in tags:

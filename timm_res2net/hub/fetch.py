@@ -27,6 +27,7 @@ from ..download import (
     NOT_CACHED,
     PATIENCE,
     TIMEOUT,
+    WEIGHT_FILES,
     Limit,
     Unreadable,
     explain,
@@ -34,7 +35,7 @@ from ..download import (
     readable,
 )
 from ..files import TEXT_LIMIT, git_sha1_of, sha256_of
-from ..folder import CONFIG, FILES, PICKLE, WEIGHT_FILES, WEIGHTS, ModelFolder, Origin
+from ..folder import CONFIG, FILES, PICKLE, WEIGHTS, ModelFolder, Origin
 from ..models.figures import Pin
 
 _logger = logging.getLogger(__name__)
