@@ -151,7 +151,7 @@ def test_an_hrnet(tmp_path):
     check(run(tmp_path / 'net.pt2', 'pt2', x), load_model(source).eval(), x)
 
 
-@pytest.mark.parametrize('kind', QUICK)
+@pytest.mark.parametrize('kind', slow_except(['torchscript'], QUICK))
 def test_static(kind, tmp_path):
     out = tmp_path / f'net{FORMATS[kind].suffix}'
     done = export_model(NAME, out, kind, static=True, batch_size=3, img_size=32)
@@ -227,7 +227,7 @@ def test_what_an_onnx_file_tells(tmp_path):
     described(meta)
 
 
-@pytest.mark.parametrize('kind', QUICK)
+@pytest.mark.parametrize('kind', slow_except(['torchscript'], QUICK))
 def test_what_other_files_tell(kind, tmp_path):
     out = tmp_path / f'net{FORMATS[kind].suffix}'
     export_model(NAME, out, kind)
