@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from tests.common import TINY, Reference, image, randomise, relative_error
+from tests.common import TINY, Reference, image, randomise, relative_error, slow_except
 from timm_res2net import check, convert_checkpoint, push_to_hub
 from timm_res2net.checkpoint import take_model
 from timm_res2net.convert import SOURCES
@@ -57,7 +57,10 @@ def test_the_authors_networks_load_in_plain_timm(tmp_path):
     subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
 
 
-@pytest.mark.parametrize('name', ['res2net50_18w_4s', 'res2next101', 'res2net50_se'])
+SHAPES = ['res2net50_18w_4s', 'res2next101', 'res2net50_se']
+
+
+@pytest.mark.parametrize('name', slow_except(SHAPES[:1], SHAPES))
 def test_a_network_is_found_by_its_shapes(name, tmp_path):
     weights = random_weights(name, num_classes=7, in_chans=4)
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')

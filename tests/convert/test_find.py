@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.common import image, randomise, relative_error
+from tests.common import image, randomise, relative_error, slow_except
 from tests.convert.helpers import save, zeros
 from tests.convert.references import Detectron2, MaskRCNN, MMDet, PaddleDetection
 from timm_res2net import convert_checkpoint, detection_backbone, push_to_hub
@@ -287,13 +287,13 @@ def two(tmp_path: Path, names=('student', 'teacher')) -> tuple[Path, list[nn.Mod
     return save({'state_dict': weights}, tmp_path / 'w.pth'), encoders
 
 
-@pytest.mark.parametrize(
-    'names',
-    [
-        ('student.resnet', 'teacher.resnet'), ('model', 'ema_model'), ('encoder', 'encoder2'),
-        ('rgb.backbone', 'depth.backbone'), ('Student', 'Teacher'), ('model', 'ema.module'),
-    ],
-)  # fmt: skip
+TWO = [
+    ['student.resnet', 'teacher.resnet'], ['model', 'ema_model'], ['encoder', 'encoder2'],
+    ['rgb.backbone', 'depth.backbone'], ['Student', 'Teacher'], ['model', 'ema.module'],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('names', slow_except([TWO[0], TWO[2]], TWO))
 def test_two_networks_are_a_question(names, tmp_path):
     path, encoders = two(tmp_path, names)
     with pytest.raises(ValueError) as error:
