@@ -83,7 +83,7 @@ PREFIXES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize('name', ['res2net50d', 'res2net50_26w_4s'])
+@pytest.mark.parametrize('name', slow_except(['res2net50d'], ['res2net50d', 'res2net50_26w_4s']))
 @pytest.mark.parametrize('path', PREFIXES)
 def test_an_encoder_in_a_model(path, name, tmp_path):
     encoder = authors(name)

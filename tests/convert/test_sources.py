@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from tests.common import TIMMS, Reference, image, randomise, relative_error
+from tests.common import TIMMS, Reference, image, randomise, relative_error, slow_except
 from tests.convert.helpers import FIXTURES, random_weights, save
 from tests.convert.references import Article, Detectron2, MaskRCNN, MMDet, PaddleDetection
 from tests.fixtures import record_mindcv, values
@@ -68,7 +68,7 @@ def respell(weights, names, counted: bool = True) -> dict[str, torch.Tensor]:
 
 
 @SIZES
-@pytest.mark.parametrize('name', TIMMS)
+@pytest.mark.parametrize('name', slow_except(['res2net50_26w_8s', 'res2net50d'], TIMMS))
 def test_official_files_give_timms_numbers(name, whole, tmp_path):
     """The authors' files have timm's keys: v1, v1b (timm's d), Res2NeXt."""
     model = randomise(timm.create_model(name, **shortened(whole))).eval()
@@ -224,7 +224,7 @@ def recorded(file: str) -> dict:
     return json.loads((FIXTURES / file).read_text())
 
 
-@pytest.mark.parametrize('name', ['plain', 'deep', 'scales 8'])
+@pytest.mark.parametrize('name', slow_except(['deep'], ['plain', 'deep', 'scales 8']))
 def test_mmpretrain_as_recorded(name, tmp_path):
     """Bit for bit what MMPretrain 1.2.0 answered: tests/fixtures/record_mmpretrain.py."""
     case = recorded('mmpretrain.json')['cases'][name]
@@ -354,7 +354,9 @@ def test_mmpretrain_with_the_style_of_caffe(tmp_path):
     assert convert_checkpoint(path).semantics == 'official'
 
 
-@pytest.mark.parametrize(('width', 'scale'), [(26, 4), (48, 2), (14, 8)])
+@pytest.mark.parametrize(
+    ('width', 'scale'), slow_except([(26, 4)], [(26, 4), (48, 2), (14, 8)])
+)
 def test_res2net_maskrcnn(width, scale, tmp_path):
     reference = randomise(MaskRCNN(LAYERS, width, scale))
     generator = torch.Generator().manual_seed(3)
