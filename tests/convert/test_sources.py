@@ -354,9 +354,7 @@ def test_mmpretrain_with_the_style_of_caffe(tmp_path):
     assert convert_checkpoint(path).semantics == 'official'
 
 
-@pytest.mark.parametrize(
-    ('width', 'scale'), slow_except([(26, 4)], [(26, 4), (48, 2), (14, 8)])
-)
+@pytest.mark.parametrize(('width', 'scale'), slow_except([(26, 4)], [(26, 4), (48, 2), (14, 8)]))
 def test_res2net_maskrcnn(width, scale, tmp_path):
     reference = randomise(MaskRCNN(LAYERS, width, scale))
     generator = torch.Generator().manual_seed(3)
