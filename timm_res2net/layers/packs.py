@@ -1,5 +1,7 @@
 """The packed weights of a convolution: a copy for each layout that oneDNN asks for."""
 
+import math
+import struct
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -29,9 +31,9 @@ class Key(NamedTuple):
 def infer_layout(known: Mapping[int, bytes], pixels: int) -> bytes | None:
     """Infer the layout for a number of pixels from known ones, without asking oneDNN.
 
-    Layouts of 1x1 convolutions depend on the number of pixels. In most layers they change at one
-    number at most; then a number between two with the same layout has that layout, too. In other
-    layers they alternate, and nothing is inferred.
+    In most layers the layout changes at one number of pixels at most; then a number between two
+    with the same layout has that layout, too. In other layers layouts alternate, and nothing is
+    inferred.
 
     Args:
         known: Layout by number of pixels.
@@ -48,6 +50,32 @@ def infer_layout(known: Mapping[int, bytes], pixels: int) -> bytes | None:
     below = known[max(number for number in known if number < pixels)]
     above = known[min(number for number in known if number > pixels)]
     return below if below == above else None
+
+
+_PADDING = (108, 316, 420)
+"""Where four bytes of oneDNN's memory descriptor are padding of its C struct: after `data_type`,
+`format_kind` and `inner_nblks`."""
+
+
+def without_padding(descriptor: bytes, numbers: int) -> bytes:
+    """Return a memory descriptor of oneDNN 3 without the bytes that no one has initialized.
+
+    They hold what stood there before, such as the width of an image, and made equal layouts look
+    like different ones.
+
+    Args:
+        descriptor: A dnnl_memory_desc_t. One of another form is returned as it is.
+        numbers: How many numbers it describes, by which its form is told.
+    """
+    if len(descriptor) < _PADDING[-1] + 4:
+        return descriptor
+    rank, *dims = struct.unpack_from('=i12q', descriptor, 4)
+    if math.prod(dims[:rank]) != numbers:
+        return descriptor
+    found = bytearray(descriptor)
+    for start in _PADDING:
+        found[start : start + 4] = bytes(4)
+    return bytes(found)
 
 
 class Packs:
@@ -99,9 +127,7 @@ class Packs:
         batch, _, height, width = x.shape
         size: Any = height * width if pointwise else (height, width)
         key = Key(batch, size, torch.get_num_threads())
-        layout = self.layouts.get(key)
-        if layout is None and pointwise:
-            layout = infer_layout(self._known(key), size)
+        layout = self.layouts.get(key) or infer_layout(self._known(key), height * width)
         packed = None if layout is None else self.packs.get(layout)
         if packed is None:
             packed, layout = self._pack(conv, x)
@@ -113,9 +139,9 @@ class Packs:
         return packed
 
     def _known(self, key: Key) -> dict[int, bytes]:
-        """Return the layouts that are known for the same batch and threads, by size."""
+        """Return the layouts that are known for the same batch and threads, by pixels."""
         return {
-            other.size: layout
+            other.size if isinstance(other.size, int) else math.prod(other.size): layout
             for other, layout in list(self.layouts.items())  # another thread may add one
             if (other.batch, other.threads) == (key.batch, key.threads)
         }
@@ -125,7 +151,8 @@ class Packs:
             self.originals[0].to(self.dtype), conv.padding, conv.stride, conv.dilation, conv.groups,
             list(x.shape),
         )  # fmt: skip
-        return packed, torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
+        found = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
+        return packed, without_padding(found, packed.numel())
 
     def _keep(self, packed: torch.Tensor, layout: bytes) -> torch.Tensor:
         """Keep a new pack if there is room or it is asked for again; return the one to use."""

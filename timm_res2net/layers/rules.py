@@ -129,17 +129,15 @@ def plain() -> Iterator[None]:
 def most_packs(conv: nn.Conv2d) -> int:
     """Return how many packed copies of its weight a convolution keeps, for inputs of several sizes.
 
-    oneDNN asks for one to three layouts for a 1x1 convolution, and for another one for each width
-    of a 3x3 convolution's input. Further copies of large weights save less time than their memory
-    is worth, so that the packs of a res2net50_26w_4s take at most 1.35 times the memory of the
-    weights: `python -m benchmarks.changing_sizes`, benchmarks/results/changing_sizes.json.
+    oneDNN asks for one layout for a 3x3 convolution and for one to three for a 1x1 convolution.
+    Packing takes up to 5 ms where a 1x1 convolution reduces the number of channels, longer than
+    running it. A second copy is worth its memory there, and where it is small. The packs of a
+    res2net50_26w_4s cannot take more than 1.35 times the memory of the weights; for how much they
+    take, see `python -m benchmarks.changing_sizes` and benchmarks/results/changing_sizes.json.
     """
-    if not _forced.get('packs', True):
+    if conv.kernel_size != (1, 1) or not _forced.get('packs', True):
         return 1
-    numbers = conv.weight.numel()
-    if conv.kernel_size == (1, 1):
-        return 2 if numbers <= 2**20 else 1
-    return min(4, max(1, 2**17 // numbers))
+    return 2 if conv.in_channels > conv.out_channels or conv.weight.numel() <= 2**18 else 1
 
 
 def writes_slices(block: nn.Module, x: torch.Tensor) -> bool:
