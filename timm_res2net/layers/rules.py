@@ -129,11 +129,11 @@ def plain() -> Iterator[None]:
 def most_packs(conv: nn.Conv2d) -> int:
     """Return how many packed copies of its weight a convolution keeps, for inputs of several sizes.
 
-    oneDNN asks for one layout for a 3x3 convolution and for one to three for a 1x1 convolution.
-    Packing takes up to 5 ms where a 1x1 convolution reduces the number of channels, longer than
-    running it. A second copy is worth its memory there, and where it is small. The packs of a
-    res2net50_26w_4s cannot take more than 1.35 times the memory of the weights; for how much they
-    take, see `python -m benchmarks.changing_sizes` and benchmarks/results/changing_sizes.json.
+    oneDNN asks for one layout for a 3x3 convolution and for one to three for a 1x1 convolution. A
+    second copy is worth its memory where it is small, and where a 1x1 convolution reduces the
+    number of channels, because packing takes longer than running there. So the packs of a
+    res2net50_26w_4s take at most 1.35 times the memory of the weights: `python -m
+    benchmarks.changing_sizes`, benchmarks/results/changing_sizes.json.
     """
     if conv.kernel_size != (1, 1) or not _forced.get('packs', True):
         return 1
