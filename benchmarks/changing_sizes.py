@@ -3,12 +3,13 @@
     python -m benchmarks.changing_sizes
 
 Each call of the deployed res2net50_26w_4s is compared with a call of the plain model on an image of
-the same size, one right after the other, in random order: float32, contiguous, one thread, CPU
-time. As a control, a second copy of the plain model runs, too. Sizes that do not come again are new
-to every model: they meet them a quarter of the run apart, because the first one on a size makes the
-kernels that oneDNN keeps for the others. The memory of the packed weights is compared with that of
-the weights of the convolutions. The last case compares the deployed model with itself without the
-check for NaN and infinity.
+the same size: float32, contiguous, one thread, CPU time. The calls follow each other in random
+order. A second copy of the plain model is the control. If no size comes again, oneDNN makes kernels
+for every input, and the first model on a size would make them for the next one. So each model
+starts a quarter of the list after the one before. When it reaches a size, oneDNN's cache of 1024
+kernels has dropped those of the others, if there are about as many calls as by default. The memory
+of the packed weights is compared with that of the weights of the convolutions. The last case
+compares the deployed model with itself without the check for NaN and infinity.
 """
 
 import copy
@@ -71,10 +72,12 @@ def compare(
         models: The models by role; the first one is the baseline.
         shapes: Shape of each input.
         warm: Number of inputs at the beginning that do not count.
-        apart: Each model begins elsewhere in the list and goes around.
+        apart: Whether each model starts at another place of the list and wraps around. Then every
+            input has to count.
     """
     draw = random.Random(1)
-    starts = {role: i * len(shapes) // len(models) * apart for i, role in enumerate(models)}
+    step = len(shapes) // len(models) if apart else 0
+    starts = {role: i * step for i, role in enumerate(models)}
     samples: dict[str, dict[int, float]] = {role: {} for role in models}
     with torch.inference_mode():
         for i in range(len(shapes)):
@@ -177,8 +180,8 @@ def main(argv: list[str] | None = None) -> None:
             'deployed': deployed,
             'one pack a layer': within(partial(override, packs=False), reparameterize_model(plain)),
         }
-        # what is new to a model cannot be warm
-        cells[case] = compare(models, shapes, 0 if case == NEW else args.calls // 4, case == NEW)
+        new = case == NEW  # every call is the first of its size, so that none warms up
+        cells[case] = compare(models, shapes, 0 if new else args.calls // 4, apart=new)
         cells[case]['memory'] = memory(deployed)
     deployed = reparameterize_model(plain)
     pair = {'without': within(unchecked, deployed), 'with': deployed}

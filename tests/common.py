@@ -28,8 +28,9 @@ SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k'
 
 
 def slow_except(quick, values):
-    """Values for `parametrize`, all but the quick ones marked slow."""
-    slow = pytest.mark.slow
+    """Values for `parametrize`, all but the quick ones slow. A tuple is several arguments."""
+    values, slow = list(values), pytest.mark.slow
+    assert all(value in values for value in quick), quick
     return [
         v if v in quick else pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=slow)
         for v in values

@@ -51,7 +51,7 @@ import sys
 from huggingface_hub import close_session
 from huggingface_hub.utils import _http
 from timm_res2net import download
-fetch = sys.modules['timm_res2net.hub.fetch']  # the package's name is the function
+fetch = sys.modules['timm_res2net.hub.fetch']  # `hub.fetch` is the function
 close_session()  # a connection that is open would outlive the server
 download.PATIENCE = fetch.PATIENCE = 0.05
 slept = timm.slept = []

@@ -291,6 +291,7 @@ TWO = [
     ['student.resnet', 'teacher.resnet'], ['model', 'ema_model'], ['encoder', 'encoder2'],
     ['rgb.backbone', 'depth.backbone'], ['Student', 'Teacher'], ['model', 'ema.module'],
 ]  # fmt: skip
+"""Lists, because `slow_except` unpacks tuples."""
 
 
 @pytest.mark.parametrize('names', slow_except([TWO[0], TWO[2]], TWO))

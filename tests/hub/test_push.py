@@ -494,7 +494,7 @@ def test_a_model_made_by_its_class(tmp_path):
     assert torch.equal(outputs(rebuilt(done, model, tmp_path), image()), outputs(model, image()))
 
 
-@pytest.mark.slow  # 50 million numbers
+@pytest.mark.slow  # 50 million parameters
 def test_a_model_made_by_its_class_has_the_name_of_its_arguments():
     assert dry(Res2Net((3, 4, 23, 3), attn_layer='se')).config.architecture == 'res2net101_se'
 

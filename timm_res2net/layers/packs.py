@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ import torch
 TRUSTED = 8
 """Number of known sizes from which the layout of another size is inferred."""
 REMEMBERED = 1024
-"""Largest number of input shapes whose layout is remembered; each takes about 200 bytes."""
+"""Largest number of input shapes whose layout is remembered; each takes about 200 bytes, because
+equal layouts are one object."""
 
 
 class Key(NamedTuple):
@@ -24,11 +25,11 @@ class Key(NamedTuple):
     """
 
     batch: int
-    size: Any
+    size: tuple[int, ...]
     threads: int
 
 
-def infer_layout(known: Mapping[int, bytes], pixels: int) -> bytes | None:
+def infer_layout(known: Iterable[tuple[int, bytes]], pixels: int) -> bytes | None:
     """Infer the layout for a number of pixels from known ones, without asking oneDNN.
 
     In most layers the layout changes at one number of pixels at most; then a number between two
@@ -36,46 +37,43 @@ def infer_layout(known: Mapping[int, bytes], pixels: int) -> bytes | None:
     inferred.
 
     Args:
-        known: Layout by number of pixels.
-        pixels: Another number of pixels.
+        known: Numbers of pixels with their layouts.
+        pixels: A number of pixels.
 
     Returns:
         The layout, or None if the known ones do not tell it.
     """
-    if len(known) < TRUSTED or not min(known) < pixels < max(known):
+    ordered = sorted(known)
+    if len(ordered) < TRUSTED or not ordered[0][0] < pixels < ordered[-1][0]:
         return None
-    ordered = [known[number] for number in sorted(known)]
-    if sum(a != b for a, b in pairwise(ordered)) > 1:
+    if sum(a != b for (_, a), (_, b) in pairwise(ordered)) > 1:
         return None
-    below = known[max(number for number in known if number < pixels)]
-    above = known[min(number for number in known if number > pixels)]
+    below = [layout for number, layout in ordered if number <= pixels][-1]
+    above = next(layout for number, layout in ordered if number >= pixels)
     return below if below == above else None
 
 
-_PADDING = (108, 316, 420)
-"""Where four bytes of oneDNN's memory descriptor are padding of its C struct: after `data_type`,
-`format_kind` and `inner_nblks`."""
+_FIELDS = ((4, 108), (112, 316), (320, 420), (424, 616))
+"""Bytes of oneDNN's memory descriptor from `ndims` to `inner_idxs`, and padding between them. After
+them come the unused rest of a union and `extra`, which weights of floating point do not use."""
 
 
 def without_padding(descriptor: bytes, numbers: int) -> bytes:
-    """Return a memory descriptor of oneDNN 3 without the bytes that no one has initialized.
+    """Return the fields of a memory descriptor of oneDNN 3 that tell its layout.
 
-    They hold what stood there before, such as the width of an image, and made equal layouts look
-    like different ones.
+    C leaves the padding between them uninitialized, so that equal layouts could look different.
 
     Args:
-        descriptor: A dnnl_memory_desc_t. One of another form is returned as it is.
-        numbers: How many numbers it describes, by which its form is told.
+        descriptor: A dnnl_memory_desc_t.
+        numbers: How many numbers the weight has. If the descriptor's dims have another product, its
+            form is not known, and it is returned as it is.
     """
-    if len(descriptor) < _PADDING[-1] + 4:
+    if len(descriptor) < _FIELDS[-1][1]:
         return descriptor
     rank, *dims = struct.unpack_from('=i12q', descriptor, 4)
     if math.prod(dims[:rank]) != numbers:
         return descriptor
-    found = bytearray(descriptor)
-    for start in _PADDING:
-        found[start : start + 4] = bytes(4)
-    return bytes(found)
+    return b''.join(descriptor[start:end] for start, end in _FIELDS)
 
 
 class Packs:
@@ -125,7 +123,7 @@ class Packs:
         """
         pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
         batch, _, height, width = x.shape
-        size: Any = height * width if pointwise else (height, width)
+        size = (height * width,) if pointwise else (height, width)
         key = Key(batch, size, torch.get_num_threads())
         layout = self.layouts.get(key) or infer_layout(self._known(key), height * width)
         packed = None if layout is None else self.packs.get(layout)
@@ -133,18 +131,17 @@ class Packs:
             packed, layout = self._pack(conv, x)
             if len(self.layouts) >= REMEMBERED:
                 self.layouts.clear()
-            self.layouts[key] = layout
+            same = (known for known in list(self.layouts.values()) if known == layout)
+            self.layouts[key] = layout = next(same, layout)
             packed = self._keep(packed, layout)
         self.last = layout
         return packed
 
-    def _known(self, key: Key) -> dict[int, bytes]:
-        """Return the layouts that are known for the same batch and threads, by pixels."""
-        return {
-            other.size if isinstance(other.size, int) else math.prod(other.size): layout
-            for other, layout in list(self.layouts.items())  # another thread may add one
-            if (other.batch, other.threads) == (key.batch, key.threads)
-        }
+    def _known(self, key: Key) -> Iterator[tuple[int, bytes]]:
+        """Yield the layouts that are known for the same batch and threads, with their pixels."""
+        for other, layout in list(self.layouts.items()):  # another thread may add one
+            if (other.batch, other.threads) == (key.batch, key.threads):
+                yield math.prod(other.size), layout
 
     def _pack(self, conv: Any, x: torch.Tensor) -> tuple[torch.Tensor, bytes]:
         packed = torch.ops.mkldnn._reorder_convolution_weight(

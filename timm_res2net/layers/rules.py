@@ -27,7 +27,7 @@ FORMS = ('merge', 'packed', 'packs', 'slices')
 * `merge`: the parallel convolutions of a first block run as one grouped convolution
 * `packed`: a convolution runs in channels_last with weights that oneDNN has packed once, and
   includes its activation and residual add
-* `packs`: a convolution keeps several packed copies of its weight, for inputs of several sizes
+* `packs`: a 1x1 convolution keeps a second packed copy of its weight, for inputs of several sizes
 * `slices`: the outputs of the splits are written where conv3 reads them, instead of concatenated
 """
 
@@ -129,11 +129,11 @@ def plain() -> Iterator[None]:
 def most_packs(conv: nn.Conv2d) -> int:
     """Return how many packed copies of its weight a convolution keeps, for inputs of several sizes.
 
-    oneDNN asks for one layout for a 3x3 convolution and for one to three for a 1x1 convolution. A
-    second copy is worth its memory where it is small, and where a 1x1 convolution reduces the
-    number of channels, because packing takes longer than running there. So the packs of a
-    res2net50_26w_4s take at most 1.35 times the memory of the weights: `python -m
-    benchmarks.changing_sizes`, benchmarks/results/changing_sizes.json.
+    On the machine that was measured (AVX-512), oneDNN asks for one layout for 3x3 and larger
+    kernels, and for one to three for 1x1. A 1x1 convolution keeps two copies if its weight is small
+    (at most 2**18 numbers), or if it reduces the number of channels, because packing takes longer
+    than running there. So the packs of a res2net50_26w_4s take at most 1.35 times the memory of its
+    weights: `python -m benchmarks.changing_sizes`, benchmarks/results/changing_sizes.json.
     """
     if conv.kernel_size != (1, 1) or not _forced.get('packs', True):
         return 1

@@ -76,7 +76,7 @@ def test_smoke_as_a_user_runs_it(tmp_path):
     assert [c['cell']['kind'] for c in found['cells'].values()] == [
         'time', 'time', 'attribution', 'memory', 'memory',
     ]  # fmt: skip
-    # what a loaded machine makes of a row is its control's to say: the test follows the records
+    # on a loaded machine rows may be unusable, so the records say which texts to expect
     timed = [Record(cell) for cell in found['cells'].values() if cell['cell']['kind'] == 'time']
     explained = len(select({'smoke': found}, 'attribution')) == 1
     for text, told in {
