@@ -85,12 +85,13 @@ def compare(
                 place = (i + starts[role]) % len(shapes)
                 samples[role][place] = seconds(models[role], torch.randn(shapes[place]))
     base, *others = models
+    counted = range(warm, len(shapes))
     found = {}
     for role in others:
-        ratios = [samples[role][i] / samples[base][i] for i in range(warm, len(shapes))]
+        ratios = [samples[role][i] / samples[base][i] for i in counted]
         low, high = interval(ratios)
         found[role] = [round(value, 3) for value in (median(ratios), low, high)]
-    taken = median(samples[base][i] for i in range(warm, len(shapes)))
+    taken = median(samples[base][i] for i in counted)
     return {'milliseconds': round(1000 * taken, 2), 'ratios': found}
 
 

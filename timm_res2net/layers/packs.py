@@ -117,8 +117,9 @@ class Packs:
     def get(self, conv: Any, x: torch.Tensor) -> torch.Tensor:
         """Return the weight packed for a convolution of x.
 
-        A plain convolution packs its weight in every call, so a shape that never comes again costs
-        no more than it would there. A pack of another layout is never used knowingly: oneDNN would
+        A plain convolution prepares its weight in every call, too. Packing takes longer than that
+        where a 1x1 convolution reduces the number of channels, but a network as a whole is faster
+        also for shapes that never come again (benchmarks/results/changing_sizes.json). A pack of another layout is never used knowingly: oneDNN would
         take up to 30 times as long to bring it into the right one.
         """
         pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
