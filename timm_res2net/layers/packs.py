@@ -119,8 +119,9 @@ class Packs:
 
         A plain convolution prepares its weight in every call, too. Packing takes longer than that
         where a 1x1 convolution reduces the number of channels, but a network as a whole is faster
-        also for shapes that never come again (benchmarks/results/changing_sizes.json). A pack of another layout is never used knowingly: oneDNN would
-        take up to 30 times as long to bring it into the right one.
+        also for shapes that never come again (benchmarks/results/changing_sizes.json). A pack of
+        another layout is never used knowingly: oneDNN would take up to 30 times as long to bring it
+        into the right one.
         """
         pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
         batch, _, height, width = x.shape
