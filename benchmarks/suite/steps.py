@@ -106,14 +106,18 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
         model = models.deploy(model, spec.name)
     model = model.to(cell.weight_dtype).to(memory_format=cell.memory_format)
     held = [x, *model.parameters(), *model.buffers()]
-    run = torch.compile(model, mode=_COMPILE[mode.runtime]) if mode.runtime in _COMPILE else model
+    run: Callable[[torch.Tensor], Any] = model
+    if mode.runtime in _COMPILE:
+        run = torch.compile(model, mode=_COMPILE[mode.runtime])
+    elif mode.runtime == 'frozen':
+        run = freeze(model)
     autocast = (
         torch.autocast(cell.device, dtype=cell.compute_dtype) if cell.autocasts else nullcontext()
     )
     if cell.task == 'infer':
         step = infer_step(run, x, autocast)
         if mode.runtime == 'frozen':
-            freeze(model, step)
+            step()  # compiles the model itself, too
         return Work(model, step, lambda: held)
     model.train()
     labels = torch.arange(cell.batch, device=cell.device) % 1000

@@ -11,7 +11,10 @@ from .base import Format, Request, Run
 
 def _write(request: Request, path: Path) -> Run:
     inductor: Any = torch._inductor
-    configs = {'aot_inductor.metadata': {'timm_res2net': request.meta}}
+    configs = {
+        'aot_inductor.metadata': {'timm_res2net': request.meta},
+        'freezing': not request.step,  # weights can be packed only for a fixed shape
+    }
     written = io.BytesIO()  # torch's own writer aborts the process if the disk is full
     inductor.aoti_compile_and_package(
         request.subject, package_path=written, inductor_configs=configs

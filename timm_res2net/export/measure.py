@@ -35,6 +35,13 @@ CONTROL = 0.05
 """Largest share by which the time of a second copy of the model may differ from that of the first.
 If it differs by more, something else runs on the machine, and the times are of no use."""
 
+_LAYERS = {
+    torch.ops.aten.conv2d.default: nn.Conv2d,
+    torch.ops.aten.relu.default: nn.ReLU,
+    torch.ops.aten.relu_.default: nn.ReLU,
+}
+"""Modules that torchao's quantizer looks for, by operation."""
+
 _NOISE = 32  # images that calibrate int8 forms
 _ROUNDS = 5  # at least
 
@@ -137,28 +144,35 @@ class Comparison(NamedTuple):
         return abs(self.control.median - 1) <= CONTROL
 
 
-def freeze(model: nn.Module, run: Callable[[], object], dynamic: bool | None = None) -> Any:
-    """Compile a model with its weights as constants, so that they are folded and packed once.
+def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
+    """Compile a model with its weights as constants, so that they are folded and packed.
 
-    Inductor's switch is on for this compilation only. Dynamo reads it too, so it has no effect as
-    an option of `torch.compile`.
+    Inductor's switch is on while the model runs and off in between, because a call in another grad
+    mode or of another size compiles again. Dynamo reads it too, so it has no effect as an option of
+    `torch.compile`.
 
     Args:
         model: A model in eval mode. It is compiled in place.
-        run: Runs the model as it will be run, without gradients.
         dynamic: As in `torch.compile`.
 
     Returns:
-        The model.
+        What runs the model. It is compiled when it first runs, which must be without gradients.
     """
     model.compile(dynamic=dynamic)
-    with torch._inductor.config.patch(freezing=True):
-        run()
-    return model
+
+    def run(images: torch.Tensor) -> object:
+        with torch._inductor.config.patch(freezing=True):
+            return model(images)
+
+    return run
 
 
 def quantize_program(program: Any, batches: Iterable[torch.Tensor]) -> nn.Module:
     """Return the int8 form of a program of torch.export: PT2E, with torchao's quantizer for x86.
+
+    torchao tells layers apart by the modules that they come from. It refuses a module that is used
+    twice, such as the activation of a block in timm's Res2Nets, and skips convolutions of other
+    classes than `nn.Conv2d`. Here each operation counts as a module of its own.
 
     Args:
         program: The program, of one input.
@@ -168,14 +182,21 @@ def quantize_program(program: Any, batches: Iterable[torch.Tensor]) -> nn.Module
     x86 = importlib.import_module('torchao.quantization.pt2e.quantizer.x86_inductor_quantizer')
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    prepared = pt2e.prepare_pt2e(program.module(), quantizer)
+    graph_module = program.module()
+    for node in graph_module.graph.nodes:
+        if node.target in _LAYERS:
+            node.meta['source_fn_stack'] = [(node.name, _LAYERS[node.target])]
+    prepared = pt2e.prepare_pt2e(graph_module, quantizer)
     for images in batches:
         prepared(images)
     return pt2e.convert_pt2e(prepared)
 
 
-def _freeze(model: nn.Module, job: Job) -> Step:
-    return freeze(model, lambda: model(job.images), dynamic=None if job.static else True)
+def _compile(model: nn.Module, job: Job) -> Step:
+    step = freeze(model, dynamic=None if job.static else True)
+    with torch.inference_mode():  # as it will run
+        step(job.images)
+    return step
 
 
 def _compile_int8(job: Job, path: Path) -> Step:
@@ -183,7 +204,7 @@ def _compile_int8(job: Job, path: Path) -> Step:
     # a free batch must not be 1 while torch.export looks at it
     example = job.images if job.static else job.images.repeat(2, 1, 1, 1)
     program = torch.export.export(TupleOutput(job.model), (example,), dynamic_shapes=shapes)
-    return _freeze(quantize_program(program, [job.images]), job)
+    return _compile(quantize_program(program, [job.images]), job)
 
 
 def _open_aoti(job: Job, path: Path) -> Step:
@@ -212,7 +233,7 @@ FORMS: dict[str, Form] = {
     'eager': Form(lambda job, path: job.model),
     'deployed': Form(lambda job, path: reparameterize_model(job.model)),
     'torch.compile, frozen': Form(
-        lambda job, path: _freeze(copy.deepcopy(job.model), job), slow=True
+        lambda job, path: _compile(copy.deepcopy(job.model), job), slow=True
     ),
     'torch.compile, int8': Form(_compile_int8, packages=('torchao',), slow=True),
     'AOTInductor': _exported('aoti', slow=True),
