@@ -10,7 +10,6 @@ own int8 is among the forms if torchao is installed.
 """
 
 import copy
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,10 +88,9 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
     quantize_file(FORMATS['onnx'], plain['onnx'], path, calibration.numpy(), 1)
     run = onnx.load(path, torch.get_num_threads())
     found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x)[0])
-    if importlib.util.find_spec('torchao') is not None:
-        program = torch.export.export(model, (calibration[:1],))
-        compiled = freeze(quantize_program(program, calibration.split(1)))
-        found['torch, int8'] = lambda x: torch.as_tensor(compiled(x))
+    program = torch.export.export(model, (calibration[:1],))
+    compiled = freeze(quantize_program(program, calibration.split(1)))
+    found['torch, int8'] = lambda x: torch.as_tensor(compiled(x))
     return found
 
 
@@ -162,7 +160,8 @@ def sentence(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    script = Script('quantize', __doc__, 'openvino', 'onnxruntime', 'nncf', 'mlxtend', 'sklearn')
+    needs = ('openvino', 'onnxruntime', 'nncf', 'torchao', 'mlxtend', 'sklearn')
+    script = Script('quantize', __doc__, *needs)
     add = script.parser.add_argument
     add('--steps', type=int, default=300, help='steps of the training (default: %(default)s)')
     add('--weights', type=Path, help=f'file with the weights of {LARGE}; written if there is none')

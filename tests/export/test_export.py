@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,10 @@ def test_aoti(tmp_path):
     check(run(done.path, 'aoti', x), load_model(source).eval(), x)
     package = torch._inductor.aoti_load_package(str(done.path))
     assert json.loads(package.get_metadata()['timm_res2net'])['architecture'] == NAME
+    with zipfile.ZipFile(done.path) as archive:  # weights are packed when it is compiled
+        code = b''.join(archive.read(name) for name in archive.namelist() if name.endswith('.cpp'))
+    assert b'mkldnn__convolution_pointwise(' in code
+    assert b'cpu_convolution(' not in code
 
 
 @pytest.mark.slow

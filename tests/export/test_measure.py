@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.suite.checks import compiler
-from tests.common import image, randomise, relative_error
+from tests.common import HRNETS, image, randomise, relative_error
+from timm_res2net import align_widths, reparameterize_model
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (
     FORMS,
@@ -22,6 +23,7 @@ from timm_res2net.export.measure import (
 )
 from timm_res2net.stats import Ratio
 
+needs_compiler = pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
 EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')
 
 
@@ -146,21 +148,88 @@ def test_files_are_made_once(tmp_path, monkeypatch):
     assert made == [('openvino', {'static': True, 'img_size': 64, 'batch_size': 4})]
 
 
-@pytest.mark.slow  # compiles
-@pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
-def test_frozen_weights_are_constants():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
-    x = image(1, 8)
+@pytest.fixture
+def compiles():
+    """For a test that compiles: torch forgets what was compiled, before and after it."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
-    def run():
-        with torch.inference_mode():
-            return model(x)
 
-    expected = run().clone()
-    assert measure.freeze(model, run) is model
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize('dynamic', [None, True, False])
+@pytest.mark.usefixtures('compiles')
+def test_frozen_weights_are_constants(dynamic):
+    """In every mode and for every size, each of which compiles anew."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval().requires_grad_(False)
+    run = measure.freeze(model, dynamic)
+    images = [image(1, 8), image(2, 8), image(1, 12)]
+
+    def outputs():
+        for mode, x in itertools.product((torch.no_grad, torch.inference_mode), images):
+            with mode():
+                yield run(x).clone()
+
+    expected = list(outputs())
     assert not torch._inductor.config.freezing
     with torch.no_grad():
         model[0].weight.zero_()
         model[1].running_mean.add_(1)
-    assert relative_error(run(), expected) < 1e-5
-    torch.compiler.reset()
+    for found, before in zip(outputs(), expected, strict=True):
+        assert relative_error(found, before) < 1e-5
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize('static', [True, False])
+@pytest.mark.usefixtures('compiles')
+def test_the_timed_form_is_the_one_that_was_compiled(static, monkeypatch, tmp_path):
+    kinds = ('eager', 'torch.compile, frozen')
+    monkeypatch.setattr(measure, 'FORMS', {name: FORMS[name] for name in kinds})
+    model = randomise(timm.create_model('test_res2net_se')).eval().requires_grad_(False)
+    x = image(1)
+    steps, _, left_out = make_forms(Job(model, x, static, tmp_path, 1), slow=True)
+    assert steps.keys() == {'control', *kinds}
+    assert not left_out
+    compiled = compilations()
+    assert compiled > 0
+    time_forms(steps, [x], 0, iter(range(1000)).__next__)
+    assert compilations() == compiled
+
+
+def compilations() -> int:
+    return torch._dynamo.utils.counters['stats']['unique_graphs']
+
+
+def build(name: str, **kwargs) -> nn.Module:
+    return randomise(timm.create_model(name, **kwargs)).eval().requires_grad_(False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['timm', 'plain', 'deployed', 'aligned', 'hrnet'])
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning')  # of torchao
+def test_torch_int8(form):
+    """Every convolution takes 8 bits and has weights of 8 bits, whatever module it comes from."""
+    pytest.importorskip('torchao')
+    if form == 'timm':
+        model = build('res2net50_26w_4s', layers=(1, 1, 1, 1), channels=(16, 16, 16, 16))
+    elif form == 'hrnet':
+        model = build(HRNETS[0])
+    else:
+        model = build('test_res2net_se')
+    if form == 'deployed':
+        model = reparameterize_model(model)
+    elif form == 'aligned':
+        align_widths(model, 8)
+    x = image(2)
+    program = torch.export.export(model, (x,))
+    found = measure.quantize_program(program, [x])
+    decomposed = torch.ops.quantized_decomposed
+    nodes = [node for node in found.graph.nodes if node.target == torch.ops.aten.conv2d.default]
+    assert len(nodes) == str(program.graph).count('aten.conv2d.default')
+    for node in nodes:
+        assert node.args[0].target == decomposed.dequantize_per_tensor.default
+        assert node.args[1].target == decomposed.dequantize_per_channel.default
+    with torch.no_grad():
+        assert relative_error(found(x), model(x)) < 0.3
