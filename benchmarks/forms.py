@@ -5,7 +5,8 @@
 Each form of `timm-res2net measure` runs on the same images in one thread, CPU time, random weights
 (which change no time): at batch 1 and 8 with images of 224 px, and with six sizes in turn. resnet50
 is deployed by the same treatment as the Res2Nets, which timm does not give it. Memory is what a
-process takes at most while it runs a form, beyond the libraries that it has imported.
+process takes at most while it runs a form, beyond its libraries; a compiler that has compiled a
+small model counts as one.
 """
 
 import copy
@@ -64,9 +65,10 @@ def peak_memory(name: str, form: str, path: str, shape: tuple[int, ...]) -> floa
     images = torch.randn(shape)
     for package in FORMS[form].packages:
         __import__(package)
-    if form.startswith('torch.compile'):  # the compiler counts as a library
+    if form.startswith('torch.compile'):
         small = Job(build('test_res2net_se'), torch.randn(1, 3, 64, 64), True, Path(path), 1)
         FORMS[form].open(small, Path(path))
+    _trim()
     before = _status('VmRSS')
     model = nn.Identity() if FORMS[form].file else build(name)
     if form == 'deployed':
@@ -76,12 +78,17 @@ def peak_memory(name: str, form: str, path: str, shape: tuple[int, ...]) -> floa
     del model
     with torch.inference_mode():
         step(images)
-        gc.collect()
-        ctypes.CDLL('libc.so.6').malloc_trim(0)
+        _trim()
         Path('/proc/self/clear_refs').write_text('5')  # the peak starts here
         for _ in range(3):
             step(images)
     return round((_status('VmHWM') - before) / 1024, 1)
+
+
+def _trim() -> None:
+    """Give freed memory back to the system."""
+    gc.collect()
+    ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
 def _status(key: str) -> int:
@@ -182,10 +189,11 @@ def guide(report: Mapping[str, Any], losses: Mapping[str, Any], name: str) -> st
                 f'{cell["memory"][form]:.0f}' if form in cell['memory'] else ''
                 for cell in (one, eight)
             ]
-            share = losses['res2net50_se']['forms'][kept[form]]['same'] if form in kept else 100
+            share = '100 %'
+            if form in kept:
+                share = f'{losses["res2net50_se"]["forms"][kept[form]]["same"]:.1f} %'
             rows.append((
-                form, *times, memory[0], memory[1], f'{size / 1e6:.0f}' if size else '',
-                f'{share:.1f} %' if form in kept else '100 %',
+                form, *times, memory[0], memory[1], f'{size / 1e6:.0f}' if size else '', share,
             ))  # fmt: skip
     header = (
         'form', *CASES, 'MB, batch 1', 'MB, batch 8', 'file in MB', 'answers kept'

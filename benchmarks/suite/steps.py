@@ -117,7 +117,7 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
     if cell.task == 'infer':
         step = infer_step(run, x, autocast)
         if mode.runtime == 'frozen':
-            step()  # compiles the model itself, too
+            step()  # so that `model` is compiled, too, for who runs it without `run`
         return Work(model, step, lambda: held)
     model.train()
     labels = torch.arange(cell.batch, device=cell.device) % 1000

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import forms
 from benchmarks.script import load
+from benchmarks.suite.checks import compiler
 from timm_res2net.export import measure
 from timm_res2net.export.measure import FORMS
 
@@ -15,15 +16,17 @@ NAME = 'test_res2net_se'
 
 @pytest.mark.slow  # exports and quantizes
 @pytest.mark.skipif(importlib.util.find_spec('nncf') is None, reason='needs the extra int8')
+@pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
 def test_a_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(forms, 'CASES', {
         'batch 1': [(1, 3, 64, 64)], 'six sizes in turn': [(1, 3, 64, 64), (1, 3, 64, 96)],
     })  # fmt: skip
-    few = {name: FORMS[name] for name in ('eager', 'deployed', 'OpenVINO, int8')}
+    kinds = ('eager', 'deployed', 'torch.compile, frozen', 'OpenVINO, int8')
+    few = {name: FORMS[name] for name in kinds}
     monkeypatch.setattr(forms, 'FORMS', few)
     monkeypatch.setattr(measure, 'FORMS', few)
     out = tmp_path / 'forms.json'
-    forms.main(['--models', NAME, '--seconds', '0', '--out', str(out)])
+    forms.main(['--models', NAME, '--slow', NAME, '--seconds', '0', '--out', str(out)])
     cells = json.loads(out.read_text())['cells'][NAME]
     names = set(few)
     for case, cell in cells.items():

@@ -24,6 +24,9 @@ from timm_res2net.export.measure import (
 from timm_res2net.stats import Ratio
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
+OF_TORCHAO = pytest.mark.filterwarnings(
+    'ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore:To copy construct:UserWarning'
+)
 EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')
 
 
@@ -161,7 +164,7 @@ def compiles():
 @pytest.mark.parametrize('dynamic', [None, True, False])
 @pytest.mark.usefixtures('compiles')
 def test_frozen_weights_are_constants(dynamic):
-    """In every mode and for every size, each of which compiles anew."""
+    """In every grad mode and for every size, because each compiles again."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval().requires_grad_(False)
     run = measure.freeze(model, dynamic)
     images = [image(1, 8), image(2, 8), image(1, 12)]
@@ -183,17 +186,22 @@ def test_frozen_weights_are_constants(dynamic):
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize('static', [True, False])
+@pytest.mark.parametrize('form', ['torch.compile, frozen', 'torch.compile, int8'])
 @pytest.mark.usefixtures('compiles')
-def test_the_timed_form_is_the_one_that_was_compiled(static, monkeypatch, tmp_path):
-    kinds = ('eager', 'torch.compile, frozen')
+@OF_TORCHAO
+def test_the_timed_form_is_the_one_that_was_compiled(form, static, monkeypatch, tmp_path):
+    if not installed(form):
+        pytest.skip('needs torchao')
+    kinds = ('eager', form)
     monkeypatch.setattr(measure, 'FORMS', {name: FORMS[name] for name in kinds})
     model = randomise(timm.create_model('test_res2net_se')).eval().requires_grad_(False)
     x = image(1)
+    before = compilations()
     steps, _, left_out = make_forms(Job(model, x, static, tmp_path, 1), slow=True)
-    assert steps.keys() == {'control', *kinds}
     assert not left_out
+    assert steps.keys() == {'control', *kinds}
     compiled = compilations()
-    assert compiled > 0
+    assert compiled > before
     time_forms(steps, [x], 0, iter(range(1000)).__next__)
     assert compilations() == compiled
 
@@ -207,13 +215,15 @@ def build(name: str, **kwargs) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('form', ['timm', 'plain', 'deployed', 'aligned', 'hrnet'])
-@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning')  # of torchao
+@pytest.mark.parametrize('form', ['timm', 'silu', 'plain', 'deployed', 'aligned', 'hrnet'])
+@OF_TORCHAO
 def test_torch_int8(form):
     """Every convolution takes 8 bits and has weights of 8 bits, whatever module it comes from."""
     pytest.importorskip('torchao')
-    if form == 'timm':
-        model = build('res2net50_26w_4s', layers=(1, 1, 1, 1), channels=(16, 16, 16, 16))
+    if form in ('timm', 'silu'):
+        act = 'relu' if form == 'timm' else 'silu'
+        small = dict(layers=(1, 1, 1, 1), channels=(16, 16, 16, 16))
+        model = build('res2net50_26w_4s', act_layer=act, **small)
     elif form == 'hrnet':
         model = build(HRNETS[0])
     else:

@@ -1,4 +1,4 @@
-"""Explain a model with captum's DeepLift, which keeps one record for each module, and record it.
+"""Explain a model with captum's DeepLift, and record how exact the attributions are.
 
     python -m venv explain && explain/bin/pip install '.[test]' captum
     explain/bin/python -m tests.integration.record_captum

@@ -13,7 +13,7 @@ def _write(request: Request, path: Path) -> Run:
     inductor: Any = torch._inductor
     configs = {
         'aot_inductor.metadata': {'timm_res2net': request.meta},
-        'freezing': not request.step,  # weights can be packed only for a fixed shape
+        'freezing': not request.step,  # oneDNN packs for a fixed shape; free sizes gain nothing
     }
     written = io.BytesIO()  # torch's own writer aborts the process if the disk is full
     inductor.aoti_compile_and_package(

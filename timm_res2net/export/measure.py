@@ -39,6 +39,12 @@ _LAYERS = {
     torch.ops.aten.conv2d.default: nn.Conv2d,
     torch.ops.aten.relu.default: nn.ReLU,
     torch.ops.aten.relu_.default: nn.ReLU,
+    torch.ops.aten.silu.default: nn.SiLU,
+    torch.ops.aten.silu_.default: nn.SiLU,
+    torch.ops.aten.hardswish.default: nn.Hardswish,
+    torch.ops.aten.hardswish_.default: nn.Hardswish,
+    torch.ops.aten.hardtanh.default: nn.Hardtanh,
+    torch.ops.aten.hardtanh_.default: nn.Hardtanh,
 }
 """Modules that torchao's quantizer looks for, by operation."""
 
@@ -148,20 +154,22 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
     """Compile a model with its weights as constants, so that they are folded and packed.
 
     Inductor's switch is on while the model runs and off in between, because a call in another grad
-    mode or of another size compiles again. Dynamo reads it too, so it has no effect as an option of
-    `torch.compile`.
+    mode or with another size compiles again. Dynamo reads it too, so it has no effect as an option
+    of `torch.compile`.
 
     Args:
         model: A model in eval mode. It is compiled in place.
         dynamic: As in `torch.compile`.
 
     Returns:
-        What runs the model. It is compiled when it first runs, which must be without gradients.
+        What runs the model, and compiles it when needed. Call it under `torch.inference_mode()` or
+        `torch.no_grad()`: with gradients inductor does not freeze.
     """
     model.compile(dynamic=dynamic)
+    frozen = torch._inductor.config.patch(freezing=True)  # once: every patch stays in memory
 
     def run(images: torch.Tensor) -> object:
-        with torch._inductor.config.patch(freezing=True):
+        with frozen:
             return model(images)
 
     return run
@@ -170,9 +178,9 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
 def quantize_program(program: Any, batches: Iterable[torch.Tensor]) -> nn.Module:
     """Return the int8 form of a program of torch.export: PT2E, with torchao's quantizer for x86.
 
-    torchao tells layers apart by the modules that they come from. It refuses a module that is used
-    twice, such as the activation of a block in timm's Res2Nets, and skips convolutions of other
-    classes than `nn.Conv2d`. Here each operation counts as a module of its own.
+    torchao finds layers by the modules that they come from. It refuses an activation module that is
+    used twice, as in a block of timm's Res2Nets, and skips subclasses of `nn.Conv2d`. Here each
+    convolution and activation counts as a module of its own.
 
     Args:
         program: The program, of one input.
