@@ -19,6 +19,7 @@ from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
+from benchmarks.script import load
 from tests.common import files_of, image, model_folder, randomise, slow_except
 from tests.export.test_quantize import draw
 from tests.hub.client import environment
@@ -387,3 +388,7 @@ def test_figures():
     assert f'(× {pairs["aligned"]})' in export
     assert f'× {frozen[0].median:.2f} of the time of an equally compiled resnet50' in export
     assert f'× {frozen[1].median:.2f} in the deploy form' in export
+    assert "PyTorch's int8 is slower than eager mode" in export  # for free sizes
+    for name, cases in load('forms').items():
+        slow = cases['six sizes in turn']['ratios']['torch.compile, int8']
+        assert slow[1] > 1, name  # the low end of its interval

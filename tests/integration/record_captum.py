@@ -3,9 +3,9 @@
     python -m venv explain && explain/bin/pip install '.[test]' captum
     explain/bin/python -m tests.integration.record_captum
 
-DeepLift attributes a logit of a network with random weights to the pixels of noise. The attributions
-must add up to the difference from the logit of a black image. `--commit-results` renews captum.json
-beside this file.
+DeepLift attributes a logit of a network with random weights to the pixels of noise. The
+attributions must add up to the difference from the logit of a black image. `--commit-results`
+renews captum.json beside this file.
 """
 
 import argparse
