@@ -215,7 +215,9 @@ def build(name: str, **kwargs) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('form', ['timm', 'silu', 'plain', 'deployed', 'aligned', 'hrnet'])
+@pytest.mark.parametrize(
+    'form', ['timm', 'silu', 'plain', 'deployed', 'aligned and deployed', 'hrnet']
+)
 @OF_TORCHAO
 def test_torch_int8(form):
     """Every convolution takes 8 bits and has weights of 8 bits, whatever module it comes from."""
@@ -228,10 +230,10 @@ def test_torch_int8(form):
         model = build(HRNETS[0])
     else:
         model = build('test_res2net_se')
-    if form == 'deployed':
-        model = reparameterize_model(model)
-    elif form == 'aligned':
+    if form == 'aligned and deployed':
         align_widths(model, 8)
+    if 'deployed' in form:
+        model = reparameterize_model(model)
     x = image(2)
     program = torch.export.export(model, (x,))
     found = measure.quantize_program(program, [x])
@@ -242,4 +244,4 @@ def test_torch_int8(form):
         assert node.args[0].target == decomposed.dequantize_per_tensor.default
         assert node.args[1].target == decomposed.dequantize_per_channel.default
     with torch.no_grad():
-        assert relative_error(found(x), model(x)) < 0.3
+        assert relative_error(found(x), model(x)) < 0.05  # 8 bits: up to 0.01 here
