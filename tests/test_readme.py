@@ -392,3 +392,8 @@ def test_figures():
     for name, cases in load('forms').items():
         slow = cases['six sizes in turn']['ratios']['torch.compile, int8']
         assert slow[1] > 1, name  # the low end of its interval
+    lost = load('quantize')['res2net50_se']['forms']
+    errors = [lost[form]['error'] for form in ('torch, int8', 'OpenVINO, int8, preset mixed')]
+    assert "off by {:.1%}, those of OpenVINO's int8 by {:.1%}".format(*errors) in export.replace(
+        ' %', '%'
+    )
