@@ -160,8 +160,9 @@ def sentence(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    needs = ('openvino', 'onnxruntime', 'nncf', 'torchao', 'mlxtend', 'sklearn')
-    script = Script('quantize', __doc__, *needs)
+    script = Script(
+        'quantize', __doc__, 'openvino', 'onnxruntime', 'nncf', 'torchao', 'mlxtend', 'sklearn'
+    )
     add = script.parser.add_argument
     add('--steps', type=int, default=300, help='steps of the training (default: %(default)s)')
     add('--weights', type=Path, help=f'file with the weights of {LARGE}; written if there is none')
