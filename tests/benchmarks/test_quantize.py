@@ -8,6 +8,7 @@ import pytest
 from benchmarks import quantize
 from benchmarks.script import load
 from benchmarks.suite.checks import compiler
+from tests.common import OF_TORCHAO
 
 
 @pytest.mark.slow  # exports and quantizes
@@ -16,6 +17,7 @@ from benchmarks.suite.checks import compiler
     reason='needs the extra scripts',
 )
 @pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
+@OF_TORCHAO
 def test_the_digits_model_again(tmp_path):
     """The half of the script that needs no training."""
     quantize.main(['--only', quantize.NAME, '--out', str(tmp_path / 'int8.json')])

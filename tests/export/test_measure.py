@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.suite.checks import compiler
-from tests.common import HRNETS, image, randomise, relative_error
+from tests.common import HRNETS, OF_TORCHAO, image, randomise, relative_error
 from timm_res2net import align_widths, reparameterize_model
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (
@@ -24,9 +24,6 @@ from timm_res2net.export.measure import (
 from timm_res2net.stats import Ratio
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
-OF_TORCHAO = pytest.mark.filterwarnings(
-    'ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore:To copy construct:UserWarning'
-)
 EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')
 
 
