@@ -19,7 +19,7 @@ KINDS = ('time', 'attribution', 'memory')
 AXES: dict[str, tuple[tuple[str, ...], Any]] = {
     'task': (('infer', 'train'), 'infer'),
     'mode': (MODES, 'eager'),
-    'precision': (('fp32', 'bf16', 'bf16-weights', 'fp16'), 'fp32'),
+    'precision': (('fp32', 'bf16', 'bf16-weights', 'fp16', 'int8'), 'fp32'),
     'layout': (('channels_last', 'contiguous'), 'channels_last'),
     'batch': ((), 8),
     'size': ((), 224),
@@ -39,7 +39,7 @@ class Cell:
         task: 'infer' (forward in inference mode) or 'train' (forward, loss, backward, SGD step).
         modes: How the two models run.
         precision: 'fp32'; 'bf16' or 'fp16' for autocast over float32 weights; 'bf16-weights' for
-            weights and input in bfloat16.
+            weights and input in bfloat16; 'int8' for an exported model that is quantized.
         layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
         batch: Number of images.
         size: Height and width of an image in pixels, the same for both models.

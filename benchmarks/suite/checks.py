@@ -6,6 +6,8 @@ import shutil
 
 import torch
 
+from timm_res2net import extras
+
 from . import runtimes
 from .cells import Cell
 from .environment import cpu_has_bf16
@@ -59,6 +61,12 @@ def _check_precision(cell: Cell) -> None:
         )
     if cell.precision == 'fp16' and cell.device == 'cpu':
         raise ValueError("Precision 'fp16' is for GPUs. Use --precision bf16 or fp32 on a CPU.")
+    if cell.precision == 'int8':
+        if any(mode.runtime not in EXPORTED for mode in cell.modes.different):
+            raise ValueError(
+                "Precision 'int8' is for exported models. Use --mode openvino or onnxruntime."
+            )
+        extras.require("Precision 'int8'", 'int8', 'nncf')
 
 
 def _check_mode(mode: Mode, cell: Cell) -> None:
@@ -83,7 +91,7 @@ def _check_mode(mode: Mode, cell: Cell) -> None:
     if mode.runtime in EXPORTED:
         if cell.device != 'cpu':
             raise ValueError(f"Mode '{mode}' runs on a CPU only. Use --device cpu.")
-        if mode.runtime == 'onnxruntime' and cell.precision != 'fp32':
+        if mode.runtime == 'onnxruntime' and cell.precision.startswith('bf16'):
             raise ValueError(
                 f"Mode '{mode}' does not run in bfloat16 on a CPU. Use --precision fp32, or "
                 'openvino.'

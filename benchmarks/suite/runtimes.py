@@ -1,13 +1,15 @@
 """What runs a model: torch, torch.compile, or another runtime that the model is exported to."""
 
-import io
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from timm_res2net import extras
 from timm_res2net.export import onnx, openvino
+from timm_res2net.export.measure import Job
 
 COMPILED = ('compiled', 'frozen', 'cudagraphs')
 """Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
@@ -30,12 +32,18 @@ def require(runtime: str) -> None:
     extras.require(f"Mode '{runtime}'", 'export', *EXPORTED.get(runtime, ()))
 
 
-def export(model: nn.Module, x: torch.Tensor) -> bytes:
-    """Return a model as an ONNX file in float32 for inputs of the shape of x, (B, 3, H, W)."""
-    program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-    file = io.BytesIO()
-    program.save(file)  # type: ignore[union-attr, arg-type]
-    return file.getvalue()
+def export(model: nn.Module, x: torch.Tensor, int8: bool) -> bytes:
+    """Return a model as an ONNX file for inputs of the shape of x, (B, 3, S, S).
+
+    Args:
+        model: The model.
+        x: A batch of images.
+        int8: Whether the file is quantized, instead of in float32.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(model, x, True, Path(folder), torch.get_num_threads())
+        path = job.export_int8('onnx') if int8 else job.export('onnx')
+        return path.read_bytes()
 
 
 def load(runtime: str, model: bytes, x: torch.Tensor, threads: int, bf16: bool) -> Step:

@@ -79,11 +79,11 @@ def train_step(
 
 # a model is built many times within a cell and exported once
 @functools.lru_cache(maxsize=2)
-def _exported(name: str, arguments: str, deploys: bool, batch: int, size: int) -> bytes:
+def _exported(name: str, arguments: str, deploys: bool, batch: int, size: int, int8: bool) -> bytes:
     model = models.build(Spec(name, json.loads(arguments)))
     if deploys:
         model = models.deploy(model, name)
-    return runtimes.export(model, torch.zeros(batch, 3, size, size))
+    return runtimes.export(model, torch.zeros(batch, 3, size, size), int8)
 
 
 def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
@@ -97,8 +97,9 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
     """
     if mode.runtime in EXPORTED:
         arguments = json.dumps(dict(spec.arguments))
-        file = _exported(spec.name, arguments, mode.deploys, cell.batch, cell.size)
-        bf16 = cell.precision != 'fp32'
+        int8 = cell.precision == 'int8'
+        file = _exported(spec.name, arguments, mode.deploys, cell.batch, cell.size, int8)
+        bf16 = cell.precision.startswith('bf16')
         step = runtimes.load(mode.runtime, file, x, cell.threads, bf16)
         return Work(nn.Identity(), step, lambda: [x])
     model = models.build(spec, cell.device)

@@ -8,6 +8,7 @@ import torch
 from benchmarks.suite.cells import AXES, SUITES, Cell, load_suite
 from benchmarks.suite.modes import MODES, Modes
 from benchmarks.suite.pairs import load_pairs, pairs_without_modes
+from benchmarks.suite.runtimes import EXPORTED
 
 from .common import CELL, cell
 
@@ -59,8 +60,9 @@ def test_the_deploy_suite_can_run():
     for c in cells:
         assert c.task == 'infer' or c.pair == 'ours'
         runtimes = {mode.runtime for mode in c.modes.different}
-        assert 'onnxruntime' not in runtimes or c.precision == 'fp32'
-    assert len(cells) == len({c.key for c in cells}) >= 78
+        assert 'onnxruntime' not in runtimes or c.precision in ('fp32', 'int8')
+        assert c.precision != 'int8' or runtimes <= set(EXPORTED)
+    assert len(cells) == len({c.key for c in cells}) >= 82
 
 
 def test_the_cpu_suite_has_the_grid_the_pairs_and_the_curves():

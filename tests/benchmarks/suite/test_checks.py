@@ -88,6 +88,14 @@ def test_what_a_gpu_cannot_do(changes, value, remedy, monkeypatch):
             )
             for precision in ('bf16', 'bf16-weights')
         ),
+        *(
+            (
+                {'mode': mode, 'precision': 'int8'},
+                "Precision 'int8' is for exported models",
+                '--mode openvino or onnxruntime',
+            )
+            for mode in ('eager', 'deploy', 'frozen', 'eager->openvino')
+        ),
     ],
 )
 def test_what_does_not_go_together(changes, value, remedy, monkeypatch):
@@ -108,5 +116,11 @@ def test_a_missing_runtime(runtime, monkeypatch):
             with pytest.raises(ValueError, match=f"Mode '{runtime}' needs {missing}") as error:
                 check(cell(mode=mode))
             assert "pip install 'timm-res2net[export]'" in str(error.value)
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == 'nncf' else name)
     check(cell(mode=runtime))
+    with pytest.raises(ValueError, match="Precision 'int8' needs nncf") as error:
+        check(cell(mode=runtime, precision='int8'))
+    assert "pip install 'timm-res2net[int8]'" in str(error.value)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    for precision in ('fp32', 'int8'):
+        check(cell(mode=runtime, precision=precision))
