@@ -62,7 +62,7 @@ def test_the_deploy_suite_can_run():
         runtimes = {mode.runtime for mode in c.modes.different}
         assert 'onnxruntime' not in runtimes or c.precision in ('fp32', 'int8')
         assert c.precision != 'int8' or runtimes <= set(EXPORTED)
-    assert len(cells) == len({c.key for c in cells}) >= 82
+    assert len(cells) == len({c.key for c in cells}) >= 86
 
 
 def test_the_cpu_suite_has_the_grid_the_pairs_and_the_curves():
