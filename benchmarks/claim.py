@@ -145,7 +145,19 @@ def runtimes(files: Files) -> str:
     )
 
 
-SENTENCES = (main_pair, ways, causes, other_pairs, article, swap, runtimes)
+def int8(files: Files) -> str:
+    """Return the ratios of the main pair in int8."""
+    openvino, onnx = (
+        f'× {find(files, pair, precision="int8", threads=1).ratio()}'
+        for pair in ('main_openvino', 'main_onnxruntime')
+    )
+    return (
+        f"In int8, res2net50_26w_4s takes {openvino} of resnet50's time in OpenVINO and {onnx} in "
+        'ONNX Runtime (batch 8, one thread).'
+    )
+
+
+SENTENCES = (main_pair, ways, causes, other_pairs, article, swap, runtimes, int8)
 """Functions of the committed result files, in the order of the README's list."""
 
 DEPLOYED = {

@@ -116,10 +116,7 @@ def prepare(spec: Spec, mode: Mode, cell: Cell, x: torch.Tensor) -> Work:
         torch.autocast(cell.device, dtype=cell.compute_dtype) if cell.autocasts else nullcontext()
     )
     if cell.task == 'infer':
-        step = infer_step(run, x, autocast)
-        if mode.runtime == 'frozen':
-            step()  # so that `model` is compiled, too, for who runs it without `run`
-        return Work(model, step, lambda: held)
+        return Work(model, infer_step(run, x, autocast), lambda: held)
     model.train()
     labels = torch.arange(cell.batch, device=cell.device) % 1000
     # with a step so small every number stays finite over hours on one batch
