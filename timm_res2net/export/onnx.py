@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .base import INPUT, Format, Request, Run, dynamic_shapes
@@ -46,7 +47,52 @@ def load(model: Path | bytes, threads: int | None = None) -> Run:
 def _quantize(path: Path, out: Path, quantize: Callable[[Any], Any]) -> None:
     import onnx
 
-    onnx.save(quantize(onnx.load(path)), out)
+    model = quantize(onnx.load(path))
+    enclose(model.graph)
+    onnx.save(model, out)
+
+
+def enclose(graph: Any) -> None:
+    """Rewrite a graph of NNCF, in place, so that ONNX Runtime runs all its layers in int8.
+
+    ONNX Runtime does so if the inputs of a layer come from a DequantizeLinear and its output goes
+    to a QuantizeLinear of the same type. NNCF adds none after a Split or a Concat, which only move
+    values, and mixes uint8 with int8. Then half of a Res2Net's convolutions run in float32. Here
+    all activations become uint8, and a QuantizeLinear and a DequantizeLinear with the scale of the
+    inputs follow each Split and Concat. Neither changes a value.
+    """
+    from onnx import helper, numpy_helper
+
+    arrays = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+    activations = {x.input[2] for x in graph.node if x.op_type == 'QuantizeLinear'}
+    for initializer in graph.initializer:
+        array = arrays[initializer.name]
+        if initializer.name in activations and array.dtype == np.int8:
+            shifted = (array.astype(np.int16) + 128).astype(np.uint8)
+            initializer.CopyFrom(numpy_helper.from_array(shifted, initializer.name))
+            arrays[initializer.name] = shifted
+    scales: dict[str, tuple[str, ...]] = {}  # scale and zero point of what is dequantized
+    renamed: dict[str, str] = {}
+    nodes = list(graph.node)
+    del graph.node[:], graph.value_info[:]  # the latter repeats the types
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        graph.node.append(node)
+        if node.op_type == 'DequantizeLinear':
+            scales[node.output[0]] = tuple(node.input[1:])
+        moved = {'Split': node.input[:1], 'Concat': node.input}.get(node.op_type, ())
+        found = [scales.get(name, ()) for name in moved]
+        if not all(found) or len({tuple(arrays[x].item() for x in scale) for scale in found}) != 1:
+            continue
+        for name in node.output:
+            quantized, renamed[name] = f'{name}_quantized', f'{name}_dequantized'
+            for kind, source, result in (
+                ('QuantizeLinear', name, quantized),
+                ('DequantizeLinear', quantized, renamed[name]),
+            ):
+                graph.node.append(helper.make_node(kind, [source, *found[0]], [result]))
+            scales[renamed[name]] = found[0]
 
 
 FORMAT = Format(
