@@ -18,7 +18,7 @@ import multiprocessing
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -98,12 +98,15 @@ def _status(key: str) -> int:
     return int(found[1])
 
 
-def measure(name: str, case: str, seconds: float, slow: bool, memory: bool) -> dict[str, Any]:
-    """Return the figures of every form of a model in a case.
+def measure(
+    name: str, case: str, names: Collection[str], seconds: float, slow: bool, memory: bool
+) -> dict[str, Any]:
+    """Return the figures of forms of a model in a case.
 
     Args:
         name: Name of the model.
         case: A key of `CASES`.
+        names: Keys of `FORMS`, with 'eager'.
         seconds: How long to time.
         slow: Also measure the forms that take minutes to make.
         memory: Measure memory.
@@ -114,9 +117,10 @@ def measure(name: str, case: str, seconds: float, slow: bool, memory: bool) -> d
     with tempfile.TemporaryDirectory() as made:
         job = Job(model, images[0], len(images) == 1, Path(made), 1)
         with torch.no_grad():
-            steps, sizes, left_out = make_forms(job, slow)
-            steps['deployed'] = deploy(copy.deepcopy(model), name)
-        left_out.pop('deployed', None)
+            steps, sizes, left_out = make_forms(job, slow, names)
+            if 'deployed' in names:
+                steps['deployed'] = deploy(copy.deepcopy(model), name)
+                left_out.pop('deployed', None)
         samples = time_forms(steps, images, seconds, time.process_time)
         for form, taken in samples.items():
             found['milliseconds'][form] = round(1000 * median(taken), 2)
@@ -135,6 +139,20 @@ def _apart(*args: Any) -> float:
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(peak_memory, *args).result()
+
+
+def merge(old: Mapping[str, Any], new: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return a cell in which some forms have newer figures.
+
+    Args:
+        old: The cell.
+        new: A newer cell with these forms and the eager mode that their ratios refer to.
+        names: Keys of `FORMS`.
+    """
+    merged = dict(old)
+    for key in ('milliseconds', 'ratios', 'bytes', 'memory'):
+        merged[key] = old[key] | {name: x for name, x in new[key].items() if name in names}
+    return merged
 
 
 def usable(cell: Mapping[str, Any]) -> bool:
@@ -227,21 +245,36 @@ def main(argv: list[str] | None = None) -> None:
     add('--slow', nargs='*', default=(), metavar='NAME', help=text)
     add('--no-memory', action='store_true', help='without memory')
     add('--keep', action='store_true', help='keep the other networks that the file has')
+    text = 'forms to measure again, in the networks that the file has (default: all forms)'
+    add('--forms', nargs='+', choices=FORMS, metavar='NAME', help=text)
     args = script.parse(argv)
     torch.set_num_threads(1)
+    before: dict[str, Any] = {'cells': {}, 'runs': ()}
+    if args.keep or args.forms:
+        if not script.out.exists():
+            script.parser.error(f'There is no {script.out}. Leave out --keep and --forms.')
+        before = json.loads(script.out.read_text())
+    missing = [name for name in args.models if args.forms and name not in before['cells']]
+    if missing:
+        script.parser.error(f'{script.out} lacks {", ".join(missing)}. Leave out --forms.')
     report: dict[str, Any] = {}
     for name, case in itertools.product(args.models, CASES):
         print(f'{name}, {case}', flush=True)
-        cell = measure(name, case, args.seconds, name in args.slow, not args.no_memory)
+        names = {'eager', *(args.forms or FORMS)}
+        cell = measure(name, case, names, args.seconds, name in args.slow, not args.no_memory)
+        if args.forms:
+            old = before['cells'][name][case]
+            if usable(cell):
+                cell = merge(old, cell, args.forms)
+            else:
+                print('The control is out of its band; the file keeps its figures.')
+                cell = old
         report.setdefault(name, {})[case] = cell
     print(report_table(report))
     print(sentence(report))
-    if args.keep:
-        before = json.loads(script.out.read_text())
-        report = {name: (before['cells'] | report).get(name) for name in MODELS}
-        script.save(report, before['runs'])
-    else:
-        script.save(report)
+    report = before['cells'] | report
+    order = [name for name in MODELS if name in report]
+    script.save({name: report[name] for name in dict.fromkeys((*order, *report))}, before['runs'])
 
 
 if __name__ == '__main__':

@@ -38,6 +38,40 @@ def test_a_run(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert forms.report_table({NAME: cells}) in printed
     assert forms.sentence({NAME: cells}) in printed
+    again = ['--models', NAME, '--seconds', '0', '--out', str(out), '--forms', 'OpenVINO, int8']
+    for usable in (True, False):
+        before = json.loads(out.read_text())
+        monkeypatch.setattr(forms, 'usable', lambda cell, answer=usable: answer)
+        forms.main(again)
+        after = json.loads(out.read_text())
+        assert len(after['runs']) == len(before['runs']) + 1
+        for case, cell in after['cells'][NAME].items():
+            old = before['cells'][NAME][case]
+            ratios = [one['ratios'].pop('OpenVINO, int8') for one in (old, cell)]
+            assert (ratios[0] != ratios[1]) == usable
+            assert cell['ratios'] == old['ratios']
+            assert cell['memory'].keys() == old['memory'].keys()
+        told = 'The control is out of its band; the file keeps its figures.'
+        assert (told in capsys.readouterr().out) == (not usable)
+
+
+@pytest.mark.parametrize(
+    ('option', 'content', 'text'),
+    [
+        (['--keep'], None, 'There is no'),
+        (['--forms', 'eager'], None, 'Leave out --keep and --forms'),
+        (['--forms', 'eager'], '{"cells": {}, "runs": []}', f'lacks {NAME}. Leave out --forms'),
+    ],
+)
+def test_nothing_to_keep(option, content, text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('benchmarks.script.require', lambda *args: None)
+    out = tmp_path / 'forms.json'
+    if content is not None:
+        out.write_text(content)
+    with pytest.raises(SystemExit) as end:
+        forms.main(['--models', NAME, '--out', str(out), *option])
+    assert end.value.code == 2
+    assert text in capsys.readouterr().err
 
 
 def test_no_figure_whose_control_failed():

@@ -9,7 +9,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -320,12 +320,15 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_forms(job: Job, slow: bool) -> tuple[dict[str, Step], dict[str, int], dict[str, str]]:
+def make_forms(
+    job: Job, slow: bool, names: Collection[str] | None = None
+) -> tuple[dict[str, Step], dict[str, int], dict[str, str]]:
     """Make the forms of a model.
 
     Args:
         job: What they are made from.
         slow: Also make those that take minutes.
+        names: Keys of `FORMS`; None for all.
 
     Returns:
         What runs each form, with a second copy of the model as 'control'; the sizes of their files;
@@ -334,6 +337,8 @@ def make_forms(job: Job, slow: bool) -> tuple[dict[str, Step], dict[str, int], d
     steps: dict[str, Step] = {'control': copy.deepcopy(job.model)}
     sizes, left_out = {}, {}
     for name, form in FORMS.items():
+        if names is not None and name not in names:
+            continue
         missing = [
             package for package in form.packages if importlib.util.find_spec(package) is None
         ]
