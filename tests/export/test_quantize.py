@@ -15,6 +15,7 @@ from torch import nn
 
 from tests.common import TINY, image, randomise, slow_except
 from timm_res2net.export import FORMATS, export_model, quantize
+from timm_res2net.export.onnx import enclose
 from timm_res2net.export.source import Source
 from timm_res2net.predict import find_images, preparation
 
@@ -235,6 +236,98 @@ def test_the_digits_model(file, arguments, tmp_path):
         assert found.agreement == 1
         logits = np.concatenate([answer['logits'] for answer in answers])
         assert (logits.argmax(1) == load_digits().target[80:120]).mean() > 0.97
+
+
+def outputs_of(file, images, optimized=None):
+    """What ONNX Runtime computes layer by layer; or, given a path, with its optimizations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if optimized is None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    else:
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 3  # such a file is for this machine
+    session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+    return session.run(None, {session.get_inputs()[0].name: images})
+
+
+@needs_openvino
+def test_what_is_enclosed():
+    """Moved values of one scale, wherever they come from; not of two scales, and no floats."""
+    import onnx
+
+    text = """<ir_version: 10, opset_import: ["": 21]>
+    net (float[N, 4, 8, 8] image) => (float[N, 4, 8, 8] same, float[N, 4, 8, 8] two,
+                                      float[N, 4, 8, 8] floats)
+    <float small = {0.02}, int8 low = {-5}, float large = {0.5}, int8 zero = {0}>
+    {
+        q = QuantizeLinear (image, small, low)
+        x = DequantizeLinear (q, small, low)
+        left, right = Split <axis: int = 1, num_outputs: int = 2> (x)
+        positive = Relu (left)
+        q1 = QuantizeLinear (positive, small, low)
+        one = DequantizeLinear (q1, small, low)
+        q2 = QuantizeLinear (positive, large, zero)
+        other = DequantizeLinear (q2, large, zero)
+        both = Concat <axis: int = 1> (one, right)
+        same = Relu (both)
+        different = Concat <axis: int = 1> (other, right)
+        two = Relu (different)
+        mixed = Concat <axis: int = 1> (positive, right)
+        floats = Relu (mixed)
+    }"""
+    model = onnx.parser.parse_model(text)
+    images = image(2, 8, channels=4).numpy()
+    expected = outputs_of(model.SerializeToString(), images)
+    enclose(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    got = outputs_of(model.SerializeToString(), images)
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert all(np.unique(a).size > 10 for a in got)
+    made = {name: node for node in model.graph.node for name in node.output}
+    for output, before in (('same', 'DequantizeLinear'), ('two', 'Concat'), ('floats', 'Concat')):
+        assert made[made[output].input[0]].op_type == before
+    assert made[made['positive'].input[0]].op_type == 'DequantizeLinear'
+    assert {x.data_type for x in model.graph.initializer} == {1, 2}  # float and uint8
+
+
+@pytest.mark.slow
+@needs_openvino
+@pytest.mark.parametrize(
+    ('name', 'built', 'arguments', 'floats'),
+    [
+        (TINY, {}, {}, 12),  # the gates of six blocks
+        (TINY, {}, {'deploy': True}, 14),  # and two layers that follow parts of two scales
+        (TINY, {'features_only': True}, {}, 12),
+        ('res2net50_26w_4s', {}, {'static': True, 'img_size': 64}, 0),
+        ('hrnet_w18_res2net', {}, {'static': True, 'img_size': 64}, 0),
+    ],
+)
+def test_onnx_runtime_runs_layers_in_int8(name, built, arguments, floats, tmp_path, monkeypatch):
+    """All convolutions but the two of an SE gate; and rewriting the graph changes no value."""
+    import onnx
+
+    model = randomise(timm.create_model(name, **built)).eval()
+    plain = tmp_path / 'plain.onnx'
+    export_model(model, plain, **arguments)
+    images = image(4).numpy()
+    files = [tmp_path / 'nncf.onnx', tmp_path / 'net.onnx']
+    for file, change in zip(files, (lambda graph: None, enclose), strict=True):
+        monkeypatch.setattr('timm_res2net.export.onnx.enclose', change)
+        quantize.quantize_file(FORMATS['onnx'], plain, file, images, 1)
+    one = image(1).numpy()
+    others = [one] if arguments.get('static') else [one, image(3, 96).numpy()]
+    for x in others:
+        expected, got = (outputs_of(file, x) for file in files)
+        assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+    left = []
+    for file in files:
+        outputs_of(file, one, tmp_path / 'optimized.onnx')
+        layers = [node.op_type for node in onnx.load(tmp_path / 'optimized.onnx').graph.node]
+        left.append(layers.count('Conv'))
+        assert layers.count('QLinearConv') > 10
+    assert left[1] == floats < left[0]
 
 
 @pytest.mark.slow
