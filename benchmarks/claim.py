@@ -147,13 +147,16 @@ def runtimes(files: Files) -> str:
 
 def int8(files: Files) -> str:
     """Return the ratios of the main pair in int8."""
-    openvino, onnx = (
-        f'× {find(files, pair, precision="int8", threads=1).ratio()}'
-        for pair in ('main_openvino', 'main_onnxruntime')
+    one, two = (
+        [
+            f'× {find(files, pair, precision="int8", threads=threads).ratio()}'
+            for pair in ('main_openvino', 'main_onnxruntime')
+        ]
+        for threads in (1, 2)
     )
     return (
-        f"In int8, res2net50_26w_4s takes {openvino} of resnet50's time in OpenVINO and {onnx} in "
-        'ONNX Runtime (batch 8, one thread).'
+        f"In int8, res2net50_26w_4s takes {one[0]} of resnet50's time in OpenVINO and {one[1]} in "
+        f'ONNX Runtime (batch 8, one thread); with two threads {two[0]} and {two[1]}.'
     )
 
 

@@ -152,7 +152,8 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any], names: Collection[str]
     merged = dict(old)
     for key in ('milliseconds', 'ratios', 'bytes', 'memory'):
         merged[key] = old[key] | {name: x for name, x in new[key].items() if name in names}
-    return merged
+    left = {name: x for name, x in old['left_out'].items() if name not in new['ratios']}
+    return merged | {'left_out': left}
 
 
 def usable(cell: Mapping[str, Any]) -> bool:
@@ -261,7 +262,10 @@ def main(argv: list[str] | None = None) -> None:
     for name, case in itertools.product(args.models, CASES):
         print(f'{name}, {case}', flush=True)
         names = {'eager', *(args.forms or FORMS)}
-        cell = measure(name, case, names, args.seconds, name in args.slow, not args.no_memory)
+        slow = bool(args.forms) or name in args.slow
+        cell = measure(name, case, names, args.seconds, slow, not args.no_memory)
+        for form, reason in cell['left_out'].items():
+            print(f'Left out: {form}, {reason}.')
         if args.forms:
             old = before['cells'][name][case]
             if usable(cell):

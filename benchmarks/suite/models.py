@@ -26,7 +26,8 @@ def build(spec: Spec, device: str = 'cpu') -> nn.Module:
     torch.manual_seed(0)
     with torch.device(device):
         if spec.name == ARTICLE:
-            model: nn.Module = article.Res2Net(**spec.arguments)
+            model: Any = article.Res2Net(**spec.arguments)
+            model.pretrained_cfg = {'input_size': (3, 224, 224)}  # an export asks for it
         else:
             model = timm.create_model(spec.name, **spec.arguments)
     for module in model.modules():

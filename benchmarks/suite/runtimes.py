@@ -18,8 +18,8 @@ COMPILED = ('compiled', 'frozen', 'cudagraphs')
 ON_GPU = ('cudagraphs',)
 """Runtimes that need a GPU."""
 EXPORTED = {
-    'onnxruntime': ('onnx', 'onnxscript', 'onnxruntime'),
-    'openvino': ('onnx', 'onnxscript', 'openvino'),
+    'onnxruntime': onnx.FORMAT.packages,
+    'openvino': (*onnx.FORMAT.packages, 'openvino'),
 }
 """Runtimes that read an ONNX file, with the packages that each needs."""
 RUNTIMES = ('eager', *COMPILED, *EXPORTED)

@@ -19,6 +19,9 @@ def _check_int8(args: argparse.Namespace) -> None:
                 raise ValueError(f'--{name} is for int8. Add --int8, or leave --{name} out.')
 
 
+_RUNTIMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}
+
+
 def _describe(found: Int8, out: Path) -> str:
     """Return what int8 loses and gains, in words."""
     errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in found.errors.items())
@@ -34,8 +37,8 @@ def _describe(found: Int8, out: Path) -> str:
     return (
         f'Quantized to int8 with {found.calibrated} images, compared with {found.compared} others: '
         f'{kept}the outputs are off by {errors}.\n'
-        f'In OpenVINO on this machine: {forms}, × {found.time_ratio:.2f} of the time. Also in '
-        f'{out.with_suffix(".json")}.'
+        f'In {_RUNTIMES[found.runtime]} on this machine: {forms}, × {found.time_ratio:.2f} of the '
+        f'time. Also in {out.with_suffix(".json")}.'
     )
 
 

@@ -131,9 +131,9 @@ def export_model(
     A static AOTInductor file checks the shape of its input only if AOTI_RUNTIME_CHECK_INPUTS=1 is
     set. Otherwise it returns wrong outputs for another shape.
 
-    `int8` quantizes a file of OpenVINO or ONNX, which is then fast in OpenVINO (extra `int8`). Half
-    of the images calibrate, and the others compare the file with float32. A .json beside the file
-    holds the result. If the agreement is too small, nothing is written.
+    `int8` quantizes a file of OpenVINO or ONNX (extra `int8`). Half of the images calibrate, and
+    the others compare the file with float32, in OpenVINO or in ONNX Runtime. A .json beside the
+    file holds the result. If the agreement is too small, nothing is written.
 
     Args:
         target: Registered name of a Res2Net, or of another network of timm with feature levels; a
@@ -251,7 +251,7 @@ def _check_int8(format: str, max_images: int, min_agreement: float | None, batch
     if FORMATS[format].quantize is None:
         known = ' or '.join(name for name, kind in FORMATS.items() if kind.quantize)
         raise ValueError(f"Format '{format}' has no int8 form here. Use {known}.")
-    require('int8', 'int8', 'nncf', 'openvino')
+    require('int8', 'int8', 'nncf')
     check_request(max_images, min_agreement, batch)
 
 

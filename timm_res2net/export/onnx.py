@@ -53,37 +53,39 @@ def _quantize(path: Path, out: Path, quantize: Callable[[Any], Any]) -> None:
 
 
 def enclose(graph: Any) -> None:
-    """Rewrite a graph of NNCF, in place, so that ONNX Runtime runs all its layers in int8.
+    """Rewrite a graph of NNCF, in place, so that ONNX Runtime runs in int8 what NNCF quantized.
 
     ONNX Runtime does so if the inputs of a layer come from a DequantizeLinear and its output goes
     to a QuantizeLinear of the same type. NNCF adds none after a Split or a Concat, which only move
     values, and mixes uint8 with int8. Then half of a Res2Net's convolutions run in float32. Here
     all activations become uint8, and a QuantizeLinear and a DequantizeLinear with the scale of the
-    inputs follow each Split and Concat. Neither changes a value.
+    inputs follow each Split and Concat. Neither changes a value. What has inputs of two scales, or
+    a scale for each channel, stays as it is.
     """
     from onnx import helper, numpy_helper
 
-    arrays = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
     activations = {x.input[2] for x in graph.node if x.op_type == 'QuantizeLinear'}
+    numbers = {}  # scales and zero points, but not those by channel
     for initializer in graph.initializer:
-        array = arrays[initializer.name]
+        array = numpy_helper.to_array(initializer)
         if initializer.name in activations and array.dtype == np.int8:
-            shifted = (array.astype(np.int16) + 128).astype(np.uint8)
-            initializer.CopyFrom(numpy_helper.from_array(shifted, initializer.name))
-            arrays[initializer.name] = shifted
-    scales: dict[str, tuple[str, ...]] = {}  # scale and zero point of what is dequantized
+            array = (array.astype(np.int16) + 128).astype(np.uint8)
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+        if array.ndim == 0:
+            numbers[initializer.name] = array.item()
+    scales: dict[str, tuple[str, ...]] = {}  # scale and zero point of a dequantized tensor
     renamed: dict[str, str] = {}
     nodes = list(graph.node)
-    del graph.node[:], graph.value_info[:]  # the latter repeats the types
+    del graph.node[:], graph.value_info[:]  # value_info has the old types
     for node in nodes:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
         graph.node.append(node)
-        if node.op_type == 'DequantizeLinear':
+        if node.op_type == 'DequantizeLinear' and all(x in numbers for x in node.input[1:]):
             scales[node.output[0]] = tuple(node.input[1:])
         moved = {'Split': node.input[:1], 'Concat': node.input}.get(node.op_type, ())
         found = [scales.get(name, ()) for name in moved]
-        if not all(found) or len({tuple(arrays[x].item() for x in scale) for scale in found}) != 1:
+        if not all(found) or len({tuple(numbers[x] for x in scale) for scale in found}) != 1:
             continue
         for name in node.output:
             quantized, renamed[name] = f'{name}_quantized', f'{name}_dequantized'

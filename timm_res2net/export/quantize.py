@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..predict import find_images, preparation
-from . import openvino
+from . import onnx, openvino
 from .base import INPUT, Format
 from .source import Source
 
@@ -38,7 +38,7 @@ LEAST = {'logits': 0.98, 'features': 0.8}
 class Int8(NamedTuple):
     """What int8 loses and gains against float32, on images that did not calibrate.
 
-    Both files are run in OpenVINO.
+    An ONNX file is run in ONNX Runtime, another one in OpenVINO.
 
     Attributes:
         agreement: Share of the images whose most probable class stays. Without a classifier, 1
@@ -50,6 +50,7 @@ class Int8(NamedTuple):
         bytes: Size of the files.
         seconds: Median time of a run on this machine, of one image or of a static file's batch.
         time_ratio: Median of the ratios of the two times, int8 over float32, run by run.
+        runtime: Package that ran both files, 'onnxruntime' or 'openvino'.
     """
 
     agreement: float
@@ -59,6 +60,7 @@ class Int8(NamedTuple):
     bytes: dict[str, int]
     seconds: dict[str, float]
     time_ratio: float
+    runtime: str
 
 
 def _least(batch: int) -> int:
@@ -170,7 +172,7 @@ def to_int8(
         **found._asdict(),
         'min_agreement': least,
         'preset': 'mixed',
-        'versions': {name: version(name) for name in ('nncf', 'openvino')},
+        'versions': {name: version(name) for name in ('nncf', found.runtime)},
     }
     out.with_suffix('.json').write_text(json.dumps(told, indent=2) + '\n', encoding='utf-8')
     return found
@@ -228,7 +230,8 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, source: Source) 
         source: The model of the files.
     """
     names = source.outputs
-    runs = [openvino.load(path) for path in (plain, small)]
+    in_onnx = small.suffix == '.onnx'
+    runs = [(onnx if in_onnx else openvino).load(path) for path in (plain, small)]
     for run in runs:  # the first run of a file takes longer
         run(torch.from_numpy(np.array(images[:batch])))
     seconds: list[list[float]] = [[], []]
@@ -260,6 +263,7 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, source: Source) 
         dict(zip(forms, map(size_of, (plain, small)), strict=True)),
         dict(zip(forms, map(statistics.median, seconds), strict=True)),
         statistics.median(ratios),
+        'onnxruntime' if in_onnx else 'openvino',
     )
 
 

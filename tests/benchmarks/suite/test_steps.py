@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.suite import models, runtimes, steps
 from benchmarks.suite.modes import EAGER
-from benchmarks.suite.pairs import Spec, find_pair
+from benchmarks.suite.pairs import ARTICLE, Spec, find_pair
 from benchmarks.suite.steps import make_input, prepare, roles
 from tests.common import randomise, relative_error
 
@@ -72,6 +72,16 @@ def test_exported_models_compute_the_same(runtime, precision, least, most, deplo
         out = torch.from_numpy(ready.step().copy())
         assert least <= relative_error(out, expected) < most
     steps._exported.cache_clear()
+
+
+@pytest.mark.slow  # exports
+def test_the_network_of_the_article_is_exported():
+    pytest.importorskip('onnxruntime')
+    found = []
+    for here in (cell(), cell(mode='onnxruntime')):
+        ready = prepare(Spec(ARTICLE), here.modes.subject, here, make_input(here))
+        found.append(torch.as_tensor(ready.step()).clone())
+    assert relative_error(found[1], found[0]) < 1e-4
 
 
 @pytest.mark.parametrize('layout', ['channels_last', 'contiguous'])
