@@ -336,8 +336,7 @@ def test_onnx_runtime_runs_layers_in_int8(name, built, arguments, floats, tmp_pa
         outputs_of(file, one, tmp_path / 'optimized.onnx')
         layers = [node.op_type for node in onnx.load(tmp_path / 'optimized.onnx').graph.node]
         left.append(convolutions - layers.count('QLinearConv'))
-    assert left[1] == floats
-    assert left[0] > floats + 10
+    assert left[1] == floats < left[0]
 
 
 @pytest.mark.slow
