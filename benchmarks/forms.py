@@ -277,8 +277,8 @@ def main(argv: list[str] | None = None) -> None:
     print(report_table(report))
     print(sentence(report))
     report = before['cells'] | report
-    order = [name for name in MODELS if name in report]
-    script.save({name: report[name] for name in dict.fromkeys((*order, *report))}, before['runs'])
+    order = dict.fromkeys((*MODELS, *report))
+    script.save({name: report[name] for name in order if name in report}, before['runs'])
 
 
 if __name__ == '__main__':

@@ -103,6 +103,8 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
     assert told['model'] == ('FeatureListNet' if features else 'Res2Net')
     assert (told['file'], told['input_size']) == ('[net].xml', [3, 33, 33])
     assert told['min_agreement'] == (0.8 if features else 0.98)
+    versions = {name: importlib.import_module(name).__version__ for name in ('nncf', 'openvino')}
+    assert told['versions'] == versions
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ['[net].bin', '[net].json', '[net].xml', 'digits']
 
@@ -212,6 +214,10 @@ def test_the_digits_model(file, arguments, tmp_path):
     found = done.int8
     assert (found.calibrated, found.compared) == (40, 40)
     assert found.runtime == ('onnxruntime' if file.endswith('.onnx') else 'openvino')
+    assert set(json.loads(out.with_suffix('.json').read_text())['versions']) == {
+        'nncf',
+        found.runtime,
+    }
     # 0.05 to 0.1 were measured; float32 would be off by 1e-6, another network by 1
     assert all(0.01 < error < 0.15 for error in found.errors.values())
     assert found.bytes['int8'] < 0.7 * found.bytes['float32']

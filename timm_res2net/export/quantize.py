@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 import time
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,8 @@ def to_int8(
         **found._asdict(),
         'min_agreement': least,
         'preset': 'mixed',
-        'versions': {name: version(name) for name in ('nncf', found.runtime)},
+        # not from the metadata: ONNX Runtime is also installed as onnxruntime-gpu
+        'versions': {name: import_module(name).__version__ for name in ('nncf', found.runtime)},
     }
     out.with_suffix('.json').write_text(json.dumps(told, indent=2) + '\n', encoding='utf-8')
     return found
