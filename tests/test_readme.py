@@ -264,7 +264,7 @@ def is_mention(step: Step) -> bool:
     first, *rest = step.command
     if first == 'python':
         return rest == ['-m', 'benchmarks']
-    return len(rest) < 2 and rest[0] not in ('demo', 'list')
+    return len(rest) < 2 and rest[0] not in ('predict', 'list')
 
 
 def is_run(step: Step) -> bool:
@@ -338,7 +338,7 @@ def test_commands_parse(monkeypatch):
         named = first == 'timm-res2net' and rest[0] not in ('run', 'VERB', '--help')
         if named and not is_mention(step):
             seen.add(cli.main(rest).verb)
-    assert seen >= {'demo', 'info', 'convert', 'push', 'pull', 'check', 'export', 'show'}
+    assert seen >= {'predict', 'info', 'convert', 'push', 'pull', 'check', 'export', 'show'}
 
 
 @pytest.mark.parametrize('page', PAGES)

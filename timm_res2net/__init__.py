@@ -9,7 +9,6 @@ __version__ = '0.1.0'  # before the imports, which use it
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import startup  # noqa: F401 before the imports that take seconds
 from .deploy import align_widths, reparameterize_model
 from .detection import detection_backbone
 from .layers.bottle2neck import Bottle2neck

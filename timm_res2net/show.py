@@ -152,6 +152,13 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
     )
 
 
+def digits() -> list[Image.Image]:
+    """Return the digits of the package: 0 to 9, twice."""
+    strip = Image.open(DIGITS)
+    size = strip.height
+    return [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
+
+
 def open_image(path: Path | None, in_chans: int) -> Image.Image:
     """Open an image file, or a digit of the package if `path` is None.
 
@@ -171,10 +178,7 @@ def open_image(path: Path | None, in_chans: int) -> Image.Image:
             'model of 1 or 3 channels.'
         )
     if path is None:
-        strip = Image.open(DIGITS)
-        return strip.crop((3 * strip.height, 0, 4 * strip.height, strip.height)).convert(
-            MODES[in_chans]
-        )
+        return digits()[3].convert(MODES[in_chans])
     try:
         content = read_file(path, _LARGEST)
     except FileNotFoundError as error:

@@ -115,49 +115,6 @@ def test_info_of_an_unknown_model(unknown, remedy, capsys):
     assert captured.out == ''
 
 
-def test_demo(tmp_path):
-    from PIL import Image
-
-    done = run('demo', '--out', 'picture.png', cwd=tmp_path, HF_HUB_OFFLINE='1')
-    assert done.returncode == 0, done.stderr
-    assert 'timm_res2net' not in done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[1].split()[1:] == lines[2].split()[1:]  # labels and predictions
-    assert lines[4] == '20 of 20 right'
-    assert 'layer4  stride 32  (1, 192, 2, 2)' in done.stdout
-    with Image.open(tmp_path / 'picture.png') as picture:
-        assert picture.width > 1000
-    assert [p.name for p in tmp_path.iterdir()] == ['picture.png']
-
-
-def test_demo_without_matplotlib(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    monkeypatch.chdir(tmp_path)
-    assert main(['demo']) == 0
-    assert '20 of 20 right' in capsys.readouterr().out
-    assert main(['demo', '--out', str(tmp_path / 'picture.png')]) == 1
-    error = capsys.readouterr().err
-    assert 'A picture needs matplotlib' in error
-    assert "pip install 'timm-res2net[plots]'" in error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_demo_without_the_folder(tmp_path, capsys):
-    out = tmp_path / 'no' / 'picture.png'
-    assert main(['demo', '--out', str(out)]) == 1
-    error = capsys.readouterr().err
-    assert f"Cannot write {out}: there is no folder '{out.parent}'" in error
-    assert 'Create it first' in error
-
-
-def test_demo_into_a_folder(tmp_path, capsys):
-    assert main(['demo', '--out', str(tmp_path)]) == 1
-    captured = capsys.readouterr()
-    assert f'{tmp_path} already exists. Choose another name' in captured.err
-    assert captured.out == ''  # said before anything is done
-    assert list(tmp_path.iterdir()) == []
-
-
 PADDLE = Path(__file__).parents[1] / 'fixtures' / 'paddle.pdparams'
 
 
@@ -322,41 +279,11 @@ def test_run_without_the_script(capsys):
     assert "There is no script 'nothing.py'. Give the path of a Python file." in error
 
 
-@pytest.mark.slow
-def test_run_under_torchrun(script, tmp_path):
-    script.write_text(
-        'import os, pathlib, sys, timm, torch.distributed as dist\n'
-        "dist.init_process_group('gloo')\n"
-        "model = timm.create_model('test_res2net_se', pretrained=True)\n"
-        'text = f"{dist.get_world_size()} {sys.argv[1]} {type(model).__name__}"\n'
-        'pathlib.Path(sys.argv[2], str(dist.get_rank())).write_text(text)\n'
-        'dist.destroy_process_group()\n'
-    )
-    ranks = tmp_path / 'ranks'
-    ranks.mkdir()
-    done = subprocess.run(
-        [
-            sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone',
-            '-m', 'timm_res2net', 'run', str(script), '--lr', str(ranks),
-        ],
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert {p.name: p.read_text() for p in ranks.iterdir()} == {
-        '0': '2 --lr Res2Net',
-        '1': '2 --lr Res2Net',
-    }
-
-
 @pytest.mark.parametrize(
     'verb',
     [
         'list',
         'info',
-        'demo',
         'convert',
         'push',
         'pull',

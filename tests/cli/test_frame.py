@@ -118,7 +118,7 @@ def test_help_imports_nothing_heavier_than_timm():
         [sys.executable, '-c', program], capture_output=True, text=True, timeout=300
     )
     heavy = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'scipy', 'sklearn'}
-    heavy |= {'transformers', 'pandas', 'shtab'}
+    heavy |= {'transformers', 'pandas'}
     found = set(eval(done.stdout))
     assert 'timm_res2net' in found
     assert not found & heavy
@@ -207,40 +207,6 @@ def test_an_error_is_one_line(capsys):
     assert capsys.readouterr().err == 'prog work: a\\nb\\x1b[31m\\udcff é\n'
     error = usage_error(capsys, ['info', 'a', 'b\n\x1b[31m'])
     assert error.endswith("unknown argument 'b\\n\\x1b[31m'.\n")
-
-
-STARTS = {
-    'the console script': ("sys.argv[0] = '/bin/timm-res2net'", True),
-    'another program': ('pass', False),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('case', STARTS)
-def test_ctrl_c_while_starting(case):
-    """No traceback in the command line; a program that imports the package has its own way."""
-    words, quiet = STARTS[case]
-    program = (
-        f'import signal, sys; {words}; from timm_res2net import startup; print("on", flush=True);'
-        'signal.raise_signal(signal.SIGINT)'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout == 'on\n'
-    assert (done.returncode == -signal.SIGINT) == quiet
-    assert ('Traceback' in done.stderr) != quiet
-
-
-def test_completion(capsys, monkeypatch):
-    pytest.importorskip('shtab', reason='needs the extra completion')
-    with pytest.raises(SystemExit) as stop:
-        main(['--print-completion', 'bash'])
-    assert stop.value.code == 0
-    assert '--label-names' in capsys.readouterr().out
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    error = usage_error(capsys, ['--print-completion', 'zsh'])
-    assert "needs shtab. Install it: pip install 'timm-res2net[completion]'" in error
 
 
 def test_tables_fit_the_terminal(capsys, monkeypatch):

@@ -5,8 +5,10 @@ import json
 
 import pytest
 import timm
+import torch
 from PIL import Image
 
+from tests.cli.test_cli import run
 from tests.common import model_folder
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
@@ -28,8 +30,29 @@ def cells(out: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split('|')[1:-1]] for row in out.splitlines()[2:]]
 
 
-def test_the_embedded_model(capsys):
-    assert main(['predict']) == 0
+def test_the_install_check(tmp_path):
+    """Without arguments: the bundled digits, offline, and nothing is written."""
+    done = run('predict', cwd=tmp_path, HF_HUB_OFFLINE='1')
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[1:] == lines[2].split()[1:] == [*'0123456789'] * 2
+    assert lines[3:] == ['20 of 20 right']
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundled_digits_as_json(monkeypatch, capsys):
+    """A model that takes every digit for a 3 has two of them right."""
+    always_3 = timm.create_model('test_res2net_se')
+    with torch.no_grad():
+        always_3.fc.bias[3] = 1e3
+    monkeypatch.setattr('timm_res2net.cli.predict.load_model', lambda name, pretrained: always_3)
+    assert main(['predict', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {'label': [*range(10)] * 2, 'predicted': [3] * 20, 'right': 2}
+
+
+def test_a_model_without_images(capsys):
+    assert main(['predict', 'test_res2net_se']) == 0
     rows = cells(capsys.readouterr().out)
     assert [row[0] for row in rows] == ['bundled digit', '', '']
     assert rows[0][1] == '3'

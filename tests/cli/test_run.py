@@ -1,4 +1,4 @@
-"""`timm-res2net run`: scripts that are missing, and what timm's need on a CPU."""
+"""`timm-res2net run`: scripts that are missing, and several processes on a CPU."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,6 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from timm_res2net.cli import main
-from timm_res2net.cli.run import _allow_ddp_on_cpu
 
 REPOSITORY = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models'
 
@@ -46,23 +45,30 @@ def test_another_script(capsys):
     assert 'curl' not in told
 
 
-def test_ddp_on_cpu(monkeypatch):
-    """`device_ids=[cpu]`, as timm's train.py passes it, is none; other calls stay as they are."""
+@pytest.mark.parametrize(
+    ('rank', 'size', 'gpus', 'said'),
+    [('0', '2', False, True), ('1', '2', False, False), ('0', '2', True, False),
+     ('0', '1', False, False)],
+)  # fmt: skip
+def test_several_processes_without_a_gpu(rank, size, gpus, said, tmp_path, monkeypatch, capsys):
+    """One process says once what timm's train.py will do; the script runs."""
+    (tmp_path / 'script.py').write_text('print("ran")')
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: gpus)
+    monkeypatch.setattr('sys.argv', [])
+    monkeypatch.setattr('sys.path', [''])
+    monkeypatch.setenv('RANK', rank)
+    monkeypatch.setenv('WORLD_SIZE', size)
+    assert main(['run', str(tmp_path / 'script.py')]) == 0
+    told = capsys.readouterr()
+    assert told.out == 'ran\n'
+    assert told.err.count('\n') == ('device_ids=[cpu]' in told.err) == said
+
+
+def test_several_processes_are_why_it_is_said():
+    """If torch takes `device_ids=[cpu]`, or timm stops passing it, the sentence can go."""
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        monkeypatch.setattr(DistributedDataParallel, '__init__', DistributedDataParallel.__init__)
         with pytest.raises(ValueError, match='device_ids'):
             DistributedDataParallel(nn.Linear(2, 2), device_ids=[torch.device('cpu')])
-        _allow_ddp_on_cpu()
-        with pytest.raises(ValueError, match='device_ids'):
-            DistributedDataParallel(nn.Linear(2, 2), device_ids=[0])
-        for arguments in ({'device_ids': [torch.device('cpu')]}, {}):
-            model = DistributedDataParallel(
-                nn.Linear(2, 2), gradient_as_bucket_view=True, **arguments
-            )
-            assert model.device_ids is None
-            assert model.gradient_as_bucket_view
-            model(torch.ones(1, 2)).sum().backward()
-            assert torch.equal(model.module.bias.grad, torch.ones(2))
     finally:
         distributed.destroy_process_group()

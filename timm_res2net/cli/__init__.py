@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import checkpoints, demo, export, hub, measure, models, predict, run, show
+from . import checkpoints, export, hub, measure, models, predict, run, show
 from .frame import Verbs, run_verb
 
 __all__ = ['main']
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     verbs = Verbs('timm-res2net', 'Every public Res2Net for timm.', __version__)
-    for group in (models, demo, checkpoints, hub, export, measure, show, predict, run):
+    for group in (models, checkpoints, hub, export, measure, show, predict, run):
         group.add(verbs)
     # not through argparse, which would take options of the script for its own
     return run.run_script(argv) if run.is_script(argv) else run_verb(verbs, argv)

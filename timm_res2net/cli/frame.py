@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from threading import Timer, current_thread, main_thread
 from typing import Any, NoReturn
 
-from ..extras import require
 from ..text import close_names, printable
 
 EXIT_ERROR = 1
@@ -22,21 +21,6 @@ EXIT_TERMINATED = 143
 
 Handler = Callable[[argparse.Namespace], int]
 """Runs a verb with its parsed options and returns the exit code."""
-
-
-class _PrintCompletion(argparse.Action):
-    """Prints the script that completes options in a shell, and exits."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        _, shell, _ = args
-        try:
-            require('Shell completion', 'completion', 'shtab')
-        except ValueError as error:
-            parser.error(str(error))
-        import shtab
-
-        print(shtab.complete(parser, shell))
-        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,12 +120,6 @@ class Verbs:
         self.parser = _Parser(prog=prog, description=description, allow_abbrev=False)
         if version is not None:
             self.parser.add_argument('--version', action='version', version=f'%(prog)s {version}')
-        self.parser.add_argument(
-            '--print-completion',
-            action=_PrintCompletion,
-            choices=('bash', 'zsh', 'tcsh'),
-            help='print a script that completes verbs and options in a shell',
-        )
         self._verbs = self.parser.add_subparsers(dest='verb', metavar='VERB', required=True)
 
     def add(

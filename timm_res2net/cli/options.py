@@ -129,20 +129,19 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_random(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def add_random(parser: argparse.ArgumentParser, without: str = '') -> None:
     """Add the model to load, and --random.
 
     Args:
         parser: The verb's parser.
-        default: The model if none is named; None if one must be named.
+        without: What the verb does if no model is named; '' if one must be named.
     """
     parser.add_argument(
         'model',
         metavar='MODEL',
-        nargs='?' if default else None,
-        default=default,
+        nargs='?' if without else None,
         help='registered name, folder, or OWNER/NAME'
-        + (f' (default: {default})' if default else ''),
+        + (f' (default: {without})' if without else ''),
     )
     parser.add_argument(
         '--random', action='store_true', help='use random weights instead of loading some'

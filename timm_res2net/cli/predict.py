@@ -6,15 +6,20 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import create_transform, resolve_model_data_config
 
 from ..checks import refuse_model
 from ..load import load_model
 from ..predict import SUFFIXES, Prediction, find_images, predict
-from ..show import labels_of
+from ..show import digits, labels_of
 from ..text import printable
 from .frame import EXIT_ERROR, Verbs, columns
 from .options import add_json, add_random
 
+_DIGITS_MODEL = 'test_res2net_se'
 _logger = logging.getLogger(__name__)
 _FRAME = len('|  |  | probability |')
 
@@ -23,6 +28,8 @@ def _predict(args: argparse.Namespace) -> int:
     for option, value in (('--top', args.top), ('--batch-size', args.batch_size)):
         if value < 1:
             raise ValueError(f'{option} is {value}. Give a number of at least 1.')
+    if args.model is None:
+        return _predict_digits(args)
     named = Path(args.model)
     if not args.images and named.suffix.lower() in SUFFIXES and named.is_file():
         raise ValueError(
@@ -42,6 +49,25 @@ def _predict(args: argparse.Namespace) -> int:
     for error in errors:
         print(f'timm-res2net predict: {printable(error)}', file=sys.stderr)
     return EXIT_ERROR if errors else 0
+
+
+def _predict_digits(args: argparse.Namespace) -> int:
+    """Classify the bundled digits, which the model was not trained on."""
+    model = load_model(_DIGITS_MODEL, not args.random).eval()
+    transform: Any = create_transform(**resolve_model_data_config(model))
+    images = torch.stack([transform(digit.convert('RGB')) for digit in digits()])
+    labels = [i % 10 for i in range(len(images))]
+    with torch.inference_mode():
+        predicted: list[int] = model(images).argmax(1).tolist()
+    right = sum(p == label for p, label in zip(predicted, labels, strict=True))
+    if args.json:
+        print(json.dumps({'label': labels, 'predicted': predicted, 'right': right}, indent=2))
+        return 0
+    print(f'{_DIGITS_MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, offline')
+    print('label     ' + ' '.join(map(str, labels)))
+    print('predicted ' + ' '.join(map(str, predicted)))
+    print(f'{right} of {len(labels)} right')
+    return 0
 
 
 def _with_progress(found: Iterator[Prediction], total: int) -> Iterator[Prediction]:
@@ -106,12 +132,13 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add(
         'predict',
         _predict,
-        'print the most probable classes of images',
+        'print the most probable classes of images; without arguments, of the bundled digits',
+        'timm-res2net predict',
         'timm-res2net predict res2net50_se photo.jpg',
         'timm-res2net predict my_flowers photo.jpg photos --top 1',
         'timm-res2net predict me/my_flowers photos --json',
     )
-    add_random(parser, default='test_res2net_se')
+    add_random(parser, without=f'{_DIGITS_MODEL} on the bundled digits')
     parser.add_argument(
         'images',
         metavar='IMAGE',

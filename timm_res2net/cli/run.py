@@ -1,18 +1,17 @@
 """`run`: a script of the user with the models registered."""
 
 import argparse
-import functools
+import os
 import runpy
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from ..startup import end_as_usual
+import torch
+
 from ..text import printable
-from .frame import EXIT_ERROR, EXIT_INTERRUPTED, Verbs
+from .frame import EXIT_ERROR, Verbs
 
 # Scripts of timm's repository that create models by name
 _TIMMS = ('train.py', 'validate.py', 'inference.py', 'benchmark.py', 'onnx_export.py')
@@ -33,8 +32,8 @@ def run_script(argv: Sequence[str]) -> int:
     """Run the script of a command line `run SCRIPT ...` as `python SCRIPT ...` does.
 
     Returns:
-        0; 1 after an error of the script, which is printed as Python prints it, or if the script
-        cannot be read; 130 after Ctrl-C. The script's own exit code is passed on as SystemExit.
+        0, or 1 if the script cannot be read. The script's own exit code is passed on as SystemExit,
+        and its errors pass through.
     """
     script, *arguments = _script(argv)
     try:
@@ -45,32 +44,21 @@ def run_script(argv: Sequence[str]) -> int:
         text = f"Cannot read '{script}' ({error.strerror})." if error.errno else str(error)
         print(f'timm-res2net run: {printable(text)}', file=sys.stderr)
         return EXIT_ERROR
-    _allow_ddp_on_cpu()
-    end_as_usual()
+    if _is_first_of_several() and not torch.accelerator.is_available():
+        print(
+            "timm-res2net run: without a GPU, timm's train.py fails with several processes: it "
+            'gives DistributedDataParallel device_ids=[cpu], which torch refuses. Start one.',
+            file=sys.stderr,
+        )
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
-    try:
-        runpy.run_path(script, run_name='__main__')
-    except Exception as error:
-        _print_as_python(error)
-        return EXIT_ERROR
-    except KeyboardInterrupt as error:
-        _print_as_python(error)
-        return EXIT_INTERRUPTED
+    runpy.run_path(script, run_name='__main__')
     return 0
 
 
-def _print_as_python(error: BaseException) -> None:
-    """Print an error of the script without the frames of this package and of `runpy` above it."""
-    frames = error.__traceback__
-    while frames is not None and not _is_script(frames):
-        frames = frames.tb_next
-    # none for a script that cannot be compiled: its text has the line
-    sys.excepthook(type(error), error.with_traceback(frames), frames)
-
-
-def _is_script(frames: TracebackType) -> bool:
-    return frames.tb_frame.f_code.co_filename == sys.argv[0]
+def _is_first_of_several() -> bool:
+    """Return whether this is the first of several processes that torchrun has started."""
+    return os.environ.get('WORLD_SIZE', '1') != '1' and os.environ.get('RANK') == '0'
 
 
 def _remedy(script: str) -> str:
@@ -86,25 +74,6 @@ def _remedy(script: str) -> str:
         f"timm's packages do not contain {name}. Get the one of timm {version}, the installed "
         f'version: curl -fLo {shlex.quote(script)} {_ADDRESS}/{tag}/{name}'
     )
-
-
-def _allow_ddp_on_cpu() -> None:
-    """Let DistributedDataParallel take `device_ids=[cpu]`, which timm's train.py passes.
-
-    torch refuses all `device_ids` for a model on the CPU, so this changes no call that works.
-    """
-    import torch
-    from torch.nn.parallel import DistributedDataParallel
-
-    plain = DistributedDataParallel.__init__
-
-    @functools.wraps(plain)
-    def init(self: Any, module: Any, device_ids: Any = None, *args: Any, **kwargs: Any) -> None:
-        if device_ids == [torch.device('cpu')]:
-            device_ids = None
-        plain(self, module, device_ids, *args, **kwargs)
-
-    DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
 
 
 def _run(args: argparse.Namespace) -> int:
