@@ -191,7 +191,6 @@ def guide(report: Mapping[str, Any], losses: Mapping[str, Any], name: str) -> st
     cases = report[name]
     one, eight = cases['batch 1'], cases['batch 8']
     kept = {
-        'torch.compile, int8': 'torch, int8',
         'OpenVINO, bfloat16': 'OpenVINO, bfloat16',
         'OpenVINO, int8': 'OpenVINO, int8, preset mixed',
         'ONNX Runtime, int8': 'ONNX Runtime, int8, preset mixed',

@@ -22,9 +22,6 @@ HRNETS = tuple(hrnet_res2net.default_cfgs)
 TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
 HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
-OF_TORCHAO = pytest.mark.filterwarnings(  # what it and inductor's int8 warn of
-    'ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore:To copy construct:UserWarning'
-)
 TINY = 'test_res2net_se'
 PUSHED = sorted([WEIGHTS, CONFIG, CARD, GOLDEN])  # the files of a push
 SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.suite.checks import compiler
-from tests.common import HRNETS, OF_TORCHAO, image, randomise, relative_error
-from timm_res2net import align_widths, reparameterize_model
+from tests.common import image, randomise, relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (
     FORMS,
@@ -183,13 +182,9 @@ def test_frozen_weights_are_constants(dynamic):
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize('static', [True, False])
-@pytest.mark.parametrize('form', ['torch.compile, frozen', 'torch.compile, int8'])
 @pytest.mark.usefixtures('compiles')
-@OF_TORCHAO
-def test_the_timed_form_is_the_one_that_was_compiled(form, static, monkeypatch, tmp_path):
-    if not installed(form):
-        pytest.skip('needs torchao')
-    kinds = ('eager', form)
+def test_the_timed_form_is_the_one_that_was_compiled(static, monkeypatch, tmp_path):
+    kinds = ('eager', 'torch.compile, frozen')
     monkeypatch.setattr(measure, 'FORMS', {name: FORMS[name] for name in kinds})
     model = randomise(timm.create_model('test_res2net_se')).eval().requires_grad_(False)
     x = image(1)
@@ -205,40 +200,3 @@ def test_the_timed_form_is_the_one_that_was_compiled(form, static, monkeypatch, 
 
 def compilations() -> int:
     return torch._dynamo.utils.counters['stats']['unique_graphs']
-
-
-def build(name: str, **kwargs) -> nn.Module:
-    return randomise(timm.create_model(name, **kwargs)).eval().requires_grad_(False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'form', ['timm', 'silu', 'plain', 'deployed', 'aligned and deployed', 'hrnet']
-)
-@OF_TORCHAO
-def test_torch_int8(form):
-    """Every convolution takes 8 bits and has weights of 8 bits, whatever module it comes from."""
-    pytest.importorskip('torchao')
-    if form in ('timm', 'silu'):
-        act = 'relu' if form == 'timm' else 'silu'
-        small = dict(layers=(1, 1, 1, 1), channels=(16, 16, 16, 16))
-        model = build('res2net50_26w_4s', act_layer=act, **small)
-    elif form == 'hrnet':
-        model = build(HRNETS[0])
-    else:
-        model = build('test_res2net_se')
-    if form == 'aligned and deployed':
-        align_widths(model, 8)
-    if 'deployed' in form:
-        model = reparameterize_model(model)
-    x = image(2)
-    program = torch.export.export(model, (x,))
-    found = measure.quantize_program(program, [x])
-    decomposed = torch.ops.quantized_decomposed
-    nodes = [node for node in found.graph.nodes if node.target == torch.ops.aten.conv2d.default]
-    assert len(nodes) == str(program.graph).count('aten.conv2d.default')
-    for node in nodes:
-        assert node.args[0].target == decomposed.dequantize_per_tensor.default
-        assert node.args[1].target == decomposed.dequantize_per_channel.default
-    with torch.no_grad():
-        assert relative_error(found(x), model(x)) < 0.05  # 8 bits: up to 0.01 here

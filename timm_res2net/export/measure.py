@@ -1,7 +1,6 @@
 """Time a model in every form that this machine can run, and say which is fastest."""
 
 import copy
-import importlib
 import importlib.util
 import logging
 import math
@@ -9,7 +8,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from ..files import temporary_folder
 from ..stats import Ratio, ratio
 from ..text import first_line
 from . import FORMATS, export_model, onnx, openvino
-from .base import TupleOutput, check_counts, dynamic_shapes
+from .base import check_counts
 from .quantize import quantize_file, size_of
 from .source import take
 
@@ -34,19 +33,6 @@ Step = Callable[[torch.Tensor], object]
 CONTROL = 0.05
 """Largest share by which the time of a second copy of the model may differ from that of the first.
 If it differs by more, something else runs on the machine, and the times are of no use."""
-
-_LAYERS = {
-    torch.ops.aten.conv2d.default: nn.Conv2d,
-    torch.ops.aten.relu.default: nn.ReLU,
-    torch.ops.aten.relu_.default: nn.ReLU,
-    torch.ops.aten.silu.default: nn.SiLU,
-    torch.ops.aten.silu_.default: nn.SiLU,
-    torch.ops.aten.hardswish.default: nn.Hardswish,
-    torch.ops.aten.hardswish_.default: nn.Hardswish,
-    torch.ops.aten.hardtanh.default: nn.Hardtanh,
-    torch.ops.aten.hardtanh_.default: nn.Hardtanh,
-}
-"""Modules that torchao's quantizer looks for, by operation."""
 
 _NOISE = 32  # images that calibrate int8 forms
 _ROUNDS = 5  # at least
@@ -175,44 +161,11 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
     return run
 
 
-def quantize_program(program: Any, batches: Iterable[torch.Tensor]) -> nn.Module:
-    """Return the int8 form of a program of torch.export: PT2E, with torchao's quantizer for x86.
-
-    torchao finds layers by the modules that they come from. It refuses an activation module that is
-    used twice, as in a block of timm's Res2Nets, and skips subclasses of `nn.Conv2d`. Here each
-    convolution and activation counts as a module of its own.
-
-    Args:
-        program: The program, of one input.
-        batches: Images (B, in_chans, H, W) that the ranges of activations are taken from.
-    """
-    pt2e = importlib.import_module('torchao.quantization.pt2e.quantize_pt2e')
-    x86 = importlib.import_module('torchao.quantization.pt2e.quantizer.x86_inductor_quantizer')
-    quantizer = x86.X86InductorQuantizer()
-    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    graph_module = program.module()
-    for node in graph_module.graph.nodes:
-        if node.target in _LAYERS:
-            node.meta['source_fn_stack'] = [(node.name, _LAYERS[node.target])]
-    prepared = pt2e.prepare_pt2e(graph_module, quantizer)
-    for images in batches:
-        prepared(images)
-    return pt2e.convert_pt2e(prepared)
-
-
 def _compile(model: nn.Module, job: Job) -> Step:
     step = freeze(model, dynamic=None if job.static else True)
     with torch.inference_mode():  # as it will run
         step(job.images)
     return step
-
-
-def _compile_int8(job: Job, path: Path) -> Step:
-    shapes = None if job.static else dynamic_shapes(32)
-    # a free batch must not be 1 while torch.export looks at it
-    example = job.images if job.static else job.images.repeat(2, 1, 1, 1)
-    program = torch.export.export(TupleOutput(job.model), (example,), dynamic_shapes=shapes)
-    return _compile(quantize_program(program, [job.images]), job)
 
 
 def _open_aoti(job: Job, path: Path) -> Step:
@@ -243,7 +196,6 @@ FORMS: dict[str, Form] = {
     'torch.compile, frozen': Form(
         lambda job, path: _compile(copy.deepcopy(job.model), job), slow=True
     ),
-    'torch.compile, int8': Form(_compile_int8, packages=('torchao',), slow=True),
     'AOTInductor': _exported('aoti', slow=True),
     'ONNX Runtime': _exported('onnx'),
     'ONNX Runtime, int8': _exported('onnx', int8=True),
