@@ -22,7 +22,7 @@ def test_loading(tmp_path, monkeypatch):
 
 
 def test_a_pickle_in_a_folder(tmp_path):
-    """timm 1.0.22 would run the code in it."""
+    """It loads, and one with code in it is refused in a sentence."""
     folder = model_folder(tmp_path / 'net')
     safe = ModelFolder(folder).loaded
     (folder / 'model.safetensors').unlink()

@@ -200,7 +200,7 @@ def test_features_that_are_not_given():
     class Plain(torch.nn.Module):
         pass
 
-    with pytest.raises(ValueError, match=r'Plain has no feature levels.*timm 1\.0\.31'):
+    with pytest.raises(ValueError, match=r'Plain has no feature levels'):
         look(Plain(), image(1))
 
 

@@ -17,7 +17,6 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import filter_pretrained_cfg, get_pretrained_cfg
 from torch import nn
 
-from . import compat
 from .compare import GOLDEN, golden_tensors
 from .convert import read_checkpoint
 from .download import WEIGHT_FILES
@@ -251,8 +250,6 @@ class Config:
             names = descriptions = None
         in_chans = in_chans_of(model)
         kept.update(num_classes=known.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
-        if in_chans != 3:
-            compat.drop_first_conv(kept)
         pool = getattr(known.global_pool, 'pool_type', '')  # an HRNet's backbone has none
         return cls(
             architecture, known.num_classes, known.num_features, pool,
@@ -553,7 +550,7 @@ class ModelFolder:
             raise ValueError(sentence(f'{what}: {told}')) from error
 
     def create_model(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
-        """Create the model with timm, on every supported version of timm and torch.
+        """Create the model with timm.
 
         Args:
             pretrained: Load the weights.
@@ -565,10 +562,8 @@ class ModelFolder:
         """
         self.build()
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
-        if pretrained and self.weights.name == PICKLE:  # timm 1.0.22 would run the code in it
+        if pretrained and self.weights.name == PICKLE:  # our errors are the clearer ones
             overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
-        elif pretrained:
-            overlay = {**compat.local_dir_overlay(self.weights), **overlay}
         model = timm.create_model(
             f'local-dir:{self.path}',
             pretrained=pretrained,

@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 def create_model(
     target: str | os.PathLike[str], pretrained: bool = False, **kwargs: Any
 ) -> nn.Module:
-    """Create the model that a text means, on every supported version of timm and torch.
+    """Create the model that a text means.
 
     Args:
         target: Registered name, with or without a tag; folder; or repository of the Hub, OWNER/NAME

@@ -29,19 +29,14 @@ from timm.layers import get_act_layer, get_norm_layer
 from timm.models import PretrainedCfg
 from torch import nn
 
-from .compat import knows_attn
 from .semantics import SEMANTICS
 from .text import brief
 
 # Names of `timm.layers.create_attn` that need only a channel count and take maps of any size. Left
 # out: ge and bottleneck need more arguments, halo and bat need sizes divisible by their block size.
-ATTN_LAYERS = tuple(
-    name
-    for name in (
-        'se', 'ese', 'eca', 'ecam', 'ceca', 'gc', 'gca', 'cbam', 'lcbam', 'coord', 'scoord', 'ela',
-        'strip', 'sk', 'splat', 'lambda', 'nl',
-    )
-    if knows_attn(name)
+ATTN_LAYERS = (
+    'se', 'ese', 'eca', 'ecam', 'ceca', 'gc', 'gca', 'cbam', 'lcbam', 'coord', 'scoord', 'ela',
+    'strip', 'sk', 'splat', 'lambda', 'nl',
 )  # fmt: skip
 """Names that `attn_layer` takes."""
 

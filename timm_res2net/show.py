@@ -18,7 +18,6 @@ from timm.data import (
 from torch import nn
 from torch.nn import functional as F
 
-from .compat import has_intermediates
 from .deploy import is_block
 from .extras import require
 from .files import check_writable, read_file, write_file
@@ -116,8 +115,8 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
         ValueError: The model has no feature levels, or they have no height and width.
     """
     name = type(model).__name__
-    if not has_intermediates(model):
-        raise ValueError(f'{name} has no feature levels to show. HRNets need timm 1.0.31 or newer.')
+    if not hasattr(model, 'forward_intermediates'):
+        raise ValueError(f'{name} has no feature levels to show. Show a network of timm.')
     timm_model = as_timm(model)
     blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
     # an early block, whose maps are still large

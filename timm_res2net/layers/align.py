@@ -15,7 +15,6 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
-from ..compat import drop_block_of
 from ..schema import RES2NET, read
 from .fold import pad_splits, recast
 
@@ -226,7 +225,7 @@ def _check(block: Any) -> None:
                 f'Aligned widths need BatchNorm2d, and the norm layer is {type(norm).__name__}. '
                 'Leave width_multiple at 1.'
             )
-    if not isinstance(drop_block_of(block), nn.Identity | None):
+    if not isinstance(block.drop_block, nn.Identity):
         raise ValueError(
             'Aligned widths cannot be combined with DropBlock, which would count the padding. '
             'Leave width_multiple at 1 or drop_block_rate at 0.'

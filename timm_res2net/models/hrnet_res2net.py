@@ -19,13 +19,6 @@ from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from ..compat import (
-    check_hrnet_arguments,
-    complete_head,
-    has_intermediates,
-    hrnet_cfg,
-    keep_in_chans,
-)
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from ..schema import HEADS, HRNET, check_cfg, check_hrnet, checked, read_all
 from .half_loading import watch_loading
@@ -79,17 +72,14 @@ class HighResolutionRes2Net(HighResolutionNet):
                 large, or a classifier without pooling.
             TypeError: An unknown argument.
         """
-        check_hrnet_arguments(cfg, kwargs)
         check_hrnet({**cfg, **kwargs}, scale)
-        super().__init__(hrnet_cfg(cfg), in_chans=in_chans, **kwargs)
+        super().__init__(cfg, in_chans=in_chans, **kwargs)
         arguments: dict[str, Any] = dict(
             cardinality=cardinality, base_width=base_width, scale=scale, semantics=semantics,
             attn_layer=attn_layer,
         )  # fmt: skip
         dd = {'device': kwargs.get('device'), 'dtype': kwargs.get('dtype')}
         self._replace_bottlenecks(**arguments, **dd)
-        keep_in_chans(self, in_chans)
-        complete_head(self)
         recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
         self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
         watch_loading(self)
@@ -146,11 +136,10 @@ def _create_hrnet(
             check_cfg(known)
     features_only = kwargs.pop('features_only', False)
     feature_cls = kwargs.get('feature_cls')
-    takes_getter = has_intermediates(HighResolutionNet)
-    if feature_cls is not None and not (feature_cls == 'getter' and takes_getter):
+    if feature_cls not in (None, 'getter'):
         raise ValueError(
             f'feature_cls={feature_cls!r} cannot extract the levels of an HRNet, whose last stage '
-            "returns all of them together. Leave it out, or use 'getter' with timm 1.0.31 or newer."
+            "returns all of them together. Leave it out, or use 'getter'."
         )
     as_class = features_only and feature_cls is None
     head = kwargs.pop('head', HEADS[0]) if as_class else None

@@ -32,7 +32,6 @@ from timm.models import (
 from timm.models.resnet import ResNet
 from torch import nn
 
-from ..compat import keep_in_chans
 from ..download import mark_foreign_files, prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
@@ -189,7 +188,6 @@ class Res2Net(ResNet):
             nn.init.kaiming_normal_(conv1.weight, mode='fan_out', nonlinearity='relu')
             self.conv1 = conv1  # type: ignore[assignment]  # replaces the deep stem
         align_blocks([m for m in self.modules() if isinstance(m, Bottle2neck)], width_multiple)
-        keep_in_chans(self, in_chans)
         self._recorded_args = recorded
         watch_loading(self)
 
