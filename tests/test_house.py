@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def run_python(code: str) -> subprocess.CompletedProcess:
 
 
 IMPORT = """
-import json, sys, warnings
+import atexit, json, logging, signal, sys, threading, warnings
 import timm
 from timm.models import get_arch_pretrained_cfgs, list_models, list_modules, list_pretrained
 from timm.models import model_entrypoint
@@ -102,15 +103,44 @@ def snapshot(names):
                get_arch_pretrained_cfgs(name).items()}] for name in names
     }
 
+def logger(name):
+    found = logging.getLogger(name)
+    return found.level, found.handlers[:], found.filters[:], found.propagate, found.disabled
+
+def process():
+    'Handlers, hooks, filters and loggers, and every attribute of the libraries and their classes.'
+    found = {f'signal {n}': signal.getsignal(n) for n in signal.valid_signals()}
+    found |= {'warnings': warnings.filters[:], 'at exit': atexit._ncallbacks()}
+    found |= {name: getattr(sys, name) for name in dir(sys) if name.endswith('hook')}
+    found |= {'thread': threading.excepthook, 'finders': sys.meta_path[:], 'path': sys.path[:]}
+    found |= {f'logger {n}': logger(n) for n in (None, *libraries)}
+    for name, module in list(sys.modules.items()):
+        if name.partition('.')[0] in libraries:
+            for key, value in list(vars(module).items()):
+                found[f'{name}.{key}'] = id(value)
+                if isinstance(value, type) and value.__module__ == name:
+                    found |= {f'{name}.{key}.{k}': id(v) for k, v in vars(value).items()}
+                if key.startswith('_global_'):  # torch's hooks of all modules
+                    found[f'{name}.{key}'] = repr(value)
+    return found
+
+libraries = ('timm', 'torch', 'huggingface_hub', 'safetensors')
 names = list_models()
 before, pretrained, modules = snapshot(names), list_pretrained(), list_modules()
 in_res2net = list_models(module='res2net')
 loaded = set(sys.modules)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
+    was = process()
+    caught.clear()  # what looking at everything warned of
     import timm_res2net
+    said = [str(w.message) for w in caught]
+    now = process()
 print(json.dumps({
-    'warnings': [str(w.message) for w in caught],
+    'warnings': said,
+    'changed': [key for key in was.keys() | now.keys() if was.get(key) != now.get(key)],
+    'seen': [key for key in now if 'load_state_dict' in key or 'SIG' in repr(now[key])],
+    'logger': repr(logger('timm_res2net')),
     'unchanged': before == snapshot(names),
     'res2net': in_res2net == list_models(module='res2net'),
     'pretrained': set(pretrained) <= set(list_pretrained()),
@@ -123,7 +153,8 @@ print(json.dumps({
 """
 
 
-def test_importing_is_silent_and_changes_nothing_of_timms():
+def test_importing_is_silent_and_changes_nothing():
+    """Nothing of the process, and nothing of timm's but its registry."""
     done = run_python(IMPORT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == run_python('import timm').stderr  # an old timm warns on a new torch
@@ -131,6 +162,11 @@ def test_importing_is_silent_and_changes_nothing_of_timms():
     found = json.loads(done.stdout)
     ours = set(FIGURES)
     assert found['warnings'] == []
+    assert found['changed'] == []
+    assert {'torch.nn.modules.module.Module.load_state_dict', f'signal {signal.SIGTERM}'} <= set(
+        found['seen']
+    )
+    assert found['logger'] == '(0, [], [], True, False)'
     assert found['unchanged']
     assert found['res2net']
     assert found['pretrained']

@@ -73,7 +73,8 @@ class TupleOutput(nn.Module):
         """Run the model on (B, in_chans, H, W)."""
         out = self.model(image)
         out = list(out.values()) if isinstance(out, dict) else out
-        return tuple(out) if isinstance(out, list | tuple) else (out,)
+        # torch 2.6 cannot trace a union of types here
+        return tuple(out) if isinstance(out, (list, tuple)) else (out,)
 
 
 def check_counts(**given: int | None) -> None:
