@@ -56,9 +56,8 @@ def fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         missing, unexpected = model.load_state_dict(dict(tensors), strict=False, assign=True)
     except RuntimeError as error:  # it has a line for each tensor
         _, *lines = (line.strip().rstrip('.') for line in str(error).splitlines())
-        raise ValueError(
-            f'shapes do not fit, {len(lines)}: {"; ".join(lines[:2])}' + ', ...' * (len(lines) > 2)
-        ) from error
+        more = f'; and {len(lines) - 2} more' if len(lines) > 2 else ''
+        raise ValueError('; '.join(lines[:2]) + more) from error
     parts = {
         'parameters are left without a value': missing,
         'weights have no place in the model': unexpected,
