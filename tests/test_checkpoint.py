@@ -291,7 +291,9 @@ def with_(**tensors):
         ),
         (
             with_(layer1__0__conv1__weight=torch.ones(24, 63, 1, 1)),
-            'shapes do not fit, 1: layer1.0.conv1.weight (24, 63, 1, 1) for (24, 16, 1, 1).',
+            'size mismatch for layer1.0.conv1.weight: copying a param with '
+            'shape torch.Size([24, 63, 1, 1]) from checkpoint, the shape in current model is '
+            'torch.Size([24, 16, 1, 1]).',
         ),
         (
             with_(layer1__0__downsample__5__weight=torch.ones(24)),
@@ -332,6 +334,18 @@ def test_an_entry_by_name(tmp_path):
     found = convert_checkpoint(path, entry='state_dict')
     assert (found.file.entry, found.file.format) == ('state_dict', 'torch')
     assert not any(value.any() for value in found.model.state_dict().values())
+
+
+def test_of_many_shapes_two_are_shown(tmp_path):
+    """torch writes a line for each."""
+    weights = random_weights('test_res2net_se', base_width=32)
+    found = random_weights('test_res2net_se')
+    first = 'layer1.0.convs.0.weight'  # from which the width is read
+    changed = {**found, **{k: v for k, v in weights.items() if k[:7] == 'layer1.' and k != first}}
+    with pytest.raises(ValueError, match=r'size mismatch .*; and \d+ more') as error:
+        convert_checkpoint(save(changed, tmp_path / 'w.pth'))
+    assert str(error.value).count('size mismatch') == 2
+    assert len(str(error.value)) < 600
 
 
 def test_the_first_ten_are_listed(tmp_path):
@@ -712,30 +726,37 @@ def test_a_replaced_head_and_stem(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'module', 'replacement', 'there'),
+    ('name', 'module', 'replacement', 'words'),
     [
-        (TINY, 'maxpool', nn.Identity(), 'MaxPool2d(kernel_size=3'),
+        (TINY, 'act1', nn.SiLU(), 'level 0 differs first'),
+        (TINY, 'maxpool', nn.Identity(), 'level 1 differs first, by inf'),
+        (TINY, 'layer1.0.relu', nn.SiLU(), 'level 1 differs first'),
+        (TINY, 'layer1.0.bn1', nn.BatchNorm2d(24, eps=1e-2), 'level 1 differs first'),
+        (TINY, 'layer4.0.relu', nn.SiLU(), 'level 4 differs first'),
+        (TINY, 'global_pool.pool', nn.AdaptiveMaxPool2d(1), 'the output differs first'),
+        pytest.param(
+            'hrnet_w18_res2net', 'act2', nn.SiLU(), 'level 0 differs first', marks=pytest.mark.slow
+        ),
+        (TINY, 'conv1', nn.Conv2d(3, 16, 3, padding=1, bias=False), 'size mismatch for conv1'),
         (
             TINY,
-            'conv1',
-            nn.Conv2d(3, 16, 3, padding=1, bias=False),
-            'Conv2d(3, 16, kernel_size=(7, 7)',
+            'fc',
+            nn.Sequential(nn.Dropout(), nn.Linear(192, 10)),
+            'no place in the model, 2: f',
         ),
-        (TINY, 'fc', nn.Sequential(nn.Dropout(), nn.Linear(192, 5)), 'Linear(in_features=192'),
-        (TINY, 'layer1.0.relu', nn.SiLU(), 'ReLU()'),
-        (TINY, 'layer1.0.bn1', nn.BatchNorm2d(24, eps=1e-3), 'BatchNorm(eps=1e-05)'),
-        (TINY, 'aux', nn.Linear(3, 3), 'nothing'),
-        ('res2net50d', 'conv1', nn.Conv2d(3, 64, 7, 2, 3, bias=False), 'Sequential()'),
+        (TINY, 'aux', nn.Linear(3, 3), 'no place in the model, 2: aux.bias, aux.weight'),
+        ('res2net50d', 'conv1', nn.Conv2d(3, 64, 7, 2, 3, bias=False), 'no place in the model, 1'),
     ],
 )
-def test_a_module_that_no_argument_describes(name, module, replacement, there):
+def test_a_layer_that_no_argument_describes(name, module, replacement, words):
+    """The folder would load as another network: its outputs say which layer, or its keys do."""
     model = timm.create_model(name)
     parent, _, child = module.rpartition('.')
     setattr(model.get_submodule(parent), child, replacement)
-    with pytest.raises(ValueError, match=re.escape(f"Module '{module}' of the model is")) as error:
-        take_model(model)
-    assert f'has {there}' in str(error.value)
-    assert 'Undo the change' in str(error.value)
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        push_to_hub(randomise(model), 'me/net', license='mit', dry_run=True)
+    assert 'no recorded argument describes. ' in str(error.value)
+    assert 'Nothing was pushed' in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -155,14 +155,18 @@ def test_weights_that_mislead(key, value, words, folder, tmp_path, capsys):
 
 def test_check_of_weights_that_do_not_fit(folder):
     weights = load_file(folder / 'model.safetensors')
-    weights['fc.bias'] = torch.zeros(6)
-    del weights['bn1.weight']
-    save_file(weights, folder / 'model.safetensors')
-    state, text = found(folder, 'tensors')
-    assert state == 'error'
-    assert '1: bn1.weight' in text
-    assert '1: fc.bias (6,) for (5,)' in text
-    assert 'push again' in text
+    changes = {
+        'without a value, 1: bn1.weight': {'bn1.weight': None},
+        'no place in the model, 1: odd': {'odd': torch.zeros(1)},
+        'size mismatch for fc.bias: ': {'fc.bias': torch.zeros(6)},
+    }
+    for words, change in changes.items():
+        changed = {key: value for key, value in {**weights, **change}.items() if value is not None}
+        save_file(changed, folder / 'model.safetensors')
+        state, text = found(folder, 'tensors')
+        assert state == 'error'
+        assert words in text
+        assert 'push again' in text
 
 
 @pytest.mark.parametrize(('dtype', 'name'), [(torch.complex64, 'C64'), (torch.int8, 'I8')])

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -20,7 +19,6 @@ from tests.common import randomise
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.cli.options import read_label_names
-from timm_res2net.convert import reading
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -304,49 +302,20 @@ MINDCV = PADDLE.with_name('mindcv.ckpt')
 
 
 def sources(folder: Path) -> dict[str, Path]:
-    """A small network in each kind of file that was once mapped into memory, and in shards."""
+    """A small network in each kind of file."""
     tensors = randomise(timm.create_model('test_res2net_se')).state_dict()
     paths = {
         'torch': folder / 'net.pth', 'safetensors': folder / 'net.safetensors',
-        'shards': folder / 'net.safetensors.index.json', 'MindSpore': folder / 'net.ckpt',
-        'Paddle': folder / 'net.pdparams',
+        'MindSpore': folder / 'net.ckpt', 'Paddle': folder / 'net.pdparams',
     }  # fmt: skip
     torch.save(tensors, paths['torch'])
     save_file(tensors, paths['safetensors'])
-    shutil.copyfile(paths['safetensors'], folder / 'a-1-of-1.safetensors')
-    index = {'weight_map': dict.fromkeys(tensors, 'a-1-of-1.safetensors')}
-    paths['shards'].write_text(json.dumps(index))
     shutil.copyfile(MINDCV, paths['MindSpore'])
     shutil.copyfile(PADDLE, paths['Paddle'])
     return paths
 
 
-@pytest.mark.parametrize('kind', ['torch', 'safetensors', 'shards', 'MindSpore', 'Paddle'])
-def test_a_source_that_changes_while_it_is_read(kind, tmp_path, monkeypatch):
-    """As it is parsed, or as it is hashed. Of shards each file is watched."""
-    source = sources(tmp_path)[kind]
-    changed = tmp_path / 'a-1-of-1.safetensors' if kind == 'shards' else source
-
-    def and_change(function):
-        def change(*args, **kwargs):
-            found = function(*args, **kwargs)
-            changed.write_bytes(changed.read_bytes())
-            return found
-
-        return change
-
-    for name in ('_read_as', 'sha256_of'):
-        if (kind, name) == ('shards', 'sha256_of'):
-            continue  # the shards were read, and the index is hashed
-        with monkeypatch.context() as patch:
-            patch.setattr(reading, name, and_change(getattr(reading, name)))
-            with pytest.raises(ValueError, match=r'changed while it was read\. Run again') as error:
-                convert_checkpoint(source, tmp_path / 'out')
-        assert str(changed) in str(error.value)
-        assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize('kind', ['torch', 'safetensors', 'shards', 'MindSpore', 'Paddle'])
+@pytest.mark.parametrize('kind', ['torch', 'safetensors', 'MindSpore', 'Paddle'])
 def test_a_source_that_is_cut_after_it_was_read(kind, tmp_path, monkeypatch):
     """Its content is in memory: what is written, and its sha256, are of what was read."""
     source = sources(tmp_path)[kind]

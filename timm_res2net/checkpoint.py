@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers import DropBlock2d, DropPath
 from timm.models import get_pretrained_cfg
 from timm.models.resnet import ResNet
 from timm.utils import unwrap_model
@@ -40,7 +39,6 @@ from .convert import (
     recognise,
     undo_rules,
 )
-from .convert.fit import fit, shapes, with_counters, without_counters
 from .files import check_writable, new_file, new_folder
 from .folder import (
     DATA,
@@ -53,9 +51,11 @@ from .folder import (
     timm_names,
     without_origin,
 )
+from .keys import is_branch, without_counters
 from .layers.align import AlignedBatchNorm2d
 from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
+from .models.half_loading import fill
 from .models.hrnet_res2net import HighResolutionRes2Net
 from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
@@ -147,12 +147,19 @@ class Conversion:
 
 
 @functools.cache
-def _named_arguments(name: str) -> dict[str, Any]:
-    """Return the arguments of a registered name, without class count and input channels."""
+def _semantics_of(name: str) -> str:
+    """Return the block semantics of a registered name."""
     model: Any = timm.create_model(name, device='meta')
-    arguments = _architecture(infer_arguments(model.state_dict()))
     ours = isinstance(model, Res2Net | HighResolutionRes2Net)
-    return {**arguments, 'semantics': model.model_args['semantics'] if ours else 'official'}
+    return str(model.model_args['semantics']) if ours else 'official'
+
+
+@functools.cache
+def _named_arguments(name: str) -> dict[str, Any]:
+    """Return the arguments of a Res2Net's name, without class count and input channels."""
+    model = timm.create_model(name, device='meta')
+    arguments = _architecture(infer_arguments(model.state_dict()))
+    return {**arguments, 'semantics': _semantics_of(name)}
 
 
 def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +186,7 @@ def _choose_semantics(
     """Return the semantics that a checkpoint means."""
     known = SOURCES[source].semantics
     if model is not None:
-        computes = str(_named_arguments(model)['semantics'])
+        computes = _semantics_of(model)
         if semantics not in (None, computes):
             raise ValueError(f'{model} computes {computes}, not {semantics}. Name one of the two')
         semantics = computes
@@ -210,8 +217,6 @@ def _build(
         silent: Arguments that shapes do not tell.
     """
     wanted = {**_architecture(found), 'semantics': semantics}
-    if 'branches' in found:
-        return _build_hrnet(found, semantics, name, silent)
     fits = _find_name(wanted)
     if name is not None:
         named = _named_arguments(name)
@@ -244,35 +249,31 @@ def _build(
 
 
 def _build_hrnet(
-    found: Mapping[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor],
+    semantics: str,
+    name: str | None,
+    given: Mapping[str, Any],
 ) -> tuple[str, dict[str, Any], nn.Module]:
-    """Build an HRNet as `_build` builds a Res2Net. Its branches tell its name."""
-    branches = {key: _named_arguments(key)['branches'] for key in hrnet_res2net.default_cfgs}
-    fits = next((key for key, value in branches.items() if value == found['branches']), None)
-    if fits is None or name not in (None, fits):
-        known = ', '.join(f'{value} ({key})' for key, value in branches.items())
-        raise ValueError(
-            f'It is an HRNet whose branches have {found["branches"]} channels. '
-            + (f'Use {fits}' if fits else f'Those that can be built have {known}')
-        )
-    named = _named_arguments(fits)
-    given = {**found, 'semantics': semantics}
-    arguments = {k: v for k, v in given.items() if v != named.get(k)}
-    model: Any = timm.create_model(fits, device='meta', **arguments, **silent)
-    return fits, model.model_args, model
+    """Build an HRNet by its name as `_build` builds a Res2Net by its shapes.
 
-
-def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Make a state dict's tensors the model's own.
-
-    Raises:
-        ValueError: Some are missing, are too many, or have other shapes.
+    Args:
+        tensors: Its state dict, which tells the numbers of classes and channels.
+        semantics: Block semantics.
+        name: The name that was asked for, or that training recorded.
+        given: Further arguments.
     """
-    own = model.state_dict()
-    problem = fit(shapes(own), shapes(tensors)).describe()
-    if problem:
-        raise ValueError(problem)
-    model.load_state_dict(with_counters(tensors, own), strict=True, assign=True)
+    if name is None or name not in hrnet_res2net.default_cfgs:
+        known = ' or '.join(hrnet_res2net.default_cfgs)
+        raise ValueError(f'It is an HRNet, whose name its keys do not tell. Name it: model={known}')
+    classifier = tensors.get('classifier.weight')
+    arguments = {
+        **given,
+        'semantics': semantics,
+        'num_classes': 0 if classifier is None else classifier.shape[0],
+        'in_chans': tensors['conv1.weight'].shape[1],
+    }
+    model: Any = timm.create_model(name, device='meta', **arguments)
+    return name, model.model_args, model
 
 
 # Arguments of `timm.create_model` that change what is computed, but no shape
@@ -288,7 +289,7 @@ class _Training(NamedTuple):
     Attributes:
         name: Name of the model, without a tag.
         semantics: Block semantics.
-        silent: Arguments that no shape tells.
+        silent: Arguments that no shape tells; of an HRNet all.
     """
 
     name: str | None = None
@@ -304,11 +305,12 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
         return _Training()
     given = training.get('model_kwargs')
     given = given if isinstance(given, dict) else {}
-    silent = {key: given[key] for key in _SILENT if given.get(key) is not None}
+    wanted = given if name in hrnet_res2net.default_cfgs else _SILENT
+    silent = {key: given[key] for key in wanted if given.get(key) is not None}
     if isinstance(training.get('gp'), str):
         silent['global_pool'] = training['gp']
     check_arguments(silent, arguments_of(name), name)
-    semantics = str(given.get('semantics') or _named_arguments(name)['semantics'])
+    semantics = str(given.get('semantics') or _semantics_of(name))
     return _Training(name, semantics, silent)
 
 
@@ -350,7 +352,7 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     tensors = checkpoint.tensors
     source = recognise(tensors) if source == 'auto' else source
     tensors, moves = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
-    _fill(model, tensors)
+    fill(model, tensors)
     if (path / GOLDEN).is_file():
         compare_golden(model.eval(), path / GOLDEN)
     # timm 1.0.31 records the class count too, which has a field of its own
@@ -396,12 +398,17 @@ def _read_file(
     tensors, moves = _convert_network(checkpoint, network)
     left_out = tuple(checkpoint.values.keys() - set(network.keys.values()))
     recorded = _trained(training, source)
-    if semantics is None and name is None:
+    is_hrnet = any(map(is_branch, tensors))
+    if semantics is None and (name is None or is_hrnet):
         semantics = recorded.semantics
-    semantics = _choose_semantics(tensors, source, name, semantics)
-    found = infer_arguments(tensors)
-    architecture, arguments, model = _build(found, semantics, name, recorded.silent)
-    _fill(model, tensors)
+    semantics = _choose_semantics(tensors, source, None if is_hrnet else name, semantics)
+    if is_hrnet:
+        name = name or recorded.name
+        built = _build_hrnet(tensors, semantics, name, recorded.silent)
+    else:
+        built = _build(infer_arguments(tensors), semantics, name, recorded.silent)
+    architecture, arguments, model = built
+    fill(model, tensors)
     cfg: Any = as_timm(model).pretrained_cfg
     if architecture == _CUSTOM and recorded.name:  # the images were prepared as that model's
         cfg = get_pretrained_cfg(recorded.name)
@@ -410,7 +417,7 @@ def _read_file(
         cfg,
         tag='converted',
         description=f'Converted from {path.name} ({source}).',
-        first_conv='conv1.0' if found.get('stem_type') else 'conv1',
+        first_conv='conv1.0' if 'conv1.0.weight' in tensors else 'conv1',
     )
     made_from = _provenance(path, source, checkpoint, moves, prefix, left_out)
     config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
@@ -465,8 +472,7 @@ def take_model(model: nn.Module) -> Conversion:
     The numbers of classes and channels are those of its layers, which may have been replaced.
 
     Raises:
-        ValueError: It is not a whole Res2Net of this package or timm, it is deployed, or one of its
-            modules was replaced by one that no argument describes.
+        ValueError: It is not a whole Res2Net of this package or timm, or it is deployed.
     """
     plain: Any = unwrap_model(model)
     kind = type(plain).__name__
@@ -501,9 +507,6 @@ def take_model(model: nn.Module) -> Conversion:
     if isinstance(head, nn.Linear | nn.Identity):  # replaced, as in `model.fc = nn.Linear(...)`
         original.num_classes = head.out_features if isinstance(head, nn.Linear) else 0
     classes = original.num_classes
-    _check_modules(
-        original, timm.create_model(name, device='meta', num_classes=classes, **arguments), name
-    )
     registered: Any = get_pretrained_cfg(name)
     cfg = without_origin(
         {**registered.to_dict(), **cfg},
@@ -512,39 +515,6 @@ def take_model(model: nn.Module) -> Conversion:
     )
     config = Config.of(original, name, arguments, cfg, described=True)
     return Conversion('timm', config, original)
-
-
-def _computes(module: nn.Module) -> str:
-    """Return what a module computes in eval mode, apart from its weights and its children."""
-    if isinstance(module, nn.Dropout | DropPath | DropBlock2d):
-        return 'Identity()'
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm, aligned ones
-        return f'BatchNorm(eps={module.eps})'
-    # a block of timm and one of this package have the same children and compute the same
-    is_block = any(module.children()) and not isinstance(module, nn.Sequential)
-    name = 'Module' if is_block else type(module).__name__
-    details = module.extra_repr().replace('inplace=True', '').rstrip(', ')
-    return f'{name}({details})'
-
-
-def _check_modules(model: nn.Module, fresh: nn.Module, name: str) -> None:
-    """Check that a model has the modules of one that was built from its name and arguments.
-
-    Raises:
-        ValueError: A module differs. It is named, with what stands in its place.
-    """
-    found, built = (
-        {key: _computes(module) for key, module in one.named_modules() if key}
-        for one in (model, fresh)
-    )
-    for key in {**built, **found}:
-        here, there = (texts.get(key, 'nothing') for texts in (found, built))
-        if here != there and {here, there} != {'Identity()', 'nothing'}:
-            raise ValueError(
-                f"Module '{key}' of the model is {here}, but {name} with the model's arguments has "
-                f'{there} there, so that no config rebuilds the model. Undo the change, or save '
-                'the state dict with the code that changes the network.'
-            )
 
 
 def convert_checkpoint(

@@ -6,6 +6,7 @@ repositories on the Hub have them as `test/rand_tensors.safetensors`, with the t
 same names are used here, so that a tool for timm's repositories finds them.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,36 @@ def compare_outputs(
             named = {f'level {i}': level for i, level in enumerate(levels)}
             found = dict(list(named.items())[-len(expected) :])
     return _differences(found, expected, str(outputs), tolerance)
+
+
+def compare_models(model: Any, other: Any, size: Sequence[int]) -> dict[str, float]:
+    """Compare the feature levels and the outputs of two models for a noise image.
+
+    Args:
+        model: A Res2Net or HRNet in eval mode.
+        other: One that should compute the same.
+        size: Channels, height and width of the image.
+
+    Returns:
+        For each level from the first to the last, and for the outputs, the largest difference,
+        relative to the largest value of `model`; infinite if the shapes differ.
+    """
+    image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    expected, found = _levels(model, image), _levels(other, image)
+    return {
+        name: relative_difference(got, tensor) if got.shape == tensor.shape else math.inf
+        for (name, tensor), got in zip(expected.items(), found.values(), strict=True)
+    }
+
+
+def _levels(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the feature levels and the outputs of a model for an image."""
+    with torch.no_grad():
+        levels = model.forward_intermediates(image, intermediates_only=True)
+        return {
+            **{f'level {i}': level for i, level in enumerate(levels)},
+            'the output': model(image),
+        }
 
 
 def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:

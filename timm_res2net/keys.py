@@ -1,5 +1,9 @@
 """What the keys of a state dict under timm's names stand for."""
 
+from collections.abc import Mapping
+
+import torch
+
 
 def is_counter(key: str) -> bool:
     """Return whether a key is a BatchNorm's `num_batches_tracked`.
@@ -8,6 +12,11 @@ def is_counter(key: str) -> bool:
     and detectron2 do not have them.
     """
     return key.endswith('num_batches_tracked')
+
+
+def without_counters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a state dict without its counters."""
+    return {key: value for key, value in tensors.items() if not is_counter(key)}
 
 
 def is_head(key: str) -> bool:

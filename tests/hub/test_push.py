@@ -673,7 +673,7 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
         lambda: timm.create_model('resnet18'), {}, 'ResNet is not', '`timm.models.push_to_hf_hub`',
     ),
     'a part that no argument describes': (
-        odd, {}, "Module 'act1' of the model is Tanh()", 'Undo the change',
+        odd, {}, 'level 0 differs first', 'A layer was replaced', 'Undo the change',
     ),
     'too few label names': (
         tiny, {'label_names': ['a']}, '1 label names for 5 classes', 'for each class, in order',

@@ -1,22 +1,19 @@
-"""No checkpoint fills a part of a network, whatever way it is loaded."""
+"""No pretrained file fills a part of a network, and what is converted fills all of one."""
 
-import copy
 import functools
-import pickle
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models import load_checkpoint
 from torch import nn
 
-from tests.common import files_of, image, model_folder, randomise, slow_except
+from tests.common import files_of, model_folder, randomise, slow_except
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import hub, serve
-from timm_res2net import Res2Net, reparameterize_model
 from timm_res2net.convert import SOURCES, undo_rules
+from timm_res2net.models.half_loading import fill
 
 NAME = 'test_res2net_se'
 HRNET = 'hrnet_w18_res2net'
@@ -90,34 +87,6 @@ def test_the_models_own_file_loads(asked, tmp_path):
         assert torch.equal(own[key], weights()[key])
 
 
-OTHER_KEYS = [foreign for foreign in FOREIGN if foreign is not without_a_block]
-
-
-@pytest.mark.parametrize('foreign', OTHER_KEYS)
-@pytest.mark.parametrize('asked', [{}, {'features_only': True}, {'num_classes': 3}], ids=str)
-def test_a_checkpoint_path(foreign, asked, tmp_path):
-    torch.save(foreign(), tmp_path / 'w.pth')
-    with pytest.raises(RuntimeError, match=SENTENCE):
-        timm.create_model(NAME, checkpoint_path=str(tmp_path / 'w.pth'), **asked)
-
-
-def test_a_checkpoint_path_without_a_block(tmp_path):
-    """torch says it well: all keys are the model's own."""
-    torch.save(without_a_block(), tmp_path / 'w.pth')
-    with pytest.raises(RuntimeError, match=r'Missing key.*layer3\.1\.'):
-        timm.create_model(NAME, checkpoint_path=str(tmp_path / 'w.pth'))
-
-
-@pytest.mark.parametrize('strict', [True, False])
-@pytest.mark.parametrize('asked', [{}, {'features_only': True}], ids=str)
-@pytest.mark.parametrize('foreign', OTHER_KEYS)
-def test_timms_load_checkpoint(foreign, asked, strict, tmp_path):
-    torch.save({'state_dict': foreign()}, tmp_path / 'w.pth')
-    model = timm.create_model(NAME, **asked)
-    with pytest.raises(RuntimeError, match=SENTENCE):
-        load_checkpoint(model, str(tmp_path / 'w.pth'), strict=strict)
-
-
 @pytest.mark.parametrize('asked', slow_except(ASKED[:3], ASKED), ids=str)
 @pytest.mark.parametrize('foreign', FOREIGN)
 def test_a_folder(foreign, asked, tmp_path):
@@ -167,74 +136,6 @@ def test_hrnets(asked, tmp_path):
     overlay = {'file': str(tmp_path / 'own.safetensors')}
     model = timm.create_model(HRNET, pretrained=True, pretrained_cfg_overlay=overlay, **asked)
     assert torch.equal(model.state_dict()['bn1.bias'], weights(HRNET)['bn1.bias'])
-    with pytest.raises(RuntimeError, match=SENTENCE):
-        model.load_state_dict(foreign, strict=False)
-
-
-# --- what is no mistake -----------------------------------------------------------------------
-
-
-def test_a_choice_of_the_models_own_keys_loads():
-    model = timm.create_model(NAME)
-    some = {key: value for key, value in weights().items() if key.startswith('layer1.')}
-    found = model.load_state_dict(some, strict=False)
-    assert not found.unexpected_keys
-    assert torch.equal(model.state_dict()['layer1.0.bn1.bias'], some['layer1.0.bn1.bias'])
-    with pytest.raises(RuntimeError, match='Missing key'):
-        model.load_state_dict(some)
-
-
-def test_a_part_of_a_larger_model_is_its_owners_matter():
-    model = nn.ModuleDict({'resnet': timm.create_model(NAME), 'head': nn.Linear(2, 2)})
-    found = model.load_state_dict(
-        {'head.bias': torch.ones(2), 'other': torch.ones(1)}, strict=False
-    )
-    assert found.unexpected_keys == ['other']
-
-
-def test_features_of_some_levels_take_the_whole_checkpoint():
-    model = timm.create_model(NAME, features_only=True, out_indices=(1, 2))
-    found = model.load_state_dict(weights(), strict=False)
-    assert not found.missing_keys
-
-
-def test_a_plain_checkpoint_into_gates_by_hand():
-    """Without timm's filter the gates stay as they are: a choice, as ever with strict=False."""
-    model = timm.create_model(NAME)
-    plain = {key: value for key, value in weights().items() if '.se.' not in key}
-    assert all('.se.' in key for key in model.load_state_dict(plain, strict=False).missing_keys)
-
-
-def test_a_deployed_model_says_nothing_of_convert():
-    deployed = reparameterize_model(timm.create_model(NAME))
-    with pytest.raises(RuntimeError, match='Missing key') as error:
-        deployed.load_state_dict(weights())
-    assert 'convert' not in str(error.value)
-
-
-@pytest.mark.parametrize('make', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-@pytest.mark.parametrize('features_only', [False, True])
-def test_copies_watch_too(make, features_only):
-    model = timm.create_model(NAME, features_only=features_only)
-    made = make(model)
-    with pytest.raises(RuntimeError, match=SENTENCE):
-        made.load_state_dict(under_a_prefix(), strict=False)
-    assert made.load_state_dict(model.state_dict()).missing_keys == []
-
-
-def test_a_network_made_by_its_class():
-    with pytest.raises(RuntimeError, match=SENTENCE):
-        Res2Net(layers=(1, 1, 1, 1)).load_state_dict(under_a_prefix())
-
-
-@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning')
-def test_scripts_and_exports_are_as_before():
-    model = randomise(timm.create_model(NAME)).eval()
-    x = image()
-    with torch.no_grad():
-        assert torch.allclose(torch.jit.script(model)(x), model(x), atol=1e-5)
-        exported = torch.export.export(model, (x,))
-        assert torch.allclose(exported.module()(x), model(x), atol=1e-5)
 
 
 def test_the_sentence_is_true(tmp_path):
@@ -245,3 +146,53 @@ def test_the_sentence_is_true(tmp_path):
     convert_checkpoint(path, tmp_path / 'folder')
     model = timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in weights().items())
+
+
+def test_nothing_watches_load_state_dict():
+    """What is loaded by hand is torch's matter, with strict=False too."""
+    for model in (timm.create_model(NAME), timm.create_model(NAME, features_only=True)):
+        assert not model._load_state_dict_pre_hooks
+        found = model.load_state_dict(under_a_prefix(), strict=False)
+        assert found.missing_keys and found.unexpected_keys
+
+
+# --- filling a model --------------------------------------------------------------------------
+
+
+def test_filling_a_model():
+    tensors = {k: v for k, v in weights().items() if not k.endswith('num_batches_tracked')}
+    model = timm.create_model(NAME, device='meta')
+    fill(model, tensors)
+    for key, value in model.state_dict().items():
+        assert value.equal(tensors.get(key, torch.tensor(0)))  # counters start
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_counter_that_is_there_is_kept():
+    model = timm.create_model(NAME, device='meta')
+    fill(model, {**weights(), 'bn1.num_batches_tracked': torch.tensor(3)})
+    assert model.state_dict()['bn1.num_batches_tracked'] == 3
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'bn1.bias': None}, 'left without a value, 1: bn1.bias$'),
+        ({'odd': torch.ones(1)}, 'no place in the model, 1: odd$'),
+        ({'odd.num_batches_tracked': torch.tensor(1)}, 'no place .*, 1: odd.num_batches_tracked$'),
+        (
+            {'bn1.bias': None, 'odd': torch.ones(1)},
+            'without a value, 1: bn1.bias; weights have no place in the model, 1: odd$',
+        ),
+        ({'bn1.bias': torch.ones(9)}, r'^size mismatch for bn1.bias: .*\[9\]\) .*\[16\]\)$'),
+        (
+            {k: torch.ones(9) for k in ('bn1.bias', 'bn1.weight', 'fc.bias')},
+            r'^size .*; size .*; and 1 more$',
+        ),
+        ({'bn1.bias': torch.ones(9), 'fc.bias': None}, '^size mismatch for bn1.bias'),
+    ],
+)
+def test_what_does_not_fill_a_model(change, words):
+    tensors = {key: value for key, value in {**weights(), **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=words):
+        fill(timm.create_model(NAME, device='meta'), tensors)

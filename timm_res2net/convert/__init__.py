@@ -16,7 +16,6 @@ from .find import look_like_classifiers as look_like_classifiers
 from .infer import infer_arguments as infer_arguments
 from .reading import Checkpoint as Checkpoint
 from .reading import read_checkpoint as read_checkpoint
-from .reading import read_pdparams as read_pdparams
 from .safe_pickle import dump_arrays as dump_arrays
 from .source import Published as Published
 from .source import Source as Source

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..keys import is_branch, is_gate
+from ..keys import is_gate
 
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
@@ -38,15 +38,14 @@ def _base_width(widths: list[tuple[int, int]]) -> float:
 
 
 class _Shapes:
-    """The shapes of a state dict, with an error for what a network of its kind has."""
+    """The shapes of a state dict, with an error for what every Res2Net has."""
 
-    def __init__(self, state_dict: Mapping[str, torch.Tensor], kind: str) -> None:
+    def __init__(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         self.state_dict = state_dict
-        self.kind = kind
 
     def __call__(self, key: str, dims: int = 4) -> tuple[int, ...]:
         if key not in self.state_dict:
-            raise ValueError(f"It has no '{key}', which every {self.kind} has")
+            raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
         found = tuple(self.state_dict[key].shape)
         if len(found) != dims or not all(found):
             raise ValueError(f"Its '{key}' has the shape {found}, not {dims} sizes of at least 1")
@@ -95,15 +94,13 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     Returns:
         layers, num_classes (0 without `fc`), in_chans, cardinality, base_width, scale, attn_layer
         ('' or 'se'), channels, stem_type, stem_width (if the stem is deep), replace_stem_pool,
-        avg_down and down_kernel_size. For an HRNet see `infer_hrnet_arguments`.
+        avg_down and down_kernel_size.
 
     Raises:
         ValueError: No Res2Net of four stages has these shapes, or the attention is not an SE module
             with reduction 16.
     """
-    if any(map(is_branch, state_dict)):
-        return infer_hrnet_arguments(state_dict)
-    shape = _Shapes(state_dict, 'Res2Net of four stages')
+    shape = _Shapes(state_dict)
     blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
     firsts = [f'layer{stage}.0' for stage in range(1, 5)]
     arguments: dict[str, Any] = {
@@ -128,32 +125,3 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         replace_stem_pool='maxpool.0.weight' in state_dict,
     )
     return arguments
-
-
-def infer_hrnet_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the arguments of `HighResolutionRes2Net` that give these shapes, except `semantics`.
-
-    Args:
-        state_dict: Tensors by timm's keys. Only their shapes are read.
-
-    Returns:
-        num_classes (0 without `classifier`), in_chans, cardinality, base_width, scale, attn_layer
-        ('' or 'se') and head, and `branches`: the channels of the four branches, which tell the
-        network's name.
-
-    Raises:
-        ValueError: No HRNet with Res2Net bottlenecks has these shapes, or the attention is not an
-            SE module with reduction 16.
-    """
-    shape = _Shapes(state_dict, 'HRNet with Res2Net bottlenecks')
-    heads = {'final_layer.0.weight': 'classification', 'incre_modules.0.0.conv1.weight': 'incre'}
-    head = next((head for key, head in heads.items() if key in state_dict), '')
-    firsts = ['layer1.0', *(f'incre_modules.{i}.0' for i in range(4) if head)]
-    classifies = 'classifier.weight' in state_dict
-    return {
-        'num_classes': shape('classifier.weight', 2)[0] if classifies else 0,
-        'in_chans': shape('conv1.weight')[1],
-        **shape.blocks(*firsts),
-        'head': head,
-        'branches': tuple(shape(f'stage4.0.branches.{i}.0.conv1.weight')[0] for i in range(4)),
-    }

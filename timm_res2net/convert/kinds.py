@@ -5,6 +5,11 @@ from collections.abc import Collection
 
 _UNPACK = 'Unpack it, and give the checkpoint in it.'
 _EXPORTED = 'has no state dict to convert. Give the checkpoint that it was exported from.'
+SAVE_ONE = (
+    'Weights in several files are not read: load them with the code that wrote them, and save one '
+    "file, `torch.save(model.state_dict(), 'model.pth')`."
+)
+"""The remedy for a part of a checkpoint, or for the index of its parts."""
 # How other files begin, and what to say of them. `{start}` stands for the first bytes.
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (
@@ -18,6 +23,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
         'confirmation. Download the file in a browser.',
     ),
     (rb'\s*<\?xml', 'it is XML, such as a refusal of the server. Download the file in a browser.'),
+    (rb'\s*\{', f'it is JSON, such as an index of shards. {SAVE_ONE}'),
     (rb'\x1f\x8b', f'it is compressed with gzip. {_UNPACK}'),
     (rb'BZh', f'it is compressed with bzip2. {_UNPACK}'),
     (rb'\xfd7zXZ', f'it is compressed with xz. {_UNPACK}'),

@@ -10,7 +10,6 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -168,21 +167,20 @@ def starts_as_ckpt(start: bytes) -> bool:
     )
 
 
-def read_ckpt(path: Path) -> dict[str, Any]:
+def read_ckpt(raw: bytes) -> dict[str, Any]:
     """Read a MindSpore checkpoint.
 
     Args:
-        path: The file.
+        raw: The content of the file.
 
     Returns:
         By name: a tensor, or the name of its type if this is not one of torch's, such as 'str'.
 
     Raises:
-        ValueError: The file is not what MindSpore writes.
+        ValueError: It is not what MindSpore writes.
     """
-    data = memoryview(path.read_bytes())
     try:
-        found = _read_message(_without_crc(data))
+        found = _read_message(_without_crc(memoryview(raw)))
         return {name: _convert(name, found.pop(name)) for name in list(found)}
     except _Damage as error:
         raise ValueError(

@@ -1,25 +1,24 @@
 """Read checkpoint files without running anything in them."""
 
 import argparse
-import contextlib
-import json
-import os
+import hashlib
+import io
 import re
-import struct
+import stat
+import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from ..compat import SIZES_COMPARED
-from ..files import FileState, sha256_of
 from ..keys import is_counter
 from ..text import first_line
-from .kinds import describe_archive, describe_start
+from .kinds import SAVE_ONE, describe_archive, describe_start
 from .mindspore_ckpt import read_ckpt, starts_as_ckpt
 from .safe_pickle import HARMLESS, Array, unpickle_arrays
 
@@ -36,8 +35,6 @@ _COUNTER = 'n_averaged'
 # Prefixes that DistributedDataParallel and torch.compile add to every key
 WRAPPERS = ('module.', '_orig_mod.')
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
-_INDEX_LIMIT = 64 << 20  # bytes of an index of shards
-_SMALL = 256 << 20  # bytes that may be read even if the file is mostly a hole
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Checkpoint:
         entry: The entry of the file that holds the weights; '' if the file holds nothing else.
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
-        sha256: The sha256 of the file; for an index of shards, of the index alone.
+        sha256: The sha256 of the file.
         bytes: The size of the file.
     """
 
@@ -112,44 +109,6 @@ def _as_tensor(key: str, array: Array) -> torch.Tensor:
         )
     array.raw = b''  # copied above; do not keep all arrays in memory twice
     return tensor
-
-
-def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    if not arrays:
-        raise ValueError('it holds no arrays. Give the file with the weights (.pdparams).')
-    odd = [key for key, value in arrays.items() if not isinstance(value, Array)]
-    if odd:
-        raise ValueError(
-            f'the entry {odd[0]!r} is {type(arrays[odd[0]]).__name__}, not floating-point numbers. '
-            'Save bfloat16 as float32 in Paddle first.'
-        )
-    return {key: _as_tensor(key, value) for key, value in arrays.items()}
-
-
-def read_pdparams(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a Paddle .pdparams file: a pickled dictionary of numpy arrays.
-
-    The file is untrusted: nothing in it is run, and only arrays of numbers are made of it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Tensors by Paddle's structured names, without Paddle's table of parameter names.
-
-    Raises:
-        ValueError: The file is not a pickle, is cut short, holds anything but arrays, or has none.
-    """
-    try:
-        return _as_tensors(_read_arrays(path))
-    except ValueError as error:
-        raise ValueError(f'Cannot read {path} as a Paddle .pdparams file: {error}') from error
-
-
-def _read_arrays(path: str | Path) -> dict[str, Any]:
-    content = unpickle_arrays(path)
-    content.pop(_PADDLE_NAME_TABLE, None)
-    return content
 
 
 # --- which part of the content is weights ---------------------------------------------------------
@@ -261,71 +220,29 @@ def _check(key: str, value: Any) -> torch.Tensor:
 # --- the formats ----------------------------------------------------------------------------------
 
 
-def _has_one_directory(archive: zipfile.ZipFile, path: Path) -> bool:
-    """Return whether every reader of the archive finds the same entries.
+def _check_zip(raw: bytes) -> None:
+    """Refuse an archive that is not torch's, unpacks to more bytes than it has, or is damaged.
 
-    Python searches the file's end for the directory, torch follows the offset in the end record.
-    They agree if the directory stands at that offset, directly before the end records, and the file
-    ends after them.
+    torch ignores the checksums in its archives. It writes 0 for all if it is told to compute none.
     """
-    with open(path, 'rb') as file:
-        file.seek(archive.start_dir)
-        tail = file.read()
-    end, locator, record = tail[-22:], tail[-42:-22], tail[-98:-42]
-    size, offset, comment = struct.unpack('<2LH', end[12:])
-    start = archive.start_dir
-    if locator[:4] != b'PK\x06\x07':
-        return (size, offset, comment) == (len(tail) - 22, start, 0)
-    large = (len(tail) - 98, start)
-    return (
-        comment == 0
-        and record[:4] == b'PK\x06\x06'
-        and struct.unpack('<2Q', record[40:]) == large
-        and struct.unpack('<Q', locator[8:16]) == (start + large[0],)
-        and all(
-            given in (real, 0xFFFFFFFF) for given, real in zip((size, offset), large, strict=True)
-        )
-    )
-
-
-def _check_zip(path: Path) -> None:
-    """Refuse an archive that is not torch's, or unpacks to more bytes than it has."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             entries = archive.infolist()
             other = describe_archive([entry.filename for entry in entries])
             if other:
                 raise ValueError(other)
-            if not _has_one_directory(archive, path):
-                raise ValueError('it does not end as torch writes it. Download it again.')
-    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-        raise ValueError(
-            f'it is cut short or damaged ({first_line(error)}). Download it again.'
-        ) from error
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise ValueError(
-            f'its entry {packed[0]!r} is compressed, and torch compresses none. Save the weights '
-            'again with torch.'
-        )
-    total, size = sum(entry.file_size for entry in entries), path.stat().st_size
-    if total > size:
-        raise ValueError(
-            f'its entries claim {total:,} bytes, but it has {size:,}. Use another file.'
-        )
-    _check_sums(path, entries)
-
-
-def _check_sums(path: Path, entries: Collection[zipfile.ZipInfo]) -> None:
-    """Refuse an archive whose bytes do not have the checksums that it holds, which torch ignores.
-
-    This reads the file once more, which takes less time than its sha256.
-    """
-    if not any(entry.CRC for entry in entries):  # torch was told not to compute them
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise ValueError(
+                    f'its entry {packed[0]!r} is compressed, and torch compresses none. Save the '
+                    'weights again with torch.'
+                )
+            total = sum(entry.file_size for entry in entries)
+            if total > len(raw):
+                raise ValueError(
+                    f'its entries claim {total:,} bytes, but it has {len(raw):,}. Use another file.'
+                )
+            damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(
             f'it is cut short or damaged ({first_line(error)}). Download it again.'
@@ -337,30 +254,23 @@ def _check_sums(path: Path, entries: Collection[zipfile.ZipInfo]) -> None:
         )
 
 
-def _pickle_of(path: Path, legacy: bool) -> bytes:
-    """Return the pickle of a file of torch, at most its first megabytes."""
-    limit = 4 << 20
-    if legacy:
-        with open(path, 'rb') as file:
-            return file.read(limit)
-    with zipfile.ZipFile(path) as archive:
-        name = next(n for n in archive.namelist() if n.endswith('/data.pkl'))
-        with archive.open(name) as file:
-            return file.read(limit)
+def _load_torch(raw: bytes, legacy: bool) -> Any:
+    if SIZES_COMPARED or legacy:
+        return torch.load(io.BytesIO(raw), map_location='cpu', weights_only=True)
+    with tempfile.NamedTemporaryFile() as copy:  # only of a mapped file does it compare sizes
+        copy.write(raw)
+        copy.flush()
+        return torch.load(copy.name, map_location='cpu', weights_only=True, mmap=True)
 
 
-def _read_torch(path: Path, legacy: bool) -> Any:
+def _read_torch(raw: bytes, legacy: bool) -> Any:
     if not legacy:
-        _check_zip(path)
+        _check_zip(raw)
     try:
         # timm's train.py saves its arguments as a Namespace, which only holds values
         allowed = [argparse.Namespace, *((record, name) for name, record in HARMLESS.items())]
         with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-            return torch.load(
-                path, map_location='cpu', weights_only=True, mmap=not (legacy or SIZES_COMPARED)
-            )
-    except OSError:
-        raise
+            return _load_torch(raw, legacy)
     except Exception as error:  # a damaged file can fail anywhere inside torch
         wanted = re.search(r'GLOBAL (\S+)', str(error))
         if not wanted and 'weights_only' not in str(error):
@@ -368,8 +278,7 @@ def _read_torch(path: Path, legacy: bool) -> Any:
                 f'it is cut short or damaged ({first_line(error)}). Download it again.'
             ) from error
         asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
-        pickled = _pickle_of(path, legacy)
-        if wanted and all(part in pickled for part in (b'_modules', b'_parameters')):
+        if wanted and all(part in raw for part in (b'_modules', b'_parameters')):
             raise ValueError(
                 f'it is a whole model, pickled with its classes: {asked}. Nothing in it was run. '
                 'If you trust its source, load it with the code that wrote it, and save the state '
@@ -381,9 +290,9 @@ def _read_torch(path: Path, legacy: bool) -> Any:
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_safetensors(raw: bytes) -> dict[str, torch.Tensor]:
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        tensors = safetensors.torch.load(raw)
     except KeyError as error:  # safetensors has no type of torch for it
         raise ValueError(
             f'it has tensors of type {error.args[0]}, which are not read. Save them as float32.'
@@ -397,93 +306,38 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     return {key: tensors[key] for key in sorted(tensors)}  # they come in any order
 
 
-def _read_shards(path: Path) -> tuple[dict[str, Any], str]:
-    """Read the files that an index of shards names, which stand beside it."""
-    try:
-        with open(path, 'rb') as file:
-            index = json.loads(file.read(_INDEX_LIMIT))
-        names = sorted(set(index['weight_map'].values()))
-        plain = all(isinstance(n, str) and Path(n).name == n and n != path.name for n in names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            'it is JSON, and not an index of shards with a weight_map. Give the file with the '
-            'weights.'
-        ) from error
-    if not plain:
-        raise ValueError('its weight_map names files in other folders. Use another index.')
-    missing = [name for name in names if not (path.parent / name).is_file()]
-    if missing:
-        raise ValueError(
-            f'the folder lacks {len(missing)} of its {len(names)} files, such as {missing[0]}. '
-            'Download them, too.'
-        )
-    content: dict[str, Any] = {}
-    kinds = set()
-    for name in names:
-        part, kind = _read_content(path.parent / name, shard=True)
-        content.update(part)
-        kinds.add(kind)
-    return content, f'{"/".join(sorted(kinds))}, {len(names)} shards'
+def _read_arrays(raw: bytes) -> dict[str, Any]:
+    content = unpickle_arrays(raw)
+    content.pop(_PADDLE_NAME_TABLE, None)
+    return content
 
 
-def _written(file: BinaryIO, size: int) -> int:
-    """Return how many bytes of a file are not holes, or `size` if the system cannot tell."""
-    if not hasattr(os, 'SEEK_DATA'):
-        return size
-    written = end = 0
-    with contextlib.suppress(OSError):  # there is no data after the last hole
-        while end < size:
-            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            written += end - start
-    return written
+def _read_bytes(path: Path) -> bytes:
+    """Read a file once, so that its sha256 is that of what is parsed."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+        raise ValueError('it is a folder, a pipe or a device. Give a file.')
+    part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
+    if part and part[2] != '1':
+        raise ValueError(f'it is shard {part[1]} of {part[2]}. {SAVE_ONE}')
+    return path.read_bytes()
 
 
-def _read_content(path: Path, shard: bool = False) -> tuple[Any, str]:
-    """Return the content of a file and its format, as in `Checkpoint`.
-
-    Nothing is mapped into memory, except files of torch if torch is old: if a mapped file became
-    shorter, the system would end the process.
-    """
-    state = FileState.of(path)
-    try:
-        found = _read_as(path, shard)
-    except Exception:
-        state.check()  # before a half-written file is called damaged
-        raise
-    state.check()
-    return found
-
-
-def _read_as(path: Path, shard: bool) -> tuple[Any, str]:
-    with open(path, 'rb') as file:
-        start = file.read(512)
-        size = path.stat().st_size
-        if size > _SMALL and (written := _written(file, size)) < size // 10:
-            raise ValueError(
-                f'it claims {size:,} bytes, of which {written:,} were written. Use another file.'
-            )
+def _parse(raw: bytes) -> tuple[Any, str]:
+    """Return the content of a file and its format, as in `Checkpoint`."""
+    start = raw[:512]
     if not start:
         raise ValueError('it is empty. Download it again.')
-    part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
-    if part and part[2] != '1' and not shard:
-        raise ValueError(
-            f'it is shard {part[1]} of {part[2]}. Give the index of the shards '
-            '(*.index.json), which stands beside them.'
-        )
     header = int.from_bytes(start[:8], 'little')  # of safetensors: the length of its JSON
-    if start[8:9] == b'{' and header <= path.stat().st_size:
-        return _read_safetensors(path), 'safetensors'
+    if start[8:9] == b'{' and header <= len(raw):
+        return _read_safetensors(raw), 'safetensors'
     if start[:4] == b'PK\x03\x04':
-        return _read_torch(path, legacy=False), 'torch'
+        return _read_torch(raw, legacy=False), 'torch'
     if start.startswith(_LEGACY_TORCH):
-        return _read_torch(path, legacy=True), 'torch (legacy)'
+        return _read_torch(raw, legacy=True), 'torch (legacy)'
     if start[:1] == b'\x80':
-        return _read_arrays(path), 'pickled arrays'
+        return _read_arrays(raw), 'pickled arrays'
     if starts_as_ckpt(start):
-        return read_ckpt(path), 'MindSpore'
-    if start.lstrip()[:1] == b'{' and not shard:
-        return _read_shards(path)
+        return read_ckpt(raw), 'MindSpore'
     raise ValueError(describe_start(start))
 
 
@@ -491,11 +345,11 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     """Read a checkpoint file.
 
     It may be safetensors, a file of `torch.save` (.pth, .pt, .bin, .tar), a pickled dictionary of
-    arrays (.pdparams, detectron2's .pkl), a checkpoint of MindSpore (.ckpt), or the index of
-    several files (.index.json). The content decides, not the name.
+    arrays (.pdparams, detectron2's .pkl), or a checkpoint of MindSpore (.ckpt). The content
+    decides, not the name.
 
-    The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A file of
-    `torch.save` can still be made to keep torch's own reader busy, or crash it.
+    The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A crafted
+    file can still exhaust memory or end the process.
 
     Args:
         path: The file.
@@ -509,17 +363,16 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is of another kind, is damaged, changes meanwhile, asks for more than
-            weights, or has no weights in the entry. The text says which.
+        ValueError: The file is of another kind, is damaged, asks for more than weights, or has no
+            weights in the entry. The text says which.
     """
     path = Path(path)
-    state = FileState.of(path)
     try:
-        content, kind = _read_content(path)
-        sha256 = sha256_of(path)
-        state.check()  # both are of one content
+        raw = _read_bytes(path)
+        content, kind = _parse(raw)
         values, where, others = _find_weights(content, entry)
         values = _without_wrappers(values)
-        return Checkpoint(path, kind, values, where, others, _training(content), sha256, state.size)
+        sha256 = hashlib.sha256(raw).hexdigest()
+        return Checkpoint(path, kind, values, where, others, _training(content), sha256, len(raw))
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

@@ -1,20 +1,23 @@
 """Read and write pickled dictionaries of numpy arrays. The files are untrusted.
 
-numpy's own unpickling is not safe: if a pickle changes a dtype after it has made an array with it,
-the file can release memory of its choice. So no numpy object is made while a pickle is read. Arrays
-and dtypes are read as inert records, and each record is checked as a whole before its numbers are
-copied.
+A pickle can only call and change what `find_class` returns, so a table of inert records and
+functions closes the unpickler. numpy's own unpickling is not safe: if a pickle changes a dtype
+after it has made an array with it, the file can release memory of its choice. So no numpy object is
+made while a pickle is read. Arrays and dtypes are read as records, and each record is checked as a
+whole before its numbers are copied.
 """
 
+import io
 import math
 import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import numpy as np
 import torch
+
+from ..text import first_line
 
 
 class _Dtype:
@@ -36,7 +39,7 @@ class _Dtype:
 class Array:
     """The record of an array."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
         self.shape: Any = ()
         self.dtype: Any = None
         self.fortran: Any = False
@@ -99,7 +102,7 @@ def _mapping(*_: Any) -> dict[str, Any]:
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ('numpy', 'ndarray'): None,  # an argument of _reconstruct, which is never called
+    ('numpy', 'ndarray'): Array,
     ('numpy', 'dtype'): _Dtype,
     # numpy 2 renamed numpy.core to numpy._core. A file has the name of the numpy that wrote it.
     ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
@@ -111,7 +114,6 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ('_codecs', 'encode'): _encode,
     ('collections', 'OrderedDict'): _mapping,
 }
-_FUNCTIONS = (_Dtype, _reconstruct, _scalar, _frombuffer, _encode, _mapping)
 
 
 class _Ignored:
@@ -148,7 +150,6 @@ HARMLESS: dict[str, Any] = {
         for (module, name), record in _ALLOWED.items()
         if module.startswith('numpy')
     },
-    'numpy.ndarray': Array,
     'collections.defaultdict': _mapping,
     'collections.deque': _sequence,
     'builtins.bytes': _no_bytes,
@@ -190,136 +191,52 @@ A file of `torch.save` that asks for one of these names gets the record. Nothing
 module is called or imported.
 """
 
-# The opcodes that a dictionary of arrays needs in protocols 2 to 5
-_OPCODES = [
-    getattr(pickle, name)[0]
-    for name in (
-        'PROTO', 'FRAME', 'STOP', 'MARK', 'POP', 'POP_MARK', 'MEMOIZE', 'BINPUT', 'LONG_BINPUT',
-        'BINGET', 'LONG_BINGET', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2',
-        'LONG1', 'LONG4', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES',
-        'SHORT_BINBYTES', 'BINBYTES8', 'BYTEARRAY8', 'EMPTY_TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3',
-        'TUPLE', 'EMPTY_LIST', 'APPEND', 'APPENDS', 'EMPTY_DICT', 'SETITEM', 'SETITEMS', 'GLOBAL',
-        'STACK_GLOBAL', 'REDUCE', 'BUILD',
-    )
-]  # fmt: skip
 
-# Python's unpickler: the one in C allocates its memo by an index that the file gives.
-_Base: Any = pickle._Unpickler
+class _Unwanted(pickle.UnpicklingError):
+    """A file asks for a name that is not in the table."""
 
 
-class _Unpickler(_Base):
-    """An unpickler with few opcodes, which only has string keys and only calls and fills the
-    records of this module."""
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that finds nothing but the records of this module.
 
-    def __init__(self, file: IO[bytes], size: int):
-        super().__init__(file)
-        self.size = size
+    BUILD can write attributes of what is found. So every find is a new function, which no other
+    file gets and which leads to no class.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
+        """Return a function that makes the record of a name. pickle calls this method."""
+        record = _ALLOWED.get((module, name))
+        if record is None:
+            raise _Unwanted(
                 f"it wants to load '{module}.{name}', which a dictionary of arrays does not need"
-            ) from None
-
-    def _refuse(self) -> None:
-        raise pickle.UnpicklingError('it holds what a dictionary of arrays does not')
-
-    def _reduce(self) -> None:
-        # Compare by identity: hashing an object of the file could exhaust the stack.
-        if not any(self.stack[-2] is function for function in _FUNCTIONS):
-            self._refuse()
-        _Base.load_reduce(self)
-
-    def _build(self) -> None:
-        if type(self.stack[-2]) not in (Array, _Dtype):
-            self._refuse()
-        _Base.load_build(self)
-
-    def _check_keys(self, mapping: Any, keys: list[Any]) -> None:
-        # Hashing a nested tuple could exhaust the stack, or take forever.
-        if type(mapping) is not dict or not all(type(key) is str for key in keys):
-            self._refuse()
-
-    def _setitem(self) -> None:
-        self._check_keys(self.stack[-3], self.stack[-2:-1])
-        _Base.load_setitem(self)
-
-    def _setitems(self) -> None:
-        self._check_keys(self.metastack[-1][-1], self.stack[::2])
-        _Base.load_setitems(self)
-
-    def _bytearray8(self) -> None:
-        (length,) = np.frombuffer(self.read(8), '<u8')
-        if length > self.size:
-            self._refuse()
-        self.append(bytearray(self.read(int(length))))
-
-    dispatch: ClassVar[dict[int, Any]] = {
-        **{opcode: _Base.dispatch[opcode] for opcode in _OPCODES},
-        pickle.REDUCE[0]: _reduce,
-        pickle.BUILD[0]: _build,
-        pickle.SETITEM[0]: _setitem,
-        pickle.SETITEMS[0]: _setitems,
-        pickle.BYTEARRAY8[0]: _bytearray8,
-    }
+            )
+        return lambda *args: record(*args)
 
 
-class _Limited:
-    """A file that refuses a read beyond its size before memory is allocated for it."""
-
-    def __init__(self, file: IO[bytes], size: int):
-        self.file, self.size = file, size
-        self.readline = file.readline
-
-    def read(self, length: int) -> bytes:
-        """Read `length` bytes, as pickle expects of a file."""
-        if length > self.size:
-            raise pickle.UnpicklingError('it ends too early')
-        return self.file.read(length)
-
-
-def unpickle_arrays(path: str | Path) -> dict[str, Any]:
+def unpickle_arrays(raw: bytes) -> dict[str, Any]:
     """Unpickle a dictionary, with each array as an `Array`.
 
+    A crafted file runs no code, but can exhaust memory or end the process.
+
     Args:
-        path: The file.
+        raw: The content of a file.
 
     Raises:
-        ValueError: The file is not a pickle, is cut short, or holds more than arrays.
+        ValueError: It is not a pickle, is cut short, or asks for more than arrays.
     """
-    size = Path(path).stat().st_size
     try:
-        with open(path, 'rb') as file:
-            content = _Unpickler(_Limited(file, size), size).load()  # type: ignore[arg-type]
-    except OSError:
-        raise
-    except KeyError as error:  # an opcode that `dispatch` does not have
-        raise ValueError('it is not a pickled dictionary of arrays, or it is damaged.') from error
+        content = _Unpickler(io.BytesIO(raw)).load()
+    except _Unwanted as error:
+        raise ValueError(f'{error}.') from error
     except Exception as error:  # a damaged pickle can fail anywhere inside pickle
-        text = str(error) or 'it ends too early'
-        raise ValueError(f'{text}.') from error
+        raise ValueError(
+            f'it is cut short or damaged as a pickle ({first_line(error)}). Download it again.'
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(
             f'it holds {type(content).__name__}, not a dict. Save a dictionary of arrays.'
         )
     return content
-
-
-_BasePickler: Any = pickle._Pickler
-
-
-class _Pickler(_BasePickler):
-    """A pickler that names numpy's modules as numpy 1 did. numpy 2 reads both names."""
-
-    def save_global(self, obj: Any, name: str | None = None) -> None:
-        """Write the name of a global. pickle calls this method."""
-        if obj is np.empty(0).__reduce__()[0]:
-            self.write(b'cnumpy.core.multiarray\n_reconstruct\n')
-            self.memoize(obj)
-        else:
-            _BasePickler.save_global(self, obj, name)
 
 
 def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
@@ -329,5 +246,7 @@ def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
         tensors: Tensors on the CPU, by key.
         file: The open file.
     """
-    # Protocol 2 would store bytes as text, half as large again. 4 is the default of paddle.save.
-    _Pickler(file, 4).dump({key: value.numpy() for key, value in tensors.items()})
+    # Protocol 2 would store bytes as text, half as large again.
+    pickled = pickle.dumps({key: value.numpy() for key, value in tensors.items()}, 3)
+    # numpy 2 reads the module's name of numpy 1, and numpy 1 only its own. It is written once.
+    file.write(pickled.replace(b'cnumpy._core.multiarray\n', b'cnumpy.core.multiarray\n', 1))

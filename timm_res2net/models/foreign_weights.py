@@ -1,7 +1,6 @@
 """Loading weights of other frameworks into a Res2Net, converted in memory."""
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,8 +8,8 @@ from timm.models import load_pretrained
 from torch import nn
 
 from ..convert import SOURCES, Checkpoint, convert_network, find_network, read_checkpoint
-from ..convert.fit import fit, shapes
-from ..keys import is_gate, is_head
+from ..keys import is_head
+from ..text import list_some
 from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
 
@@ -61,7 +60,7 @@ def _read(path: str, is_download: bool) -> Checkpoint:
 
 
 def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Rename the tensors, and check that every one except those of the head fits the model."""
+    """Rename the tensors, and check that the model has a place for all but those of the head."""
     try:
         network = find_network(checkpoint.values)
     except ValueError as error:
@@ -78,19 +77,13 @@ def _convert(checkpoint: Checkpoint, model: nn.Module) -> dict[str, torch.Tensor
                 f'its block semantics are {known[0]}, and the model computes '
                 f'{arguments["semantics"]}'
             )
-        own = {k: v for k, v in shapes(model.state_dict()).items() if not is_gate(k)}
-        # timm replaces the head and adapts the first convolution, whatever their shapes
-        found = fit(_without_head(own), _without_head(shapes(state_dict)))
-        problem = replace(found, wrong={}).describe()
-        if problem:
-            raise ValueError(problem)
+        # timm replaces the head, and ignores other weights too if it does
+        surplus = {k for k in state_dict if not is_head(k)} - model.state_dict().keys()
+        if surplus:
+            raise ValueError(f'weights have no place in the model, {list_some(surplus)}')
     except ValueError as error:
         raise RuntimeError(
             f'{checkpoint.path} does not fit: {error}. Create the model with the layers, scale, '
             'stem and semantics of the checkpoint.'
         ) from error
     return state_dict
-
-
-def _without_head(found: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return {key: shape for key, shape in found.items() if not is_head(key)}

@@ -1,19 +1,15 @@
-"""Refuse checkpoints that would fill only part of a network, and files that are no checkpoints.
+"""Refuse state dicts that would fill only part of a network.
 
 With `features_only` or another class count, timm loads with strict=False. A checkpoint with other
 keys then leaves random weights, and only a log message says so.
 """
 
-import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
 
 from ..keys import is_counter, is_gate, is_head
-from ..layers.bottle2neck import Bottle2neck
 from ..text import list_some
 
 
@@ -22,88 +18,50 @@ def _body(keys: Collection[str]) -> set[str]:
     return {key for key in keys if not (is_head(key) or is_gate(key) or is_counter(key))}
 
 
-def describe_half(own: Collection[str], given: Collection[str]) -> str:
-    """Return the refusal of a checkpoint that lacks weights of the body, '' if it has them.
-
-    Args:
-        own: Keys of the model.
-        given: Keys of the checkpoint.
-    """
-    missing = _body(own) - set(given)
+def refuse_half(state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    """Raise a RuntimeError if a checkpoint that timm loads lacks weights of the model's body."""
+    own = model.state_dict().keys()
+    missing = _body(own) - state_dict.keys()
     if not missing:
-        return ''
-    foreign = [key for key in given if key not in own and not is_head(key)]
+        return
+    foreign = [key for key in state_dict if key not in own and not is_head(key)]
     lacks = f'The checkpoint lacks weights of the network ({list_some(missing)})'
     if not foreign:
-        return (
+        raise RuntimeError(
             f'{lacks}. Create the model with the layers and the scale of the checkpoint, or give '
             'the whole checkpoint.'
         )
-    return (
+    raise RuntimeError(
         f'{lacks} and has other keys ({list_some(foreign)}). If its layout is another one, '
         '`timm-res2net convert FILE --out FOLDER` makes a folder of it, which loads with '
         "timm.create_model('local-dir:FOLDER', pretrained=True)."
     )
 
 
-def refuse_half(state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> None:
-    """Raise a RuntimeError if a checkpoint that timm loads lacks weights of the model's body."""
-    refusal = describe_half(model.state_dict().keys(), state_dict.keys())
-    if refusal:
-        raise RuntimeError(refusal)
-
-
-def _explain(
-    module: nn.Module,
-    state_dict: Mapping[str, Any],
-    prefix: str,
-    local_metadata: Any,
-    strict: bool,
-    missing_keys: Any,
-    unexpected_keys: Any,
-    error_msgs: list[str],
-) -> None:
-    # Skip a part of a larger model, and a deployed model, whose keys differ.
-    if prefix or not any(isinstance(part, Bottle2neck) for part in module.modules()):
-        return
-    own = module.state_dict().keys()
-    # A state dict with nothing but the model's own keys is the caller's choice; with strict=True
-    # torch names the missing ones.
-    if any(key not in own and not is_head(key) for key in state_dict):
-        refusal = describe_half(own, state_dict.keys())
-        if refusal:
-            error_msgs.append(refusal)
-
-
-@contextmanager
-def explaining_file(path: str | None) -> Iterator[None]:
-    """Replace the errors of timm and torch over a file that is no checkpoint by a sentence.
+def fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make a state dict's tensors the parameters and buffers of a model.
 
     Args:
-        path: The file that the block loads; None if it loads none.
+        model: A model that was built for this, best on the meta device. After an error it is to be
+            thrown away.
+        tensors: A tensor for each of the model's keys. BatchNorms start those of their counters
+            that are missing.
 
     Raises:
-        RuntimeError: The file cannot be read as a checkpoint. Other errors pass.
+        ValueError: Some are missing, are too many, or have other shapes. The text is a part of a
+            sentence, without a full stop.
     """
     try:
-        yield
-    except Exception as error:  # a file of any kind can fail anywhere
-        if path and os.path.isfile(path):  # a local-dir: may be a folder
-            from ..convert import read_checkpoint  # not needed to load a model
-
-            try:
-                read_checkpoint(path)
-            except ValueError as refusal:
-                raise RuntimeError(str(refusal)) from error
-        raise
-
-
-def watch_loading(model: nn.Module) -> None:
-    """Let `load_state_dict` refuse another layout that lacks weights, with strict=False too.
-
-    A state dict that has nothing but some of the model's own keys loads with strict=False as ever.
-
-    Args:
-        model: A network, or a wrapper that returns its features.
-    """
-    model.register_load_state_dict_pre_hook(_explain)
+        # without the versions in the metadata of a state dict, BatchNorm starts missing counters
+        missing, unexpected = model.load_state_dict(dict(tensors), strict=False, assign=True)
+    except RuntimeError as error:  # it has a line for each tensor
+        _, *lines = (line.strip().rstrip('.') for line in str(error).splitlines())
+        more = f'; and {len(lines) - 2} more' if len(lines) > 2 else ''
+        raise ValueError('; '.join(lines[:2]) + more) from error
+    parts = {
+        'parameters are left without a value': missing,
+        'weights have no place in the model': unexpected,
+    }
+    problem = '; '.join(f'{what}, {list_some(keys)}' for what, keys in parts.items() if keys)
+    if problem:
+        raise ValueError(problem)

@@ -21,7 +21,6 @@ from torch import nn
 
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from ..schema import HEADS, HRNET, check_cfg, check_hrnet, checked, read_all
-from .half_loading import watch_loading
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
@@ -82,7 +81,6 @@ class HighResolutionRes2Net(HighResolutionNet):
         self._replace_bottlenecks(**arguments, **dd)
         recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
         self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
-        watch_loading(self)
 
     def _replace_bottlenecks(self, **kwargs: Any) -> None:
         """Replace the bottlenecks, whose class is not an argument of timm's HRNet."""
@@ -157,8 +155,6 @@ def _create_hrnet(
         features_only=features_only and not as_class,
         **kwargs,
     )
-    if not isinstance(model, HighResolutionRes2Net):  # a wrapper that returns features
-        watch_loading(model)
     if as_class:  # as timm's own factory does
         of_head = ('num_classes', 'classifier', 'global_pool')
         cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in of_head}

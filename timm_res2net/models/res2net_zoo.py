@@ -36,7 +36,6 @@ from ..download import mark_foreign_files, prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from ..schema import RES2NET, check_cfg, check_res2net, checked, read_all
-from .half_loading import explaining_file, watch_loading
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -189,7 +188,6 @@ class Res2Net(ResNet):
             self.conv1 = conv1  # type: ignore[assignment]  # replaces the deep stem
         align_blocks([m for m in self.modules() if isinstance(m, Bottle2neck)], width_multiple)
         self._recorded_args = recorded
-        watch_loading(self)
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -248,18 +246,14 @@ def create_res2net(
     cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
-    with explaining_file(cfg.file if pretrained else None):
-        model = build_model_with_cfg(
-            model_class,
-            variant,
-            pretrained,
-            pretrained_cfg=cfg,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            **kwargs,
-        )
-    if not isinstance(model, Res2Net):  # a wrapper that returns features
-        watch_loading(model)
-    return model
+    return build_model_with_cfg(
+        model_class,
+        variant,
+        pretrained,
+        pretrained_cfg=cfg,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **kwargs,
+    )
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
