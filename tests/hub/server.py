@@ -495,6 +495,23 @@ class _Handler(BaseHTTPRequestHandler):
         facts = {'id': name, 'modelId': name, 'sha': oid, 'private': repo.private}
         self._json({**facts, 'siblings': siblings, 'tags': [], 'downloads': 0, 'likes': 0})
 
+    def _tree(self, name: str, revision: str) -> None:
+        """The files that `snapshot_download` asks for."""
+        repo = self._repo(name)
+        if repo is None:
+            return
+        at = repo.files(revision)
+        if at is None:
+            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+            return
+        entries = []
+        for path, content in sorted(at[1].items()):
+            entry = {'type': 'file', 'path': path, 'size': len(content), 'oid': git_sha1(content)}
+            if path.endswith(repo.large):
+                entry['lfs'] = {'oid': sha256(content), 'size': len(content), 'pointerSize': 130}
+            entries.append(entry)
+        self._json(entries)
+
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self._repo(name)
         if repo is None:
@@ -546,6 +563,7 @@ _ROUTES = (
     ('POST', rf'/api/models/{_NAME}/commit/(.+)', _Handler._commit),
     ('POST', rf'/api/models/{_NAME}/(branch|tag)/(.+)', _Handler._ref),
     ('GET', rf'/api/models/{_NAME}/revision/(.+)', _Handler._info),
+    ('GET', rf'/api/models/{_NAME}/tree/([^/]+)', _Handler._tree),
     ('GET', rf'/api/models/{_NAME}', _Handler._info),
     ('GET', rf'/api/models/{_NAME}/xet-(read|write)-token/.+', _Handler._xet_token),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
