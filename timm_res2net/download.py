@@ -35,15 +35,19 @@ def ask_hub(repo: str, revision: str | None = None, token: str | bool | None = N
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses.
-        ConnectionError: The Hub cannot be reached, or is not asked since HF_HUB_OFFLINE is set.
+        ConnectionError: The Hub cannot be reached, or HF_HUB_OFFLINE is set.
     """
     patience = constants.HF_HUB_ETAG_TIMEOUT  # the client's default is to wait without end
     try:
         return HfApi(token=token).model_info(
             repo, revision=revision, files_metadata=True, timeout=patience
         )
-    except (HfHubHTTPError, OfflineModeIsEnabled):
+    except HfHubHTTPError:
         raise
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError(
+            f'HF_HUB_OFFLINE is set, so the Hub was not asked for {repo}. Unset it to ask the Hub.'
+        ) from error
     except (ConnectionError, HTTPError) as error:
         raise ConnectionError(
             f'The Hub cannot be reached for {repo} ({type(error).__name__}: {first_line(error)}). '

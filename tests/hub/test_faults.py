@@ -441,8 +441,7 @@ def test_a_full_disk(world, tmp_path):
 WITHOUT = {
     'HF_HUB_OFFLINE': (
         {'HF_HUB_OFFLINE': '1'},
-        'offline mode is enabled. To disable it, please unset the `HF_HUB_OFFLINE` environment '
-        'variable.',
+        f'HF_HUB_OFFLINE is set, so the Hub was not asked for {REPO}. Unset it to ask the Hub.',
     ),
     'nobody listens': (
         {'HF_ENDPOINT': 'http://127.0.0.1:9'},
@@ -514,7 +513,7 @@ UPLOAD_REFUSALS = {
         'hf_write',
         Fault('POST .*/commit/', status=402),
         'HfHubHTTPError',
-        '(a fault of the test). Run again later.',
+        '(a fault of the test). Change what you ask for.',
     ),
     'a 500 for the content': ('hf_write', Fault('PUT /lfs', status=500), 'RuntimeError', '500'),
 }

@@ -306,7 +306,9 @@ def explain(error: BaseException) -> str:
         reason = ' '.join((error.server_message or first_line(error)).split()).rstrip('.')
         remedy = next(
             (text for kind, text in _OF_TYPE if isinstance(error, kind)),
-            _OF_STATUS.get(status, 'Run again later.'),
+            _OF_STATUS.get(
+                status, 'Run again later.' if status >= 500 else 'Change what you ask for.'
+            ),
         )
         told = f'The Hub answers {status} for {error.response.url} ({reason}). {remedy}'
     elif isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(
