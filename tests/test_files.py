@@ -1,6 +1,5 @@
 """Writing that leaves nothing half-written, and the one check of a path."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -11,13 +10,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tests.cli.test_cli import PADDLE
 from tests.common import randomise
 from timm_res2net import convert_checkpoint
-from timm_res2net.cli import main
 from timm_res2net.cli.options import read_label_names
 from timm_res2net.files import (
     check_writable,
@@ -25,7 +22,6 @@ from timm_res2net.files import (
     new_folder,
     read_file,
     read_text,
-    scratch_folder,
     sha256_of,
     write_file,
 )
@@ -183,66 +179,6 @@ def test_what_never_ends_is_not_read(read, tmp_path, monkeypatch):
         read(path)
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path):
-    """By the next writer of the same name; what a live one holds, or another name, stays."""
-    left = tmp_path / '.net.abcdefgh.partial'
-    others = ['.net.partial', '.net.tag.abcdefgh.partial', '.other.abcdefgh.partial', 'net.partial']
-    for folder in (left, *(tmp_path / name for name in others)):
-        folder.mkdir()
-        (folder / 'weights').touch()
-    with scratch_folder(tmp_path / 'net') as alive:
-        assert not left.exists()
-        with new_folder(tmp_path / 'net') as made:
-            (made / 'weights').touch()
-        assert alive.is_dir()
-    assert sorted(os.listdir(tmp_path)) == sorted([*others, 'net'])
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from timm_res2net.files import new_folder
-with new_folder(Path(sys.argv[1])) as made:
-    (made / 'part').write_bytes(b'part')
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.slow
-def test_after_kill_9_a_run_works_and_leaves_nothing(tmp_path):
-    path = tmp_path / 'net'
-    for _ in range(2):
-        subprocess.run([sys.executable, '-c', KILLED, str(path)], timeout=300)
-        (left,) = os.listdir(tmp_path)
-        assert left.endswith('.partial')
-    assert main(['convert', str(PADDLE), '--out', str(path)]) == 0
-    assert os.listdir(tmp_path) == ['net']
-
-
-FULL = [  # who says that the disk is full, and how
-    OSError(errno.ENOSPC, 'No space left on device'),
-    OSError(errno.EDQUOT, 'Disk quota exceeded'),
-    SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)'),
-    RuntimeError('OSError: [Errno 27] File too large'),  # torch's compiler
-]
-
-
-@pytest.mark.parametrize('error', FULL, ids=str)
-def test_a_full_disk_is_one_sentence(error, tmp_path):
-    words = rf'^Cannot write {tmp_path}/net \(.*\)\. Free some space'
-    with pytest.raises(OSError, match=words), new_folder(tmp_path / 'net') as made:
-        (made / 'part').touch()
-        raise error
-    assert os.listdir(tmp_path) == []
-
-
-def test_other_errors_pass(tmp_path):
-    for error in (OSError(errno.ENOENT, 'No such file'), RuntimeError('a shape'), ValueError('x')):
-        with pytest.raises(type(error)) as caught, new_folder(tmp_path / 'net'):
-            raise error
-        assert caught.value is error
-
-
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -256,18 +192,14 @@ sys.exit(main(sys.argv[1:]))
     'words',
     [
         ['convert', str(PADDLE)],
-        ['convert', str(PADDLE), '--to', 'paddle'],
         ['push', str(PADDLE), 'me/net', '--license', 'mit', '--dry-run'],
         ['export', 'test_res2net_se', '--format', 'torchscript', '--static'],
         ['export', 'test_res2net_se', '--format', 'pt2', '--static'],
-        ['export', 'test_res2net_se', '--format', 'aoti', '--static'],
     ],
 )
-def test_a_disk_that_is_full_for_each_verb(words, tmp_path):
-    """A limit on the size of files stands for the disk: every writer meets it the same way."""
-    suffix = {'torchscript': '.pt', 'pt2': '.pt2', 'aoti': '.pt2'}.get(
-        words[3] if len(words) > 3 else '', ''
-    )
+def test_a_full_disk(words, tmp_path):
+    """A limit on the size of files stands for the disk. Nothing half-written is left."""
+    suffix = {'torchscript': '.pt', 'pt2': '.pt2'}.get(words[3] if len(words) > 3 else '', '')
     out = [] if words[0] == 'push' else ['--out', str(tmp_path / f'out{suffix}')]
     done = subprocess.run(
         [sys.executable, '-c', LIMITED, *words, *out],
@@ -278,8 +210,7 @@ def test_a_disk_that_is_full_for_each_verb(words, tmp_path):
     )
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f'timm-res2net {words[0]}: Cannot write {tmp_path}/')
-    assert '(File too large). Free some space' in last
+    assert last.startswith(f'timm-res2net {words[0]}: ')
     assert 'Traceback' not in done.stderr
     assert [name for name in os.listdir(tmp_path) if not name.startswith('torchinductor')] == []
 

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from tests.common import model_folder
 from timm_res2net.checks import checks
 from timm_res2net.cli import main
-from timm_res2net.download import explain
+from timm_res2net.cli.frame import explain
 from timm_res2net.folder import ModelFolder
 
 SENTENCES = Path(__file__).with_name('sentences.txt')
@@ -80,7 +80,7 @@ def world() -> Iterator[Path]:
         stack.enter_context(mock.patch.object(constants, 'HF_HUB_CACHE', str(cache)))
         stack.enter_context(mock.patch.dict(os.environ, {'TORCH_HOME': str(cache)}))
         refused = urllib.error.URLError(ConnectionRefusedError(111, 'Connection refused'))
-        stack.enter_context(mock.patch('urllib.request.urlopen', side_effect=refused))
+        stack.enter_context(mock.patch('torch.hub.urlopen', side_effect=refused))
         yield here
 
 
@@ -112,7 +112,7 @@ def of_verbs() -> Iterator[str]:
 
 def failures() -> dict[str, Exception]:
     def answer(status: int, kind: type = HfHubHTTPError, text: str = 'a reason') -> Exception:
-        request = httpx.Request('GET', 'https://hub/api')
+        request = httpx.Request('GET', 'https://hub/api/models/me/net?token=secret')
         return kind(text, response=httpx.Response(status, request=request))
 
     missing = LocalEntryNotFoundError('not in the cache')
@@ -138,20 +138,9 @@ def failures() -> dict[str, Exception]:
     }
 
 
-OF_THE_HUB = (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
-
 def of_failures() -> Iterator[str]:
     for what, error in failures().items():
-        yield f'{what}: {explain(error, "me/net", "v1")}'
-        if not isinstance(error, OF_THE_HUB):
-            yield f'{what}, at a URL: {explain(error, "https://server/net.pdparams")}'
+        yield f'{what}: {explain(error)}'
 
 
 # --- folders --------------------------------------------------------------------------------------

@@ -68,9 +68,8 @@ def hub_was_asked(folder: ModelFolder) -> str:
 def is_as_announced(folder: ModelFolder) -> str:
     """Are the weights those that the Hub announces?"""
     origin = folder.origin or Origin()
-    if origin.trouble:
-        raise ValueError(origin.trouble)
-    return f'sha256 {origin.sha256} as the Hub announces' if origin.announced else ''
+    is_compared = origin.name and origin.sha256 and not origin.offline  # by `hub.fetch`
+    return f'sha256 {origin.sha256} as the Hub announces' if is_compared else ''
 
 
 def has_config(folder: ModelFolder) -> str:
@@ -381,7 +380,7 @@ QUESTIONS = (
     Question('hub',        hub_was_asked,          (),                        _E, _W, _W),
     Question('content',    is_as_announced,        (),                        _E, _E, _E),
     Question('config',     has_config,             (),                        _E, _E, _E),
-    Question('weights',    has_weights,            (is_as_announced,),        _E, _E, _E),
+    Question('weights',    has_weights,            (),                        _E, _E, _E),
     Question('pickles',    has_no_pickles,         (),                        _W, _W, _W),
     Question('tensors',    tensors_fit,            (has_config, has_weights), _E, _E, _E),
     # a diverged model may be fetched and looked at; copies of it mislead, and so do its answers,

@@ -1,29 +1,20 @@
 """Reading within bounds, and writing so that an error leaves nothing half-written.
 
 A file or folder is written in a temporary folder `.NAME.XXXXXXXX.partial` beside its place, and
-moved to its place when it is complete. The writer holds a lock on the temporary folder, so that the
-next writer of the same name can remove what a killed one left, and nothing else.
+renamed when it is complete.
 """
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
-import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked, and nothing is removed
-    fcntl = None  # type: ignore[assignment]
+from huggingface_hub.utils.sha import sha_fileobj
 
 FILE_SUFFIXES = (
     '.bin', '.ckpt', '.npz', '.onnx', '.pdparams', '.pkl', '.pt', '.pt2', '.pth', '.safetensors',
@@ -33,10 +24,6 @@ FILE_SUFFIXES = (
 
 TEXT_LIMIT = 16 << 20
 """The most bytes of a file that is read whole: config, card, module, labels, golden tensors."""
-
-_PARTIAL = '.partial'
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LITTLE = 1 << 20  # free bytes of a disk that is full
 
 
 def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -> Path:
@@ -103,31 +90,23 @@ def _check_replaceable(resolved: Path, path: Path) -> None:
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside a path, and remove it afterwards.
 
-    What a killed process left under the same name is removed first.
-
     Args:
         path: What is written in the end. It need not exist.
-
-    Raises:
-        OSError: The disk is full; other errors of the block pass as they are.
     """
-    path = path.absolute()
-    _remove_leftovers(path)
-    with _explaining(path):
-        made, lock = _make_locked(path)
-        try:
-            yield made
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+    with tempfile.TemporaryDirectory(
+        dir=path.absolute().parent,
+        prefix=f'.{path.name[:50]}.',  # a longer name could exceed what file systems take
+        suffix='.partial',
+        ignore_cleanup_errors=True,
+    ) as made:
+        yield Path(made)
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Yield a folder in the system's folder for temporary files, and remove it afterwards."""
-    with scratch_folder(Path(tempfile.gettempdir()) / 'timm_res2net') as made:
-        yield made
+    with tempfile.TemporaryDirectory(prefix='timm_res2net.') as made:
+        yield Path(made)
 
 
 @contextlib.contextmanager
@@ -205,91 +184,6 @@ def _rename_to_new(made: Path, path: Path) -> None:
         os.rename(made, path)
 
 
-def _start(path: Path) -> str:
-    return f'.{path.name[:50]}.'  # a longer name could exceed what file systems take
-
-
-def _make_locked(path: Path) -> tuple[Path, int | None]:
-    """Make a temporary folder and lock it; the lock is None where there are no locks."""
-    while True:
-        made = Path(tempfile.mkdtemp(dir=path.parent, prefix=_start(path), suffix=_PARTIAL))
-        lock = _lock(made, wait=True)
-        # another process may have taken it for a leftover before it was locked
-        if made.is_dir():
-            return made, lock
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """Lock a folder and return the lock.
-
-    Returns:
-        None if there are no locks here, or another process has this one and it is not waited for.
-    """
-    if fcntl is None:
-        return None
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary folders of writers of a path that were killed."""
-    pattern = re.compile(rf'{re.escape(_start(path))}[a-z0-9_]{{8}}{re.escape(_PARTIAL)}')
-    with contextlib.suppress(OSError):
-        for name in os.listdir(path.parent):
-            if pattern.fullmatch(name) and (lock := _lock(path.parent / name)) is not None:
-                shutil.rmtree(path.parent / name, ignore_errors=True)
-                os.close(lock)
-
-
-@contextlib.contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    """Replace the error of a full disk, which writers raise in several forms, by one sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        number = _number(error)
-        if isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < _LITTLE:
-            number = errno.ENOSPC  # writers in C++ do not tell
-        if number not in _FULL:
-            raise
-        refusal = OSError(
-            f'Cannot write {path} ({os.strerror(number)}). Free some space, or write to another '
-            'disk. No part of it was kept.'
-        )
-        refusal.errno = number
-        raise refusal from error
-
-
-def is_full(error: BaseException) -> bool:
-    """Return whether an error says that the disk is full, or a file larger than allowed."""
-    return _number(error) in _FULL
-
-
-def _number(error: BaseException) -> int:
-    """Return the number of the operating system's error, or 0.
-
-    safetensors and torch's compiler give it as text.
-    """
-    pattern = ''
-    if isinstance(error, SafetensorError):
-        pattern = r'(?:os error |code: )(\d+)'
-    elif isinstance(error, RuntimeError):
-        pattern = r'\[Errno (\d+)\]'
-    told = re.search(pattern, str(error)) if pattern else None
-    in_words = int(told[1]) if told else 0
-    return getattr(error, 'errno', None) or in_words
-
-
 # --- reading --------------------------------------------------------------------------------------
 
 
@@ -304,25 +198,15 @@ def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
         OSError: It cannot be opened.
         ValueError: It is not a regular file, or is larger.
     """
-    opened = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))  # waits for no pipe
-    try:
-        found = os.fstat(opened)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(
-                f'{path} is not a file, but a folder, a device or a pipe. Give a file.'
-            )
-        content = b''
-        if found.st_size <= limit:
-            with open(opened, 'rb', closefd=False) as file:
-                content = file.read(limit + 1)  # it may grow meanwhile
-    finally:
-        os.close(opened)
-    if max(found.st_size, len(content)) > limit:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f'{path} is not a file, but a folder, a device or a pipe. Give a file.')
+    if found.st_size > limit:
         raise ValueError(
             f'{path} has more than {limit:,} bytes, which is too large for what it is read as. '
             'Give another file.'
         )
-    return content
+    return path.read_bytes()
 
 
 def read_text(path: Path, encoding: str = 'utf-8') -> str:
@@ -331,14 +215,7 @@ def read_text(path: Path, encoding: str = 'utf-8') -> str:
 
 
 class FileState(NamedTuple):
-    """What tells that a file is as it was.
-
-    Attributes:
-        path: The file.
-        size: Its bytes.
-        changed: When it was last written, in nanoseconds.
-        number: Its number in the file system, which is another one if it was replaced.
-    """
+    """What tells that a file is as it was."""
 
     path: Path
     size: int
@@ -361,16 +238,5 @@ class FileState(NamedTuple):
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal."""
-    return _digest(path, hashlib.sha256())
-
-
-def git_sha1_of(path: Path) -> str:
-    """Return the name that git gives a file's content, in hexadecimal."""
-    return _digest(path, hashlib.sha1(b'blob %d\0' % path.stat().st_size))
-
-
-def _digest(path: Path, digest: Any) -> str:
     with open(path, 'rb') as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+        return sha_fileobj(file).hex()

@@ -430,8 +430,6 @@ class Origin:
         name: Repository, or '' for weights in the package.
         commit: Commit of the repository.
         sha256: sha256 of the weights; '' if there are none.
-        announced: Whether the Hub announces the content of the weights, and it is that.
-        trouble: Why the weights are not those that the Hub announces; '' if nothing says so.
         offline: Why the Hub was not asked; '' if it was.
         pickles: Weights of other formats in the repository.
         pin: What the weights must be for the registered name.
@@ -440,8 +438,6 @@ class Origin:
     name: str = ''
     commit: str = ''
     sha256: str = ''
-    announced: bool = False
-    trouble: str = ''
     offline: str = ''
     pickles: tuple[str, ...] = ()
     pin: Pin = _NO_PIN
@@ -560,15 +556,19 @@ class ModelFolder:
             FileNotFoundError: There is no config, or there are no weights.
             ValueError: The config does not describe a model.
         """
-        self.build()
+        _ = self.config  # its errors are the clearer ones
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
         if pretrained and self.weights.name == PICKLE:  # our errors are the clearer ones
             overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
-        model = timm.create_model(
-            f'local-dir:{self.path}',
-            pretrained=pretrained,
-            pretrained_cfg_overlay=overlay,
-            **kwargs,
-        )
+        try:
+            model = timm.create_model(
+                f'local-dir:{self.path}',
+                pretrained=pretrained,
+                pretrained_cfg_overlay=overlay,
+                **kwargs,
+            )
+        except Exception:
+            self.build()  # says so if it is the config that is wrong
+            raise
         as_timm(model).pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model

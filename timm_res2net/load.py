@@ -3,14 +3,13 @@
 import json
 import logging
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import timm
 from torch import nn
 
-from .download import NOT_CACHED, WEIGHT_FILES, explaining, prepare_weights
+from .download import WEIGHT_FILES, prepare_weights
 from .files import read_text
 from .folder import CONFIG, ModelFolder, is_res2net
 from .hub.fetch import fetch
@@ -31,9 +30,9 @@ def create_model(
         **kwargs: Further arguments of `timm.create_model`.
 
     Raises:
-        OSError: There is no such folder, or the Hub refuses, cannot be reached or sent other
-            weights than it announces.
-        ValueError: There is no such model, or it has no weights.
+        OSError: There is no such folder, or the Hub refuses or cannot be reached.
+        ValueError: There is no such model, it has no weights, or the Hub sent other weights than it
+            announces.
     """
     found = resolve(target)
     _logger.info(f'Loading {target}')
@@ -72,20 +71,11 @@ def _load_repository(found: Repository, pretrained: bool, **kwargs: Any) -> nn.M
     """Create the model of a repository, whose files are fetched and compared first."""
     files = (*WEIGHT_FILES, CONFIG) if pretrained else (CONFIG,)
     folder = fetch(found.id, found.revision, files=files)
-    origin = folder.origin
-    assert origin is not None  # `fetch` says where the files come from
-    if origin.trouble:
-        raise OSError(origin.trouble)
-    has_config = (folder.path / CONFIG).is_file()
-    has_weights = any((folder.path / name).is_file() for name in WEIGHT_FILES)
-    if origin.offline and not (has_config and (has_weights or not pretrained)):
-        raise OSError(origin.offline + NOT_CACHED)
-    if not _is_of_others(folder.path / CONFIG):
-        folder.build()  # its errors are the clearer ones
-    with explaining(found.id, found.revision):
-        return timm.create_model(
-            f'hf-hub:{found.id}@{origin.commit}', pretrained=pretrained, **kwargs
-        )
+    if folder.origin and folder.origin.offline:
+        _logger.warning(f'{folder.origin.offline} The copy in the cache is used.')
+    if _is_of_others(folder.path / CONFIG):
+        return timm.create_model(f'local-dir:{folder.path}', pretrained=pretrained, **kwargs)
+    return folder.create_model(pretrained, **kwargs)
 
 
 def _is_of_others(path: Path) -> bool:
@@ -106,6 +96,4 @@ def _load_registered(found: Name, **kwargs: Any) -> nn.Module:
             'convert` wrote, or use random weights (pretrained=False, --random).'
         )
     prepare_weights(cfg)  # for models of timm, too
-    on_hub = cfg.hf_hub_id and not cfg.file
-    with explaining(cfg.hf_hub_id) if on_hub else nullcontext():
-        return timm.create_model(found.full, pretrained=True, **kwargs)
+    return timm.create_model(found.full, pretrained=True, **kwargs)

@@ -14,6 +14,7 @@ channel = os.fdopen(os.dup(1), 'w')
 os.dup2(2, 1)
 import timm, torch, timm_res2net
 from timm_res2net import hub
+from timm_res2net.cli.frame import explain
 torch.set_num_threads(1)
 # the client waits less between its tries, of which there are as many
 from huggingface_hub.utils import _http
@@ -29,18 +30,24 @@ for line in sys.stdin:
         exec(asked['code'], scope)
         told['answer'] = scope.get('answer')
     except Exception as error:
-        told['error'] = [type(error).__name__, str(error)]
+        told['error'] = [type(error).__name__, str(error), explain(error)]
     channel.write(json.dumps(told) + '\\n')
     channel.flush()
 """
 
 
 class RemoteError(Exception):
-    """An exception of the other process, with the name of its type."""
+    """An exception of the other process.
 
-    def __init__(self, kind: str, text: str) -> None:
+    Attributes:
+        kind: The name of its type.
+        text: Its text.
+        line: What the command line prints of it.
+    """
+
+    def __init__(self, kind: str, text: str, line: str) -> None:
         super().__init__(f'{kind}: {text}')
-        self.kind, self.text = kind, text
+        self.kind, self.text, self.line = kind, text, line
 
 
 def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:

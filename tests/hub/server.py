@@ -1,5 +1,5 @@
 """A small Hugging Face Hub on the loopback interface: repositories with branches, Xet and git LFS,
-downloads with redirects and ranges, access, and faults on request.
+downloads with redirects, access, and faults on request.
 
 It speaks what the real client (huggingface_hub) speaks when it creates a repository, pushes to it
 and loads from it. As on the real Hub, files of LFS come from another origin (here `localhost`
@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,7 @@ class Fault:
         keep: Share of the body after which the connection is reset.
         longer: How many bytes more than there are the Content-Length promises.
         flip: Bytes in the middle of the body are others.
-        hold: After `keep` of the body send a byte a second for as long as this is not set, in place
-            of a reset: slower than any client's patience, and never silent. Without `keep`, do not
-            answer until it is set.
-        body: This text in place of the answer's body.
+        hold: After `keep` of the body wait until this is set, in place of a reset.
     """
 
     match: str
@@ -62,7 +58,6 @@ class Fault:
     longer: int = 0
     flip: bool = False
     hold: threading.Event | None = None
-    body: str | None = None
 
 
 @dataclass
@@ -110,7 +105,6 @@ class Hub(ThreadingHTTPServer):
         xet: Whether large files are downloaded by Xet, for clients that can; by HTTP otherwise.
         faults: What goes wrong; the first that matches and has `times` left does.
         requests: Method, path and Range header of all that came, in order.
-        times: When each of them came, in seconds.
     """
 
     daemon_threads = True
@@ -123,7 +117,6 @@ class Hub(ThreadingHTTPServer):
         self.lfs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str | None]] = []
-        self.times: list[float] = []
         self.lock = threading.RLock()
 
     @property
@@ -242,8 +235,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes = b'', headers: dict[str, str] | None = None) -> None:
         """Answer, with the fault that this request has met, if any."""
         fault = self.fault
-        if fault and fault.body is not None and status < 400:
-            body = fault.body.encode()
         headers = {'Content-Length': str(len(body)), **(headers or {})}
         if fault:
             headers |= fault.headers
@@ -266,11 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)  # what was written arrives, then the reset
                 self._reset()
                 return
+            fault.hold.wait(60)
             body = body[int(fault.keep * len(body)) :]
-            while len(body) > 1 and not fault.hold.wait(1):
-                self.wfile.write(body[:1])
-                self.wfile.flush()
-                body = body[1:]
         self.wfile.write(body)
         if fault and fault.longer:
             self.close_connection = True
@@ -289,21 +277,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.fault = self._take_fault()
         with self.server.lock:
             self.server.requests.append((self.command, self.path, self.headers.get('Range')))
-            self.server.times.append(time.monotonic())
         fault = self.fault
-        if fault and fault.hold is not None and fault.keep is None:
-            fault.hold.wait(60)
-        length = int(self.headers.get('Content-Length') or 0)
-        self.body = b''
-        if self.command == 'PUT' and fault and fault.keep is not None:
-            # an upload that does not arrive in full
-            self.rfile.read(int(fault.keep * length))
-            if fault.hold is None:
-                self._reset()
-                return
-            fault.hold.wait(60)
-            length -= int(fault.keep * length)
-        self.body = self.rfile.read(length)
+        self.body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         if self.headers.get('Transfer-Encoding') == 'chunked':
             while size := int(self.rfile.readline(), 16):
                 self.body += self.rfile.read(size)
@@ -386,10 +361,8 @@ class _Handler(BaseHTTPRequestHandler):
             large = file['path'].endswith(repo.large)
             oid = None if old is None else (sha256 if large else git_sha1)(old)
             mode = 'lfs' if large else 'regular'
-            ignored = at[1].get('.gitignore', b'').decode().split()
             answer.append({
-                'path': file['path'], 'uploadMode': mode, 'oid': oid,
-                'shouldIgnore': any(fnmatch(file['path'], pattern) for pattern in ignored),
+                'path': file['path'], 'uploadMode': mode, 'oid': oid, 'shouldIgnore': False,
             })  # fmt: skip
         self._json({'files': answer})
 
@@ -400,10 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
         for item in json.loads(self.body)['objects']:
             entry = {'oid': item['oid'], 'size': item['size']}
             if item['oid'] not in self.server.lfs:
-                entry['actions'] = {
-                    'upload': {'href': f'{self.server.cdn}/lfs/{item["oid"]}'},
-                    'verify': {'href': f'{self.server.url}/{name}/verify'},
-                }
+                entry['actions'] = {'upload': {'href': f'{self.server.cdn}/lfs/{item["oid"]}'}}
             objects.append(entry)
         self._json({'transfer': 'basic', 'objects': objects})
 
@@ -413,12 +383,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.lfs[oid] = self.body
         self._send(200)
-
-    def _verify(self, name: str) -> None:
-        asked = json.loads(self.body)
-        there = self.server.lfs.get(asked['oid'])
-        good = there is not None and len(there) == asked['size']
-        self._json({}, 200 if good else 404)
 
     def _xet_token(self, name: str, kind: str) -> None:
         if self._repo(name, write=kind == 'write') is None:
@@ -495,6 +459,23 @@ class _Handler(BaseHTTPRequestHandler):
         facts = {'id': name, 'modelId': name, 'sha': oid, 'private': repo.private}
         self._json({**facts, 'siblings': siblings, 'tags': [], 'downloads': 0, 'likes': 0})
 
+    def _tree(self, name: str, revision: str) -> None:
+        """The files that `snapshot_download` asks for."""
+        repo = self._repo(name)
+        if repo is None:
+            return
+        at = repo.files(revision)
+        if at is None:
+            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+            return
+        entries = []
+        for path, content in sorted(at[1].items()):
+            entry = {'type': 'file', 'path': path, 'size': len(content), 'oid': git_sha1(content)}
+            if path.endswith(repo.large):
+                entry['lfs'] = {'oid': sha256(content), 'size': len(content), 'pointerSize': 130}
+            entries.append(entry)
+        self._json(entries)
+
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self._repo(name)
         if repo is None:
@@ -546,10 +527,10 @@ _ROUTES = (
     ('POST', rf'/api/models/{_NAME}/commit/(.+)', _Handler._commit),
     ('POST', rf'/api/models/{_NAME}/(branch|tag)/(.+)', _Handler._ref),
     ('GET', rf'/api/models/{_NAME}/revision/(.+)', _Handler._info),
+    ('GET', rf'/api/models/{_NAME}/tree/([^/]+)', _Handler._tree),
     ('GET', rf'/api/models/{_NAME}', _Handler._info),
     ('GET', rf'/api/models/{_NAME}/xet-(read|write)-token/.+', _Handler._xet_token),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
-    ('POST', rf'/{_NAME}/verify', _Handler._verify),
     ('PUT', r'/lfs/([0-9a-f]{64})', _Handler._put),
     ('GET HEAD', r'/cdn/([0-9a-f]{64})', _Handler._cdn),
     ('GET HEAD', rf'/{_NAME}/resolve/([^/]+)/(.+)', _Handler._resolve),

@@ -1,6 +1,7 @@
 """The frame of a command line with verbs: parser, output, exit codes and how errors are printed."""
 
 import argparse
+import errno
 import logging
 import os
 import re
@@ -12,7 +13,17 @@ from contextlib import contextmanager
 from threading import Timer, current_thread, main_thread
 from typing import Any, NoReturn
 
-from ..text import close_names, printable
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
+from ..text import close_names, first_line, printable
 
 EXIT_ERROR = 1
 EXIT_UNUSABLE = 3  # a control is out of its band
@@ -84,16 +95,22 @@ class _Steps(logging.Handler):
 
     def __init__(self, name: str):
         super().__init__()
-        self.setFormatter(logging.Formatter(f'{name}: %(message)s ...'))
+        self.setFormatter(logging.Formatter(f'{name}: %(message)s'))
         self.timer: Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a step in a second, unless the next one begins before. '' ends a step."""
+        """Print a step in a second, unless the next one begins before. '' ends a step.
+
+        A warning is printed at once.
+        """
         self._cancel()
         if not record.getMessage():
             return
         said = printable(self.format(record))
-        self.timer = Timer(1, print, (said,), {'file': sys.stderr, 'flush': True})
+        if record.levelno >= logging.WARNING:
+            print(said, file=sys.stderr, flush=True)
+            return
+        self.timer = Timer(1, print, (f'{said} ...',), {'file': sys.stderr, 'flush': True})
         self.timer.daemon = True
         self.timer.start()
 
@@ -224,11 +241,61 @@ def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
     except Exception as error:
         if signals.seen is not None:
             return signals.end(name)
-        if not isinstance(error, OSError | RuntimeError | ValueError):
+        if not isinstance(error, _PRINTED):
             raise
-        print(f'{name}: {printable(str(error))}', file=sys.stderr)
+        print(f'{name}: {printable(explain(error))}', file=sys.stderr)
         return EXIT_ERROR
     finally:
         steps.close()
         log.removeHandler(steps)
         log.setLevel(level)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+_PRINTED = (OSError, RuntimeError, ValueError, HTTPError, SafetensorError)
+"""Types whose errors are printed as one line. Others are faults of this package."""
+
+_LOGIN = 'log in with `hf auth login`, or set HF_TOKEN.'
+_OF_TYPE: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, f'It is gated: accept its conditions on the Hub, then {_LOGIN}'),
+    (RepositoryNotFoundError, f'It does not exist, or is private: check the name, or {_LOGIN}'),
+    (RevisionNotFoundError, 'There is no such revision: name a branch, a tag or a commit.'),
+)
+_OF_STATUS = {
+    401: f'To get access, {_LOGIN}',
+    403: f'To get access, {_LOGIN}',
+    412: 'Someone else has pushed in the meantime. Nothing was changed; run again.',
+    429: 'Wait a while and run again.',
+}
+_SPACE = 'Free some space, or use another disk (HF_HOME names the cache of the Hub).'
+_ACCESS = 'Choose a folder you can write to (HF_HOME names the cache of the Hub).'
+_OF_NUMBER = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ACCESS),
+}
+
+
+def explain(error: BaseException) -> str:
+    """Return what went wrong and what to do. The query strings of URLs, with secrets, are cut."""
+    told = str(error)
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        reason = ' '.join((error.server_message or first_line(error)).split()).rstrip('.')
+        remedy = next(
+            (text for kind, text in _OF_TYPE if isinstance(error, kind)),
+            _OF_STATUS.get(
+                status, 'Run again later.' if status >= 500 else 'Change what you ask for.'
+            ),
+        )
+        told = f'The Hub answers {status} for {error.response.url} ({reason}). {remedy}'
+    elif isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(
+        error.__cause__, HTTPError
+    ):
+        return explain(error.__cause__)  # an upload, or a download of what is not cached
+    elif isinstance(error, HTTPError):
+        told = f'The Hub cannot be reached ({type(error).__name__}: {first_line(error)}).'
+        told += ' Check the network and run again.'
+    elif isinstance(error, OSError) and error.errno in _OF_NUMBER:
+        told = f'{first_line(error)}. {_OF_NUMBER[error.errno]}'
+    return re.sub(r'(https?://[^\s?]+)\?[^\s)]*', r'\1', told)

@@ -16,7 +16,6 @@ from .options import (
     add_license_and_labels,
     add_remote_code,
     add_revision,
-    add_timeout,
     read_label_names,
 )
 
@@ -60,9 +59,7 @@ def _push(args: argparse.Namespace) -> int:
         private=args.private or None,
         commit_message=args.message,
         card=args.card,
-        verify=args.verify,
         dry_run=args.dry_run,
-        timeout=args.timeout,
     )
     if args.json:
         print(json.dumps(_known(done), indent=2))
@@ -84,7 +81,6 @@ def _known(done: Push) -> dict[str, Any]:
         'license': config.license,
         'files': {name: asdict(file) for name, file in done.files.items()},
         'notes': list(done.notes),
-        'verified': done.verified,
     }
 
 
@@ -108,8 +104,6 @@ def _print_push(done: Push, args: argparse.Namespace) -> None:
         print(f'Pushed to {done.url}, branch {done.revision}, commit {done.commit}')
     else:
         print(f'{done.url}, branch {done.revision}, already has it (commit {done.commit}).')
-    if done.verified:
-        print('Downloaded again: the files are the same.')
     at = '' if args.revision is None else f'@{args.revision}'
     print(f"timm.create_model('hf-hub:{done.repo}{at}', pretrained=True)")
 
@@ -156,9 +150,7 @@ def _add_push(verbs: Verbs) -> None:
         choices=('folder', 'hub'),
         help="which author's text stays if the cards of the folder and of the Hub differ",
     )
-    parser.add_argument('--verify', action='store_true', help='download it again and compare')
     parser.add_argument('--dry-run', action='store_true', help='show what would be pushed')
-    add_timeout(parser)
     add_json(parser)
 
 
@@ -174,14 +166,14 @@ def _report(findings: Sequence[Finding], as_json: bool) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    code = _report(pull(args.repo, args.out, args.revision, timeout=args.timeout), args.json)
+    code = _report(pull(args.repo, args.out, args.revision), args.json)
     if not args.json:
         print(f"Written: timm.create_model('local-dir:{args.out}', pretrained=True)")
     return code
 
 
 def _check(args: argparse.Namespace) -> int:
-    return _report(check(args.target, args.revision, timeout=args.timeout), args.json)
+    return _report(check(args.target, args.revision), args.json)
 
 
 def add(verbs: Verbs) -> None:
@@ -196,7 +188,6 @@ def add(verbs: Verbs) -> None:
     parser.add_argument('repo', metavar='REPO', help='OWNER/NAME, with or without @REVISION')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
     add_revision(parser)
-    add_timeout(parser)
     add_json(parser)
     parser = verbs.add(
         'check',
@@ -209,5 +200,4 @@ def add(verbs: Verbs) -> None:
         'target', metavar='MODEL', help='OWNER/NAME, a folder, or a registered name'
     )
     add_revision(parser)
-    add_timeout(parser)
     add_json(parser)

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from ..convert.reading import ENTRIES
-from ..download import TIMEOUT
 from ..files import read_text
 from ..semantics import SEMANTICS
 
@@ -115,17 +114,6 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
     """Add --revision."""
     parser.add_argument(
         '--revision', metavar='NAME', help='branch, tag or commit of the repository'
-    )
-
-
-def add_timeout(parser: argparse.ArgumentParser) -> None:
-    """Add --timeout."""
-    parser.add_argument(
-        '--timeout',
-        type=float,
-        default=TIMEOUT,
-        metavar='SECONDS',
-        help=f'how long to wait for the Hub, downloads and uploads included (default: {TIMEOUT:g})',
     )
 
 

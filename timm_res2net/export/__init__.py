@@ -16,7 +16,7 @@ from torch import nn
 from ..compare import relative_difference
 from ..deploy import reparameterize_model
 from ..extras import require
-from ..files import check_writable, is_full, place, scratch_folder
+from ..files import check_writable, place, scratch_folder
 from ..text import first_line
 from . import aoti, onnx, openvino, pt2, torchscript
 from .base import INPUT as INPUT
@@ -93,11 +93,9 @@ def _explaining(what: str) -> Iterator[None]:
     """Turn an exporter's error into one sentence with a remedy."""
     try:
         yield
-    except ValueError:
+    except (ValueError, OSError):
         raise
     except Exception as error:  # torch, onnxscript and a C++ compiler each fail in their own way
-        if is_full(error):
-            raise
         raise ValueError(
             f'{what} failed ({type(error).__name__}: {first_line(error)[:300]}). Try another size '
             '(a multiple of 32 px), a fixed size (static=True, --static), or another format.'

@@ -13,7 +13,6 @@ from timm.models import get_arch_pretrained_cfgs
 from ..card import card_of_tag
 from ..checks import Finding as Finding
 from ..checks import checks, refuse
-from ..download import TIMEOUT
 from ..files import check_writable, new_folder, sha256_of, temporary_folder
 from ..folder import CONFIG, FILES, WEIGHTS, Config, ModelFolder, Origin, timm_names
 from ..models.figures import FIGURES, Pin
@@ -30,7 +29,6 @@ def check(
     target: str | os.PathLike[str],
     revision: str | None = None,
     token: str | bool | None = None,
-    timeout: float = TIMEOUT,
 ) -> list[Finding]:
     """Check whether a model is in order: complete, loadable, finite, safetensors, with a license.
 
@@ -39,15 +37,13 @@ def check(
             registered name, with or without tag, whose weights are on the Hub or in the package.
         revision: Branch, tag or commit of a repository.
         token: Access token.
-        timeout: Seconds to wait for the Hub in total.
 
     Returns:
         A finding for each question of `timm_res2net.checks.QUESTIONS` that has something to say.
 
     Raises:
-        OSError: There is no such folder or repository, or the Hub refuses, cannot be reached or
-            takes too long.
-        ValueError: `target` is none of the three.
+        OSError: There is no such folder or repository, or the Hub refuses or cannot be reached.
+        ValueError: `target` is none of the three, or the Hub sent other weights than it announces.
 
     Example:
         >>> import timm_res2net
@@ -63,7 +59,7 @@ def check(
             '--dry-run` looks at a checkpoint.'
         )
     if isinstance(found, Repository):
-        return _check_repository(found, _pin_of(found.id), token, timeout)
+        return _check_repository(found, _pin_of(found.id), token)
     if found.architecture not in FIGURES:
         if found.architecture not in timm_names():
             raise ValueError(
@@ -84,16 +80,14 @@ def check(
             else f"There are no published weights for '{found.full}'."
         )
         raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
-    return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token, timeout)
+    return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token)
 
 
-def _check_repository(
-    found: Repository, pin: Pin, token: str | bool | None, timeout: float
-) -> list[Finding]:
+def _check_repository(found: Repository, pin: Pin, token: str | bool | None) -> list[Finding]:
     if found.revision is not None:
         pin = Pin()  # it is of what loads by the name alone
     revision = found.revision or pin.revision or None
-    return checks(fetch(found.id, revision, token, pin, timeout), 'check')
+    return checks(fetch(found.id, revision, token, pin), 'check')
 
 
 def _pin_of(repo: str) -> Pin:
@@ -122,7 +116,6 @@ def pull(
     out: str | os.PathLike[str],
     revision: str | None = None,
     token: str | bool | None = None,
-    timeout: float = TIMEOUT,
 ) -> list[Finding]:
     """Download a model from the Hub into a folder, checked.
 
@@ -131,16 +124,15 @@ def pull(
         out: New or empty folder, for `timm.create_model('local-dir:OUT', pretrained=True)`.
         revision: Branch, tag or commit.
         token: Access token.
-        timeout: Seconds to wait for the Hub in total.
 
     Returns:
         What `check` finds.
 
     Raises:
         FileExistsError: `out` already exists.
-        OSError: The Hub refuses, cannot be reached, takes too long, or sent other weights than it
-            announces.
-        ValueError: The checks found an error; nothing is written.
+        OSError: The Hub refuses or cannot be reached.
+        ValueError: The checks found an error, or the Hub sent other weights than it announces;
+            nothing is written.
 
     Example:
         >>> import timm_res2net
@@ -148,9 +140,7 @@ def pull(
     """
     found = resolve_repository(repo_id, revision)
     target = check_writable(Path(out), folder=True)
-    folder = fetch(found.id, found.revision, token, timeout=timeout)
-    if folder.origin and folder.origin.trouble:
-        raise OSError(folder.origin.trouble)
+    folder = fetch(found.id, found.revision, token)
     findings = checks(folder, 'pull')
     refuse(findings, f'{found.id} is not in order, and nothing was written')
     with new_folder(target) as made:

@@ -6,20 +6,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from torch import nn
 
-from .. import __version__
 from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
 from ..checkpoint import Conversion, read, take_model
 from ..checks import checks, knows_license, refuse
 from ..compare import GOLDEN, compare_golden
-from ..download import TIMEOUT, Limit
 from ..files import sha256_of, temporary_folder
 from ..folder import (
     DESCRIBED,
@@ -32,7 +28,7 @@ from ..folder import (
 )
 from ..resolve import Repository, resolve_repository
 from ..text import list_some
-from .send import FileSent, Push, Seen, ask, send
+from .send import FileSent, Push, Seen, look, send
 
 _logger = logging.getLogger(__name__)
 
@@ -55,10 +51,8 @@ def push_to_hub(
     private: bool | None = None,
     commit_message: str | None = None,
     card: str | None = None,
-    verify: bool = False,
     dry_run: bool = False,
     token: str | bool | None = None,
-    timeout: float = TIMEOUT,
 ) -> Push:
     """Push a Res2Net to the Hugging Face Hub: config.json, model.safetensors and a card.
 
@@ -92,20 +86,17 @@ def push_to_hub(
         commit_message: Message of the commit.
         card: Which text stays if the author's text on the folder's card and on the Hub's card
             differ: 'folder' or 'hub'. By default that is an error.
-        verify: Download what was pushed and compare it.
         dry_run: Do everything that needs no network, and send nothing.
         token: Access token, by default that of the login; False for none.
-        timeout: Seconds to wait for the Hub in total.
 
     Returns:
         What was done. If `changed` is empty, the Hub already had everything.
 
     Raises:
-        ValueError: `checks` finds an error, the model cannot be read, or an argument does not fit.
-        OSError: The Hub refuses, cannot be reached, takes too long, has changed in the meantime, or
-            does not hold what was sent. The client sends all files in one commit, so the repository
-            holds a part of a push only if the Hub leaves files out. After a commit whose answer was
-            lost, the next push finds out whether it arrived.
+        ValueError: `checks` finds an error, the model cannot be read, an argument does not fit, or
+            the Hub refuses the metadata of the card.
+        OSError: The Hub refuses, cannot be reached, or has changed in the meantime. All files are
+            sent in one commit, so the repository never holds a part of a push.
 
     Example:
         >>> import timm, timm_res2net
@@ -117,13 +108,11 @@ def push_to_hub(
     target = _check_target(repo_id, revision)
     _check_words(license, card)
     measured = _check_results(results, dataset)
-    limit = Limit(timeout, target.id)
     _logger.info('Reading the model')
     taken = _take(model, architecture, semantics, entry, prefix)
-    api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
     seen = Seen()
     if not dry_run:
-        seen = limit.run(partial(ask, api, target, token, private))
+        seen = look(target, token, private)
 
     old = _author_card(taken.card, seen.card, card, target.id)
     config, notes = _adjust(taken, seen, license, label_names, remote_code, data, old)
@@ -139,7 +128,7 @@ def push_to_hub(
         done = _describe(folder, target, seen, text, (*notes, *more))
         if dry_run:
             return done
-        return limit.run(partial(send, api, done, seen, folder, private, commit_message, verify))
+        return send(done, seen, folder, token, private, commit_message)
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -3,19 +3,18 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+from .. import __version__
 from ..compare import GOLDEN
-from ..compat import HTTPError
-from ..download import Unreadable, explaining, readable
-from ..files import read_text, sha256_of, temporary_folder
+from ..download import ask_hub
+from ..files import read_text
 from ..folder import CARD, CONFIG, Config, ModelFolder
 from ..resolve import Repository
-from .fetch import Remote, get_file, look
+from .fetch import is_same, siblings_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Push:
         notes: What the owner should know, a sentence each.
         commit: Commit that the branch is at; None after a dry run.
         url: Page of the repository; '' after a dry run.
-        verified: Whether the files were downloaded again and compared.
     """
 
     repo: str
@@ -57,7 +55,6 @@ class Push:
     notes: tuple[str, ...] = ()
     commit: str | None = None
     url: str = ''
-    verified: bool = False
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -70,14 +67,14 @@ class Seen:
     """What the Hub has of a repository before a push.
 
     Attributes:
-        remote: What the branch has, or main if there is no branch; None if there is no repository.
+        info: What the branch has, or main if there is no branch; None if there is no repository.
         on_branch: Whether the branch exists.
         card: Text of the card, '' without one.
         config: Its config; None without one, or if that is of another kind of model.
         golden: Its golden tensors in the cache; None without any.
     """
 
-    remote: Remote | None = None
+    info: ModelInfo | None = None
     on_branch: bool = False
     card: str = ''
     config: Config | None = None
@@ -85,11 +82,11 @@ class Seen:
 
     def differs(self, name: str, path: Path) -> bool:
         """Return whether the Hub does not have a file of this name with this content."""
-        there = self.remote.files.get(name) if self.remote else None
-        return there is None or not there.fits(path)
+        there = siblings_of(self.info).get(name) if self.info else None
+        return there is None or not is_same(path, there)
 
 
-def ask(api: HfApi, target: Repository, token: str | bool | None, private: bool | None) -> Seen:
+def look(target: Repository, token: str | bool | None, private: bool | None) -> Seen:
     """Look at what the Hub has.
 
     Raises:
@@ -97,127 +94,64 @@ def ask(api: HfApi, target: Repository, token: str | bool | None, private: bool 
         OSError: The Hub refuses or cannot be reached.
     """
     on_branch = True
-    with explaining(target.id, target.revision):
-        try:
-            remote = look(api, target.id, target.revision)
-        except RevisionNotFoundError:
-            remote = look(api, target.id, None)
-            on_branch = False
-        except GatedRepoError:
-            raise
-        except RepositoryNotFoundError:
-            return Seen()
-    if private and not remote.private:
+    try:
+        info = ask_hub(target.id, target.revision, token)
+    except RevisionNotFoundError:
+        info = ask_hub(target.id, token=token)
+        on_branch = False
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return Seen()
+    if private and not info.private:
         raise ValueError(
             f'{target.id} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
-    remote.check_sizes((CARD, CONFIG, GOLDEN))
-    card, config = '', None
-    with explaining(target.id, target.revision), readable():
-        get = partial(get_file, target.id, revision=remote.commit, token=token)
-        if CARD in remote.files:
-            card = read_text(get(CARD))
-        path = get(CONFIG) if CONFIG in remote.files else None
-        golden = get(GOLDEN) if GOLDEN in remote.files else None
-    if path:
+    there = siblings_of(info)
+    card, config, golden = (
+        Path(hf_hub_download(target.id, name, revision=info.sha, token=token))
+        if name in there
+        else None
+        for name in (CARD, CONFIG, GOLDEN)
+    )
+    known = None
+    if config:
         with suppress(ValueError):  # until now the repository held another kind of model
-            config = Config.read(path)
-    return Seen(remote, on_branch, card, config, golden)
+            known = Config.read(config)
+    return Seen(info, on_branch, read_text(card) if card else '', known, golden)
 
 
 def send(
-    api: HfApi,
     push: Push,
     seen: Seen,
     folder: ModelFolder,
+    token: str | bool | None,
     private: bool | None,
     message: str | None,
-    verify: bool,
 ) -> Push:
     """Create repository, branch and commit as far as they are needed.
 
     Raises:
         ValueError: The Hub refuses the metadata of the card.
-        OSError: The Hub refuses, cannot be reached, or does not hold what was sent.
+        OSError: The Hub refuses or cannot be reached.
     """
-    repo, commit, lacking = push.repo, '', list[str]()
-    with explaining(repo, push.revision):
-        if push.changed:
-            _validate(push.card, push.config.license)
-        with readable():
-            if seen.remote is None:
-                repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-            else:
-                repo, commit = seen.remote.repo, seen.remote.commit
-            if push.revision != 'main' and not seen.on_branch:
-                api.create_branch(repo, branch=push.revision, exist_ok=True)
-        if push.changed:
-            sent = {name: folder.path / name for name in push.files}
-            held = _commit(api, replace(push, repo=repo), sent, commit, message)
-            commit, lacking = held.commit, _lacking(held, sent)
-    if lacking:
-        raise OSError(
-            f'{", ".join(lacking)} of {repo} at {commit} is not what was sent: the Hub has left it '
-            'out or changed it. Look for it in the .gitignore of the repository, then push again.'
-        )
-    if verify:
-        _verify(api, repo, commit, push.files)
-    url = f'{api.endpoint}/{repo}'
-    return replace(push, repo=repo, commit=commit, url=url, verified=verify)
-
-
-def _commit(
-    api: HfApi, push: Push, sent: Mapping[str, Path], parent: str, message: str | None
-) -> Remote:
-    """Commit the files that change, and look at what the commit holds."""
-    try:
-        with readable():
-            commit = api.create_commit(
-                push.repo,
-                [CommitOperationAdd(name, sent[name]) for name in push.changed],
-                commit_message=message or 'Push by timm_res2net',
-                revision=push.revision,
-                parent_commit=parent or None,
-            ).oid
-            return look(api, push.repo, commit)
-    except (OSError, HTTPError, Unreadable):
-        # the answer may be lost and the commit made
-        with suppress(OSError, HTTPError, Unreadable):
-            held = look(api, push.repo, push.revision)
-            if not _lacking(held, sent):
-                return held
-        raise
-
-
-def _lacking(held: Remote, sent: Mapping[str, Path]) -> list[str]:
-    """Return the names of files that the Hub does not hold as they were sent."""
-    return [
-        name
-        for name, path in sent.items()
-        if name not in held.files or not held.files[name].fits(path)
-    ]
-
-
-def _validate(card: str, license: str | None) -> None:
-    """Let the Hub check the metadata before anything is created."""
-    try:
-        ModelCard(card).validate()
-    except ValueError as error:
-        raise ValueError(
-            f"The Hub refuses the card's metadata, with license '{license}': "
-            f'{" ".join(str(error).split())}'
-        ) from error
-
-
-def _verify(api: HfApi, repo: str, commit: str, files: Mapping[str, FileSent]) -> None:
-    """Download what a commit holds, without the cache, and compare."""
-    with temporary_folder() as cache:
-        for name, file in files.items():
-            with explaining(repo, commit), readable():
-                path = get_file(repo, name, commit, api.token, cache_dir=cache)
-            if sha256_of(path) != file.sha256:
-                raise OSError(
-                    f'{name} of {repo} at {commit} is not the file that was pushed. Look at it '
-                    'with `timm-res2net check`.'
-                )
+    api = HfApi(token=token, library_name='timm_res2net', library_version=__version__)
+    repo, commit = push.repo, ''
+    if push.changed:
+        ModelCard(push.card).validate()  # before anything is created
+    if seen.info is None:
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+    else:
+        repo, commit = seen.info.id, seen.info.sha or ''
+    if push.revision != 'main' and not seen.on_branch:
+        api.create_branch(repo, branch=push.revision, exist_ok=True)
+    if push.changed:
+        commit = api.create_commit(
+            repo,
+            [CommitOperationAdd(name, folder.path / name) for name in push.files],
+            commit_message=message or 'Push by timm_res2net',
+            revision=push.revision,
+            parent_commit=commit or None,
+        ).oid
+    return replace(push, repo=repo, commit=commit, url=f'{api.endpoint}/{repo}')
