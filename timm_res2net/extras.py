@@ -16,11 +16,6 @@ def how_to_install() -> str:
     )
 
 
-def install(extra: str) -> str:
-    """Return the command that installs an extra, in a clone and elsewhere."""
-    return f"pip install 'timm-res2net[{extra}]'"
-
-
 def require(what: str, extra: str, *packages: str) -> None:
     """Check that the packages of an extra are installed, without importing them.
 
@@ -34,4 +29,6 @@ def require(what: str, extra: str, *packages: str) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise ValueError(f'{what} needs {package}. Install it: {install(extra)}.')
+            raise ValueError(
+                f"{what} needs {package}. Install it: pip install 'timm-res2net[{extra}]'."
+            )

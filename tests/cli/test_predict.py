@@ -9,10 +9,17 @@ import torch
 from PIL import Image
 
 from tests.cli.test_cli import run
+from tests.cli.test_frame import FakeTimer
 from tests.common import model_folder
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.show import DIGITS
+
+
+@pytest.fixture(autouse=True)
+def no_steps(monkeypatch):
+    """No step takes a second, however busy the machine is."""
+    monkeypatch.setattr('timm_res2net.cli.frame.Timer', FakeTimer)
 
 
 @pytest.fixture
