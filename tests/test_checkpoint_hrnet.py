@@ -68,6 +68,7 @@ WRONG = {
     'no name': ({'model': None}, ['an HRNet', 'model=hrnet_w18_res2net or hrnet_w32_res2net']),
     'another HRNet is asked for': ({'model': 'hrnet_w32_res2net'}, ['size mismatch', ' more']),
     'a Res2Net is asked for': ({'model': 'res2net50_se'}, ['an HRNet', 'model=hrnet_w18_res2net']),
+    'it is a Res2Net': ({'network': 'res2net50_18w_4s'}, ['size mismatch', ' more']),
     'another layout is asked for': (
         {'to': 'official'},
         ['cannot be written as official', 'HRNet', "timm's"],

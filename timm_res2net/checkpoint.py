@@ -147,19 +147,12 @@ class Conversion:
 
 
 @functools.cache
-def _semantics_of(name: str) -> str:
-    """Return the block semantics of a registered name."""
-    model: Any = timm.create_model(name, device='meta')
-    ours = isinstance(model, Res2Net | HighResolutionRes2Net)
-    return str(model.model_args['semantics']) if ours else 'official'
-
-
-@functools.cache
 def _named_arguments(name: str) -> dict[str, Any]:
     """Return the arguments of a Res2Net's name, without class count and input channels."""
-    model = timm.create_model(name, device='meta')
+    model: Any = timm.create_model(name, device='meta')
     arguments = _architecture(infer_arguments(model.state_dict()))
-    return {**arguments, 'semantics': _semantics_of(name)}
+    ours = isinstance(model, Res2Net)
+    return {**arguments, 'semantics': model.model_args['semantics'] if ours else 'official'}
 
 
 def _architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +179,7 @@ def _choose_semantics(
     """Return the semantics that a checkpoint means."""
     known = SOURCES[source].semantics
     if model is not None:
-        computes = _semantics_of(model)
+        computes = str(_named_arguments(model)['semantics'])
         if semantics not in (None, computes):
             raise ValueError(f'{model} computes {computes}, not {semantics}. Name one of the two')
         semantics = computes
@@ -305,13 +298,16 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
         return _Training()
     given = training.get('model_kwargs')
     given = given if isinstance(given, dict) else {}
-    wanted = given if name in hrnet_res2net.default_cfgs else _SILENT
+    is_hrnet = name in hrnet_res2net.default_cfgs
+    wanted = given if is_hrnet else _SILENT
     silent = {key: given[key] for key in wanted if given.get(key) is not None}
     if isinstance(training.get('gp'), str):
         silent['global_pool'] = training['gp']
     check_arguments(silent, arguments_of(name), name)
-    semantics = str(given.get('semantics') or _semantics_of(name))
-    return _Training(name, semantics, silent)
+    semantics = given.get('semantics') or (
+        'official' if is_hrnet else _named_arguments(name)['semantics']
+    )
+    return _Training(name, str(semantics), silent)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -398,7 +394,7 @@ def _read_file(
     tensors, moves = _convert_network(checkpoint, network)
     left_out = tuple(checkpoint.values.keys() - set(network.keys.values()))
     recorded = _trained(training, source)
-    is_hrnet = any(map(is_branch, tensors))
+    is_hrnet = name in hrnet_res2net.default_cfgs or any(map(is_branch, tensors))
     if semantics is None and (name is None or is_hrnet):
         semantics = recorded.semantics
     semantics = _choose_semantics(tensors, source, None if is_hrnet else name, semantics)

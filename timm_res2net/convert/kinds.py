@@ -10,7 +10,7 @@ SAVE_ONE = (
     "file, `torch.save(model.state_dict(), 'model.pth')`."
 )
 """The remedy for a part of a checkpoint, or for the index of its parts."""
-# How other files begin, and what to say of them. `{start}` stands for the first bytes.
+# How other files begin, and what to say of them
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (
         rb'version https://git-lfs',
