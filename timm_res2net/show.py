@@ -250,12 +250,12 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
-    from .checks import refuse_model
+    from .checks import check_values
     from .load import load_model
 
     path = check_picture(Path(out))
     model = load_model(target, pretrained).eval()
-    refuse_model(model, 'predict', f'{target} was not run')
+    check_values(model, f'{target} was not run')
     data = resolve_model_data_config(model)
     opened = open_image(None if image is None else Path(image), data['input_size'][0])
     x = create_transform(**data)(opened)[None]

@@ -16,7 +16,7 @@ The name of this file must stay: timm sorts models by the last part of their mod
 `res2net` is the module of timm's own Res2Nets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ from ..compat import keep_in_chans
 from ..download import mark_foreign_files, prepare_weights
 from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from ..schema import RES2NET, check_cfg, check_res2net, checked, read_all
+from ..schema import FEATURES, RES2NET, checked, read
 from .half_loading import explaining_file, watch_loading
 from .se_identity import checkpoint_filter_fn
 
@@ -140,13 +140,11 @@ class Res2Net(ResNet):
 
         Raises:
             ValueError: A value that is not what the table in schema.py says, or that cannot be
-                built: a network that is too large, a classifier without pooling, an odd channels[0]
-                with a plain stem, or a `width_multiple` above 1 with another norm than BatchNorm2d
-                or with DropBlock.
+                built: an odd channels[0] with a plain stem, or a `width_multiple` above 1 with
+                another norm than BatchNorm2d or with DropBlock.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
-        check_res2net(locals())
         if isinstance(aa_layer, str):
             aa_layer = _AA_LAYERS[aa_layer]
         # timm fixes the width of a plain stem at 64 and has no argument for it. For another width,
@@ -241,11 +239,8 @@ def create_res2net(
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
-    kwargs = read_all(RES2NET, kwargs)
+    kwargs = read(FEATURES, kwargs)
     given, overlay = (kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay'))
-    for known in (given, overlay):
-        if isinstance(known, Mapping):
-            check_cfg(known)
     overlay = mark_foreign_files(overlay)
     cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
     if pretrained:
