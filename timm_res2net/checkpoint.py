@@ -292,8 +292,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 # Arguments of `timm.create_model` that change what is computed, but no shape
 _SILENT = (
-    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool',
-    'width_multiple',
+    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool'
 )  # fmt: skip
 
 

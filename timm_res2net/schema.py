@@ -211,7 +211,6 @@ RES2NET = {
     'drop_path_rate': _RATE,
     'drop_block_rate': _RATE,
     'zero_init_last': _FLAG,
-    'width_multiple': whole(1, 256),
 }
 """Arguments of `Res2Net`."""
 
