@@ -13,7 +13,6 @@ from torch import nn
 from . import extras
 from .folder import MODES, Config, read_card, timm_names
 from .models.figures import FIGURES
-from .models.protocol import as_timm
 from .remote_code import MODULE
 from .text import table
 
@@ -77,7 +76,7 @@ def _count_gmacs(model: nn.Module, size: Sequence[int]) -> float:
 
 def _facts(config: Config) -> dict[str, str]:
     """Return the rows of a card's table of facts."""
-    model = timm.create_model(
+    model: Any = timm.create_model(
         config.architecture, device='meta', num_classes=config.num_classes, **config.model_args
     ).eval()
     size = config.input_size
@@ -91,7 +90,7 @@ def _facts(config: Config) -> dict[str, str]:
         'block semantics': f'`{config.semantics}`',
         'feature levels': ', '.join(
             f'{level["num_chs"]} channels at stride {level["reduction"]}'
-            for level in as_timm(model).feature_info
+            for level in model.feature_info
         ),
     }
 

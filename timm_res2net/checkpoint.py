@@ -53,7 +53,6 @@ from .layers.align import AlignedBatchNorm2d
 from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
 from .models.hrnet_res2net import HighResolutionRes2Net
-from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
 from .resolve import resolve_name
 from .semantics import SEMANTICS
@@ -407,7 +406,7 @@ def _read_file(
     found = infer_arguments(tensors)
     architecture, arguments, model = _build(found, semantics, name, recorded.silent)
     _fill(model, tensors)
-    cfg: Any = as_timm(model).pretrained_cfg
+    cfg: Any = model.pretrained_cfg
     if architecture == _CUSTOM and recorded.name:  # the images were prepared as that model's
         cfg = get_pretrained_cfg(recorded.name)
         cfg = cfg.to_dict()
@@ -415,7 +414,7 @@ def _read_file(
     cfg = without_origin(
         cfg,
         tag='converted',
-        description=f'{architecture} with {as_timm(model).num_classes:,} classes, '
+        description=f'{architecture} with {model.num_classes:,} classes, '
         + _origin(file, source, left_out),
         first_conv='conv1.0' if found.get('stem_type') else 'conv1',
     )

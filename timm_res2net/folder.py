@@ -23,7 +23,6 @@ from .download import WEIGHT_FILES
 from .files import new_folder, read_text, write_file
 from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
-from .models.protocol import as_timm
 from .remote_code import AUTO_MAP, MODULE, module_text
 from .schema import (
     FEATURES,
@@ -247,7 +246,7 @@ class Config:
     @classmethod
     def of(
         cls,
-        model: nn.Module,
+        model: Any,
         architecture: str,
         arguments: Mapping[str, Any],
         cfg: Mapping[str, Any],
@@ -264,20 +263,19 @@ class Config:
             arguments: Further arguments of `timm.create_model`, JSON values.
             cfg: Its `pretrained_cfg`.
         """
-        known = as_timm(model)
         kept = filter_pretrained_cfg(dict(cfg), remove_source=True)
         for key in _NOT_SAVED:
             kept.pop(key, None)
         names, descriptions = kept.pop('label_names', None), kept.pop('label_descriptions', None)
-        if len(names or ()) != known.num_classes:  # names of other classes
+        if len(names or ()) != model.num_classes:  # names of other classes
             names = descriptions = None
         in_chans = in_chans_of(model)
-        kept.update(num_classes=known.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
+        kept.update(num_classes=model.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
         if in_chans != 3:
             compat.drop_first_conv(kept)
-        pool = getattr(known.global_pool, 'pool_type', '')  # an HRNet's backbone has none
+        pool = getattr(model.global_pool, 'pool_type', '')  # an HRNet's backbone has none
         return cls(
-            architecture, known.num_classes, known.num_features, pool,
+            architecture, model.num_classes, model.num_features, pool,
             kept, names, descriptions, dict(arguments),
         )  # fmt: skip
 
@@ -588,11 +586,11 @@ class ModelFolder:
             overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
         elif pretrained:
             overlay = {**compat.local_dir_overlay(self.weights), **overlay}
-        model = timm.create_model(
+        model: Any = timm.create_model(
             f'local-dir:{self.path}',
             pretrained=pretrained,
             pretrained_cfg_overlay=overlay,
             **kwargs,
         )
-        as_timm(model).pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
+        model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model
