@@ -1,72 +1,93 @@
 """The table of arguments and fields: what it takes, what it refuses, and that it is complete."""
 
-import dataclasses
+import fractions
 import functools
+import inspect
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from timm.layers import BlurPool2d, DropBlock2d, EcaModule
-from timm.models import FeatureDictNet, PretrainedCfg
+from timm.models import FeatureDictNet
 from torch import nn
 
-from tests import fuzz
-from timm_res2net import Bottle2neck, Res2Net, schema
-from timm_res2net.folder import Config
+from tests.common import model_folder
+from timm_res2net import Bottle2neck, Res2Net, folder, schema
+from timm_res2net.folder import MOST_PARAMETERS, Config, ModelFolder
 from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
 
-ROOT = Path(__file__).parents[1]
-HUB_CONFIGS = sorted((ROOT / 'hub_configs').glob('*/config.json'))
+HUB_CONFIGS = sorted((Path(__file__).parents[1] / 'hub_configs').glob('*/config.json'))
 TABLES = {
     'BLOCK': schema.BLOCK,
+    'FEATURES': schema.FEATURES,
     'RES2NET': schema.RES2NET,
     'TIMM': schema.TIMM,
     'HRNET': schema.HRNET,
-    'CFG': schema.CFG,
-    'CONFIG_FIELDS': schema.CONFIG_FIELDS,
-    'MADE_FROM': schema.MADE_FROM,
+    'config': folder._FIELDS,
+    'pretrained_cfg': folder._CFG,
 }
 ROWS = [(table, name) for table, fields in TABLES.items() for name in fields]
 
+# What a file can hold, and what only a caller can give.
+JSON: tuple[Any, ...] = (
+    None, True, False, 0, 1, 4, 8, -1, 10**6, 2**63, 10**400, 0.0, 0.5, 26.0, -0.5, 1e30, 64 / 3,
+    math.nan, math.inf, '', '4', '0.5', 'avg', 'relu', 'se', 'nope', 'conv1', 'a\nb', 'x' * 99999,
+    [], [1], [1, 1, 1, 1], [8, 8, 8, 2**31], [1.5] * 4, ['1'] * 4, [[1]] * 4, [None] * 4,
+    [3, 64, 64], [0.5] * 3, ['a'] * 5, list(range(99)), {}, {'scale': 4}, {'a': {'b': [1]}},
+)  # fmt: skip
+OBJECTS: tuple[Any, ...] = (
+    np.int64(2), np.float32(0.5), np.bool_(True), np.array(3), np.array([1, 1, 1, 1]), np.zeros(2),
+    torch.tensor(2), torch.tensor(0.5), torch.tensor([1, 1, 1, 1]), torch.tensor(2j),
+    torch.tensor(True), torch.empty((), device='meta'), fractions.Fraction(1, 2), 2j, b'4', (1, 2),
+    {1, 2}, range(4), range(10**12), object(), int, nn.ReLU(), nn.ReLU, np.uint8(4), Ellipsis,
+)  # fmt: skip
+
+
+def names_of(builder: Any) -> set[str]:
+    """Arguments of a constructor, but for those that torch checks or nothing uses."""
+    unchecked = {'self', 'cfg', 'kwargs', 'device', 'dtype', 'aa_layer', 'reduce_first'}
+    return set(inspect.signature(builder.__init__).parameters) - unchecked
+
 
 def test_nothing_is_left_out():
-    """An argument or a field that is added needs a row, and then the tests below draw for it."""
-    of_timm = set(fuzz.OF_TIMM)
-    assert set(schema.BLOCK) == set(fuzz.names_of(Bottle2neck))
-    assert set(schema.RES2NET) == {*fuzz.names_of(Res2Net), *of_timm}
-    assert set(schema.HRNET) == set(fuzz.OF_HRNET)
-    named = set(fuzz.names_of(HighResolutionRes2Net)) - {'cfg', 'kwargs'}
-    assert named <= set(schema.HRNET)
-    assert set(schema.TIMM) - {'block_args', 'block_reduce_first'} <= set(schema.RES2NET)
-    fields = {field.name for field in dataclasses.fields(PretrainedCfg)}
-    assert fields <= set(schema.CFG)  # an older timm may have fewer
-    assert {field.name for field in dataclasses.fields(Config)} == set(schema.CONFIG_FIELDS)
+    """An argument that is added needs a row, and then the tests below draw for it."""
+    assert set(schema.BLOCK) == names_of(Bottle2neck)
+    assert set(schema.RES2NET) == {*names_of(Res2Net), 'aa_layer'}
+    assert names_of(HighResolutionRes2Net) < set(schema.HRNET)
+    assert set(schema.TIMM) - {'block_args'} < set(schema.RES2NET)
 
 
 @pytest.mark.parametrize(('table', 'name'), ROWS)
 def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
     """Whatever a value is, reading it ends at once; what is refused is named with the remedy."""
-    field = TABLES[table][name]
-    numeric = field.kind.startswith(('a whole number', 'a number'))
-    for value in fuzz.JSON + fuzz.OBJECTS:
+    fields = TABLES[table]
+    kind = fields[name].kind
+    taken = 0
+    for value in JSON + OBJECTS:
         try:
-            got = schema.read(TABLES[table], name, value, 'args.')
+            got = schema.read(fields, {name: value}, 'args.')[name]
         except ValueError as error:
-            assert str(error).startswith(f'args.{name} must be {field.kind}, got ')
+            assert str(error).startswith(f'args.{name} must be {kind}, got ')
             assert '\n' not in str(error)
-            assert len(str(error)) < len(field.kind) + 300
-        else:
-            schema.read(TABLES[table], name, got)  # what was read can be read again
-            if numeric:
-                assert type(got) in (int, float) or got is None
-                assert got is None or math.isfinite(got)
-                assert not isinstance(value, bool | str | bytes | np.bool_)
+            assert len(str(error)) < len(kind) + 300
+            continue
+        taken += 1
+        assert schema.read(fields, {name: got})[name] is not None or got is None
+        if kind.startswith(('a whole number', 'a number')):
+            assert got is None or (type(got) in (int, float) and math.isfinite(got))
+            assert not isinstance(value, bool | str | bytes | np.bool_)
+    assert taken < len(JSON + OBJECTS)
+
+
+def test_what_has_no_row_is_left_alone():
+    assert schema.read(schema.BLOCK, {'nope': '4'}) == {'nope': '4'}
 
 
 @pytest.mark.parametrize(
@@ -98,12 +119,10 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
         ('global_pool', '', ''),
         ('in_chans', 1, 1),
         ('feature_cls', FeatureDictNet, FeatureDictNet),
-        ('device', torch.device('meta'), torch.device('meta')),
-        ('dtype', torch.bfloat16, torch.bfloat16),
     ],
 )
 def test_what_is_taken(name, given, read):
-    got = schema.read(schema.RES2NET, name, given)
+    got = schema.read({**schema.RES2NET, **schema.FEATURES}, {name: given})[name]
     assert got == read
     assert type(got) is type(read)
 
@@ -115,8 +134,7 @@ def test_builders_are_taken():
         'attn_layer': lambda channels, **kwargs: nn.Identity(),
         'drop_block': functools.partial(DropBlock2d, drop_prob=0.1),
     }
-    for name, value in builders.items():
-        assert schema.read(schema.BLOCK, name, value) is value
+    assert schema.read(schema.BLOCK, builders) == builders
 
 
 def test_numbers_of_numpy_are_recorded_as_pythons():
@@ -127,79 +145,96 @@ def test_numbers_of_numpy_are_recorded_as_pythons():
     assert model.layer1[0].scale == 2
 
 
+def test_positional_arguments_are_read_too():
+    assert Res2Net(np.array([1, 1, 1, 1]), np.int64(3), device='meta').num_classes == 3
+    with pytest.raises(ValueError, match=r"planes must be a whole number .*, got '16'\."):
+        Bottle2neck(64, '16')
+    with pytest.raises(TypeError):
+        Bottle2neck(64, 16, *[None] * 30)
+
+
+# --- a config.json --------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize('path', HUB_CONFIGS, ids=lambda path: path.parent.name)
 def test_published_configs_pass(path):
-    config = Config.read(path)
-    schema.check_res2net(
-        {**schema.read_all(schema.RES2NET, config.model_args), 'num_classes': 1000}
-    )
+    assert Config.read(path).architecture == path.parent.name.partition('.')[0]
 
 
-LARGEST = {
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    """A folder with a small model, and the content of its config."""
+    path = model_folder(tmp_path_factory.mktemp('schema') / 'net', num_classes=5)
+    return path, json.loads((path / 'config.json').read_text())
+
+
+def built(tiny, config: Any) -> nn.Module:
+    """The model of another config."""
+    (tiny[0] / 'config.json').write_text(json.dumps(config))
+    return ModelFolder(tiny[0]).build()
+
+
+def arguments(tiny, **changes: Any) -> dict[str, Any]:
+    return {**tiny[1], 'model_args': {**tiny[1]['model_args'], **changes}}
+
+
+LARGEST = {  # res2net200 with the splits of 26w x 8s
     'layers': (3, 12, 48, 3), 'channels': (64, 128, 256, 512), 'base_width': 26, 'scale': 8,
-    'cardinality': 1, 'attn_layer': 'se', 'in_chans': 3, 'num_classes': 21_843,
-    'global_pool': 'avg', 'stem_width': 64, 'stem_type': 'deep', 'down_kernel_size': 1,
-    'replace_stem_pool': True,
+    'stem_width': 64, 'stem_type': 'deep',
 }  # fmt: skip
 
 
-def test_twice_the_largest_published_network_is_built():
-    """Twice as deep, and twice as wide: the bounds are no obstacle to research."""
-    schema.check_res2net({**LARGEST, 'layers': (6, 24, 96, 6)})
-    schema.check_res2net({**LARGEST, 'scale': 4, 'base_width': 52})
-    for more in ({'num_classes': 10**6}, {'base_width': 1000}, {'layers': (3, 12, 480, 3)}):
-        with pytest.raises(ValueError, match=r'At most (500,000,000|2,048) are built') as error:
-            schema.check_res2net({**LARGEST, **more})
-        ((name, value),) = more.items()
-        assert f'{name}={value!r}' in str(error.value)
+def test_twice_the_largest_published_network_is_built(tiny):
+    """Twice as wide, or with many classes: the bounds are no obstacle to research."""
+    for more in ({'scale': 4, 'base_width': 52}, {'layers': (6, 24, 96, 6), 'scale': 4}):
+        count = sum(
+            p.numel() for p in built(tiny, arguments(tiny, **{**LARGEST, **more})).parameters()
+        )
+        assert 1e8 < count < MOST_PARAMETERS
 
 
-@pytest.mark.parametrize('given', [{}, {'attn_layer': 'splat'}, {'cardinality': 4, 'scale': 3}])
-def test_sizes_are_counted_rightly(given):
-    """The count that is compared is that of the parameters, but for norms, shortcuts and biases."""
-    arguments = {**LARGEST, 'layers': (1, 2, 1, 1), 'num_classes': 10, 'attn_layer': '', **given}
-    model = Res2Net(**arguments, device='meta')
-    real = sum(p.numel() for p in model.parameters())
-    counted: list[int] = []
-    check = schema.check_size
-    schema.check_size = lambda parameters, splits, **_: counted.append(parameters)
+@pytest.mark.parametrize('more', [{'base_width': 1000}, {'channels': (64, 128, 256, 8192)}])
+def test_a_network_that_is_too_large_is_counted_and_not_built(more, tiny):
+    with pytest.raises(ValueError, match=r'at most 500,000,000 parameters, but one of [\d,]+\.'):
+        built(tiny, arguments(tiny, **{**LARGEST, **more}))
+
+
+@pytest.mark.parametrize('name', ['device', 'dtype', 'nope'])
+def test_an_argument_that_a_config_cannot_set(name, tiny):
+    """Where and in which precision to build is the reader's matter."""
+    with pytest.raises(ValueError, match=rf"model_args has '{name}'.*Remove it\."):
+        built(tiny, arguments(tiny, **{name: 'cpu'}))
+
+
+VALUES = st.recursive(
+    st.sampled_from(JSON) | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner),
+)
+FIELDS = st.sampled_from([
+    *((name,) for name in ('architecture', 'num_classes', 'num_features', 'global_pool', 'x')),
+    *((name,) for name in ('label_names', 'label_descriptions', 'model_args', 'pretrained_cfg')),
+    *(('model_args', name) for name in (*schema.RES2NET, *schema.FEATURES, 'device', 'nope')),
+    *(('pretrained_cfg', name) for name in timm.models.PretrainedCfg.__dataclass_fields__),
+    ('pretrained_cfg', 'nope'),
+])  # fmt: skip
+ARCHITECTURES = st.sampled_from(['test_res2net_se', 'res2net50_26w_4s', 'hrnet_w18_res2net'])
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3), name=ARCHITECTURES)
+def test_a_config_of_any_json_builds_or_is_refused(changes, name, tiny):
+    """No exception but a ValueError of one line, and a model of a bounded size otherwise."""
+    config = json.loads(json.dumps({**tiny[1], 'architecture': name}))
+    if name != 'test_res2net_se':
+        config['model_args'] = {}
+    for (*where, key), value in changes.items():
+        inner = config[where[0]] if where else config
+        if isinstance(inner, dict):
+            inner[key] = value
     try:
-        schema.check_res2net(arguments)
-    finally:
-        schema.check_size = check
-    assert 1 <= counted[0] / real < 1.05 or abs(counted[0] / real - 1) < 0.05
-
-
-def test_branches_that_change_their_channels():
-    """timm has no layer for that between stages 2, 3 and 4, and would fail at the first forward."""
-    stages = dict(fuzz.BRANCHES, stage3={**fuzz.BRANCHES['stage3'], 'num_channels': (9, 16, 32)})
-    with pytest.raises(ValueError) as error:
-        timm.create_model('hrnet_w18_res2net', device='meta', **stages)
-    text = str(error.value)
-    assert 'branches of stage3 must begin' in text
-    assert '[8, 16], got [9, 16, 32]' in text
-
-
-def test_levels_of_a_model_without_levels():
-    given = {'out_indices': (1, 2)}
-    with pytest.raises(ValueError, match=r"'out_indices'.*Remove it"):
-        schema.check_arguments(given, schema.RES2NET, 'res2net50_se')
-    schema.check_arguments({**given, 'features_only': True}, schema.RES2NET, 'res2net50_se')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('what', [*fuzz.BUILDERS, 'check'])
-@pytest.mark.parametrize('seed', range(4))
-def test_values_of_any_kind(what, seed):
-    """Thousands of cases: a model that runs, or a sentence; nothing hangs and nothing takes 2 GB.
-
-    In a process of its own, because each case is a fork, which takes long in a large process.
-    """
-    command = ['-m', 'tests.fuzz', '--only', what, '--seed', str(seed), '--count', '300']
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    name, _, counts = done.stdout.partition(' ')
-    found = json.loads(counts)
-    assert name == what
-    assert found.keys() <= {'fine', 'a sentence'}, done.stderr
-    assert sum(found.values()) == 300
+        model = built(tiny, config)
+    except ValueError as error:
+        assert '\n' not in str(error)
+        assert 'does not describe a model' in str(error)
+    else:
+        assert sum(p.numel() for p in model.parameters()) <= MOST_PARAMETERS

@@ -17,7 +17,6 @@ SCRIPTS = sorted(
     if path.stem != 'newcomer'
 )
 VERBS = ('benchmarks',)  # needs a verb; its extras are tested with the README and with the suite
-LONG = ('tests.fuzz',)  # needs no extra, and minutes
 RECORDERS = tuple(name for name in SCRIPTS if '.record_' in name)
 
 
@@ -84,7 +83,7 @@ def test_help(module, newcomer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in VERBS + LONG + RECORDERS])
+@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in VERBS + RECORDERS])
 def test_a_missing_package_is_one_sentence(module, newcomer, tmp_path):
     """It names the extra, which has everything that the script imports."""
     code, printed = newcomer.run(['python', '-m', module], tmp_path)

@@ -11,9 +11,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from . import extras
-from .folder import MODES, Config, Provenance, read_card, timm_names
+from .folder import MODES, Config, read_card, timm_names
 from .models.figures import FIGURES
-from .models.protocol import as_timm
 from .remote_code import MODULE
 from .text import table
 
@@ -28,7 +27,6 @@ ABOUT = (
     'A Res2Net block splits its channels and convolves the splits one after the other, so that one '
     'block has several receptive fields.'
 )
-_MOVED = ('their keys', "timm's keys", 'tensors', 'how')
 _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Accuracy'}
 PERCENT = tuple(_METRICS)
 """Metrics that are given in percent."""
@@ -78,7 +76,7 @@ def _count_gmacs(model: nn.Module, size: Sequence[int]) -> float:
 
 def _facts(config: Config) -> dict[str, str]:
     """Return the rows of a card's table of facts."""
-    model = timm.create_model(
+    model: Any = timm.create_model(
         config.architecture, device='meta', num_classes=config.num_classes, **config.model_args
     ).eval()
     size = config.input_size
@@ -92,7 +90,7 @@ def _facts(config: Config) -> dict[str, str]:
         'block semantics': f'`{config.semantics}`',
         'feature levels': ', '.join(
             f'{level["num_chs"]} channels at stride {level["reduction"]}'
-            for level in as_timm(model).feature_info
+            for level in model.feature_info
         ),
     }
 
@@ -115,25 +113,6 @@ def _results_table(results: Sequence[Result]) -> str:
         for result in results
     ]
     return table(('data set', 'metric', 'value', 'published by'), rows)
-
-
-def _made_from_table(made_from: Provenance) -> str:
-    name = made_from.file.translate({ord('`'): "'", ord('|'): '/'})  # what a table cannot hold
-    entry = f", entry '{made_from.entry}'" if made_from.entry else ''
-    widened = f', {made_from.widened} tensors widened to float32' if made_from.widened else ''
-    rows = [
-        ('file', f'`{name}`'),
-        ('sha256', f'`{made_from.sha256}`'),
-        ('size', f'{made_from.bytes:,} bytes'),
-        ('read as', f'{made_from.format}{entry}{widened}'),
-        ('layout', made_from.source),
-    ]
-    return table(('made from', ''), rows)
-
-
-def moves_table(made_from: Provenance, columns: int | None = None) -> str:
-    """Format what became of a checkpoint's keys as a table; for `columns` see `text.table`."""
-    return table(_MOVED, [(a, b, str(n), how) for a, b, n, how in made_from.moves], columns)
 
 
 def _metadata(
@@ -206,7 +185,6 @@ def render_card(
 
     own = config.architecture not in timm_names()
     in_chans = config.input_size[0]
-    made_from = config.made_from
     where, _, repo = load.partition(':')
     repo, _, revision = repo.partition('@') if where == 'hf-hub' else (repo, '', '')
     card = ModelCard.from_template(
@@ -226,8 +204,6 @@ def render_card(
         facts=table(('what', ''), _facts(config).items()),
         results=_results_table(results) if results else '',
         published=any(result.source for result in results),
-        made_from=_made_from_table(made_from) if made_from else '',
-        moves=moves_table(made_from) if made_from else '',
         license_text=license_text,
         weights_of=weights_of,
         se=config.model_args.get('attn_layer') == 'se',
@@ -282,6 +258,11 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def is_generated(card: str) -> bool:
+    """Return whether a card has the text that this package generates."""
+    return bool(_REGION.search(card))
 
 
 def owners_text(card: str) -> str:

@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,16 +18,14 @@ from timm.models.resnet import ResNet
 from timm.utils import unwrap_model
 from torch import nn
 
-from . import __version__
-from .card import render_card
-from .checks import refuse_model
+from .card import ABOUT, is_generated, render_card
+from .checks import check_values
 from .compare import GOLDEN, compare_golden, compare_outputs
 from .convert import (
     SOURCES,
     Checkpoint,
     Move,
     Network,
-    Rule,
     apply_rules,
     convert_network,
     explain_missing_stem,
@@ -44,8 +41,7 @@ from .folder import (
     DATA,
     Config,
     ModelFolder,
-    Provenance,
-    arguments_of,
+    check_arguments,
     check_license,
     in_chans_of,
     timm_names,
@@ -57,12 +53,10 @@ from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
 from .models.half_loading import fill
 from .models.hrnet_res2net import HighResolutionRes2Net
-from .models.protocol import as_timm
 from .models.res2net_zoo import Res2Net, default_cfgs
 from .resolve import resolve_name
-from .schema import check_arguments
 from .semantics import SEMANTICS
-from .text import sentence
+from .text import list_some, printable, sentence
 
 _logger = logging.getLogger(__name__)
 
@@ -71,12 +65,33 @@ _CUSTOM = 'res2net_custom'
 
 
 @dataclass(frozen=True)
+class FileRead:
+    """The file that a model was read from.
+
+    Attributes:
+        file: Its name, or that of the folder.
+        sha256: Its sha256.
+        bytes: Its size.
+        format: How it was read, such as 'torch' or 'safetensors'.
+        entry: Entry of the file that held the weights; '' if the file itself did.
+        widened: Number of tensors that were widened to float32.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    format: str
+    entry: str
+    widened: int
+
+
+@dataclass(frozen=True)
 class Conversion:
     """A model that was read, and its config.
 
     Attributes:
         source: The layout that was read, one of `timm_res2net.convert.SOURCES`.
-        config: Its config. `made_from` is the foreign file, also if a folder made from it was read.
+        config: Its config.
         model: The model with the checkpoint's tensors as parameters and buffers, in eval mode.
         moves: What became of the network's keys in the file.
         read_from: The file that was read; None for a model in memory.
@@ -92,7 +107,7 @@ class Conversion:
     config: Config
     model: nn.Module
     moves: tuple[Move, ...] = ()
-    read_from: Provenance | None = None
+    read_from: FileRead | None = None
     prefix: str = ''
     left_out: tuple[str, ...] = ()
     other_entries: tuple[str, ...] = ()
@@ -115,14 +130,13 @@ class Conversion:
         return self.config.semantics
 
     @property
-    def file(self) -> Provenance:
+    def file(self) -> FileRead:
         """The file that was read."""
         assert self.read_from is not None  # `read` sets it
         return self.read_from
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the tensors, as JSON values."""
-        file = {k: v for k, v in asdict(self.file).items() if k not in ('source', 'moves')}
         return {
             'source': self.source,
             'architecture': self.architecture,
@@ -130,7 +144,7 @@ class Conversion:
             'semantics': self.semantics,
             'num_classes': self.config.num_classes,
             'params': sum(p.numel() for p in self.model.parameters()),
-            'file': file,
+            'file': asdict(self.file),
             'prefix': self.prefix,
             'left_out': {'tensors': len(self.left_out), 'some': sorted(self.left_out)[:10]},
             'other_entries': list(self.other_entries),
@@ -271,8 +285,7 @@ def _build_hrnet(
 
 # Arguments of `timm.create_model` that change what is computed, but no shape
 _SILENT = (
-    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool',
-    'width_multiple',
+    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool'
 )  # fmt: skip
 
 
@@ -303,7 +316,7 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
     silent = {key: given[key] for key in wanted if given.get(key) is not None}
     if isinstance(training.get('gp'), str):
         silent['global_pool'] = training['gp']
-    check_arguments(silent, arguments_of(name), name)
+    check_arguments(silent, name)
     semantics = given.get('semantics') or (
         'official' if is_hrnet else _named_arguments(name)['semantics']
     )
@@ -313,32 +326,22 @@ def _trained(training: Mapping[str, Any], source: str) -> _Training:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _provenance(
-    path: Path,
-    source: str,
-    checkpoint: Checkpoint,
-    moves: tuple[Move, ...],
-    prefix: str = '',
-    left_out: Collection[str] = (),
-) -> Provenance:
-    counts: Counter[Rule] = Counter(move.rule for move in moves)
-    rows = [
-        (_with_prefix(prefix, rule.source), f'`{rule.target}`' if rule.target else '', n, rule.how)
-        for rule, n in counts.items()
-    ]
-    if left_out:
-        rows.append((f'others, such as `{min(left_out)}`', '', len(left_out), 'left out'))
+def _file_read(path: Path, checkpoint: Checkpoint, left_out: Collection[str] = ()) -> FileRead:
     used = checkpoint.values.keys() - set(left_out)
-    return Provenance(
+    return FileRead(
         path.resolve().name, checkpoint.sha256, checkpoint.bytes, checkpoint.format,
-        checkpoint.entry, checkpoint.narrow(used), source, rows,
+        checkpoint.entry, checkpoint.narrow(used),
     )  # fmt: skip
 
 
-def _with_prefix(prefix: str, pattern: str) -> str:
-    # the classifier stands beside MMPretrain's backbone
-    beside = prefix.removesuffix('backbone.') if pattern.startswith('head.') else prefix
-    return f'`{beside}{pattern}`'
+def _origin(file: FileRead, source: str, left_out: Collection[str]) -> str:
+    """Return where a model comes from, and what was left out, for its card."""
+    name = printable(file.file).replace('`', "'")
+    entry = f", entry '{printable(file.entry)}'" if file.entry else ''
+    text = f'from `{name}` ({source}{entry}, sha256 {file.sha256}).'
+    if left_out:
+        text += f' Left out, because they are not of the Res2Net, {list_some(left_out, 3)}.'
+    return text
 
 
 def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
@@ -355,14 +358,15 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     arguments = {k: v for k, v in config.model_args.items() if k != 'num_classes'}
     if isinstance(model, Res2Net | HighResolutionRes2Net):
         arguments = model.model_args
-    file = _provenance(path, source, checkpoint, moves)
-    made_from = config.made_from or file
-    described = bool(config.described_by)
     labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
     cfg = {**config.pretrained_cfg, 'input_size': config.input_size, **labels}
     name = config.architecture.partition('.')[0]
-    new = Config.of(model, name, arguments, cfg, described=described, made_from=made_from)
-    new = new.with_remote_code(config.remote_code)
+    if not is_generated(folder.card):
+        # timm writes no card, and describes the weights that a training started from
+        described = f'{name} with {config.num_classes:,} classes.'
+        cfg |= {'description': described, 'tag': 'converted', 'notes': None, 'origin_url': None}
+    new = Config.of(model, name, arguments, cfg).with_remote_code(config.remote_code)
+    file = _file_read(path, checkpoint)
     return Conversion(source, new, model.eval(), moves, file)
 
 
@@ -405,22 +409,23 @@ def _read_file(
         built = _build(infer_arguments(tensors), semantics, name, recorded.silent)
     architecture, arguments, model = built
     fill(model, tensors)
-    cfg: Any = as_timm(model).pretrained_cfg
+    cfg: Any = model.pretrained_cfg
     if architecture == _CUSTOM and recorded.name:  # the images were prepared as that model's
         cfg = get_pretrained_cfg(recorded.name)
         cfg = cfg.to_dict()
+    file = _file_read(path, checkpoint, left_out)
     cfg = without_origin(
         cfg,
         tag='converted',
-        description=f'Converted from {path.name} ({source}).',
+        description=f'{architecture} with {model.num_classes:,} classes, '
+        + _origin(file, source, left_out),
         first_conv='conv1.0' if 'conv1.0.weight' in tensors else 'conv1',
     )
-    made_from = _provenance(path, source, checkpoint, moves, prefix, left_out)
-    config = Config.of(model, architecture, arguments, cfg, described=True, made_from=made_from)
+    config = Config.of(model, architecture, arguments, cfg)
     config = config.with_data({key: training[key] for key in DATA if training.get(key)})
     lost = () if config.num_classes else left_out
     return Conversion(
-        source, config, model.eval(), moves, made_from, prefix, left_out, checkpoint.others,
+        source, config, model.eval(), moves, file, prefix, left_out, checkpoint.others,
         tuple(look_like_classifiers(checkpoint.values, lost, config.num_features)),
     )  # fmt: skip
 
@@ -509,7 +514,7 @@ def take_model(model: nn.Module) -> Conversion:
         tag='pushed',
         description=f'{name} with {classes:,} classes.',
     )
-    config = Config.of(original, name, arguments, cfg, described=True)
+    config = Config.of(original, name, arguments, cfg)
     return Conversion('timm', config, original)
 
 
@@ -593,7 +598,7 @@ def convert_checkpoint(
     check_license(license)
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
     found = read(path, source, model, semantics, entry, prefix)
-    refuse_model(found.model, 'convert', f'{path} was not converted')
+    check_values(found.model, f'{path} was not converted')
     if compare:
         images, outputs = compare
         found = replace(found, differences=compare_outputs(found.model, images, outputs))
@@ -615,7 +620,6 @@ def convert_checkpoint(
 
 
 def _card(found: Conversion, from_folder: bool, name: str, license: str | None) -> str:
-    file = found.file.file.translate({ord('`'): "'"})
     license_text = SOURCES[found.source].license
     if from_folder:
         license_text = 'The model was converted from a folder, whose card may name a license.'
@@ -624,7 +628,7 @@ def _card(found: Conversion, from_folder: bool, name: str, license: str | None) 
         found.config,
         name,
         f'local-dir:{name}',
-        f'A Res2Net converted from `{file}` by timm_res2net {__version__}.',
+        f'{found.config.pretrained_cfg["description"]} {ABOUT}',
         license=license,
         license_text='' if license else unknown,
     )

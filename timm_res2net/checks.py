@@ -1,13 +1,12 @@
 """Check a model's folder: a function for each question, and a table of what a problem means.
 
 `push_to_hub` refuses what the table calls an error under `push`; `pull` writes nothing if there is
-an error under `pull`; `check` prints everything. `convert` writes nothing, and `predict` and `show`
-do not run the model, if there is an error under their columns.
+an error under `pull`; `check` prints everything. `check_values` asks one of them of a model that is
+no folder.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from .text import list_some, printable
 
 _logger = logging.getLogger(__name__)
 
-Verb = Literal['push', 'check', 'pull', 'convert', 'predict']
+Verb = Literal['push', 'check', 'pull']
 
 PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 """Suffixes of weights that are not safetensors."""
@@ -146,8 +145,31 @@ def tensors_fit(folder: ModelFolder) -> str:
 
 def values_are_finite(folder: ModelFolder) -> str:
     """Are all weights finite, and all variances positive?"""
+    problem = _values(_tensors(folder))
+    if problem:
+        raise ValueError(problem)
+    return 'all finite'
+
+
+def check_values(model: nn.Module, what: str) -> None:
+    """Ask the same about a model in memory.
+
+    Args:
+        model: The model.
+        what: What the error is about, such as 'net.pth was not converted'.
+
+    Raises:
+        ValueError: A weight is not finite, or a variance is negative.
+    """
+    problem = _values(model.state_dict().items())
+    if problem:
+        raise ValueError(f'{what}: {problem}')
+
+
+def _values(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return which weights are not finite and which variances negative, '' if none."""
     bad, negative = [], []
-    for key, tensor in _tensors(folder):
+    for key, tensor in tensors:
         if not tensor.isfinite().all():
             bad.append(key)
         elif key.endswith('running_var') and (tensor < 0).any():
@@ -157,9 +179,7 @@ def values_are_finite(folder: ModelFolder) -> str:
         for what, keys in (('NaN or infinite', bad), ('negative variances', negative))
         if keys
     ]
-    if problems:
-        raise ValueError(f'Weights are {"; ".join(problems)}. Use another checkpoint.')
-    return 'all finite'
+    return f'Weights are {"; ".join(problems)}. Use another checkpoint.' if problems else ''
 
 
 def outputs_are_finite(folder: ModelFolder) -> str:
@@ -224,27 +244,18 @@ def images_can_be_prepared(folder: ModelFolder) -> str:
     return told
 
 
-def names_license(folder: ModelFolder) -> str:
-    """Is there a license?"""
-    if not folder.license:
+def has_license(folder: ModelFolder) -> str:
+    """Is the license known?"""
+    license = folder.license
+    if not license or license == 'unknown':
+        known = "The license is only known as 'unknown'" if license else 'No license is known'
         raise ValueError(
-            'No license is known for these weights. Name it, for instance '
-            "license='cc-by-nc-sa-4.0' (`timm-res2net push --license`, `timm-res2net convert "
-            '--license`), or as license in the '
-            "pretrained_cfg of the folder's config.json. It must be compatible with the license of "
-            'the weights that training started from.'
+            f"{known}. Name it, for instance license='cc-by-nc-sa-4.0' (`timm-res2net push "
+            '--license`, `timm-res2net convert --license`), or as license in the pretrained_cfg of '
+            "the folder's config.json. It must be compatible with the license of the weights that "
+            'training started from.'
         )
-    return ''
-
-
-def knows_license(folder: ModelFolder) -> str:
-    """Is the license more than 'unknown'?"""
-    if folder.license == 'unknown':
-        raise ValueError(
-            "The license is only known as 'unknown'. Name it (`timm-res2net push --license`, "
-            '`timm-res2net convert --license`).'
-        )
-    return str(folder.license)
+    return license
 
 
 def license_is_free(folder: ModelFolder) -> str:
@@ -278,19 +289,14 @@ def code_is_known(folder: ModelFolder) -> str:
 
 
 def has_card(folder: ModelFolder) -> str:
-    """Is there a card with metadata?"""
+    """Is there a card whose metadata can be read?"""
     _check_cached(folder, CARD)
     card = folder.card
     if not card:
         raise FileNotFoundError(f'There is no {CARD}. `timm-res2net push` writes one.')
     if not card.startswith('---'):
         raise ValueError(f'{CARD} has no metadata. `timm-res2net push` writes it.')
-    return ''
-
-
-def card_is_valid(folder: ModelFolder) -> str:
-    """Can the card's metadata be read?"""
-    read_card(folder.card)
+    read_card(card)
     return f'{CARD} with valid metadata'
 
 
@@ -357,9 +363,6 @@ class Question(NamedTuple):
         push: What a problem is for `push_to_hub`: 'error' refuses the push.
         check: What it is for `check`.
         pull: What it is for `pull`: 'error' keeps it from writing.
-        convert: What it is for `convert`, as for `pull`; '' if it is not asked, because the
-            converter itself makes the folder and holds every tensor to the model.
-        predict: What it is for `predict` and `show`: 'error' keeps them from running the model.
     """
 
     what: str
@@ -368,14 +371,12 @@ class Question(NamedTuple):
     push: str
     check: str
     pull: str
-    convert: str = ''
-    predict: str = ''
 
 
 _E, _W = 'error', 'warning'
 # fmt: off
 QUESTIONS = (
-    # what, question, needs, and what a problem is for push, check, pull, convert, predict
+    # what, question, needs, and what a problem is for push, check and pull
     Question('repository', comes_from,             (),                        _E, _E, _E),
     Question('hub',        hub_was_asked,          (),                        _E, _W, _W),
     Question('content',    is_as_announced,        (),                        _E, _E, _E),
@@ -385,20 +386,18 @@ QUESTIONS = (
     Question('tensors',    tensors_fit,            (has_config, has_weights), _E, _E, _E),
     # a diverged model may be fetched and looked at; copies of it mislead, and so do its answers,
     # which can be plausible, because some kernels drop NaN
-    Question('values',     values_are_finite,      (has_weights,),            _E, _W, _W, _E, _E),
+    Question('values',     values_are_finite,      (has_weights,),            _E, _W, _W),
     Question('outputs',    outputs_are_finite,     (tensors_fit,),            _E, _W, _W),
     Question('same',       outputs_are_the_same,   (outputs_are_finite,),     _E, _E, _E),
     # the network or the weights are not those whose outputs the owner stored
     Question('golden',     outputs_are_golden,     (outputs_are_the_same,),   _E, _E, _E),
     Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
     # one may have and fetch what one may not publish
-    Question('license',    names_license,          (has_config,),             _E, _W, _W),
-    Question('license',    knows_license,          (names_license,),          _E, _W, _W),
-    Question('license',    license_is_free,        (knows_license,),          _W, _W, _W),
+    Question('license',    has_license,            (has_config,),             _E, _W, _W),
+    Question('license',    license_is_free,        (has_license,),            _W, _W, _W),
     # nothing of this package runs it
     Question('code',       code_is_known,          (has_config,),             _W, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
-    Question('card',       card_is_valid,          (has_card,),               _E, _E, _E),
     Question('pin',        is_as_pinned,           (has_weights,),            _E, _E, _E),
 )
 """Every question with what a problem means for each verb: 'warning' or 'error'."""
@@ -424,7 +423,7 @@ def checks(
     failed: set[Callable[[ModelFolder], str]] = set()
     for question in QUESTIONS:
         severity: str = getattr(question, verb)
-        if question.ask in waive or not severity:
+        if question.ask in waive:
             continue
         if failed.intersection(question.needs):
             failed.add(question.ask)
@@ -451,14 +450,3 @@ def refuse(findings: Sequence[Finding], what: str) -> None:
     errors = [finding for finding in findings if finding.state == 'error']
     if errors:
         raise ValueError(f'{what}: ' + ' '.join(finding.text for finding in errors))
-
-
-def refuse_model(model: nn.Module, verb: Verb, what: str) -> None:
-    """Ask a verb's questions about a model in memory, and raise a ValueError if there are errors.
-
-    Args:
-        model: The model.
-        verb: 'convert' or 'predict', whose questions need no files.
-        what: What the error is about.
-    """
-    refuse(checks(ModelFolder(Path(), model), verb), what)

@@ -17,7 +17,6 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from .layers.align import AlignedBatchNorm2d
-from .models.protocol import as_features
 
 # Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
@@ -47,9 +46,9 @@ class DetectionBackbone(nn.Module):
             extra_blocks: Block of torchvision for levels above the last one, or None.
         """
         super().__init__()
-        channels = as_features(body).feature_info.channels()
+        info: Any = body.feature_info
         self.body = body
-        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks)
+        self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks)
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

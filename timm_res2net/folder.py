@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -23,22 +22,21 @@ from .download import WEIGHT_FILES
 from .files import new_folder, read_text, write_file
 from .models import hrnet_res2net
 from .models.figures import FIGURES, Pin
-from .models.protocol import as_timm
-from .models.res2net_zoo import Res2Net
 from .remote_code import AUTO_MAP, MODULE, module_text
 from .schema import (
-    CFG,
-    CONFIG_FIELDS,
+    FEATURES,
     HRNET,
     RES2NET,
     TIMM,
     Field,
-    check_config,
-    check_res2net,
+    as_it_is,
+    choice,
+    number,
     read,
-    read_all,
+    several,
+    whole,
 )
-from .text import first_line, sentence
+from .text import brief, first_line, sentence
 
 CONFIG = 'config.json'
 WEIGHTS, PICKLE = WEIGHT_FILES
@@ -51,8 +49,9 @@ MODES = {1: 'L', 3: 'RGB'}
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 """How images are prepared, under the names of timm's train.py."""
 
-DESCRIBED = 'timm_res2net'
-"""`Config.described_by` of a config whose description this package wrote."""
+MOST_PARAMETERS = 500_000_000
+"""The most parameters of a network that a config.json may describe: 2 GB in float32, and 6 times
+the largest published."""
 
 _NO_PIN = Pin()
 # Fields of a pretrained_cfg that say where weights were loaded from, not what they are
@@ -120,40 +119,75 @@ def read_card(text: str) -> Any:
         ) from error
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """The checkpoint file that a model was converted from.
-
-    Attributes:
-        file: Name of the file.
-        sha256: Its sha256.
-        bytes: Its size.
-        format: How it was read, such as 'torch' or 'safetensors'.
-        entry: Entry of the file that held the weights; '' if the file itself did.
-        widened: Number of tensors that were widened to float32.
-        source: Layout of the file, one of `timm_res2net.convert.SOURCES`.
-        moves: For each rule its keys in the file, their names in timm, the number of tensors, and
-            what was done to them.
-    """
-
-    file: str
-    sha256: str
-    bytes: int
-    format: str
-    entry: str
-    widened: int
-    source: str
-    moves: Sequence[tuple[str, str, int, str]]
+# --- config.json ----------------------------------------------------------------------------------
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 1000 and not re.search(r'[\0-\x1f\x7f]', value)
+
+
+def _are_names(value: Any) -> bool:
+    names = value.values() if isinstance(value, dict) else value
+    return value is None or (isinstance(value, list | dict) and all(map(_is_text, names)))
+
+
+_TEXT = as_it_is('a text of at most 1000 characters in one line', _is_text)
+_NAMES = as_it_is(f'a list or a dictionary, of which each value is {_TEXT.kind}', _are_names)
+_OBJECT = as_it_is('a dictionary', lambda value: isinstance(value, dict))
+
+# The fields with which something is computed; the others are left alone.
 _REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
+_FIELDS = {
+    'architecture': _TEXT,
+    'num_classes': RES2NET['num_classes'],
+    'label_names': _NAMES,
+    'model_args': _OBJECT,
+    'pretrained_cfg': _OBJECT,
+}
+_CFG = {
+    'input_size': several(RES2NET['in_chans'], 3, 3),
+    'interpolation': choice(
+        'bilinear', 'bicubic', 'nearest', 'box', 'hamming', 'lanczos', 'random'
+    ),
+    'crop_pct': number(0.01, 1),
+    'crop_mode': choice('center', 'squash', 'border'),
+    'mean': several(number(-1_000_000, 1_000_000), 1, 4096),
+    'std': several(number(1e-6, 1_000_000), 1, 4096),
+    'first_conv': choice('conv1', 'conv1.0'),
+    'classifier': choice('fc', 'classifier'),
+    # with another offset, timm drops rows of the classifier that the weights beside it do not have
+    'label_offset': choice(0),
+    'label_names': _NAMES,
+    'license': _TEXT,
+}
 
 
-def arguments_of(name: str) -> Mapping[str, Field]:
-    """Return the table of the arguments of a registered name."""
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None, which stands for timm's default."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_arguments(given: Mapping[str, Any], name: str) -> None:
+    """Check recorded arguments of a network.
+
+    Args:
+        given: The arguments. As in `timm.create_model`, None stands for the default.
+        name: The architecture, one of this package or a Res2Net of timm.
+
+    Raises:
+        ValueError: There is an unknown argument, or a value that the table does not allow.
+    """
+    table: Mapping[str, Field] = TIMM if name in timm_names() else RES2NET
     if name in hrnet_res2net.default_cfgs:
-        return HRNET
-    return TIMM if name in timm_names() else RES2NET
+        table = HRNET
+    table = {**table, **FEATURES}
+    unknown = sorted(given.keys() - table.keys())
+    if unknown:
+        raise ValueError(
+            f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
+            'can set. Remove it.'
+        )
+    read(table, _given(given), 'model_args.')
 
 
 def _check(config: Any) -> None:
@@ -165,18 +199,15 @@ def _check(config: Any) -> None:
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
         raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
-    name = read(CONFIG_FIELDS, 'architecture', config['architecture']).partition('.')[0]
+    read(_FIELDS, config)
+    read(_CFG, _given(config['pretrained_cfg']), 'pretrained_cfg.')
+    name = config['architecture'].partition('.')[0]
     if not is_res2net(name):
         raise ValueError(
             f"'{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` shows the "
             'models.'
         )
-    check_config(config, arguments_of(name))
-    if name in timm_names():  # whose constructors do not check their arguments
-        args = read_all(TIMM, config.get('model_args', {}))
-        defaults = {k: p.default for k, p in inspect.signature(Res2Net).parameters.items()}
-        given = {k: v for k, v in args.items() if v is not None}
-        check_res2net({**defaults, 'scale': 8, **given, **given.get('block_args', {})})
+    check_arguments(config.get('model_args', {}), name)
     labels = config.get('label_names')
     if isinstance(labels, list) and len(labels) != config['num_classes']:
         raise ValueError(
@@ -198,9 +229,6 @@ class Config:
         label_names: Names of the classes in order.
         label_descriptions: Longer names by label name.
         model_args: Further arguments of `timm.create_model`, JSON values.
-        described_by: 'timm_res2net' if this package wrote the description of these weights. timm
-            copies the description of the weights that a training started from.
-        made_from: The checkpoint file that the model was converted from.
         auto_map: The code that transformers runs with `trust_remote_code=True`; None without any.
     """
 
@@ -212,20 +240,15 @@ class Config:
     label_names: Sequence[str] | None = None
     label_descriptions: Mapping[str, str] | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
-    described_by: str = ''
-    made_from: Provenance | None = None
     auto_map: Any = None
 
     @classmethod
     def of(
         cls,
-        model: nn.Module,
+        model: Any,
         architecture: str,
         arguments: Mapping[str, Any],
         cfg: Mapping[str, Any],
-        *,
-        described: bool = False,
-        made_from: Provenance | None = None,
     ) -> 'Config':
         """Describe a model so that timm and transformers rebuild it.
 
@@ -238,22 +261,19 @@ class Config:
             architecture: Its name for `timm.create_model`.
             arguments: Further arguments of `timm.create_model`, JSON values.
             cfg: Its `pretrained_cfg`.
-            described: Whether the description in the `pretrained_cfg` is of these weights.
-            made_from: The checkpoint file that the model was converted from.
         """
-        known = as_timm(model)
         kept = filter_pretrained_cfg(dict(cfg), remove_source=True)
         for key in _NOT_SAVED:
             kept.pop(key, None)
         names, descriptions = kept.pop('label_names', None), kept.pop('label_descriptions', None)
-        if len(names or ()) != known.num_classes:  # names of other classes
+        if len(names or ()) != model.num_classes:  # names of other classes
             names = descriptions = None
         in_chans = in_chans_of(model)
-        kept.update(num_classes=known.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
-        pool = getattr(known.global_pool, 'pool_type', '')  # an HRNet's backbone has none
+        kept.update(num_classes=model.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
+        pool = getattr(model.global_pool, 'pool_type', '')  # an HRNet's backbone has none
         return cls(
-            architecture, known.num_classes, known.num_features, pool,
-            kept, names, descriptions, dict(arguments), DESCRIBED if described else '', made_from,
+            architecture, model.num_classes, model.num_features, pool,
+            kept, names, descriptions, dict(arguments),
         )  # fmt: skip
 
     @classmethod
@@ -295,25 +315,16 @@ class Config:
         name, classes, labels = (
             found.get(key) for key in ('architecture', 'num_classes', 'label_names')
         )
-        made_from = found.get('made_from')
-        provenance = None
-        if made_from is not None:
-            rows = [tuple(row) for row in made_from['moves']]
-            provenance = Provenance(**{**made_from, 'moves': rows})
         return cls(
             name, classes, found.get('num_features', 0), found.get('global_pool', ''),
             found['pretrained_cfg'], labels, found.get('label_descriptions'),
-            found.get('model_args', {}), found.get('described_by', ''), provenance,
-            found.get('auto_map'),
+            found.get('model_args', {}), found.get('auto_map'),
         )  # fmt: skip
 
     def to_json(self) -> str:
         """Return the text of the file. The same config gives the same text."""
         found = dataclasses.asdict(self)
-        optional = (
-            'label_names', 'label_descriptions', 'model_args', 'described_by', 'made_from',
-            'auto_map',
-        )  # fmt: skip
+        optional = ('label_names', 'label_descriptions', 'model_args', 'auto_map')
         kept = {key: found[key] for key in found if found[key] or key not in optional}
         kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
         return json.dumps(kept, indent=2) + '\n'
@@ -389,11 +400,11 @@ class Config:
             raise ValueError(
                 f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
             )
-        before = self.pretrained_cfg
+        given, before = _given(given), self.pretrained_cfg
         in_chans = self.input_size[0]
         what = f'Images cannot be prepared with {dict(given)}'
         try:
-            read_all({**CFG, 'img_size': RES2NET['in_chans']}, given)
+            read({**_CFG, 'img_size': whole(1, 4096)}, given)
             data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
             create_transform(**data)
         except ValueError as error:
@@ -539,11 +550,17 @@ class ModelFolder:
         what = f'{self.path / CONFIG} does not describe a model'
         _ = self.config  # its errors are the clearer ones
         try:
-            return timm.create_model(f'local-dir:{self.path}', device='meta')
+            model = timm.create_model(f'local-dir:{self.path}', device='meta')
         except Exception as error:  # what others wrote fails anywhere inside timm
             told = first_line(error)
             told = told if isinstance(error, ValueError) else f'{type(error).__name__}: {told}'
             raise ValueError(sentence(f'{what}: {told}')) from error
+        count = sum(p.numel() for p in model.parameters())
+        if count > MOST_PARAMETERS:
+            raise ValueError(
+                f'{what} of at most {MOST_PARAMETERS:,} parameters, but one of {count:,}.'
+            )
+        return model
 
     def create_model(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
         """Create the model with timm.
@@ -561,7 +578,7 @@ class ModelFolder:
         if pretrained and self.weights.name == PICKLE:  # our errors are the clearer ones
             overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
         try:
-            model = timm.create_model(
+            model: Any = timm.create_model(
                 f'local-dir:{self.path}',
                 pretrained=pretrained,
                 pretrained_cfg_overlay=overlay,
@@ -570,5 +587,5 @@ class ModelFolder:
         except Exception:
             self.build()  # says so if it is the config that is wrong
             raise
-        as_timm(model).pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
+        model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model

@@ -22,7 +22,6 @@ from .deploy import is_block
 from .extras import require
 from .files import check_writable, read_file, write_file
 from .layers.fused_block import adds_splits
-from .models.protocol import as_timm
 
 DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
 """Twenty held-out digits in a row, 8x8 pixels each."""
@@ -62,15 +61,14 @@ class Seen(NamedTuple):
     evidence: torch.Tensor | None
 
 
-def labels_of(model: nn.Module) -> list[str]:
+def labels_of(model: Any) -> list[str]:
     """Return the names of a model's classes.
 
     They come from its cfg, or from ImageNet if the number of classes fits. Otherwise they are
     numbers.
     """
-    timm_model = as_timm(model)
-    number = timm_model.num_classes
-    names = timm_model.pretrained_cfg.get('label_names')
+    number = model.num_classes
+    names = model.pretrained_cfg.get('label_names')
     if names and len(names) == number:
         return list(names.values() if isinstance(names, dict) else names)
     subset = infer_imagenet_subset(model)
@@ -104,7 +102,7 @@ def _cascades(module: Any) -> bool:
     return is_block(module) and module.scale > 1 and adds_splits(module)
 
 
-def look(model: nn.Module, image: torch.Tensor) -> Seen:
+def look(model: Any, image: torch.Tensor) -> Seen:
     """Run a model on an image and return its feature levels, splits, logits and evidence.
 
     Args:
@@ -117,7 +115,6 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
     name = type(model).__name__
     if not hasattr(model, 'forward_intermediates'):
         raise ValueError(f'{name} has no feature levels to show. Show a network of timm.')
-    timm_model = as_timm(model)
     blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
     # an early block, whose maps are still large
     block_name, block = blocks[len(blocks) // 3] if blocks else ('', None)
@@ -129,19 +126,19 @@ def look(model: nn.Module, image: torch.Tensor) -> Seen:
     handle = block.conv3.register_forward_pre_hook(keep) if block is not None else None
     try:
         with torch.enable_grad():
-            last, levels = timm_model.forward_intermediates(image)
+            last, levels = model.forward_intermediates(image)
             if last.ndim != 4:
                 raise ValueError(
                     f'{name} has no feature maps with height and width. Show a convolutional '
                     'network.'
                 )
-            logits = timm_model.forward_head(last)
-            has_classes = timm_model.num_classes > 0
+            logits = model.forward_head(last)
+            has_classes = model.num_classes > 0
             evidence = activation_map(last, logits[0].max()) if has_classes else None
     finally:
         if handle is not None:
             handle.remove()
-    names = [info['module'] for info in timm_model.feature_info]
+    names = [info['module'] for info in model.feature_info]
     splits = tuple(seen[0][0].chunk(block.scale)) if block is not None else ()
     return Seen(
         {name: level[0].detach() for name, level in zip(names, levels, strict=True)},
@@ -253,12 +250,12 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
-    from .checks import refuse_model
+    from .checks import check_values
     from .load import load_model
 
     path = check_picture(Path(out))
     model = load_model(target, pretrained).eval()
-    refuse_model(model, 'predict', f'{target} was not run')
+    check_values(model, f'{target} was not run')
     data = resolve_model_data_config(model)
     opened = open_image(None if image is None else Path(image), data['input_size'][0])
     x = create_transform(**data)(opened)[None]

@@ -204,19 +204,6 @@ def test_convert_names_what_looks_like_a_lost_classifier(key, tmp_path, capsys):
     assert "'fc.weight' and 'fc.bias'" in line
 
 
-def test_hub_configs_into_a_folder_of_something_else(tmp_path, capsys):
-    (tmp_path / 'README.md').write_text('# Mine')
-    assert main(['hub-configs', '--out', str(tmp_path)]) == 1
-    assert f'{tmp_path} holds other files. Name a new folder' in capsys.readouterr().err
-    assert (tmp_path / 'README.md').read_text() == '# Mine'
-
-
-def test_hub_configs_into_a_file(tmp_path, capsys):
-    (tmp_path / 'file').touch()
-    assert main(['hub-configs', '--out', str(tmp_path / 'file')]) == 1
-    assert 'file is a file. Name a folder.' in capsys.readouterr().err
-
-
 def test_an_interrupt_is_one_line(monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -291,7 +278,6 @@ def test_run_without_the_script(capsys):
         'export',
         'show',
         'predict',
-        'hub-configs',
         'run',
     ],
 )

@@ -685,7 +685,7 @@ def test_the_articles_network(whole, tmp_path):
         expected = article(weights, x, layers, 4)
         assert relative_error(model(x).softmax(1), expected) < 1e-12
         assert relative_error(model(x).log_softmax(1), expected.log()) < 1e-12
-    steps = {how for *_, how in found.file.moves}
+    steps = {move.rule.how for move in found.moves}
     assert steps == {'', 'first split moved to the end', 'subtracted from the running mean'}
     # and back: the article's biases are zeros, the numbers the same
     for to, bias in (('article', True), ('4uiiurz1', False)):

@@ -281,7 +281,7 @@ CONFIGS = {
     'a key that timm does not know': (
         lambda c: c['pretrained_cfg'].update(colour='grey'),
         'ValueError',
-        "timm does not know 'colour' in pretrained_cfg. Remove it.",
+        "unexpected keyword argument 'colour'",
     ),
     'an argument that the model does not know': (
         lambda c: c['model_args'].update(scales=4),

@@ -310,7 +310,7 @@ def test_timms_own_is_untouched():
             "'neck'",
             "feature_location must be one of incre, ''",
         ),
-        ({'scale': 0}, ValueError, 'got 0', 'scale must be a whole number from 1 to 64'),
+        ({'scale': 0}, ValueError, 'got 0', 'scale must be a whole number from 1 to 16'),
         (
             {'features_only': True, 'feature_cls': 'fx'},
             ValueError,

@@ -2,13 +2,13 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
-from ..card import moves_table
 from ..checkpoint import Conversion, convert_checkpoint
 from ..compare import describe
 from ..convert import SOURCES
-from ..text import list_some, printable
+from ..text import list_some, printable, table
 from .frame import Verbs, columns
 from .options import (
     add_checkpoint,
@@ -49,7 +49,7 @@ def _convert(args: argparse.Namespace) -> int:
         f'{found.config.network}, block semantics {found.semantics}, '
         f'{known["params"]:,} parameters, {known["num_classes"] or "no"} classes'
     )
-    print(moves_table(found.file, columns()))
+    print(_moves(found))
     print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
     if found.left_out:
         print(f'Left out, because they are not of the Res2Net, {list_some(found.left_out)}')
@@ -66,6 +66,22 @@ def _convert(args: argparse.Namespace) -> int:
     else:
         print(f'Written to {args.out}')
     return 0
+
+
+def _moves(found: Conversion) -> str:
+    """Return a table of what became of the keys of the file: a row for each rule."""
+    rows = []
+    for rule, count in Counter(move.rule for move in found.moves).items():
+        prefix = found.prefix
+        if rule.source.startswith('head.'):  # MMPretrain's classifier is beside its backbone
+            prefix = prefix.removesuffix('backbone.')
+        target = f'`{rule.target}`' if rule.target else ''
+        rows.append((f'`{prefix}{rule.source}`', target, str(count), rule.how))
+    if found.left_out:
+        rows.append(
+            (f'others, such as `{min(found.left_out)}`', '', str(len(found.left_out)), 'left out')
+        )
+    return table(('their keys', "timm's keys", 'tensors', 'how'), rows, columns())
 
 
 def _lost(found: Conversion) -> str:

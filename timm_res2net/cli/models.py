@@ -1,18 +1,14 @@
-"""`list`, `info`, `hub-configs`: the registered models."""
+"""`list`, `info`: the registered models."""
 
 import argparse
 import fnmatch
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 from timm.models import get_arch_pretrained_cfgs
 
-from ..card import card_of_tag
-from ..files import read_text, write_file
-from ..folder import CARD, CONFIG, Config
 from ..models.figures import FIGURES
 from ..resolve import resolve_name
 from ..text import table
@@ -65,7 +61,8 @@ def _short(weights: str) -> str:
     return weights.rpartition('/')[2] if weights.startswith('https:') else weights
 
 
-_HEADER = ('model', 'M', 'GMACs', 'top-1', 'license', 'published by', 'weights')
+HEADER = ('model', 'M', 'GMACs', 'top-1', 'license', 'published by', 'weights')
+"""Columns of the table in hub_configs/README.md; `list` prints the first five."""
 _IN_A_TERMINAL = 5
 """How many columns `timm-res2net list` prints: they fit 80 characters."""
 _ORDERS: dict[str, Callable[[Row], Any]] = {
@@ -77,7 +74,8 @@ _ORDERS: dict[str, Callable[[Row], Any]] = {
 """What `--sort` sorts by."""
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells_of(row: Row) -> tuple[str, ...]:
+    """Return the cells of a row under `HEADER`."""
     return (
         row.model,
         f'{row.params / 1e6:.2f}',
@@ -112,8 +110,8 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([row._asdict() for row in found], indent=2))
     else:
-        cells = [_cells(row)[:_IN_A_TERMINAL] for row in found]
-        print(table(_HEADER[:_IN_A_TERMINAL], cells, columns()))
+        cells = [cells_of(row)[:_IN_A_TERMINAL] for row in found]
+        print(table(HEADER[:_IN_A_TERMINAL], cells, columns()))
     return 0
 
 
@@ -175,74 +173,8 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
-_HUB_CONFIGS = """# Models
-
-Every model that timm_res2net registers; `timm-res2net list` prints the first five columns. `M` is
-parameters in millions. GMACs are multiply-accumulates at 224 px (64 px for the test model), in 1e9.
-Top-1 is the ImageNet-1k accuracy in percent that the named publisher gives; timm_res2net has not
-measured it. An `se_identity` tag computes exactly what the plain network with these weights
-computes. timm's own nine `res2net*` and `res2next50` models stay as they are.
-
-{table}
-
-Each folder holds `config.json` and the model card of a tag that has weights. This file and the
-folders are written by `timm-res2net hub-configs --out hub_configs`.
-"""
-
-
-def write_hub_configs(out: Path) -> list[Path]:
-    """Write config.json and card of every registered tag that has weights, and a table of all.
-
-    Args:
-        out: Folder that gets a folder `<architecture>.<tag>` for each tag, and README.md. It is
-            created if it does not exist. Files of an earlier call are replaced.
-
-    Returns:
-        The folders.
-
-    Raises:
-        FileExistsError: `out` is a file, or a folder of something else.
-    """
-    if out.is_file():
-        raise FileExistsError(f'{out} is a file. Name a folder.')
-    # renewing them is what the verb is for, but a folder of the user's has another README.md
-    start = _HUB_CONFIGS[: _HUB_CONFIGS.index('{')]
-    readme = out / 'README.md'
-    is_ours = readme.is_file() and read_text(readme).startswith(start)
-    if out.is_dir() and any(out.iterdir()) and not is_ours:
-        raise FileExistsError(
-            f'{out} holds other files. Name a new folder, or one that `timm-res2net hub-configs` '
-            'wrote.'
-        )
-    made = []
-    for name in FIGURES:
-        for full, cfg in get_arch_pretrained_cfgs(name).items():
-            if not cfg.has_weights:
-                continue
-            config = Config.of_tag(full)
-            folder = out / full
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / CONFIG, config.to_json())
-            _write(folder / CARD, card_of_tag(config, cfg.tag or ''))
-            made.append(folder)
-    _write(out / 'README.md', _HUB_CONFIGS.format(table=table(_HEADER, map(_cells, rows()))))
-    return made
-
-
-def _write(path: Path, text: str) -> None:
-    write_file(path, lambda file: file.write(text.encode()))
-
-
-def _hub_configs(args: argparse.Namespace) -> int:
-    state = 'Renewed' if args.out.is_dir() and any(args.out.iterdir()) else 'Written'
-    for folder in write_hub_configs(args.out):
-        print(folder)
-    print(f'{state}: {args.out}')
-    return 0
-
-
 def add(verbs: Verbs) -> None:
-    """Add the verbs `list`, `info` and `hub-configs`."""
+    """Add the verbs `list` and `info`."""
     parser = verbs.add(
         'list',
         _list,
@@ -272,12 +204,3 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument('model', metavar='NAME', help='registered name, with or without a tag')
     add_json(parser)
-    parser = verbs.add(
-        'hub-configs',
-        _hub_configs,
-        'write config.json and card of every tag with weights, and a table of all models',
-        'timm-res2net hub-configs --out hub_configs',
-    )
-    parser.add_argument(
-        '--out', type=Path, required=True, metavar='DIR', help='folder to write, or to renew'
-    )

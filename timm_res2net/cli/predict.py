@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from timm.data import create_transform, resolve_model_data_config
 
-from ..checks import refuse_model
+from ..checks import check_values
 from ..load import load_model
 from ..predict import SUFFIXES, Prediction, find_images, predict
 from ..show import digits, labels_of
@@ -37,7 +37,7 @@ def _predict(args: argparse.Namespace) -> int:
         )
     images: Sequence[Path | None] = find_images(args.images) or [None]
     model = load_model(args.model, not args.random).eval()
-    refuse_model(model, 'predict', f'{args.model} was not run')
+    check_values(model, f'{args.model} was not run')
     _logger.info('')  # nothing is printed between the rows
     found = predict(model, images, top=args.top, batch_size=args.batch_size)
     found = _with_progress(found, len(images))

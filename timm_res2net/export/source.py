@@ -11,7 +11,6 @@ from timm.models import FeatureInfo
 from torch import nn
 
 from ..load import load_model
-from ..models.protocol import as_timm
 
 # The fields of a pretrained_cfg that go into the file
 _DESCRIBING = (
@@ -56,7 +55,8 @@ def take(
     info = getattr(model, 'feature_info', None)
     outputs = list(info.module_name()) if isinstance(info, FeatureInfo) else ['logits']
     _describe_channels(model)
-    size = list(as_timm(model).pretrained_cfg['input_size'])
+    cfg: Any = model.pretrained_cfg
+    size = list(cfg['input_size'])
     if img_size is not None:
         size[1:] = [img_size, img_size]
     return Source(model.eval().requires_grad_(False), name, outputs, size)
@@ -96,9 +96,9 @@ def _copy(model: nn.Module, features: bool) -> nn.Module:
         return copy.deepcopy(model).to('cpu', torch.float32)
 
 
-def _describe_channels(model: nn.Module) -> None:
+def _describe_channels(model: Any) -> None:
     """Correct the channels in the cfg of a model. timm keeps those of the registered weights."""
-    cfg = as_timm(model).pretrained_cfg
+    cfg = model.pretrained_cfg
     weights = (weight for weight in model.parameters() if weight.ndim == 4)
     channels = next((weight.shape[1] for weight in weights), cfg['input_size'][0])
     if channels == cfg['input_size'][0]:
@@ -107,7 +107,7 @@ def _describe_channels(model: nn.Module) -> None:
     for key in ('mean', 'std'):  # statistics of colors, for another number of channels
         if cfg.get(key):
             changed[key] = (sum(cfg[key]) / len(cfg[key]),) * channels
-    as_timm(model).pretrained_cfg = {**cfg, **changed}
+    model.pretrained_cfg = {**cfg, **changed}
 
 
 def describe(source: Source, found: Sequence[Any]) -> str:
@@ -125,7 +125,8 @@ def describe(source: Source, found: Sequence[Any]) -> str:
             f'{source.name} returns {len(found)} outputs, and {", ".join(source.outputs)} can be '
             'exported. Pass a classifier, or a model that was created with features_only=True.'
         )
-    cfg: dict[str, Any] = dict(as_timm(source.model).pretrained_cfg)
+    known: Any = source.model.pretrained_cfg
+    cfg = dict(known)
     if source.outputs == ['logits']:
         # the layers count, because a head may have been replaced
         cfg['num_classes'] = found[0].shape[-1] if source.is_classifier else 0

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from torch import nn
 
 from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
 from ..checkpoint import Conversion, read, take_model
-from ..checks import checks, knows_license, refuse
+from ..checks import checks, has_license, refuse
 from ..compare import GOLDEN, compare_golden
 from ..files import sha256_of, temporary_folder
 from ..folder import (
-    DESCRIBED,
     FILES,
     WEIGHTS,
     Config,
@@ -121,7 +120,7 @@ def push_to_hub(
         _keep_golden(folder, seen.golden)
         text, more = _write_card(folder, taken, seen, old, target, measured)
         folder.write_card(text)
-        waived = [knows_license] if license == 'unknown' else []
+        waived = [has_license] if license == 'unknown' else []
         unknown = config.license in (None, 'unknown')
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
         refuse(checks(folder, 'push', waived), f'{target.id} was not pushed{asked}')
@@ -211,21 +210,8 @@ def _take(
     text = os.path.expanduser(os.fspath(model).removeprefix('local-dir:'))
     path = Path(text)
     found = read(text, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
-    config, card, made_from, origin = found.config, '', found.config.made_from, ''
-    if path.is_dir():
-        folder = ModelFolder(path)
-        card, made_from = folder.card, folder.config.made_from
-    elif found.source in ('timm', 'official') and not found.left_out:
-        # its keys are timm's: there is nothing to tell
-        made_from, origin = None, f', from `{path.name}`'
-    else:
-        origin = f', from `{path.name}` of {found.source}'
-    if not (path.is_dir() and config.described_by):
-        # timm copies the description of the weights that a training started from
-        text = f'{found.architecture} with {config.num_classes:,} classes{origin}.'
-        config = config.with_cfg(description=text, tag='pushed', notes=None, origin_url=None)
-    config = replace(config, made_from=made_from, described_by=DESCRIBED)
-    return _Taken(replace(found, config=config), card, found.file.entry)
+    card = ModelFolder(path).card if path.is_dir() else ''
+    return _Taken(found, card, found.file.entry)
 
 
 def _adjust(

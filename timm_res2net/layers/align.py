@@ -15,7 +15,8 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
-from ..schema import RES2NET, read
+from ..compat import drop_block_of
+from ..schema import read, whole
 from .fold import pad_splits, recast
 
 PADDED = ('conv1', 'bn1', 'convs', 'bns', 'conv3')
@@ -264,7 +265,9 @@ def align_blocks(blocks: Sequence[Any], multiple: int) -> None:
             has another norm than BatchNorm2d, another convolution than a plain Conv2d, or
             DropBlock.
     """
-    multiple = read(RES2NET, 'width_multiple', multiple)
+    multiple = read({'width_multiple': whole(1, 256)}, {'width_multiple': multiple})[
+        'width_multiple'
+    ]
     if multiple > 1:
         for block in blocks:
             _check(block)

@@ -8,6 +8,7 @@ shapes. They differ in what the first block of a stage computes (see `SEMANTICS`
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import torch
 from timm.layers import SEModule, get_attn
 from torch import nn
 
-from ..schema import ATTN_LAYERS, BLOCK, block_parameters, check_size, checked, split_width
+from ..schema import ATTN_LAYERS, BLOCK, checked
 from ..semantics import SEMANTICS
 from .fold import check_finite, check_layers, settle
 from .fused_block import FusedBottle2neck
@@ -131,17 +132,12 @@ class Bottle2neck(nn.Module):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value is not what the table in schema.py says, a split would have no
-                channel, or the block would be too large.
+            ValueError: A value is not what the table in schema.py says, or a split would have no
+                channel.
         """
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
-        check_size(
-            block_parameters(inplanes, planes, base_width, scale, cardinality, attn_layer), scale,
-            inplanes=inplanes, planes=planes, base_width=base_width, scale=scale,
-            cardinality=cardinality, attn_layer=attn_layer,
-        )  # fmt: skip
-        width = split_width(planes, base_width, cardinality)
+        width = math.floor(planes * (base_width / 64.0)) * cardinality
         if width < 1:
             raise ValueError(
                 f'base_width={base_width!r} with planes={planes} gives splits of {width} channels. '

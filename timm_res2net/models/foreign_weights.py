@@ -10,11 +10,10 @@ from torch import nn
 from ..convert import SOURCES, Checkpoint, convert_network, find_network, read_checkpoint
 from ..keys import is_head
 from ..text import list_some
-from .protocol import as_timm
 from .se_identity import checkpoint_filter_fn
 
 
-def load_foreign(model: nn.Module, path: str) -> None:
+def load_foreign(model: Any, path: str) -> None:
     """Load a file of PaddleClas (.pdparams) or MindCV (.ckpt), as timm loads pretrained weights.
 
     New heads, other input channels and `features_only` work as with any weights of timm.
@@ -27,14 +26,13 @@ def load_foreign(model: nn.Module, path: str) -> None:
         RuntimeError: The file cannot be read or does not fit the model. An unreadable download is
             renamed to `<name>.broken`, so that the next call downloads the file again.
     """
-    timm_model = as_timm(model)
-    cfg = timm_model.pretrained_cfg
+    cfg = model.pretrained_cfg
     checkpoint = _read(path, is_download=not cfg.get('file'))
     load_pretrained(
         model,
         dict(cfg, state_dict=_convert(checkpoint, model)),
-        num_classes=timm_model.num_classes,
-        in_chans=timm_model.in_chans,
+        num_classes=model.num_classes,
+        in_chans=model.in_chans,
         filter_fn=checkpoint_filter_fn,
     )
 

@@ -9,7 +9,6 @@ The bottlenecks are those of timm's HRNet in its first stage and in its head. Th
 the branches stay.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +19,7 @@ from timm.models.resnet import Bottleneck
 from torch import nn
 
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from ..schema import HEADS, HRNET, check_cfg, check_hrnet, checked, read_all
+from ..schema import FEATURES, HRNET, checked, read
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
@@ -28,6 +27,7 @@ __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 # Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
 # stores them elsewhere.
 _NOT_RECORDED = ('num_classes', 'drop_rate', 'device', 'dtype')
+_HEAD = 'classification'  # timm's default
 
 
 class HighResolutionRes2Net(HighResolutionNet):
@@ -67,11 +67,9 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`, `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: A value that is not what the table in schema.py says, stages that are too
-                large, or a classifier without pooling.
+            ValueError: A value that is not what the table in schema.py says.
             TypeError: An unknown argument.
         """
-        check_hrnet({**cfg, **kwargs}, scale)
         super().__init__(cfg, in_chans=in_chans, **kwargs)
         arguments: dict[str, Any] = dict(
             cardinality=cardinality, base_width=base_width, scale=scale, semantics=semantics,
@@ -128,10 +126,7 @@ def _filter(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, 
 def _create_hrnet(
     variant: str, base: str, pretrained: bool = False, **kwargs: Any
 ) -> HighResolutionRes2Net:
-    kwargs = read_all(HRNET, kwargs)
-    for known in (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')):
-        if isinstance(known, Mapping):
-            check_cfg(known)
+    kwargs = read(FEATURES, kwargs)
     features_only = kwargs.pop('features_only', False)
     feature_cls = kwargs.get('feature_cls')
     if feature_cls not in (None, 'getter'):
@@ -140,8 +135,8 @@ def _create_hrnet(
             "returns all of them together. Leave it out, or use 'getter'."
         )
     as_class = features_only and feature_cls is None
-    head = kwargs.pop('head', HEADS[0]) if as_class else None
-    if head in HEADS[1:]:  # of a network without a classifier: it has these levels
+    head = kwargs.pop('head', _HEAD) if as_class else None
+    if head in ('incre', ''):  # of a network without a classifier: it has these levels
         kwargs.setdefault('feature_location', head)
     model_cls = HighResolutionRes2NetFeatures if as_class else HighResolutionRes2Net
     model: Any = build_model_with_cfg(
@@ -150,7 +145,7 @@ def _create_hrnet(
         pretrained,
         model_cfg=cfg_cls[base],
         pretrained_filter_fn=_filter,
-        pretrained_strict=not features_only and kwargs.get('head', HEADS[0]) == HEADS[0],
+        pretrained_strict=not features_only and kwargs.get('head', _HEAD) == _HEAD,
         kwargs_filter=('num_classes', 'global_pool') if as_class else None,  # type: ignore[arg-type]
         features_only=features_only and not as_class,
         **kwargs,

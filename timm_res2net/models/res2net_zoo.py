@@ -16,7 +16,7 @@ The name of this file must stay: timm sorts models by the last part of their mod
 `res2net` is the module of timm's own Res2Nets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,9 +33,8 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..download import mark_foreign_files, prepare_weights
-from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from ..schema import RES2NET, check_cfg, check_res2net, checked, read_all
+from ..schema import FEATURES, RES2NET, checked, read
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -96,7 +95,6 @@ class Res2Net(ResNet):
         drop_path_rate: float = 0.0,
         drop_block_rate: float = 0.0,
         zero_init_last: bool = True,
-        width_multiple: int = 1,
         device: Any = None,
         dtype: Any = None,
     ):
@@ -131,20 +129,15 @@ class Res2Net(ResNet):
                 the first block.
             drop_block_rate: DropBlock rate in the last two stages.
             zero_init_last: Start every block as its shortcut.
-            width_multiple: Pad the splits with zero channels to a multiple of this, 8 for tensor
-                cores. Outputs, weights and training stay the same.
             device: Device of the parameters. 'meta' is supported.
             dtype: Data type of the parameters.
 
         Raises:
             ValueError: A value that is not what the table in schema.py says, or that cannot be
-                built: a network that is too large, a classifier without pooling, an odd channels[0]
-                with a plain stem, or a `width_multiple` above 1 with another norm than BatchNorm2d
-                or with DropBlock.
+                built: an odd channels[0] with a plain stem.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
-        check_res2net(locals())
         if isinstance(aa_layer, str):
             aa_layer = _AA_LAYERS[aa_layer]
         # timm fixes the width of a plain stem at 64 and has no argument for it. For another width,
@@ -186,7 +179,6 @@ class Res2Net(ResNet):
             conv1 = nn.Conv2d(in_chans, plain_width, 7, stride=2, padding=3, bias=False, **dd)
             nn.init.kaiming_normal_(conv1.weight, mode='fan_out', nonlinearity='relu')
             self.conv1 = conv1  # type: ignore[assignment]  # replaces the deep stem
-        align_blocks([m for m in self.modules() if isinstance(m, Bottle2neck)], width_multiple)
         self._recorded_args = recorded
 
     @property
@@ -237,11 +229,8 @@ def create_res2net(
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
-    kwargs = read_all(RES2NET, kwargs)
+    kwargs = read(FEATURES, kwargs)
     given, overlay = (kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay'))
-    for known in (given, overlay):
-        if isinstance(known, Mapping):
-            check_cfg(known)
     overlay = mark_foreign_files(overlay)
     cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
     if pretrained:

@@ -1,0 +1,75 @@
+"""Write config.json and card of every registered tag that has weights, and a table of all models."""
+
+import argparse
+from pathlib import Path
+
+from timm.models import get_arch_pretrained_cfgs
+
+from timm_res2net.card import card_of_tag
+from timm_res2net.cli.models import HEADER, cells_of, rows
+from timm_res2net.folder import CARD, CONFIG, Config
+from timm_res2net.models.figures import FIGURES
+from timm_res2net.text import table
+
+HERE = Path(__file__).parent
+
+_README = """# Models
+
+Every model that timm_res2net registers; `timm-res2net list` prints the first five columns. `M` is
+parameters in millions. GMACs are multiply-accumulates at 224 px (64 px for the test model), in 1e9.
+Top-1 is the ImageNet-1k accuracy in percent that the named publisher gives; timm_res2net has not
+measured it. An `se_identity` tag computes exactly what the plain network with these weights
+computes. timm's own nine `res2net*` and `res2next50` models stay as they are.
+
+{table}
+
+Each folder holds `config.json` and the model card of a tag that has weights. This file and the
+folders are written by `python hub_configs/generate.py`.
+"""
+
+
+def generate() -> dict[str, str]:
+    """Return the text of every generated file, by its path in this folder."""
+    found = {'README.md': _README.format(table=table(HEADER, map(cells_of, rows())))}
+    for name in FIGURES:
+        for full, cfg in get_arch_pretrained_cfgs(name).items():
+            if cfg.has_weights:
+                config = Config.of_tag(full)
+                found[f'{full}/{CONFIG}'] = config.to_json()
+                found[f'{full}/{CARD}'] = card_of_tag(config, cfg.tag or '')
+    return found
+
+
+def compare(texts: dict[str, str]) -> list[str]:
+    """Return the paths of files that are missing, outdated, or not generated any more."""
+    there = {
+        path.relative_to(HERE).as_posix(): path.read_text(encoding='utf-8')
+        for pattern in ('README.md', '*.*/*')
+        for path in HERE.glob(pattern)
+    }
+    return sorted(path for path in texts.keys() | there if texts.get(path) != there.get(path))
+
+
+def main() -> int:
+    """Write the files, or compare them."""
+    parser = argparse.ArgumentParser(prog='python hub_configs/generate.py', description=__doc__)
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing; exit with 1 if a file is outdated'
+    )
+    args = parser.parse_args()
+    texts = generate()
+    outdated = compare(texts)
+    for path in outdated:
+        print(path)
+        if args.check:
+            continue
+        (HERE / path).parent.mkdir(exist_ok=True)
+        if path in texts:
+            (HERE / path).write_text(texts[path], encoding='utf-8')
+        else:
+            (HERE / path).unlink()
+    return int(args.check and bool(outdated))
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
