@@ -10,10 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import startup  # noqa: F401 before the imports that take seconds
-from .deploy import align_widths, reparameterize_model
+from .deploy import reparameterize_model
 from .detection import detection_backbone
 from .layers.bottle2neck import Bottle2neck
-from .layers.rules import override
 from .models import hrnet_res2net  # noqa: F401 registers its models
 from .models.res2net_zoo import Res2Net
 from .semantics import SEMANTICS
@@ -28,12 +27,10 @@ __all__ = [
     'SEMANTICS',
     'Bottle2neck',
     'Res2Net',
-    'align_widths',
     'check',
     'convert_checkpoint',
     'detection_backbone',
     'export_model',
-    'override',
     'pull',
     'push_to_hub',
     'reparameterize_model',

@@ -53,7 +53,6 @@ from .folder import (
     timm_names,
     without_origin,
 )
-from .layers.align import AlignedBatchNorm2d
 from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
 from .models.hrnet_res2net import HighResolutionRes2Net
@@ -277,8 +276,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 # Arguments of `timm.create_model` that change what is computed, but no shape
 _SILENT = (
-    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool',
-    'width_multiple',
+    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool'
 )  # fmt: skip
 
 
@@ -518,7 +516,7 @@ def _computes(module: nn.Module) -> str:
     """Return what a module computes in eval mode, apart from its weights and its children."""
     if isinstance(module, nn.Dropout | DropPath | DropBlock2d):
         return 'Identity()'
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm, aligned ones
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm, too
         return f'BatchNorm(eps={module.eps})'
     # a block of timm and one of this package have the same children and compute the same
     is_block = any(module.children()) and not isinstance(module, nn.Sequential)
@@ -698,7 +696,7 @@ def _unusual(model: Any) -> list[str]:
     norms = [m for m in model.modules() if 'norm' in type(m).__name__.lower()]
     usual = {
         'act_layer': type(model.act1) is nn.ReLU,
-        'norm_layer': all(type(norm) in (nn.BatchNorm2d, AlignedBatchNorm2d) for norm in norms),
+        'norm_layer': all(type(norm) is nn.BatchNorm2d for norm in norms),
         'aa_layer or replace_stem_pool': type(model.maxpool) is nn.MaxPool2d,
         'global_pool': model.global_pool.pool_type == 'avg',
         'output_stride': model.feature_info[-1]['reduction'] == 32,

@@ -358,7 +358,6 @@ RES2NET = {
     'drop_path_rate': _RATE,
     'drop_block_rate': _RATE,
     'zero_init_last': _FLAG,
-    'width_multiple': whole(1, 256),
     'feature_cls': either(
         choice('list', 'dict', 'hook', 'fx', 'getter'), builder('a module class', _find_class)
     ),

@@ -34,7 +34,6 @@ from torch import nn
 
 from ..compat import keep_in_chans
 from ..download import mark_foreign_files, prepare_weights
-from ..layers.align import align_blocks
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from ..schema import RES2NET, check_cfg, check_res2net, checked, read_all
 from .half_loading import explaining_file, watch_loading
@@ -98,7 +97,6 @@ class Res2Net(ResNet):
         drop_path_rate: float = 0.0,
         drop_block_rate: float = 0.0,
         zero_init_last: bool = True,
-        width_multiple: int = 1,
         device: Any = None,
         dtype: Any = None,
     ):
@@ -133,16 +131,13 @@ class Res2Net(ResNet):
                 the first block.
             drop_block_rate: DropBlock rate in the last two stages.
             zero_init_last: Start every block as its shortcut.
-            width_multiple: Pad the splits with zero channels to a multiple of this, 8 for tensor
-                cores. Outputs, weights and training stay the same.
             device: Device of the parameters. 'meta' is supported.
             dtype: Data type of the parameters.
 
         Raises:
             ValueError: A value that is not what the table in schema.py says, or that cannot be
-                built: a network that is too large, a classifier without pooling, an odd channels[0]
-                with a plain stem, or a `width_multiple` above 1 with another norm than BatchNorm2d
-                or with DropBlock.
+                built: a network that is too large, a classifier without pooling, or an odd
+                channels[0] with a plain stem.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
@@ -188,7 +183,6 @@ class Res2Net(ResNet):
             conv1 = nn.Conv2d(in_chans, plain_width, 7, stride=2, padding=3, bias=False, **dd)
             nn.init.kaiming_normal_(conv1.weight, mode='fan_out', nonlinearity='relu')
             self.conv1 = conv1  # type: ignore[assignment]  # replaces the deep stem
-        align_blocks([m for m in self.modules() if isinstance(m, Bottle2neck)], width_multiple)
         keep_in_chans(self, in_chans)
         self._recorded_args = recorded
         watch_loading(self)
@@ -201,11 +195,6 @@ class Res2Net(ResNet):
         classes is not among them, because timm's config has an entry of its own for it.
         """
         return dict(self._recorded_args, global_pool=self.global_pool.pool_type)
-
-    @torch.jit.ignore
-    def record_args(self, **changed: Any) -> None:
-        """Record arguments that changed after construction in `model_args`."""
-        self._recorded_args.update(changed)
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
