@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.suite.checks import compiler
 from tests.common import HRNETS, OF_TORCHAO, image, randomise, relative_error
-from timm_res2net import align_widths, reparameterize_model
+from timm_res2net import reparameterize_model
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (
     FORMS,
@@ -212,9 +212,7 @@ def build(name: str, **kwargs) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'form', ['timm', 'silu', 'plain', 'deployed', 'aligned and deployed', 'hrnet']
-)
+@pytest.mark.parametrize('form', ['timm', 'silu', 'plain', 'deployed', 'hrnet'])
 @OF_TORCHAO
 def test_torch_int8(form):
     """Every convolution takes 8 bits and has weights of 8 bits, whatever module it comes from."""
@@ -227,9 +225,7 @@ def test_torch_int8(form):
         model = build(HRNETS[0])
     else:
         model = build('test_res2net_se')
-    if form == 'aligned and deployed':
-        align_widths(model, 8)
-    if 'deployed' in form:
+    if form == 'deployed':
         model = reparameterize_model(model)
     x = image(2)
     program = torch.export.export(model, (x,))

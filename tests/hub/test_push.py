@@ -459,7 +459,7 @@ def rebuilt(done: hub.Push, model: nn.Module, tmp_path: Path) -> Any:
 def test_a_config_says_all_that_is_needed(tmp_path):
     model = tiny(
         layers=(1, 1, 2, 1), scale=8, base_width=14, semantics='caffe', attn_layer='eca',
-        in_chans=1, global_pool='max', act_layer='silu', output_stride=16, width_multiple=4,
+        in_chans=1, global_pool='max', act_layer='silu', output_stride=16,
     )  # fmt: skip
     data = {
         'img_size': 40, 'mean': (0.4,), 'std': (0.2,), 'crop_pct': 0.9, 'interpolation': 'bicubic',

@@ -332,9 +332,7 @@ def test_the_script_above_saves_what_the_real_one_saves(trained):
 
 RUNS = {
     'plain': '--freeze-norms',
-    'aligned': '--freeze-norms --model-kwargs width_multiple=8',
     'norms': '',
-    'aligned norms': '--model-kwargs width_multiple=8',
     'sync': '--sync-bn',
 }
 
@@ -402,11 +400,10 @@ def test_ranks_end_with_the_same_weights(name, trained):
 def test_the_statistics_of_ranks_are_their_own_until_averaged(trained):
     left, _ = trained
     # DDP copies the first rank's before every step; the last step's update parts them again
-    for name in ('norms', 'aligned norms'):
-        one, two = (left[name, 2, rank][0]['mean'] for rank in (0, 1))
-        averaged = left[name, 2, 0][1]['layer4.0.bn3.running_mean']
-        assert relative_error(two, one) > 1e-3
-        assert relative_error(averaged, (one + two) / 2) < TOLERANCE
+    one, two = (left['norms', 2, rank][0]['mean'] for rank in (0, 1))
+    averaged = left['norms', 2, 0][1]['layer4.0.bn3.running_mean']
+    assert relative_error(two, one) > 1e-3
+    assert relative_error(averaged, (one + two) / 2) < TOLERANCE
 
 
 @pytest.mark.slow
@@ -427,15 +424,6 @@ def test_two_processes_are_one_with_the_doubled_batch(trained):
     assert [sum(two) / 2 for two in halves] == pytest.approx(told['losses'], rel=TOLERANCE)
     # where norm layers learn their statistics, each process has those of its own half
     assert difference(left['norms', 2, 0][1], left['norms', 1, 0][1]) > 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(('name', 'same'), [('aligned', 'plain'), ('aligned norms', 'norms')])
-def test_aligned_widths_train_alike(name, same, trained):
-    left, _ = trained
-    assert left[name, 2, 0][0]['norm'] == 'AlignedBatchNorm2d'
-    assert left[same, 2, 0][0]['norm'] == 'BatchNorm2d'
-    assert difference(left[name, 2, 0][1], left[same, 2, 0][1]) < TOLERANCE
 
 
 @pytest.mark.slow

@@ -8,8 +8,6 @@ from torch import nn
 from torch.nn.utils import (
     fuse_conv_bn_weights,
     parametrize,
-    remove_spectral_norm,
-    remove_weight_norm,
 )
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -36,11 +34,11 @@ def check_layers(model: nn.Module, what: str) -> None:
 
     # hooks that compute a tensor before each call, their attribute with the tensor's name, and the
     # function that makes the tensor a parameter again
-    kinds: list[tuple[type, str, Any]] = [
-        (prune.BasePruningMethod, '_tensor_name', prune.remove),
-        (WeightNorm, 'name', remove_weight_norm),
-        (SpectralNorm, 'name', remove_spectral_norm),
-    ]
+    kinds = (
+        (prune.BasePruningMethod, '_tensor_name', 'prune.remove'),
+        (WeightNorm, 'name', 'remove_weight_norm'),
+        (SpectralNorm, 'name', 'remove_spectral_norm'),
+    )
     for name, layer in model.named_modules():
         name = f"'{name}'" if name else 'the model'
         if isinstance(getattr(layer, 'base_layer', None), nn.Conv2d):
@@ -60,12 +58,11 @@ def check_layers(model: nn.Module, what: str) -> None:
         ]
         if parametrize.is_parametrized(layer):
             tensors: Any = layer.parametrizations
-            computed += [(tensor, parametrize.remove_parametrizations) for tensor in tensors]
+            computed += [(tensor, 'parametrize.remove_parametrizations') for tensor in tensors]
         for tensor, remove in computed:
-            call = f'{remove.__module__.rpartition(".")[2]}.{remove.__name__}'
             raise ValueError(
                 f'{what}, because the {tensor} of {name} is computed from other parameters. Call '
-                f"{call}(layer, '{tensor}') of torch.nn.utils first."
+                f"torch.nn.utils.{remove}(layer, '{tensor}') first."
             )
         if isinstance(layer, nn.Conv2d) and type(layer.weight) is not nn.Parameter:
             raise ValueError(
