@@ -15,18 +15,15 @@ compares the deployed model with itself without the check for NaN and infinity.
 import copy
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import timm
 import torch
 from torch import nn
 
-from timm_res2net import override, reparameterize_model
+from timm_res2net import reparameterize_model
 from timm_res2net.layers.fused_conv import FusedConv2d
 from timm_res2net.stats import interval
 from timm_res2net.text import table
@@ -99,28 +96,8 @@ def memory(model: nn.Module) -> float:
     """Return the size of the packed weights over that of the weights."""
     fused = [module for module in model.modules() if isinstance(module, FusedConv2d)]
     weights = sum(module.weight.numel() for module in fused)
-    packed = sum(len(m._packs.packs) * m.weight.numel() for m in fused if m._packs is not None)
+    packed = sum(len(m._packs.of_layout) * m.weight.numel() for m in fused if m._packs is not None)
     return round(packed / weights, 3)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Let deployed models not look for NaN and infinity in what they get."""
-    with ExitStack() as stack:
-        for module in ('fused_block', 'fused_conv'):
-            name = f'timm_res2net.layers.{module}.hides'
-            stack.enter_context(mock.patch(name, lambda x: False))
-        yield
-
-
-def within(context: Callable[[], AbstractContextManager[None]], model: Step) -> Step:
-    """Return a model that runs within a context."""
-
-    def run(x: torch.Tensor) -> object:
-        with context():
-            return model(x)
-
-    return run
 
 
 def usable(cell: dict[str, Any]) -> bool:
@@ -132,15 +109,11 @@ def report_table(report: dict[str, Any]) -> str:
     """Return the results as a table, without figures whose control is out of its band."""
     rows = []
     for case, cell in report['cases'].items():
-        times = [
-            '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios'][role])
-            if usable(cell)
-            else 'unusable'
-            for role in ('deployed', 'one pack a layer')
-        ]
+        ratio = '× {:.2f} [{:.2f}, {:.2f}]'.format(*cell['ratios']['deployed'])
         control = '{:.2f}'.format(cell['ratios']['control'][0])
-        rows.append((case, *times, f'× {cell["memory"]:.2f}', control))
-    header = ('inputs', 'time', 'with one pack a layer', 'memory of the packs', 'control')
+        shown = ratio if usable(cell) else 'unusable'
+        rows.append((case, shown, f'× {cell["memory"]:.2f}', control))
+    header = ('inputs', 'time', 'memory of the packs', 'control')
     return table(header, rows)
 
 
@@ -175,19 +148,11 @@ def main(argv: list[str] | None = None) -> None:
     cells = {}
     for case, shapes in cases(args.calls).items():
         deployed = reparameterize_model(plain)
-        models = {
-            'plain': plain,
-            'control': copy.deepcopy(plain),
-            'deployed': deployed,
-            'one pack a layer': within(partial(override, packs=False), reparameterize_model(plain)),
-        }
+        models = {'plain': plain, 'control': copy.deepcopy(plain), 'deployed': deployed}
         new = case == NEW  # every call is the first of its size, so that none warms up
         cells[case] = compare(models, shapes, 0 if new else args.calls // 4, apart=new)
         cells[case]['memory'] = memory(deployed)
-    deployed = reparameterize_model(plain)
-    pair = {'without': within(unchecked, deployed), 'with': deployed}
-    check = compare(pair, cases(args.calls)['one size'], args.calls // 4)['ratios']['with']
-    report = {'model': args.model, 'cases': cells, 'check': check}
+    report = {'model': args.model, 'cases': cells}
     print(report_table(report))
     print(sentence(report))
     script.save(report)

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.export.measure import CONTROL, FORMS, Job, make_forms, time_forms
+from timm_res2net.export.measure import CONTROL, FORMS, Job, Step, make_forms, time_forms
 from timm_res2net.stats import ratio
 from timm_res2net.text import table
 
@@ -44,6 +44,13 @@ CASES = {
     'six sizes in turn': [(1, 3, *size) for size in SIX],
 }
 """The shapes of the images, by case."""
+LOW = 'deployed, bfloat16'
+"""A form that `timm-res2net measure` does not have: its outputs differ by half a percent."""
+
+
+def all_forms() -> tuple[str, ...]:
+    """Return the names of all forms."""
+    return (*FORMS, LOW)
 
 
 def build(name: str) -> Any:
@@ -52,27 +59,36 @@ def build(name: str) -> Any:
     return timm.create_model(name, zero_init_last=False).eval().requires_grad_(False)
 
 
+def deployed(model: nn.Module, name: str, form: str) -> Step:
+    """Return the deployed form of a model, which is changed: 'deployed' or `LOW`."""
+    fast = deploy(model, name)
+    if form != LOW:
+        return fast
+    low = fast.bfloat16()
+    return lambda images: low(images.bfloat16())
+
+
 def peak_memory(name: str, form: str, path: str, shape: tuple[int, ...]) -> float:
     """Return how much memory this process takes at most while it runs a form, in MB.
 
     Args:
         name: Name of the model.
-        form: A key of `FORMS`.
+        form: One of `all_forms`.
         path: The form's file, if it has one.
         shape: Shape of the images.
     """
     torch.set_num_threads(1)
     images = torch.randn(shape)
-    for package in FORMS[form].packages:
+    for package in FORMS[form].packages if form in FORMS else ():
         __import__(package)
     if form.startswith('torch.compile'):
         small = Job(build('test_res2net_se'), torch.randn(1, 3, 64, 64), True, Path(path), 1)
         FORMS[form].open(small, Path(path))
     _trim()
     before = _status('VmRSS')
-    model = nn.Identity() if FORMS[form].file else build(name)
-    if form == 'deployed':
-        step: Any = deploy(model, name)
+    model = nn.Identity() if form in FORMS and FORMS[form].file else build(name)
+    if form in ('deployed', LOW):
+        step = deployed(model, name, form)
     else:
         step = FORMS[form].open(Job(model, images, True, Path(path), 1), Path(path))
     del model
@@ -106,7 +122,7 @@ def measure(
     Args:
         name: Name of the model.
         case: A key of `CASES`.
-        names: Keys of `FORMS`, with 'eager'.
+        names: Some of `all_forms`, with 'eager'.
         seconds: How long to time.
         slow: Also measure the forms that take minutes to make.
         memory: Measure memory.
@@ -118,18 +134,20 @@ def measure(
         job = Job(model, images[0], len(images) == 1, Path(made), 1)
         with torch.no_grad():
             steps, sizes, left_out = make_forms(job, slow, names)
-            if 'deployed' in names:
-                steps['deployed'] = deploy(copy.deepcopy(model), name)
-                left_out.pop('deployed', None)
+            for form in ('deployed', LOW):
+                if form in names:
+                    steps[form] = deployed(copy.deepcopy(model), name, form)
+                    left_out.pop(form, None)
         samples = time_forms(steps, images, seconds, time.process_time)
         for form, taken in samples.items():
             found['milliseconds'][form] = round(1000 * median(taken), 2)
             found['ratios'][form] = [round(x, 4) for x in ratio(taken, samples['eager'])]
         found |= {'bytes': sizes, 'left_out': left_out, 'rounds': len(samples['eager'])}
         if memory and len(images) == 1:
-            for form in FORMS:
+            for form in all_forms():
                 if form in steps:
-                    path = FORMS[form].file(job) if FORMS[form].file else ''  # type: ignore[misc]
+                    write = FORMS[form].file if form in FORMS else None
+                    path = write(job) if write else ''
                     found['memory'][form] = _apart(name, form, str(path), CASES[case][0])
     return found
 
@@ -147,7 +165,7 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any], names: Collection[str]
     Args:
         old: The cell.
         new: A newer cell with these forms and the eager mode that their ratios refer to.
-        names: Keys of `FORMS`.
+        names: Some of `all_forms`.
     """
     merged = dict(old)
     for key in ('milliseconds', 'ratios', 'bytes', 'memory'):
@@ -164,7 +182,7 @@ def usable(cell: Mapping[str, Any]) -> bool:
 def report_table(report: Mapping[str, Any]) -> str:
     """Return all times as a table: milliseconds, and the ratio to eager mode."""
     rows = []
-    for (name, cases), form in itertools.product(report.items(), FORMS):
+    for (name, cases), form in itertools.product(report.items(), all_forms()):
         cells = [_cell(cases.get(case), form) for case in CASES]
         if any(cells):
             rows.append((name, form, *cells))
@@ -196,7 +214,7 @@ def guide(report: Mapping[str, Any], losses: Mapping[str, Any], name: str) -> st
         'ONNX Runtime, int8': 'ONNX Runtime, int8, preset mixed',
     }
     rows = []
-    for form in FORMS:
+    for form in all_forms():
         times = [
             f'× {cell["ratios"][form][0]:.2f}' if form in cell['ratios'] and usable(cell) else ''
             for cell in (cases[case] for case in CASES)
@@ -207,7 +225,7 @@ def guide(report: Mapping[str, Any], losses: Mapping[str, Any], name: str) -> st
                 f'{cell["memory"][form]:.0f}' if form in cell['memory'] else ''
                 for cell in (one, eight)
             ]
-            share = '100 %'
+            share = '' if form == LOW else '100 %'
             if form in kept:
                 share = f'{losses["res2net50_se"]["forms"][kept[form]]["same"]:.1f} %'
             rows.append((
@@ -225,7 +243,9 @@ def sentence(report: Mapping[str, Any]) -> str:
     for name, cases in report.items():
         cell = cases['batch 1']
         if usable(cell):
-            times = {form: cell['ratios'][form][0] for form in FORMS if form in cell['ratios']}
+            times = {
+                form: cell['ratios'][form][0] for form in all_forms() if form in cell['ratios']
+            }
             best = min(times, key=lambda form: times[form])
             groups.setdefault(best, []).append(f'{name} (× {times[best]:.2f})')
     found = '; '.join(f'{form} for {", ".join(names)}' for form, names in groups.items())
@@ -246,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     add('--no-memory', action='store_true', help='without memory')
     add('--keep', action='store_true', help='keep the other networks that the file has')
     text = 'forms to measure again, in the networks that the file has (default: all forms)'
-    add('--forms', nargs='+', choices=FORMS, metavar='NAME', help=text)
+    add('--forms', nargs='+', choices=all_forms(), metavar='NAME', help=text)
     args = script.parse(argv)
     torch.set_num_threads(1)
     before: dict[str, Any] = {'cells': {}, 'runs': ()}
@@ -260,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     report: dict[str, Any] = {}
     for name, case in itertools.product(args.models, CASES):
         print(f'{name}, {case}', flush=True)
-        names = {'eager', *(args.forms or FORMS)}
+        names = {'eager', *(args.forms or all_forms())}
         slow = bool(args.forms) or name in args.slow
         cell = measure(name, case, names, args.seconds, slow, not args.no_memory)
         for form, reason in cell['left_out'].items():

@@ -13,15 +13,19 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import DEVICES, NAMES, TIMMS, TINY, image, randomise, relative_error, slow_except
-from timm_res2net import Res2Net, align_widths, reparameterize_model
-from timm_res2net.layers import rules
-from timm_res2net.layers.align import align_blocks
+from timm_res2net import Res2Net, reparameterize_model
+from timm_res2net.layers import fused_conv
 from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.fused_block import FusedStage
-from timm_res2net.layers.rules import FORMS, override
 from timm_res2net.semantics import SEMANTICS
 
 BNS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """All layers of the digits model run packed."""
+    monkeypatch.setattr(fused_conv, 'SMALL', 1)
 
 
 def create(name=TINY, **kwargs):
@@ -118,13 +122,13 @@ def test_wrappers(name, feature_cls, dtype):
     assert deployed.feature_info.channels() == body.feature_info.channels()
 
 
-def test_deployed_in_inference_mode(monkeypatch):
+def test_deployed_in_inference_mode():
     """Its weights are not born there, so that they can be packed."""
     with torch.inference_mode():
         for deployed in (reparameterize_model(create()), timms(create())):
             assert not deployed.layer1[0].conv1.weight.is_inference()
             deployed(image())
-            assert deployed.layer1[0].conv1._packs is not None or not rules._PACKS
+            assert deployed.layer1[0].conv1._packs is not None or not fused_conv._PACKS
 
 
 @pytest.mark.parametrize('kwargs', [{'in_chans': 1}, {'in_chans': 4}], ids=str)
@@ -139,26 +143,20 @@ def test_small_images(kwargs):
                 assert relative_error(deployed(x), model(x)) < 1e-5
 
 
-VERBS = {
-    'reparameterize': reparameterize_model,
-    'align the widths of': lambda model: align_widths(model, 8),
-}
-
-
-@pytest.mark.parametrize('verb', VERBS)
-def test_an_fx_graph_is_refused(verb):
+def test_an_fx_graph_is_refused():
     body = create(features_only=True, feature_cls='fx')
-    with pytest.raises(ValueError, match=f'Cannot {verb} FeatureGraphNet') as error:
-        VERBS[verb](body)
+    with pytest.raises(ValueError, match='Cannot reparameterize FeatureGraphNet') as error:
+        reparameterize_model(body)
     assert "feature_cls='list', 'dict', 'hook' or 'getter'" in str(error.value)
 
 
-@pytest.mark.parametrize('verb', VERBS)
-def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
+def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone():
     deployed = reparameterize_model(create())
     for model in (deployed, timms(create())):
-        with pytest.raises(ValueError, match=f'Cannot {verb} Res2Net.*already deployed') as error:
-            VERBS[verb](model)
+        with pytest.raises(
+            ValueError, match=r'Cannot reparameterize Res2Net.*already deployed'
+        ) as error:
+            reparameterize_model(model)
         assert 'Pass the original model' in str(error.value)
     block = deployed.layer1[0]
     assert block.fuse() is block
@@ -167,18 +165,22 @@ def test_a_deployed_model_is_refused_and_fuse_leaves_it_alone(verb):
         assert relative_error(timms(deployed)(x), deployed(x)) < 1e-6
 
 
-@pytest.mark.parametrize('verb', VERBS)
-def test_other_models_are_refused(verb):
-    with pytest.raises(ValueError, match=f'Cannot {verb} ResNet.*no Res2Net block') as error:
-        VERBS[verb](timm.create_model('resnet18'))
-    assert 'Pass a Res2Net' in str(error.value)
-    with pytest.raises(ValueError, match=f'Cannot {verb} OptimizedModule.*compiled') as error:
-        VERBS[verb](torch.compile(create(), backend='eager'))
-    assert 'Compile it afterwards' in str(error.value)
+def test_other_models_are_refused():
+    with pytest.raises(
+        ValueError, match=r'Cannot reparameterize ResNet.*no Res2Net block.*Pass a Res2Net'
+    ):
+        reparameterize_model(timm.create_model('resnet18'))
     inner = nn.Sequential(torch.compile(create(), backend='eager'), nn.ReLU())
-    for compiled in (inner, torch.jit.script(create()), torch.jit.trace(create(), image())):
+    for compiled in (
+        torch.compile(create(), backend='eager'),
+        inner,
+        torch.jit.script(create()),
+        torch.jit.trace(create(), image()),
+    ):
         with pytest.raises(ValueError, match=r'it is compiled\. Compile it afterwards'):
-            VERBS[verb](compiled)
+            reparameterize_model(compiled)
+    with pytest.raises(ValueError, match=r'DlaBottle2neck.*Pass a Res2Net'):
+        reparameterize_model(timm.create_model('dla60_res2net', device='meta'))
 
 
 def test_either_mode():
@@ -209,9 +211,8 @@ def test_type_and_device_stay(dtype):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('multiple', [1, 8])
-def test_on_a_device(device, multiple):
-    model = align_widths(create(), multiple).to(device)
+def test_on_a_device(device):
+    model = create().to(device)
     deployed = reparameterize_model(model)
     assert {t.device.type for t in (*deployed.parameters(), *deployed.buffers())} == {device}
     x = image(2, 65, device=device)
@@ -280,11 +281,6 @@ def arguments():
             'semantics': st.sampled_from(sorted(SEMANTICS)),
             'attn_layer': st.sampled_from(['', 'se', 'eca']),
             'act_layer': st.sampled_from([nn.ReLU, nn.SiLU, nn.LeakyReLU]),
-            'multiple': st.sampled_from([1, 8]),
-            'merge': st.booleans(),
-            'packed': st.booleans(),
-            'packs': st.booleans(),
-            'slices': st.booleans(),
             'size': st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)),
             'channels_last': st.booleans(),
             'seed': st.integers(0, 100),
@@ -306,11 +302,10 @@ def test_many_blocks(case):
 
 
 def check_block(case):
-    """Every form of a block, in float64 and float32."""
+    """A block, in float64 and float32."""
     layout = torch.channels_last if case.pop('channels_last') else torch.contiguous_format
     batch, height, width = case.pop('size')
-    multiple, seed = case.pop('multiple'), case.pop('seed')
-    forms = {form: case.pop(form) for form in FORMS}
+    seed = case.pop('seed')
     inplanes, downsample = case['planes'] * 4, None
     if case.pop('first') or case['stride'] > 1:
         downsample = nn.Sequential(
@@ -321,17 +316,14 @@ def check_block(case):
     x = torch.randn(batch, inplanes, height, width, generator=generator).contiguous(
         memory_format=layout
     )
-    with override(**forms):
-        for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
-            block, x = block.to(dtype), x.to(dtype)
-            aligned = copy.deepcopy(block)
-            align_blocks([aligned], multiple)
-            fused, kept = aligned.fuse(), x.clone()
-            with torch.inference_mode():
-                expected = block(x)
-                for _ in range(2):  # packed, from the pack
-                    assert relative_error(fused(x), expected) < bound
-            assert torch.equal(x, kept)
+    for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        block, x = block.to(dtype), x.to(dtype)
+        fused, kept = block.fuse(), x.clone()
+        with torch.inference_mode():
+            expected = block(x)
+            for _ in range(2):  # packed, from the pack
+                assert relative_error(fused(x), expected) < bound
+        assert torch.equal(x, kept)
 
 
 # --- what is not finite ---------------------------------------------------------------------------
@@ -404,26 +396,6 @@ def test_weights_that_are_not_finite_are_not_deployed():
         model.layer2[0].fuse()
 
 
-def test_a_weight_that_becomes_infinite_is_not_hidden(both):
-    """Written after the deployment, packed or not: the layer runs in the plain form."""
-    deployed = copy.deepcopy(both[1])
-    x = image(1)
-    with torch.inference_mode():
-        for _ in range(2):
-            assert deployed(x).isfinite().all()
-    with torch.no_grad():
-        deployed.layer4[0].conv3.weight[5] = float('nan')
-    with torch.inference_mode():
-        assert not deployed(x).isfinite().any()
-
-
-@pytest.mark.parametrize('change', [reparameterize_model, lambda model: align_widths(model, 8)])
-def test_timms_dla_is_refused_by_its_block(change):
-    model = timm.create_model('dla60_res2net', device='meta')
-    with pytest.raises(ValueError, match=r'DlaBottle2neck.*Pass a Res2Net'):
-        change(model)
-
-
 # --- layers that people have changed --------------------------------------------------------------
 
 
@@ -431,46 +403,16 @@ def pruned(layer):
     prune.l1_unstructured(layer, 'weight', 0.5)
 
 
+REMOVED = 'parametrize.remove_parametrizations'
 COMPUTED = {
-    'pruned': pruned,
-    'weight norm': parametrizations.weight_norm,
-    'spectral norm': parametrizations.spectral_norm,
-    'orthogonal': parametrizations.orthogonal,
-    'old weight norm': weight_norm,
-    'old spectral norm': spectral_norm,
+    'pruned': (pruned, 'prune.remove'),
+    'weight norm': (parametrizations.weight_norm, REMOVED),
+    'spectral norm': (parametrizations.spectral_norm, REMOVED),
+    'orthogonal': (parametrizations.orthogonal, REMOVED),
+    'old weight norm': (weight_norm, 'remove_weight_norm'),
+    'old spectral norm': (spectral_norm, 'remove_spectral_norm'),
 }
 OLD_NORMS = pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
-
-
-@OLD_NORMS
-@pytest.mark.parametrize('kind', slow_except(['pruned', 'spectral norm'], COMPUTED))
-def test_computed_weights_become_parameters(kind):
-    """With the values of now, whatever ran before; the original keeps what it computes."""
-    model, x = create(), image()
-    for name in ('conv1', 'layer1.0.conv1', 'layer1.0.convs.0', 'layer2.0.downsample.0', 'fc'):
-        COMPUTED[kind](model.get_submodule(name))
-    model(x)  # leaves results of autograd in the layers
-    with torch.no_grad():
-        for parameter in model.layer1[0].conv1.parameters():
-            parameter.mul_(1.5)
-    deployed, block = reparameterize_model(model.train()), model.layer1[0].fuse().eval()
-    model.eval()
-    with torch.inference_mode():
-        assert relative_error(deployed(x), model(x)) < 1e-5
-        x = image(channels=model.layer1[0].conv1.in_channels)
-        assert relative_error(block(x), model.layer1[0](x)) < 1e-5
-    assert len(list(deployed.parameters())) == len(
-        list(reparameterize_model(create()).parameters())
-    )
-    assert folded(deployed)
-
-
-def test_pruned_norms_and_biases_become_parameters():
-    model, x = create(), image()
-    pruned(model.layer1[0].bn1)
-    prune.l1_unstructured(model.layer1[0].se.fc1, 'bias', 0.5)
-    with torch.inference_mode():
-        assert relative_error(reparameterize_model(model)(x), model(x)) < 1e-5
 
 
 class Adapter(nn.Module):
@@ -516,15 +458,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('change', REFUSED)
-@pytest.mark.parametrize('verb', slow_except(['reparameterize'], [*VERBS, 'fuse']))
-def test_layers_that_do_more_are_refused(verb, change):
+@pytest.mark.parametrize('deploy', [reparameterize_model, timms])
+def test_layers_that_do_more_are_refused(deploy, change):
     model = create(attn_layer='')
     change(model.layer2[0])
     what, remedy = REFUSED[change]
     with pytest.raises(ValueError, match=what) as error:
-        (timms if verb == 'fuse' else VERBS[verb])(model)
+        deploy(model)
     error.match(remedy)
-    error.match("'convs.0'" if verb == 'fuse' else r"'layer2\.0\.convs\.0'")
+    error.match("'convs.0'" if deploy is timms else r"'layer2\.0\.convs\.0'")
 
 
 def test_quantized_heads_stay():
@@ -535,50 +477,32 @@ def test_quantized_heads_stay():
 
 
 @OLD_NORMS
-@pytest.mark.parametrize(
-    ('kind', 'remedy'),
-    slow_except(
-        [('pruned', "prune.remove(layer, 'weight')")],
-        [
-            ('pruned', "prune.remove(layer, 'weight')"),
-            ('old weight norm', "weight_norm.remove_weight_norm(layer, 'weight')"),
-            ('old spectral norm', "spectral_norm.remove_spectral_norm(layer, 'weight')"),
-            ('orthogonal', "parametrize.remove_parametrizations(layer, 'weight')"),
-        ],
-    ),
-)
-def test_computed_weights_are_not_padded(kind, remedy):
-    """Aligning shares the parameters, which these layers compute from others. Other layers may
-    compute theirs, and all may afterwards.
-    """
+@pytest.mark.parametrize('place', ['layer1.0.convs.0', 'fc'])
+@pytest.mark.parametrize('kind', COMPUTED)
+def test_computed_weights_are_refused(kind, place):
+    """With the call that makes them parameters, after which the model deploys."""
     model, x = create(), image()
-    aligned = align_widths(copy.deepcopy(model), 8)
-    for one in (model, aligned):
-        torch.manual_seed(0)  # of the spectral norm's vectors
-        COMPUTED[kind](one.layer1[0].convs[0])
-    with pytest.raises(ValueError, match=r"weight of 'layer1\.0\.convs\.0'") as error:
-        align_widths(model, 8)
-    assert f'Call {remedy} of torch.nn.utils' in str(error.value)
-    expected = model.eval()(x)
-    assert relative_error(aligned.eval()(x), expected) < 1e-5
-    assert relative_error(reparameterize_model(aligned)(x), expected) < 1e-5
-
-
-def test_layers_that_are_not_padded_may_compute_their_weights():
-    model, x = create(), image()
-    pruned(model.fc)
-    expected = model(x)
-    assert relative_error(align_widths(model, 8)(x), expected) < 1e-5
+    layer = model.get_submodule(place)
+    compute, remove = COMPUTED[kind]
+    compute(layer)
+    model.eval()
+    with pytest.raises(ValueError, match=f"the weight of '{place}' is computed") as error:
+        reparameterize_model(model)
+    call = f"torch.nn.utils.{remove}(layer, 'weight')"
+    assert f'Call {call} first' in str(error.value)
+    with torch.inference_mode():
+        expected = model(x)
+    eval(call, {'torch': torch, 'layer': layer})
+    with torch.inference_mode():
+        assert relative_error(reparameterize_model(model)(x), expected) < 1e-5
 
 
 def test_a_flop_counter_sees_a_deployed_model():
-    """Every convolution, with the padding of aligned widths; tools that know layers by their class
-    do not see the fused ones.
-    """
+    """Every convolution; tools that know layers by their class do not see the fused ones."""
     model, x = create(), image()
     counts = []
-    for one in (model, reparameterize_model(model), align_widths(copy.deepcopy(model), 8)):
+    for one in (model, reparameterize_model(model)):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             one(x)
         counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] < counts[2]
+    assert counts[0] == counts[1] > 0

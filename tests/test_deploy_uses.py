@@ -14,11 +14,19 @@ from torch.nn import functional as F
 
 from tests.common import TINY, image, randomise, relative_error, slow_except
 from timm_res2net import reparameterize_model
+from timm_res2net.layers import fused_conv
 from timm_res2net.layers.fused_block import FusedStage
 from timm_res2net.layers.fused_conv import fuse
-from timm_res2net.layers.rules import override
 
 SHAPES = [(1, 64, 64), (2, 48, 80), (1, 96, 64), (3, 33, 65)]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """All layers of the digits model run packed."""
+    monkeypatch.setattr(fused_conv, 'SMALL', 1)
+
+
 # how often each input runs; the work of a layer's packs depends on what came before
 runs = pytest.mark.parametrize('runs', slow_except([3], [3, 100]))
 
@@ -55,7 +63,7 @@ def case(request):
 
 @runs
 def test_threads(case, runs):
-    """Two with other shapes in another order, while the model is copied, pickled and watched."""
+    """Four with the shapes in other orders, while the model is copied, pickled and watched."""
     wrong, threads = [], torch.get_num_threads()
 
     def work(seed):
@@ -66,7 +74,7 @@ def test_threads(case, runs):
                 if not case.is_right(i):
                     wrong.append(SHAPES[i])
 
-    workers = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for worker in workers:
         worker.start()
     copies = []
@@ -82,32 +90,30 @@ def test_threads(case, runs):
 
 
 @runs
-@pytest.mark.parametrize('slices', slow_except([True], [False, True]))
-def test_one_after_another(case, runs, slices):
+def test_one_after_another(case, runs):
     """Hooks come and go, results and inputs are written to, weights are loaded, copies are made."""
     order, handles, model = random.Random(3), [], case.model
     modules = list(model.modules())
-    with override(slices=slices):
-        for _ in range(runs * len(SHAPES)):
-            i = order.randrange(len(SHAPES))
-            x = case.inputs[i].clone()
-            found = case.run(model, x)
-            assert torch.equal(x, case.inputs[i])
-            for k, one in enumerate(found):
-                assert torch.equal(one, case.expected[i][k])
-                with torch.inference_mode():
-                    one.fill_(float('nan'))  # the others stay as they are
-            action = order.randrange(6)
-            if action == 0:
-                handles.append(order.choice(modules).register_forward_hook(watch))
-            elif action == 1 and handles:
-                handles.pop(order.randrange(len(handles))).remove()
-            elif action == 2:
-                model.load_state_dict(copy.deepcopy(model.state_dict()))
-            elif action == 3:
-                assert case.is_right(i, copy.deepcopy(model))
-            elif action == 4:
-                assert case.is_right(i, pickle.loads(pickle.dumps(model)))
+    for _ in range(runs * len(SHAPES)):
+        i = order.randrange(len(SHAPES))
+        x = case.inputs[i].clone()
+        found = case.run(model, x)
+        assert torch.equal(x, case.inputs[i])
+        for k, one in enumerate(found):
+            assert torch.equal(one, case.expected[i][k])
+            with torch.inference_mode():
+                one.fill_(float('nan'))  # the others stay as they are
+        action = order.randrange(6)
+        if action == 0:
+            handles.append(order.choice(modules).register_forward_hook(watch))
+        elif action == 1 and handles:
+            handles.pop(order.randrange(len(handles))).remove()
+        elif action == 2:
+            model.load_state_dict(copy.deepcopy(model.state_dict()))
+        elif action == 3:
+            assert case.is_right(i, copy.deepcopy(model))
+        elif action == 4:
+            assert case.is_right(i, pickle.loads(pickle.dumps(model)))
 
 
 @pytest.mark.skipif(
@@ -135,8 +141,7 @@ def check_all(case):
     assert all(case.is_right(i) for i in range(len(SHAPES)))
 
 
-@pytest.mark.parametrize('slices', slow_except([True], [False, True]))
-def test_one_tensor_in_several_places(slices):
+def test_one_tensor_in_several_places():
     """A batch that repeats an image without a copy of it, and a residual that is the input."""
     case = Case(attn_layer='')
     x = case.inputs[0].expand(3, -1, -1, -1)
@@ -147,7 +152,7 @@ def test_one_tensor_in_several_places(slices):
         image(2, 9, channels).contiguous(memory_format=torch.channels_last) for channels in (128, 8)
     )
     kept = y.clone(), z.clone()
-    with torch.inference_mode(), override(slices=slices):
+    with torch.inference_mode():
         for _ in range(3):
             assert relative_error(case.model(x), case.plain(x)) < 1e-5
             assert (

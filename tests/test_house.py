@@ -179,7 +179,7 @@ def test_importing_is_silent_and_changes_nothing():
 
 # The public names, as the README and the documentation use them.
 API = {
-    'Res2Net', 'Bottle2neck', 'SEMANTICS', 'reparameterize_model', 'align_widths', 'override',
+    'Res2Net', 'Bottle2neck', 'SEMANTICS', 'reparameterize_model',
     'convert_checkpoint', 'export_model', 'push_to_hub', 'pull', 'check', 'detection_backbone',
     'show',
 }  # fmt: skip

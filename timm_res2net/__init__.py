@@ -9,10 +9,9 @@ __version__ = '0.1.0'  # before the imports, which use it
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .deploy import align_widths, reparameterize_model
+from .deploy import reparameterize_model
 from .detection import detection_backbone
 from .layers.bottle2neck import Bottle2neck
-from .layers.rules import override
 from .models import hrnet_res2net  # noqa: F401 registers its models
 from .models.res2net_zoo import Res2Net
 from .semantics import SEMANTICS
@@ -27,12 +26,10 @@ __all__ = [
     'SEMANTICS',
     'Bottle2neck',
     'Res2Net',
-    'align_widths',
     'check',
     'convert_checkpoint',
     'detection_backbone',
     'export_model',
-    'override',
     'pull',
     'push_to_hub',
     'reparameterize_model',

@@ -48,7 +48,6 @@ from .folder import (
     without_origin,
 )
 from .keys import is_branch, without_counters
-from .layers.align import AlignedBatchNorm2d
 from .layers.fused_block import FusedBottle2neck
 from .models import hrnet_res2net
 from .models.half_loading import fill
@@ -668,7 +667,7 @@ def _unusual(model: Any) -> list[str]:
     norms = [m for m in model.modules() if 'norm' in type(m).__name__.lower()]
     usual = {
         'act_layer': type(model.act1) is nn.ReLU,
-        'norm_layer': all(type(norm) in (nn.BatchNorm2d, AlignedBatchNorm2d) for norm in norms),
+        'norm_layer': all(type(norm) is nn.BatchNorm2d for norm in norms),
         'aa_layer or replace_stem_pool': type(model.maxpool) is nn.MaxPool2d,
         'global_pool': model.global_pool.pool_type == 'avg',
         'output_stride': model.feature_info[-1]['reduction'] == 32,

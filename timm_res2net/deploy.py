@@ -1,8 +1,6 @@
-"""Forms of whole models: the deploy form and aligned widths.
+"""The deploy form of a whole model: a Res2Net of this package or of timm, or features of one."""
 
-They work for Res2Nets of this package and of timm, and for their `features_only` wrappers.
-"""
-
+import copy
 from collections import OrderedDict
 from typing import Any, TypeVar
 
@@ -11,42 +9,38 @@ from timm.models.dla import DlaBottle2neck
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
-from .layers.align import PADDED, align_blocks
 from .layers.bottle2neck import Bottle2neck
-from .layers.fold import check_finite, check_layers, settle
+from .layers.fold import check_finite, check_layers
 from .layers.fused_block import FusedBottle2neck, FusedStage
 from .layers.fused_conv import FusedConv2d, fuse_sequential
-from .models.res2net_zoo import Res2Net
 
 Model = TypeVar('Model', bound=nn.Module)
 
 
-def _check(model: nn.Module, verb: str) -> None:
+def _check(model: nn.Module, what: str) -> None:
     """Raise a ValueError if the blocks of a model cannot be replaced."""
-    name = type(model).__name__
     modules = list(model.modules())
     if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, '_orig_mod') for m in modules):
-        raise ValueError(f'Cannot {verb} {name}, because it is compiled. Compile it afterwards.')
+        raise ValueError(f'{what}, because it is compiled. Compile it afterwards.')
     if any(isinstance(module, torch.fx.GraphModule) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}, because torch.fx has split its blocks. Create it with '
+            f'{what}, because torch.fx has split its blocks. Create it with '
             "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
         )
     if any(isinstance(module, FusedBottle2neck) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}, because it is already deployed, or its blocks are, by '
+            f'{what}, because it is already deployed, or its blocks are, by '
             'timm.utils.reparameterize_model. Pass the original model.'
         )
     if any(isinstance(module, DlaBottle2neck) for module in modules):
         raise ValueError(
-            f"Cannot {verb} {name}, because its blocks are timm's DlaBottle2neck, which adds a "
+            f"{what}, because its blocks are timm's DlaBottle2neck, which adds a "
             'shortcut of the tree around it and has no deploy form here. Pass a Res2Net, such as '
             'res2net50_26w_4s.'
         )
     if not any(is_block(module) for module in modules):
         raise ValueError(
-            f'Cannot {verb} {name}, because it has no Res2Net block. Pass a Res2Net of this '
-            'package or of timm.'
+            f'{what}, because it has no Res2Net block. Pass a Res2Net of this package or of timm.'
         )
 
 
@@ -58,13 +52,14 @@ def reparameterize_model(model: Model) -> Model:
     less: it replaces only the blocks of this package, and leaves the stem and the stages as they
     are.
 
-    Weights that torch computes from others become plain ones: pruning, weight norm, spectral norm
-    and parametrizations (`torch.nn.utils`) end in the copy. Replaced layers of other classes stay
-    as they are, with their norms.
+    Replaced layers of other classes stay as they are, with their norms.
 
-    To change a weight of the copy, write under `torch.no_grad()`. A write to a part of
-    `weight.data` may go unnoticed, because torch does not count it;
-    `model.load_state_dict(model.state_dict())` makes up for it.
+    To change a weight of the copy, write under `torch.no_grad()`. A write to `weight.data` goes
+    unnoticed, because torch does not count it; `model.load_state_dict(model.state_dict())` makes up
+    for it.
+
+    Stem, stages and blocks look at their input. If it is not finite, they run in the plain form, so
+    that NaN in an image stays visible. What overflows inside of a block may become 0.
 
     To count operations, use torch's `FlopCounterMode`, fvcore, or ptflops with `backend='aten'`.
     Tools that know layers by their class (thop, torchinfo) count fused layers as nothing.
@@ -80,7 +75,8 @@ def reparameterize_model(model: Model) -> Model:
     Raises:
         ValueError: The model is already deployed, is compiled or traced, has no Res2Net block, or
             has a weight that is not finite. Or a layer has an adapter (peft), a replaced forward,
-            or the weight of a convolution is quantized; it is named with the remedy.
+            or a weight that is quantized or computed from others (pruning, weight norm, spectral
+            norm, parametrizations); it is named with the remedy.
 
     >>> import timm, torch
     >>> from timm_res2net import reparameterize_model
@@ -90,61 +86,14 @@ def reparameterize_model(model: Model) -> Model:
     >>> with torch.inference_mode():
     ...     torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
     """
-    _check(model, 'reparameterize')
     what = f'Cannot reparameterize {type(model).__name__}'
+    _check(model, what)
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-        deployed = settle(model)
-        check_layers(deployed.named_modules(), what)
-        check_finite(deployed, what)
+        check_layers(model, what)
+        check_finite(model, what)
+        deployed = copy.deepcopy(model)
         _replace(deployed)
     return deployed.eval()
-
-
-def align_widths(model: Model, multiple: int) -> Model:
-    """Pad the splits of every Res2Net block with zero channels to a multiple, in place.
-
-    Outputs, weights and training stay the same, and the widths suit the hardware, for example
-    multiples of 8 for tensor cores. Parameters and buffers stay the same objects with the same
-    names and shapes, so that optimizers, EMA copies and state dicts remain valid. For models of
-    this package, `create_model(..., width_multiple=8)` does the same, and `model_args` records
-    both.
-
-    Args:
-        model: Model with Res2Net blocks of this package or of timm.
-        multiple: Channels of a split become a multiple of this.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: `multiple` is not a whole number of at least 1, or the model has no Res2Net
-            block, is already aligned or deployed, is compiled or traced, or has another norm than
-            BatchNorm2d or DropBlock. Or a layer of a block is pruned, parametrized, quantized or
-            replaced, or has an adapter; it is named with the remedy. The model is then unchanged.
-
-    >>> import timm
-    >>> from timm_res2net import align_widths
-    >>> model = timm.create_model('test_res2net_se')
-    >>> model.layer1[0].width
-    6
-    >>> align_widths(model, 8).layer1[0].width
-    8
-    """
-    _check(model, 'align the widths of')
-    padded = (
-        (f'{name}.{inner}', layer)
-        for name, block in model.named_modules()
-        if is_block(block)
-        for inner, layer in block.named_modules()
-        if inner.partition('.')[0] in PADDED
-    )
-    check_layers(padded, f'Cannot align the widths of {type(model).__name__}')
-    align_blocks([module for module in model.modules() if is_block(module)], multiple)
-    if multiple > 1:
-        for module in model.modules():
-            if isinstance(module, Res2Net):
-                module.record_args(width_multiple=multiple)
-    return model
 
 
 def is_block(module: nn.Module) -> bool:

@@ -16,8 +16,6 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from .layers.align import AlignedBatchNorm2d
-
 # Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
 _NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -94,8 +92,8 @@ def detection_backbone(
         OSError: `name` is a path and there is nothing at it, or the Hub refuses or cannot be
             reached.
         ValueError: An unknown model, `norm` or `extra_blocks`; a `trainable_layers` that is not 0
-            to 5 or is below 5 for a model without these stages; another `norm` than 'batch' with
-            `width_multiple`; or levels that the model does not have.
+            to 5 or is below 5 for a model without these stages; or levels that the model does not
+            have.
 
     >>> import torch
     >>> from timm_res2net import detection_backbone
@@ -132,11 +130,6 @@ def detection_backbone(
             f"Unknown extra_blocks {extra_blocks!r}. Use 'pool', 'p6p7', None, or an ExtraFPNBlock."
         )
     body = create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
-    if norm != 'batch' and any(isinstance(m, AlignedBatchNorm2d) for m in body.modules()):
-        raise ValueError(
-            f'norm={norm!r} cannot convert the BatchNorms of a model with width_multiple. Use '
-            "norm='batch', or leave width_multiple out."
-        )
     _freeze(body, name, trainable_layers)
     return DetectionBackbone(_NORMS[norm](body), out_channels, above)
 

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from timm_res2net.layers.align import AlignedConv2d
-
 from .cells import Cell
 from .measure import interleave, synchronize
 from .models import build
@@ -154,8 +152,6 @@ def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[
     found: Counter[tuple[Any, ...]] = Counter()
 
     def note(module: Any, args: Any) -> None:
-        if isinstance(module, AlignedConv2d):
-            module = module.bake()  # with its padding, as it runs
         found[
             tuple(args[0].shape), tuple(module.weight.shape), module.bias is not None,
             module.stride, module.padding, module.dilation, module.groups,

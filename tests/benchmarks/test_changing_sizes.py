@@ -14,10 +14,9 @@ def test_a_run(tmp_path, capsys):
     report = json.loads(out.read_text())['cells']
     assert report['cases'].keys() == changing_sizes.cases(6).keys()
     for cell in report['cases'].values():
-        assert cell['ratios'].keys() == {'control', 'deployed', 'one pack a layer'}
-        assert cell['memory'] >= 1
-    assert report['cases']['one size']['memory'] == 1
-    assert len(report['check']) == 3
+        assert cell['ratios'].keys() == {'control', 'deployed'}
+        assert 0 < cell['memory'] <= 2  # the layers of a million multiply-adds, at most two packs
+    assert report['cases']['one size']['memory'] < 1
     printed = capsys.readouterr().out
     assert changing_sizes.report_table(report) in printed
     assert changing_sizes.sentence(report) in printed
@@ -47,9 +46,8 @@ def test_every_model_sees_every_size_and_is_compared_by_size(apart, monkeypatch)
 
 
 def test_the_committed_run():
-    """What the documentation promises of memory, of the check, and of every case."""
+    """What the documentation promises of memory and of every case."""
     report = load('changing_sizes')
-    assert report['check'][0] < 1.01
     for cell in report['cases'].values():
         assert changing_sizes.usable(cell)
         assert cell['ratios']['deployed'][0] < 0.85
@@ -57,9 +55,7 @@ def test_the_committed_run():
 
 
 def test_no_figure_whose_control_failed():
-    cell = {'ratios': {role: [0.5, 0.5, 0.5] for role in ('deployed', 'one pack a layer')}}
-    cell |= {'memory': 1.0}
-    cell['ratios']['control'] = [0.95, 0.9, 0.99]
+    cell = {'ratios': {'deployed': [0.5, 0.5, 0.5], 'control': [0.95, 0.9, 0.99]}, 'memory': 1.0}
     report = {'model': 'm', 'cases': {'one size': cell}}
     assert 'no figure for one size' in changing_sizes.sentence(report)
     assert '0.50' not in changing_sizes.report_table(report)

@@ -1,13 +1,16 @@
 """The forms of a network on a CPU."""
 
+import copy
 import importlib.util
 import json
 
 import pytest
+import torch
 
 from benchmarks import forms
 from benchmarks.script import load
 from benchmarks.suite.checks import compiler
+from tests.common import relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import FORMS
 
@@ -28,7 +31,7 @@ def test_a_run(tmp_path, capsys, monkeypatch):
     out = tmp_path / 'forms.json'
     forms.main(['--models', NAME, '--slow', NAME, '--seconds', '0', '--out', str(out)])
     cells = json.loads(out.read_text())['cells'][NAME]
-    names = set(few)
+    names = {*few, forms.LOW}
     for case, cell in cells.items():
         assert set(cell['ratios']) == {*names, 'control'}
         assert cell['ratios']['eager'] == [1, 1, 1]
@@ -53,6 +56,17 @@ def test_a_run(tmp_path, capsys, monkeypatch):
             assert cell['memory'].keys() == old['memory'].keys()
         told = 'The control is out of its band; the file keeps its figures.'
         assert (told in capsys.readouterr().out) == (not usable)
+
+
+@pytest.mark.parametrize('form', ['deployed', forms.LOW])
+def test_deployed_rows(form):
+    model = forms.build(NAME)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        got, expected = forms.deployed(copy.deepcopy(model), NAME, form)(x), model(x)
+    assert got.dtype == (torch.bfloat16 if form == forms.LOW else torch.float32)
+    # bfloat16 has 8 bits, and errors of many layers add up
+    assert relative_error(got.float(), expected) < (0.05 if form == forms.LOW else 1e-5)
 
 
 @pytest.mark.parametrize(

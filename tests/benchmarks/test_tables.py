@@ -105,6 +105,6 @@ def test_pictures_are_shown():
 
 
 def test_a_pair_that_was_not_measured(files):
-    with pytest.raises(LookupError, match='main_aligned/infer/eager/fp32') as error:
-        claim.find(files, 'main_aligned', batch=3)
+    with pytest.raises(LookupError, match='article_aligned/infer/eager/fp32') as error:
+        claim.find(files, 'article_aligned', batch=3)
     assert 'python -m benchmarks run' in str(error.value)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.script import add_out
-from timm_res2net import align_widths, reparameterize_model
+from timm_res2net import reparameterize_model
 from timm_res2net.extras import require
 
 HERE = Path(__file__).parent
@@ -29,7 +29,6 @@ NAME = 'test_res2net_se'
 FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
     'plain': lambda model: model,
     'deployed': reparameterize_model,
-    'aligned and deployed': lambda model: reparameterize_model(align_widths(model, 8)),
 }
 
 

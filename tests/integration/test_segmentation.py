@@ -28,7 +28,7 @@ ARGUMENTS = [
         {},
         {'out_indices': (0, 1, 2)},
     ),
-    (TINY, {}, {'attn_layer': 'eca', 'scale': 3, 'semantics': 'paddle', 'width_multiple': 8}, {}),
+    (TINY, {}, {'attn_layer': 'eca', 'scale': 3, 'semantics': 'paddle'}, {}),
 ]
 
 

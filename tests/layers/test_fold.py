@@ -1,4 +1,4 @@
-"""Folding and merging, against the layers they stand for."""
+"""Folding, against the layers that it stands for."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from tests.common import image, randomise, relative_error
-from timm_res2net.layers.fold import fold_bn, fold_conv, folds, merge_convs
+from timm_res2net.layers.fold import fold_conv, folds
 
 
 def pair(norm, conv=None, **kwargs):
@@ -67,10 +67,10 @@ def test_type_device_format_and_gradients_stay():
 def test_it_is_rounded_once():
     """float32 weights fold to what float64 arithmetic rounds to."""
     layers = randomise(nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8))).eval()
-    weight, bias = fold_bn(layers[0].weight, layers[0].bias, layers[1])
-    wide = fold_bn(*(p.double() for p in layers[0].parameters()), layers[1].double())
-    assert torch.equal(weight, wide[0].float())
-    assert torch.equal(bias, wide[1].float())
+    folded, wide = fold_conv(*layers), fold_conv(*layers.double())
+    assert folded.weight.dtype == torch.float32
+    assert torch.equal(folded.weight, wide.weight.float())
+    assert torch.equal(folded.bias, wide.bias.float())
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,9 @@ def test_what_does_not_fold(norm):
     assert folds(nn.BatchNorm2d(8))
 
 
-@pytest.mark.parametrize('bias', [False, True])
-@pytest.mark.parametrize('groups', [1, 3])
-def test_merging(bias, groups):
-    convs = [
-        nn.Conv2d(6, 6, 3, 2, padding=2, dilation=2, groups=groups, bias=bias).double()
-        for _ in range(3)
-    ]
-    merged = merge_convs(convs)
-    x = image(2, 11, 18).double()
-    expected = torch.cat([c(part) for c, part in zip(convs, x.chunk(3, 1), strict=True)], 1)
-    assert relative_error(merged(x), expected) < 1e-13
-    assert (merged.in_channels, merged.out_channels, merged.groups) == (18, 18, 3 * groups)
-    assert convs[0].in_channels == 6
+def test_no_norm():
+    conv = nn.Conv2d(6, 8, 3)
+    assert folds(nn.Identity())
+    folded = fold_conv(conv, nn.Identity())
+    assert torch.equal(folded.weight, conv.weight)
+    assert folded.weight is not conv.weight

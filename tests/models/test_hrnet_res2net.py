@@ -17,7 +17,6 @@ from torch import nn
 from tests.common import HRNETS, image, randomise, relative_error, slow_except
 from timm_res2net import (
     Bottle2neck,
-    align_widths,
     push_to_hub,
     reparameterize_model,
 )
@@ -209,15 +208,12 @@ def test_copies_and_meta_device():
     assert {(p.device.type, p.dtype) for p in meta.parameters()} == {('meta', torch.float16)}
 
 
-def test_deployed_and_aligned():
+def test_deployed():
     model = small(attn_layer='se', semantics='paddle')
     x = image()
     with torch.no_grad():
         expected = model(x)
         assert relative_error(reparameterize_model(model)(x), expected) < 1e-5  # float32
-        assert relative_error(align_widths(model, 8)(x), expected) < 1e-5
-    with pytest.raises(ValueError, match='already aligned'):
-        align_widths(model, 8)
 
 
 ARGUMENTS = {

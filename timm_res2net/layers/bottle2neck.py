@@ -18,7 +18,7 @@ from torch import nn
 
 from ..schema import ATTN_LAYERS, BLOCK, checked
 from ..semantics import SEMANTICS
-from .fold import check_finite, check_layers, settle
+from .fold import check_finite, check_layers
 from .fused_block import FusedBottle2neck
 
 AttnLayer = str | Callable[..., nn.Module] | None
@@ -61,9 +61,9 @@ class Bottle2neck(nn.Module):
     timm and of the official code: conv1, bn1, convs.i, bns.i, conv3, bn3, se, downsample.
 
     Every use of the activation has a module of its own: act1, acts.i and, at the end, relu. Tools
-    that keep one record for each module need that, such as quantizers and DeepLift. Setting `relu`
-    sets them all. An activation with parameters (PReLU) stays one module, `relu`, because
-    checkpoints hold it once.
+    that keep one record for each module need that, such as quantizers and DeepLift. To replace the
+    activation of a block, replace them all. An activation with parameters (PReLU) stays one module,
+    `relu`, because checkpoints hold it once.
 
     Shape:
         - Input: (B, inplanes, H, W)
@@ -186,19 +186,12 @@ class Bottle2neck(nn.Module):
         self.bn3 = norm_layer(planes * self.expansion, **dd)
         self.se = _build_attn(attn_layer, planes * self.expansion, **dd)
         self.relu = act_layer(inplace=True)
+        self.shares_act = bool(self.relu.state_dict())
+        act = nn.Identity() if self.shares_act else self.relu
+        self.act1 = copy.deepcopy(act)
+        self.acts = nn.ModuleList(copy.deepcopy(act) for _ in convs)
         self.downsample = downsample
         self.drop_path = drop_path
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, and with `relu` the activations of all uses."""
-        super().__setattr__(name, value)
-        if name == 'relu':
-            self.shares_act = bool(value.state_dict())
-            act = nn.Identity() if self.shares_act else value
-            # They come after relu, so that code that replaces one child after another keeps what
-            # it puts here.
-            self.act1 = copy.deepcopy(act)
-            self.acts = nn.ModuleList(copy.deepcopy(act) for _ in self.convs)
 
     def zero_init_last(self) -> None:
         """Set the weight of bn3 to 0, so that the block starts as its shortcut.
@@ -259,7 +252,6 @@ class Bottle2neck(nn.Module):
         """
         what = f'Cannot reparameterize {type(self).__name__}'
         with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-            block = settle(self)
-            check_layers(block.named_modules(), what)
-            check_finite(block, what)
-            return FusedBottle2neck(block)
+            check_layers(self, what)
+            check_finite(self, what)
+            return FusedBottle2neck(self)

@@ -1,13 +1,14 @@
 """Pure functions that change the form of layers and weights, but not what they compute."""
 
 import copy
-from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import (
+    fuse_conv_bn_weights,
+    parametrize,
+)
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torchvision.ops import FrozenBatchNorm2d
@@ -15,106 +16,30 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..text import list_some
 
 Conv = TypeVar('Conv', bound=nn.Conv2d)
-Module = TypeVar('Module', bound=nn.Module)
 
 
-def fold_bn(
-    weight: torch.Tensor, bias: torch.Tensor | None, norm: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fold a BatchNorm into the weight and bias of the convolution before it.
-
-    With s = gamma / sqrt(running_var + eps), the weight becomes weight * s and the bias becomes
-    (bias - running_mean) * s + beta (Jacob et al. 2018, arXiv:1712.05877, section 3.2). Both are
-    computed in float64 and rounded once.
-
-    Args:
-        weight: Tensor (out, in / groups, kH, kW).
-        bias: Tensor (out,), or None for zeros.
-        norm: BatchNorm with running statistics.
-
-    Returns:
-        Weight and bias with the dtype, device and memory format of `weight`.
-    """
-    wide = torch.float32 if weight.device.type == 'mps' else torch.float64  # MPS has no float64
-    mean, var = norm.running_mean.to(wide), norm.running_var.to(wide)
-    scale = (var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.to(wide)
-    shift = -mean if bias is None else bias.to(wide) - mean
-    shift = shift * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.to(wide)
-    folded = weight.to(wide) * scale[:, None, None, None]
-    return folded.to(weight.dtype), shift.to(weight.dtype)
-
-
-Remove = Callable[[Any, str], Any]
-"""Makes a tensor of a layer a parameter again, from the layer and the tensor's name."""
-
-
-def computed_tensors(layer: Any) -> list[tuple[str, Remove]]:
-    """Return the tensors of a layer that torch computes from other parameters.
-
-    `torch.nn.utils` does so for pruning, weight norm, spectral norm and parametrizations.
-
-    Returns:
-        For each tensor its name, and the function that makes it a parameter again.
-    """
-    from torch.nn.utils import prune  # which torch and timm do not load
-
-    # hooks that compute a tensor before each call, and their attribute with the tensor's name
-    hooks: dict[type, tuple[str, Remove]] = {
-        prune.BasePruningMethod: ('_tensor_name', prune.remove),
-        WeightNorm: ('name', remove_weight_norm),
-        SpectralNorm: ('name', remove_spectral_norm),
-    }
-    found = [
-        (getattr(hook, attribute), remove)
-        for hook in layer._forward_pre_hooks.values()
-        for kind, (attribute, remove) in hooks.items()
-        if isinstance(hook, kind)
-    ]
-    if parametrize.is_parametrized(layer):
-        found += [(name, parametrize.remove_parametrizations) for name in layer.parametrizations]
-    return found
-
-
-def settle(module: Module) -> Module:
-    """Return a copy in which every tensor that torch computes from others is a parameter.
-
-    The values are those of eval mode.
-    """
-    # deepcopy refuses results of autograd; these are computed again below
-    results = {
-        id(value): value.detach()
-        for layer in module.modules()
-        for value in vars(layer).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    }
-    settled = copy.deepcopy(module, results)
-    for layer in list(settled.modules()):
-        if parametrize.is_parametrized(layer):
-            # a copy has the class of the original, from which torch would delete the tensor
-            cls: Any = type(layer)
-            layer.__class__ = type(cls.__name__, cls.__bases__, dict(vars(cls)))
-            layer.parametrizations.eval()  # type: ignore[union-attr]
-        for name, remove in computed_tensors(layer):
-            remove(layer, name)
-    return settled
-
-
-def check_layers(layers: Iterable[tuple[str, nn.Module]], what: str) -> None:
+def check_layers(model: nn.Module, what: str) -> None:
     """Check that layers can be replaced by others that compute the same from their parameters.
 
     Args:
-        layers: Names and layers.
+        model: Any module.
         what: What is refused otherwise, the beginning of the error's sentence.
 
     Raises:
         ValueError: A layer has a LoRA adapter, a forward that was replaced, or a weight that is
-            computed or quantized. It is named.
+            quantized or computed from others (pruning, weight norm, spectral norm and other
+            parametrizations of `torch.nn.utils`). It is named, with the call that ends that.
     """
-    for name, layer in layers:
+    from torch.nn.utils import prune  # which torch and timm do not load
+
+    # hooks that compute a tensor before each call, their attribute with the tensor's name, and the
+    # function that makes the tensor a parameter again
+    kinds = (
+        (prune.BasePruningMethod, '_tensor_name', 'prune.remove'),
+        (WeightNorm, 'name', 'remove_weight_norm'),
+        (SpectralNorm, 'name', 'remove_spectral_norm'),
+    )
+    for name, layer in model.named_modules():
         name = f"'{name}'" if name else 'the model'
         if isinstance(getattr(layer, 'base_layer', None), nn.Conv2d):
             raise ValueError(
@@ -125,11 +50,19 @@ def check_layers(layers: Iterable[tuple[str, nn.Module]], what: str) -> None:
                 f'{what}, because the forward of {name} was replaced. Replace it afterwards, '
                 'and call `del layer.forward` first.'
             )
-        for tensor, remove in computed_tensors(layer):
-            call = f'{remove.__module__.rpartition(".")[2]}.{remove.__name__}'
+        computed = [
+            (getattr(hook, attribute), remove)
+            for hook in layer._forward_pre_hooks.values()
+            for kind, attribute, remove in kinds
+            if isinstance(hook, kind)
+        ]
+        if parametrize.is_parametrized(layer):
+            tensors: Any = layer.parametrizations
+            computed += [(tensor, 'parametrize.remove_parametrizations') for tensor in tensors]
+        for tensor, remove in computed:
             raise ValueError(
                 f'{what}, because the {tensor} of {name} is computed from other parameters. Call '
-                f"{call}(layer, '{tensor}') of torch.nn.utils first."
+                f"torch.nn.utils.{remove}(layer, '{tensor}') first."
             )
         if isinstance(layer, nn.Conv2d) and type(layer.weight) is not nn.Parameter:
             raise ValueError(
@@ -178,74 +111,31 @@ def folds(norm: nn.Module) -> bool:
     """Return whether a norm is an affine map in inference, so that a convolution can include it."""
     # Compare exact types: subclasses may do more, for example timm's BatchNormAct2d.
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
-    return known and norm.running_mean is not None
+    return type(norm) is nn.Identity or (known and norm.running_mean is not None)
 
 
-def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    """Return a new convolution that includes the norm after it.
+def fold_conv(conv: nn.Conv2d, norm: Any) -> nn.Conv2d:
+    """Return a new convolution that includes the norm after it (arXiv:1712.05877, section 3.2).
 
-    The new parameters inherit `requires_grad` from `conv.weight`.
+    The weights are folded in float64 and rounded once. They keep the dtype, device and memory
+    format of `conv.weight`, and its `requires_grad`.
 
     Args:
         conv: Convolution. It is not changed.
         norm: Norm for which `folds` is true. It is not changed.
     """
     folded = copy.deepcopy(conv)
-    with torch.no_grad():
-        weight, bias = fold_bn(conv.weight, conv.bias, norm)
-    needs_grad = conv.weight.requires_grad
-    folded.weight = nn.Parameter(weight, requires_grad=needs_grad)
-    folded.bias = nn.Parameter(bias, requires_grad=needs_grad)
+    if isinstance(norm, nn.Identity):
+        return folded
+    wide = torch.float32 if conv.weight.device.type == 'mps' else torch.float64  # MPS has none
+    own = conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias
+    copies: Any = (None if tensor is None else tensor.detach().to(wide) for tensor in own)
+    weight, bias, mean, var, gamma, beta = copies
+    weight, bias = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, gamma, beta)
+    dtype, needs_grad = conv.weight.dtype, conv.weight.requires_grad
+    folded.weight = nn.Parameter(weight.detach().to(dtype), needs_grad)
+    folded.bias = nn.Parameter(bias.detach().to(dtype), needs_grad)
     return folded
-
-
-def merge_convs(convs: list[nn.Conv2d]) -> nn.Conv2d:
-    """Merge parallel convolutions, each on its own slice of the channels, into one grouped one.
-
-    Args:
-        convs: Convolutions with equal arguments, either all with a bias or all without.
-
-    Returns:
-        A convolution from n * in to n * out channels with n times the groups, for n convolutions.
-    """
-    first = convs[0]
-    merged = copy.deepcopy(first)
-    n = len(convs)
-    merged.in_channels, merged.out_channels = n * first.in_channels, n * first.out_channels
-    merged.groups = n * first.groups
-    with torch.no_grad():
-        weight = torch.cat([conv.weight for conv in convs])
-        merged.weight = nn.Parameter(weight, requires_grad=first.weight.requires_grad)
-        if first.bias is not None:
-            bias = torch.cat([conv.bias for conv in convs])  # type: ignore[misc]
-            merged.bias = nn.Parameter(bias, requires_grad=first.bias.requires_grad)
-    return merged
-
-
-def pad_splits(
-    values: torch.Tensor, dim: int, splits: tuple[int, int, int], value: float = 0.0
-) -> torch.Tensor:
-    """Pad each split along one dimension.
-
-    Args:
-        values: Tensor of any shape.
-        dim: Dimension that holds the splits one after another, counted from 0.
-        splits: Number of splits, entries of each split, and entries of each padded split.
-        value: Value of the padding.
-
-    Returns:
-        The tensor with number * padded entries along `dim`, or `values` itself if there is nothing
-        to pad.
-    """
-    number, width, padded = splits
-    if padded == width:
-        return values
-    # F.pad takes two numbers per dimension, starting from the last dimension.
-    pads = [0] * (2 * (values.dim() - dim - 1)) + [0, padded - width]
-    if number == 1:
-        return F.pad(values, pads, value=value)  # keeps the memory format
-    apart = values.unflatten(dim, (number, width))  # [..., number, width, ...]
-    return F.pad(apart, pads, value=value).flatten(dim, dim + 1)
 
 
 def recast(conv: Any, cls: type[Conv], **kwargs: Any) -> Conv:

@@ -4,11 +4,10 @@ import copy
 from typing import Any
 
 import torch
+from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
-from .fold import merge_convs
-from .fused_conv import FusedConv2d, fuse, fuse_sequential
-from .rules import hides, is_watched, merges, overwrites, plain, writes_slices
+from .fused_conv import FusedConv2d, fuse, fuse_sequential, look, may_pack
 
 
 def adds_splits(block: Any) -> bool:
@@ -17,7 +16,7 @@ def adds_splits(block: Any) -> bool:
     Args:
         block: Res2Net block of this package or of timm. timm's adds in all blocks but the first.
     """
-    return block.adds if hasattr(block, 'adds') else not block.is_first
+    return not block.is_first if isinstance(block, TimmBottle2neck) else block.adds
 
 
 def activations(block: Any) -> list[nn.Module]:
@@ -26,7 +25,7 @@ def activations(block: Any) -> list[nn.Module]:
     Args:
         block: Res2Net block of this package or of timm. timm's has one module for all uses.
     """
-    if getattr(block, 'shares_act', True):
+    if isinstance(block, TimmBottle2neck) or block.shares_act:
         return [block.relu] * (len(block.convs) + 2)
     return [block.act1, *block.acts, block.relu]
 
@@ -35,10 +34,8 @@ class FusedBottle2neck(nn.Module):
     """Deploy form of a `Bottle2neck`: the same function in inference, but faster.
 
     Every convolution includes its BatchNorm (with the running statistics in either mode), its
-    activation and, unless attention comes between, the residual add. In a first block that does not
-    add, one grouped convolution runs the parallel convolutions of the splits. DropBlock and
-    DropPath, which are identities in inference, are left out. layers/rules.py says which form of a
-    layer runs when.
+    activation and, unless attention comes between, the residual add. DropBlock and DropPath, which
+    are identities in inference, are left out.
 
     Shape:
         - Input: (B, inplanes, H, W)
@@ -53,16 +50,11 @@ class FusedBottle2neck(nn.Module):
         super().__init__()
         source: Any = block
         self.width, self.scale = source.width, source.scale
-        self.convolved = self.width * max(1, self.scale - 1)  # channels
         self.adds = adds_splits(block)
         act1, *acts, relu = activations(block)
         self.conv1 = fuse(source.conv1, source.bn1, act1)
         layers = zip(source.convs, source.bns, acts, strict=True)
-        convs: list[Any] = [fuse(*triple) for triple in layers]
-        self.merged = not self.adds and len(convs) > 1 and merges(convs)
-        if self.merged:
-            convs = [merge_convs(convs)]
-        self.convs = nn.ModuleList(convs)
+        self.convs = nn.ModuleList(fuse(*triple) for triple in layers)
         self.pool = copy.deepcopy(source.pool) if self.scale > 1 else None
         self.conv3 = fuse(source.conv3, source.bn3, relu if source.se is None else None)
         self.se = copy.deepcopy(source.se)
@@ -81,60 +73,37 @@ class FusedBottle2neck(nn.Module):
         """Return the block itself, which is already deployed."""
         return self
 
-    @torch.jit.unused
-    def _writes_slices(self, x: torch.Tensor) -> bool:
-        return self.adds and writes_slices(self, x)
-
-    @torch.jit.unused
-    def _write_slices(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the cascade on x of shape (B, scale * width, H, W) and write its outputs over x.
-
-        This works for blocks that add, because they keep the resolution and pass the last split.
-        """
-        y = x
-        for i, conv in enumerate(self.convs):
-            split = x.narrow(1, i * self.width, self.width)
-            y = conv(y + split if i > 0 else split)
-            split.copy_(y)
-        return x
-
-    def _concatenate(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the cascade on x of shape (B, scale * width, H, W) and concatenate its outputs."""
-        step = self.convolved if self.merged else self.width
+    def _convolve_splits(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the cascade on x of shape (B, scale * width, H, W)."""
+        splits = torch.split(x, self.width, 1)  # scale x [B, width, H, W]
         outs = []
-        y = x  # torch.jit.script needs y defined before the loop
+        y = splits[0]  # torch.jit.script needs y defined before the loop
         for i, conv in enumerate(self.convs):
-            split = x.narrow(1, i * step, step)
-            y = conv(y + split if self.adds and i > 0 else split)
+            y = conv(y + splits[i] if self.adds and i > 0 else splits[i])
             outs.append(y)
         if self.scale > 1:
-            last = x.narrow(1, self.convolved, self.width)
-            outs.append(last if self.pool is None else self.pool(last))
+            outs.append(splits[-1] if self.pool is None else self.pool(splits[-1]))
         return torch.cat(outs, 1)  # [B, scale * width, H', W']
 
-    @torch.jit.unused
-    def _owns_shortcut(self) -> bool:
-        """Return whether the shortcut that conv3 gets is a new tensor that nothing else holds."""
-        return self.makes_shortcut and not is_watched((*self.downsample.modules(), self.conv3))
-
-    def run(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
+    def run(
+        self, x: torch.Tensor, owns_input: bool = False, unwatched: bool = False
+    ) -> torch.Tensor:
         """Run the block.
 
         Args:
             x: Input of shape (B, inplanes, H, W).
-            overwrite: The output may be written over x, which no one else may use.
+            owns_input: No one else uses x.
+            unwatched: No one sees what the layers of the block get and return, so that the output
+                may be written over a shortcut that no one else uses.
         """
         shortcut = x
         x = self.conv1(x)
-        if not torch.jit.is_scripting() and self._writes_slices(x):
-            x = self._write_slices(x)
-        else:
-            x = self._concatenate(x)
+        x = self._convolve_splits(x)
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
-            overwrite = not torch.jit.is_scripting() and self._owns_shortcut()
+            owns_input = self.makes_shortcut
         if self.se is None:
-            return self.conv3(x, shortcut, overwrite)
+            return self.conv3(x, shortcut, owns_input and unwatched)
         x = self.conv3(x)
         x = self.se(x)
         x += shortcut
@@ -142,45 +111,46 @@ class FusedBottle2neck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block on x of shape (B, inplanes, H, W), in the plain form if x is not finite."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 torch.jit.script skips this one only
-            if hides(x):
-                with plain():
-                    return self.run(x, False)
-        return self.run(x, False)
+        if not torch.jit.is_scripting():
+            return look(self.run, x)
+        return self.run(x)
 
 
 class FusedStage(nn.Sequential):
     """Deploy form of a stage, whose blocks may overwrite the output of the block before them.
+
+    At large batch sizes, reusing memory saves time. A stage does not do it where a hook sees one of
+    its layers, or where the forward of one was replaced.
 
     Shape:
         - Input: (B, C, H, W)
         - Output: (B, C', H', W')
     """
 
-    @torch.jit.unused
-    def _overwrites(self, x: torch.Tensor) -> bool:
-        # run() would bypass a forward that was replaced or compiled
-        return overwrites(self, x) and all(
-            type(block) is FusedBottle2neck
-            and 'forward' not in vars(block)
-            and block._compiled_call_impl is None
+    def _overwrites(self) -> bool:
+        hooks = torch.nn.modules.module
+        if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+            return False
+        # attention comes between the residual add and a convolution that could include it
+        return all(
+            type(block) is FusedBottle2neck and block.se is None for block in self
+        ) and not any(
+            module._forward_hooks or module._forward_pre_hooks or 'forward' in vars(module)
             for block in self
+            for module in block.modules()
         )
 
-    @torch.jit.unused
-    def _run_overwriting(self, x: torch.Tensor) -> torch.Tensor:
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        overwrites = may_pack(x) and self._overwrites()
         for i, block in enumerate(self):
-            x = block.run(x, i > 0)  # type: ignore[operator]
+            # run() would bypass hooks and a forward that was replaced
+            x = block.run(x, i > 0, True) if overwrites else block(x)  # type: ignore[operator]
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the blocks on x of shape (B, C, H, W), in the plain form if x is not finite."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 torch.jit.script skips this one only
-            if hides(x):
-                with plain():
-                    return super().forward(x)
-        if not torch.jit.is_scripting() and self._overwrites(x):
-            return self._run_overwriting(x)
+        if not torch.jit.is_scripting():
+            return look(self._run, x)
         for block in self:
             x = block(x)
         return x

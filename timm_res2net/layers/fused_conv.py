@@ -1,51 +1,146 @@
 """The packed convolution of the deploy form, and the functions that fuse layers into one."""
 
+import contextlib
 import copy
-from typing import Any, NamedTuple
+import math
+import platform
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-from .align import AlignedBatchNorm2d, AlignedConv2d
 from .fold import fold_conv, folds, recast
-from .packs import Packs
-from .rules import conv_dtype, hides, is_finite, most_packs, packs
+
+SMALL = 1_000_000
+"""Multiply-adds below which a convolution runs in the plain form, which has less overhead."""
+MOST_PACKS = 2
+"""How many packed copies of a weight a layer keeps."""
+REMEMBERED = 1024
+"""How many shapes a layer remembers."""
+
+# The packed form was measured on x86-64 only.
+_PACKS = platform.machine().lower() in ('x86_64', 'amd64') and torch.backends.mkldnn.is_available()
 
 
-class Finite(NamedTuple):
-    """Whether the parameters of a layer are finite.
+class _Local(threading.local):
+    finite: bool | None = None  # whether the tensor that `look` has looked at is finite
 
-    Attributes:
-        key: Addresses and versions of the parameters.
-        answer: Whether they are finite.
-        sample: A view of some values of the weight.
-        before: A copy of the sample.
+
+_local = _Local()
+
+
+def may_pack(x: torch.Tensor) -> bool:
+    """Return whether layers may run packed on x: in eager inference on a CPU, unobserved.
+
+    Autograd, torch.compile, torch.fx, tracing, dispatch modes and functorch transforms (a FLOP
+    counter, for example) know plain operators only.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is torch.Tensor  # no proxy of torch.fx, no subclass
+        and x.is_cpu
+        and not torch.is_grad_enabled()
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and _PACKS
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+def is_finite(x: torch.Tensor) -> bool:
+    """Return whether x holds no NaN and no infinity, by its sum, which is faster than `isfinite`.
+
+    Values so large that their sum exceeds float32 count as infinite.
+    """
+    return math.isfinite(x.sum(dtype=torch.float32))
+
+
+def look(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Return run(x), for which this thread's layers run in the plain form if x is not finite.
+
+    oneDNN's ReLU turns NaN into 0, so that packed layers would make an all-NaN image an answer. A
+    `look` within another one does not look again.
+    """
+    if not may_pack(x) or _local.finite is not None:
+        return run(x)
+    _local.finite = is_finite(x)
+    try:
+        return run(x)
+    finally:
+        _local.finite = None
+
+
+class Packs:
+    """Packed copies of one version of a weight, one for each layout that oneDNN asks for.
+
+    The layout depends on the shape of the input. A pack of another layout would give the same
+    result, but oneDNN would bring it into the right one in every call, which can take 30 times as
+    long as the convolution. So every shape runs with a pack of its own layout. Most layers need one
+    or two. If there are two already, a weight is packed for one call only, unless the call before
+    that did so asked for the same layout: then it is the first of new packs.
+
+    Layouts are compared by oneDNN's description of them, which has bytes that it leaves unset: two
+    packs may be equal. Threads may share packs: at worst a weight is packed twice.
     """
 
-    key: Any
-    answer: bool
-    sample: torch.Tensor
-    before: torch.Tensor
+    def __init__(self, weight: torch.Tensor):
+        self.weight = weight
+        self.memory = weight.detach()  # kept, so that no other weight can get its address
+        self.state = weight.data_ptr(), weight._version
+        self.of_shape: dict[Any, torch.Tensor | None] = {}  # None: plain
+        self.of_layout: dict[bytes, torch.Tensor] = {}
+        self.missed = b''
+
+    def is_of(self, weight: torch.Tensor) -> bool:
+        """Return whether a parameter is the weight and has not been written to or moved."""
+        return self.weight is weight and self.state == (weight.data_ptr(), weight._version)
+
+    def find(
+        self, conv: Any, x: torch.Tensor, autocast: torch.dtype | None, key: Any
+    ) -> torch.Tensor | None:
+        """Return the pack for x, None for the plain form, and remember it under the key."""
+        if len(self.of_shape) >= REMEMBERED:
+            self.of_shape.clear()
+        pack, dtypes = None, {x.dtype, self.memory.dtype}
+        if torch.float64 not in dtypes and (autocast is not None or len(dtypes) == 1):
+            weight = self.memory.to(autocast or x.dtype)
+            how = (conv.padding, conv.stride, conv.dilation, conv.groups, list(x.shape))
+            with contextlib.suppress(RuntimeError):  # oneDNN has no such convolution here
+                pack = torch.ops.mkldnn._reorder_convolution_weight(weight, *how)
+        if pack is not None:
+            layout = torch.ops.mkldnn._get_mkldnn_serialized_md(pack).numpy().tobytes()
+            if layout not in self.of_layout and len(self.of_layout) >= MOST_PACKS:
+                again, self.missed = layout == self.missed, layout
+                if not again:
+                    return pack
+                self.of_layout.clear()
+                self.of_shape.clear()
+            pack = self.of_layout.setdefault(layout, pack)
+        self.of_shape[key] = pack
+        return pack
 
 
 class FusedConv2d(nn.Conv2d):
     """Convolution that includes the layers after it: an optional residual add and an activation.
 
-    Idea: in eager inference on a CPU it runs the oneDNN operator that torch.compile uses.
+    Idea: in eager inference on a CPU it runs the oneDNN operator that torch.compile uses, on a
+    weight that is packed once.
 
-    Reason: a plain convolution packs its weights in every call, and the activation and the add are
-    separate passes over memory. Without the add, the fused layer takes 0.29 to 1.06 of the time of
-    the plain layers. The slowest case is a 1x1 convolution of 64 channels.
+    Reason: a plain convolution packs its weight in every call, and the activation and the add are
+    separate passes over memory. A deployed res2net50_26w_4s takes half of the time of eager mode on
+    one machine and three quarters on another: `python -m benchmarks.forms`.
 
-    Consequence: besides the weight, a layer keeps packed copies of it, one for inputs of one size
-    and up to `rules.most_packs` for several. They are not part of the state dict, and are made
-    again after the weight is replaced or written to. Torch does not count writes through
-    `weight.data`. They are noticed if they change one of a few sampled values, as a write to the
-    whole weight does; to write to a part of it, write under `torch.no_grad()` instead.
+    Consequence: besides the weight, a layer keeps up to two packed copies of it (see `Packs`). They
+    are not part of the state dict, and are made again after the weight is replaced or written to.
+    Torch does not count writes through `weight.data`: write under `torch.no_grad()` instead.
 
-    oneDNN's ReLU turns NaN into 0. The layer runs in the plain form if its parameters are not
-    finite and, with `checks_input`, if its input is not. What overflows inside of a convolution
-    stays infinite or, if infinities cancel, becomes 0.
+    oneDNN's ReLU turns NaN into 0. With `checks_input`, the layer runs in the plain form if its
+    input is not finite. Stages and blocks look at their input instead (see `look`), and weights are
+    checked when a model is deployed. What overflows inside stays infinite or, where infinities
+    cancel, becomes 0.
 
     Shape:
         - Input: (B, in_channels, H, W)
@@ -62,74 +157,55 @@ class FusedConv2d(nn.Conv2d):
         """
         super().__init__(*args, **kwargs)
         self.act: nn.Module = nn.Identity() if act is None else act
-        self._packs: Packs | None = None
         self.checks_input = False
-        self._finite: Finite | None = None
+        # multiply-adds for each number of the input
+        kernel, stride = math.prod(self.kernel_size), math.prod(self.stride)
+        self.work = self.out_channels / self.groups * kernel / stride
+        self._packs: Packs | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # copies and files make their own packs
-        return {**super().__getstate__(), '_packs': None, '_finite': None}
+        return vars(self) | {'_packs': None}
 
     @torch.jit.unused
-    def _may_pack(self, x: torch.Tensor) -> bool:
-        return packs(self, x) and self._is_finite() and not (self.checks_input and hides(x))
-
-    @torch.jit.unused
-    def _is_finite(self) -> bool:
-        """Return whether the parameters are finite; they are looked at once a version.
-
-        If the sample says that the weight has been written to, it is packed again, too.
-        """
-        both = [p for p in (self.weight, self.bias) if p is not None]
-        key = [(p.data_ptr(), p._version) for p in both]
-        held = self._finite
-        if held is None or held.key != key or not torch.equal(held.sample, held.before):
-            sample = self._sample()
-            answer = all(is_finite(p.detach()) for p in both)
-            held = self._finite = Finite(key, answer, sample, sample.clone())
-            self._packs = None
-        return held.answer
-
-    @torch.jit.unused
-    def _sample(self) -> torch.Tensor:
-        """Return a view of about 64 values of the weight."""
-        diagonal = self.weight.detach().diagonal(0, 0, 1)  # [kH, kW, min(out, in / groups)]
-        return diagonal[..., :: max(1, diagonal.numel() // 64)]
-
-    @torch.jit.unused
-    def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the packed weight and the bias for x."""
-        weight: torch.Tensor = self.weight
-        bias: torch.Tensor | None = self.bias
-        version = (x.dtype, weight._version, None if bias is None else bias._version)
-        held = self._packs
-        if held is None or held.version != version or not held.is_of(weight, bias):
-            weight, bias = weight.detach(), None if bias is None else bias.detach()
-            held = self._packs = Packs(weight, bias, version, x.dtype, most_packs(self))
-        return held.get(self, x), held.bias
+    def _pack_for(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return the packed weight to run x with, None to run in the plain form."""
+        if not may_pack(x) or x.numel() * self.work < SMALL or _local.finite is False:
+            return None
+        weight, packs = self.weight, self._packs
+        if packs is None or not packs.is_of(weight):
+            # inference tensors have no version, so that a write to them would go unnoticed
+            if type(weight) is not nn.Parameter or weight.is_inference():
+                return None
+            packs = self._packs = Packs(weight)
+        autocast = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
+        key = (x.shape, x.dtype, torch.get_num_threads(), autocast)
+        try:
+            pack = packs.of_shape[key]
+        except KeyError:
+            pack = packs.find(self, x, autocast, key)
+        return None if self.checks_input and not is_finite(x) else pack
 
     @torch.jit.unused
     def _forward_packed(
-        self, x: torch.Tensor, residual: torch.Tensor | None, overwrite: bool
+        self, x: torch.Tensor, pack: torch.Tensor, residual: torch.Tensor | None, overwrite: bool
     ) -> torch.Tensor:
-        dtype: Any = conv_dtype(self, x)
-        x = x.to(dtype, memory_format=torch.channels_last)
-        weight, bias = self._weights(x)
-        relu = type(self.act) is nn.ReLU
-        where = (self.padding, self.stride, self.dilation, self.groups)
+        dtype, act = pack.dtype, self.act
+        relu = type(act) is nn.ReLU
+        x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+        bias: Any = None if self.bias is None else self.bias.to(dtype)
+        where: Any = (pack, bias, self.padding, self.stride, self.dilation, self.groups)
+        ops = torch.ops.mkldnn
         if residual is None:
-            attr = 'relu' if relu else 'none'
-            x = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, attr, [], '')
+            x = ops._convolution_pointwise(x, *where, 'relu' if relu else 'none', [], '')
         else:
-            other = residual.to(dtype, memory_format=torch.channels_last)
-            after: Any = ('add', 1.0, 'relu' if relu else None, [], '')
+            other = residual.to(dtype).contiguous(memory_format=torch.channels_last)
+            where += ('add', 1.0, 'relu' if relu else None, [], '')
             if overwrite or other is not residual:
-                op = torch.ops.mkldnn._convolution_pointwise_.binary
-                x = op(other, x, weight, bias, *where, *after)
+                x = ops._convolution_pointwise_.binary(other, x, *where)
             else:
-                op = torch.ops.mkldnn._convolution_pointwise.binary
-                x = op(x, other, weight, bias, *where, *after)
-        return x if relu else self.act(x)
+                x = ops._convolution_pointwise.binary(x, other, *where)
+        return x if relu else act(x)
 
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None = None, overwrite: bool = False
@@ -141,8 +217,10 @@ class FusedConv2d(nn.Conv2d):
             residual: Tensor to add before the activation, or None.
             overwrite: The output may be written over the residual, which no one else may use.
         """
-        if not torch.jit.is_scripting() and self._may_pack(x):
-            return self._forward_packed(x, residual, overwrite)
+        if not torch.jit.is_scripting():
+            pack = self._pack_for(x)
+            if pack is not None:
+                return self._forward_packed(x, pack, residual, overwrite)
         x = self._conv_forward(x, self.weight, self.bias)
         if residual is not None:
             x += residual
@@ -163,10 +241,7 @@ class Unfused(nn.Module):
     ) -> torch.Tensor:
         """Convolve x, normalize, add the residual and apply the activation.
 
-        Args:
-            x: Input.
-            residual: Tensor to add before the activation, or None.
-            overwrite: No effect.
+        The arguments are those of `FusedConv2d.forward`. `overwrite` has no effect.
         """
         x = self.norm(self.conv(x))
         if residual is not None:
@@ -187,8 +262,6 @@ def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
         not a plain `nn.Conv2d` with zero padding.
     """
     act = copy.deepcopy(act)
-    conv = conv.bake() if isinstance(conv, AlignedConv2d) else conv
-    norm = norm.bake() if isinstance(norm, AlignedBatchNorm2d) else norm
     plain = (
         type(conv) is nn.Conv2d
         and conv.padding_mode == 'zeros'
@@ -196,10 +269,7 @@ def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
     )
     if plain and folds(norm):
         return recast(fold_conv(conv, norm), FusedConv2d, act=act)
-    conv, norm = copy.deepcopy(conv), copy.deepcopy(norm)
-    if plain and isinstance(norm, nn.Identity):
-        return recast(conv, FusedConv2d, act=act)
-    return Unfused(conv, norm, nn.Identity() if act is None else act)
+    return Unfused(copy.deepcopy(conv), copy.deepcopy(norm), act or nn.Identity())
 
 
 def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:

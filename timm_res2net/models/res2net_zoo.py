@@ -191,11 +191,6 @@ class Res2Net(ResNet):
         return dict(self._recorded_args, global_pool=self.global_pool.pool_type)
 
     @torch.jit.ignore
-    def record_args(self, **changed: Any) -> None:
-        """Record arguments that changed after construction in `model_args`."""
-        self._recorded_args.update(changed)
-
-    @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
         """Load weights of PaddleClas (.pdparams) or MindCV (.ckpt).
 

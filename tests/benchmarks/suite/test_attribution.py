@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 
-import timm
 import torch
 from timm.layers import SEModule
 from torch import nn
@@ -83,10 +82,3 @@ def test_convolutions_of_a_step_without_those_of_attention():
         (4, (3, 3)): 2,
     }
     assert not [hook for m in model.modules() for hook in m._forward_pre_hooks]
-
-
-def test_convolutions_of_aligned_widths_have_their_padding():
-    model = timm.create_model('test_res2net_se', width_multiple=8).eval()
-    found = convolutions(model, lambda: model(torch.zeros(1, 3, 64, 64)))
-    assert ((1, 8, 16, 16), (8, 8, 3, 3), False, (1, 1), (1, 1), (1, 1), 1) in found
-    assert not [shape for _, shape, *_ in found if 6 in shape]

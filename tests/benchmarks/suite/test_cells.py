@@ -104,8 +104,6 @@ def test_the_gpu_suite():
         ('infer', 'cudagraphs', 'bf16-weights', 1),
         ('train', 'compiled', 'bf16', 256),
     }
-    trained = {c.pair for c in cells if c.task == 'train' and c.kind == 'time'}
-    assert {'aligned', 'main_aligned'} <= trained
 
 
 def test_given_values_stand_in_for_the_suites():

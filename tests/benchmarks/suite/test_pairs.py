@@ -22,11 +22,6 @@ def test_the_pairs_asked_for():
         ('resnet50(base_width=41)', 'article'),
         ('resnet50(base_width=40)', 'article'),
         ('res2net50_26w_4s', "res2net50_se(attn_layer='')"),
-        (
-            "res2net50_se(attn_layer='')",
-            "res2net50_se(attn_layer='', width_multiple=8)",
-        ),
-        ('resnet50', "res2net50_se(attn_layer='', width_multiple=8)"),
     }
 
 
