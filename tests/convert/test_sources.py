@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,14 @@ from timm_res2net.convert import (
     apply_rules,
     find_network,
     infer_arguments,
-    licenses_table,
-    published_table,
     read_checkpoint,
     recognise,
     sources,
     undo_rules,
 )
 from timm_res2net.convert.mindspore_ckpt import dump_ckpt
+from timm_res2net.convert.published import FILES, PUBLISHERS, licenses_table, published_table
 from timm_res2net.keys import without_counters
-from timm_res2net.models.figures import FIGURES
 from timm_res2net.semantics import SEMANTICS
 
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
@@ -87,39 +84,21 @@ def test_official_files_give_timms_numbers(name, whole, tmp_path):
     assert config['pretrained_cfg'].get('license') is None
 
 
-def registered_weights() -> dict[str, tuple[float, str, str]]:
-    """Figure, its publisher and address of every registered tag whose weights come by network."""
-    found = {}
-    for name, figures in FIGURES.items():
-        for tag, (top1, publisher) in figures.top1.items():
-            cfg = timm.models.get_pretrained_cfg(f'{name}.{tag}')
-            url = cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}'
-            found[f'{name}.{tag}'] = top1, publisher, url
-    return found
-
-
-def test_published_files_are_the_registered_ones():
-    files = [file for source in SOURCES.values() for file in source.published]
-    assert len({file.file for file in files}) == len(files)
-    registered = registered_weights()
-    assert len(registered) == 25
-    assert sorted(name for file in files for name in file.registered) == sorted(registered)
-    for file in files:
-        for name in file.registered:
-            top1, publisher, url = registered[name]
-            assert file.figure == f'{file.figure.split()[0]} % top-1'
-            assert (float(file.figure.split()[0]), file.figure_source) == (top1, publisher)
-            assert file.url == url
-            assert timm.models.get_pretrained_cfg(name).license == file.license
-
-
-def test_every_published_file_says_whose_its_figure_and_license_are():
-    for source in SOURCES.values():
-        for file in source.published:
-            assert file.license in ('apache-2.0', 'unknown')
-            assert file.license_source and file.by
-            assert file.figure_source or not file.figure
-            assert not file.sha256 or re.fullmatch('[0-9a-f]{64}', file.sha256)
+def test_every_registered_tag_loads_the_file_of_the_table():
+    tags = [tag for file in FILES for tag in file.tags]
+    assert len({file.file for file in FILES}) == len(FILES)
+    assert len(set(tags)) == len(tags) == 25
+    for file in FILES:
+        assert file.source in SOURCES
+        assert file.license in ('apache-2.0', 'unknown') and file.license_source
+        assert PUBLISHERS[file.by].figures or not file.accuracy
+        assert file.hash in file.file
+        for tag in file.tags:
+            cfg = timm.models.get_pretrained_cfg(tag)
+            assert (cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}') == file.url
+            assert cfg.license == file.license
+            assert cfg.origin_url == PUBLISHERS[file.by].origin_url
+            assert file.top1 is not None
 
 
 def test_the_readme_has_the_tables_of_published_files():

@@ -14,12 +14,11 @@ from .find import explain_missing_stem as explain_missing_stem
 from .find import find_network as find_network
 from .find import look_like_classifiers as look_like_classifiers
 from .infer import infer_arguments as infer_arguments
+from .published import licenses_table as licenses_table
+from .published import published_table as published_table
 from .reading import Checkpoint as Checkpoint
 from .reading import read_checkpoint as read_checkpoint
 from .safe_pickle import dump_arrays as dump_arrays
-from .source import Published as Published
 from .source import Source as Source
 from .sources import SOURCES as SOURCES
-from .sources import licenses_table as licenses_table
-from .sources import published_table as published_table
 from .sources import recognise as recognise

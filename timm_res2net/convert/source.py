@@ -3,41 +3,11 @@
 import io
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import torch
 
 from .engine import Rule
-
-
-class Published(NamedTuple):
-    """A checkpoint file that a project published.
-
-    Attributes:
-        file: Name of the file, or a description in words if it has none.
-        figure: Accuracy as published, such as '79.33 % top-1' on ImageNet-1k or '43.0 box AP' on
-            COCO; '' if none was published.
-        figure_source: Who published the figure.
-        license: Identifier of the license.
-        license_source: What names this license.
-        by: The project that published the file.
-        url: Address of the file; '' if unknown.
-        sha256: sha256 of the file, 64 hexadecimal digits; '' if unknown.
-        registered: Names with tags that load the file, such as 'res2net50_pd_26w_4s.in1k'; empty if
-            the file has to be converted first.
-        note: What does not work; '' if all does.
-    """
-
-    file: str
-    figure: str
-    figure_source: str
-    license: str
-    license_source: str
-    by: str
-    url: str = ''
-    sha256: str = ''
-    registered: tuple[str, ...] = ()
-    note: str = ''
 
 
 def save_state_dict(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
@@ -66,7 +36,6 @@ class Source:
         semantics: Block semantics that a checkpoint may have. The first is what the project's own
             code computes.
         license: What is known of the license of the published files, in full sentences.
-        published: The files that the project published.
         has_se: Whether the project's blocks have SE modules.
         counts_batches: Whether its state dicts have `num_batches_tracked`.
         save: Write tensors under the source's keys to an open file.
@@ -79,7 +48,6 @@ class Source:
     rules: Callable[[Collection[str]], tuple[Rule, ...]]
     semantics: tuple[str, ...]
     license: str
-    published: tuple[Published, ...] = ()
     has_se: bool = False
     first: str = r'layer1\.0\.convs\.0\.weight'
     counts_batches: bool = True

@@ -16,6 +16,7 @@ The name of this file must stay: timm sorts models by the last part of their mod
 `res2net` is the module of timm's own Res2Nets.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ from timm.models import (
 from timm.models.resnet import ResNet
 from torch import nn
 
+from ..convert.published import FILES, PUBLISHERS, PublishedFile
 from ..download import mark_foreign_files, prepare_weights
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from ..schema import FEATURES, RES2NET, checked, read
@@ -260,90 +262,47 @@ def _untrained_cfg(description: str, **kwargs: Any) -> dict[str, Any]:
     return _cfg(description=description, license=None, **kwargs)
 
 
-def _identity_cfg(source: str, **kwargs: Any) -> dict[str, Any]:
-    """Return the cfg of an SE model that starts from a plain network's weights on the Hub."""
-    return _cfg(
-        hf_hub_id=f'timm/{source}',  # in full: timm completes a bare 'timm/' with our own name
-        license='unknown',
-        description=f'Weights of timm/{source} with squeeze-and-excitation gates at the identity.',
-        notes=(
-            f'The outputs equal those of timm/{source} bit for bit: the gates are not trained yet.',
+def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
+    """Return the cfg of weights that a publisher has, the Hub's as they are and others converted.
+
+    Args:
+        tag: Registered name with its tag.
+        file: The file in the table of published files.
+    """
+    cfg = _cfg(license=file.license, origin_url=PUBLISHERS[file.by].origin_url)
+    if re.match(r'res2net\d+(d|_vd)', tag):  # a deep stem
+        cfg['first_conv'] = 'conv1.0'
+    if file.by == 'timm':
+        cfg.update(
+            hf_hub_id=file.file,
+            description=f'Weights of {file.file} with squeeze-and-excitation gates at the '
+            'identity.',
+        )
+    else:
+        cfg.update(url=file.url, custom_load=True)
+        training = 'distilled by SSLD' if '.ssld' in tag else 'trained on ImageNet-1k'
+        gates = ' with squeeze-and-excitation gates at the identity' if '.se_' in tag else ''
+        cfg['description'] = f'{file.by} weights{gates}, {training}, converted while they load.'
+    if '.se_identity' in tag:
+        cfg['notes'] = (
+            f'The outputs equal those of {file.file} bit for bit: the gates are not trained yet.',
+        )
+    if file.license == 'unknown':
+        cfg['notes'] = (
+            *cfg.get('notes', ()),
             "The weights are the Res2Net authors'. Their README licenses the code under CC "
             "BY-NC-SA 4.0 and names no license for the weights; timm's model card says unknown.",
-        ),
-        **kwargs,
-    )
-
-
-def _paddle_cfg(file: str, **kwargs: Any) -> dict[str, Any]:
-    """Return the cfg of PaddleClas weights, which are converted while they load."""
-    ssld = 'distilled by SSLD' if '_ssld' in file else 'trained on ImageNet-1k'
-    return _cfg(
-        url=f'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}_pretrained.pdparams',
-        custom_load=True,
-        origin_url='https://github.com/PaddlePaddle/PaddleClas',
-        description=f'PaddleClas weights, {ssld}, converted while they load.',
-        **kwargs,
-    )
-
-
-def _mindcv_cfg(file: str, description: str = 'MindCV weights', **kwargs: Any) -> dict[str, Any]:
-    """Return the cfg of MindCV weights, which are converted while they load."""
-    return _cfg(
-        url=f'https://download.mindspore.cn/toolkits/mindcv/res2net/{file}.ckpt',
-        custom_load=True,
-        origin_url='https://github.com/mindspore-lab/mindcv',
-        description=f'{description}, trained on ImageNet-1k, converted while they load.',
-        **kwargs,
-    )
-
-
-def _identity_mindcv_cfg(file: str, **kwargs: Any) -> dict[str, Any]:
-    """Return the cfg of an SE model that starts from MindCV's weights of a plain network."""
-    return _mindcv_cfg(
-        file,
-        'MindCV weights with squeeze-and-excitation gates at the identity',
-        notes=(
-            f'The outputs equal those of {file}.ckpt bit for bit: the gates are not trained yet.',
-        ),
-        **kwargs,
-    )
+        )
+    return cfg
 
 
 _DEEP = {'first_conv': 'conv1.0'}
-# MindCV's files, without their suffix
-_MS_50, _MS_101 = 'res2net50-f42cf71b', 'res2net101-8ae60132'
-_MS_50D, _MS_101D = 'res2net50_v1b-99304e92', 'res2net101_v1b-7e6db001'
 
 default_cfgs = generate_default_cfgs({
-    'res2net50_se.se_identity_in1k': _identity_cfg('res2net50_26w_4s.in1k'),
-    'res2net50_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_50),
-    'res2net50_48w_2s_se.se_identity_in1k': _identity_cfg('res2net50_48w_2s.in1k'),
-    'res2net50_14w_8s_se.se_identity_in1k': _identity_cfg('res2net50_14w_8s.in1k'),
-    'res2net50_26w_6s_se.se_identity_in1k': _identity_cfg('res2net50_26w_6s.in1k'),
-    'res2net50_26w_8s_se.se_identity_in1k': _identity_cfg('res2net50_26w_8s.in1k'),
-    'res2net101_se.se_identity_in1k': _identity_cfg('res2net101_26w_4s.in1k'),
-    'res2net101_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_101),
-    'res2net50d_se.se_identity_in1k': _identity_cfg('res2net50d.in1k', **_DEEP),
-    'res2net50d_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_50D, **_DEEP),
-    'res2net101d_se.se_identity_in1k': _identity_cfg('res2net101d.in1k', **_DEEP),
-    'res2net101d_se.se_identity_mindcv_in1k': _identity_mindcv_cfg(_MS_101D, **_DEEP),
-    'res2next50_se.se_identity_in1k': _identity_cfg('res2next50.in1k'),
+    **{tag: _published_cfg(tag, file) for file in FILES for tag in file.tags},
     'res2net50_18w_4s.untrained': _untrained_cfg("The paper's light network, without weights."),
     'res2net152d.untrained': _untrained_cfg("The authors' v1b-152. Their .pth file fits.", **_DEEP),
     'res2next101.untrained': _untrained_cfg('Res2NeXt with 101 layers, without weights.'),
-    'res2net50_vd_26w_4s.ssld_in1k': _paddle_cfg('Res2Net50_vd_26w_4s_ssld', **_DEEP),
-    'res2net50_vd_26w_4s.in1k': _paddle_cfg('Res2Net50_vd_26w_4s', **_DEEP),
-    'res2net101_vd_26w_4s.ssld_in1k': _paddle_cfg('Res2Net101_vd_26w_4s_ssld', **_DEEP),
-    'res2net101_vd_26w_4s.in1k': _paddle_cfg('Res2Net101_vd_26w_4s', **_DEEP),
-    'res2net200_vd_26w_4s.ssld_in1k': _paddle_cfg('Res2Net200_vd_26w_4s_ssld', **_DEEP),
-    'res2net200_vd_26w_4s.in1k': _paddle_cfg('Res2Net200_vd_26w_4s', **_DEEP),
-    'res2net50_pd_26w_4s.in1k': _paddle_cfg('Res2Net50_26w_4s'),
-    'res2net50_pd_14w_8s.in1k': _paddle_cfg('Res2Net50_14w_8s'),
-    'res2net50_ms_26w_4s.in1k': _mindcv_cfg(_MS_50),
-    'res2net101_ms_26w_4s.in1k': _mindcv_cfg(_MS_101),
-    'res2net50d_ms_26w_4s.in1k': _mindcv_cfg(_MS_50D, **_DEEP),
-    'res2net101d_ms_26w_4s.in1k': _mindcv_cfg(_MS_101D, **_DEEP),
     'res2net50_v1d_26w_4s.untrained': _untrained_cfg("MMDetection's Res2Net-50.", **_DEEP),
     'res2net101_v1d_26w_4s.untrained': _untrained_cfg("MMDetection's Res2Net-101.", **_DEEP),
     'res2net50_16w_4s_se.untrained': _untrained_cfg("The article's network, with its SE module."),

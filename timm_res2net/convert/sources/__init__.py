@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from ...keys import is_branch
-from ...text import list_some, table
+from ...text import list_some
 from ..source import Source
 from .article import ARTICLE, PYTORCH_RES2NET
 from .detectron2 import SOURCE as DETECTRON2
@@ -16,7 +16,7 @@ from .official import SOURCE as OFFICIAL
 from .paddle import SOURCE as PADDLE
 from .timm import SOURCE as TIMM
 
-__all__ = ['SOURCES', 'licenses_table', 'published_table', 'recognise']
+__all__ = ['SOURCES', 'recognise']
 
 # The first source whose mark fits is recognised. An earlier mark may also fit a later source.
 SOURCES: dict[str, Source] = {
@@ -100,38 +100,3 @@ def recognise(keys: Collection[str]) -> str:
         f'None of its keys belongs to a Res2Net of {", ".join(SOURCES)} ({list_some(keys)}). Give '
         'the checkpoint of a Res2Net, or of a model with one in it'
     )
-
-
-def published_table() -> str:
-    """Return the Markdown table of all published files."""
-    rows = [
-        (
-            f'[{file.file}]({file.url})' if file.url else file.file,
-            file.figure,
-            file.license,
-            file.by,
-            ', '.join(f'`{name}`' for name in file.registered) or file.note or '`convert`',
-        )
-        for source in reversed(SOURCES.values())
-        for file in source.published
-    ]
-    return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)
-
-
-_IN_A_PRODUCT = {'apache-2.0': 'yes', 'unknown': 'ask the publisher'}
-
-
-def licenses_table() -> str:
-    """Return the Markdown table of the licenses of published files, and of what names them."""
-    files = [file for source in reversed(SOURCES.values()) for file in source.published]
-    rows = dict.fromkeys(
-        (
-            file.by,
-            file.license,
-            file.license_source,
-            file.figure_source or 'none published',
-            _IN_A_PRODUCT[file.license],
-        )
-        for file in files
-    )
-    return table(('by', 'license', 'named by', 'accuracies from', 'in a product'), rows)

@@ -6,14 +6,13 @@ That file is told by the classifier's last layer, which a detector does not have
 """
 
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import IO
 
 import torch
 
 from ..engine import Rule
-from ..source import Published, Source
-from .official import AUTHORS_LICENSE, NO_LICENSE
+from ..source import Source
+from .official import AUTHORS_LICENSE
 
 _FOUND = 'res{stage+1}.{block}'
 _BLOCK = 'layer{stage}.{block}'
@@ -48,11 +47,6 @@ def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
 
 
 _SHARE = 'https://mailnankaieducn-my.sharepoint.com/:u:/g/personal/shgao_mail_nankai_edu_cn'
-_file = partial(
-    Published,
-    license='unknown',
-    by='Res2Net-detectron2',
-)
 
 SOURCE = Source(
     name='detectron2',
@@ -65,20 +59,4 @@ SOURCE = Source(
     ),
     counts_batches=False,
     save=_save,
-    published=(
-        _file(
-            'Res2Net-101 backbone (linked without a name)',
-            '',
-            figure_source='',
-            license_source=f'{NO_LICENSE}. These are their weights, converted',
-            url=f'{_SHARE}/EZhtWgMRlxpGtJmtJ2zP1_QBqvmu_FJ05vUgOq30ElT9yg?e=e5FRD8',
-        ),
-        _file(
-            'panoptic FPN, 3x (linked without a name)',
-            '44.0 box AP, 39.6 mask AP, 44.5 PQ',
-            figure_source="Res2Net-detectron2's README",
-            license_source=f'{NO_LICENSE}. Training started from their weights',
-            url=f'{_SHARE}/EU024RDiIxtJs2xz2zl_7bkBRXiPFcRukFLcB4gVYxzasw?e=PHU5jk',
-        ),
-    ),
 )

@@ -1,14 +1,13 @@
 """MindCV's checkpoints (MindSpore's .ckpt), block semantics `official`."""
 
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 
 from ..engine import Rule, conv_bn
 from ..mindspore_ckpt import dump_ckpt
-from ..source import Published, Source
+from ..source import Source
 from .official import same
 
 _BN = ('gamma', 'beta', 'moving_mean', 'moving_variance')
@@ -68,21 +67,6 @@ def _limits(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
     return 'its stem or its shortcuts are neither those of the plain network nor those of v1b'
 
 
-_file = partial(
-    Published,
-    figure_source="MindCV's configs/res2net/README.md",
-    license='apache-2.0',
-    license_source="MindCV's repository",
-    by='MindCV',
-)
-
-
-def _ckpt(file: str, top1: str, plain: str, se: str) -> Published:
-    url = f'https://download.mindspore.cn/toolkits/mindcv/res2net/{file}'
-    names = (f'{plain}.in1k', f'{se}.se_identity_mindcv_in1k')
-    return _file(file, f'{top1} % top-1', url=url, registered=names)
-
-
 SOURCE = Source(
     name='mindcv',
     mark=r'layer1\.0\.bns\.0\.gamma',
@@ -92,19 +76,4 @@ SOURCE = Source(
     counts_batches=False,
     save=dump_ckpt,
     limits=_limits,
-    published=(
-        _ckpt('res2net50-f42cf71b.ckpt', '79.35', 'res2net50_ms_26w_4s', 'res2net50_se'),
-        _ckpt('res2net101-8ae60132.ckpt', '79.56', 'res2net101_ms_26w_4s', 'res2net101_se'),
-        _ckpt('res2net50_v1b-99304e92.ckpt', '80.32', 'res2net50d_ms_26w_4s', 'res2net50d_se'),
-        _ckpt('res2net101_v1b-7e6db001.ckpt', '81.14', 'res2net101d_ms_26w_4s', 'res2net101d_se'),
-        _file(
-            'res2net50-aa758355-910v2.ckpt',
-            '79.33 % top-1',
-            license='unknown',
-            license_source='MindSpore Hub: Apache 2.0, but '
-            '"only for research and education purposes"',
-            url='https://download-mindspore.osinfra.cn/toolkits/mindcv/res2net/'
-            'res2net50-aa758355-910v2.ckpt',
-        ),
-    ),
 )

@@ -6,8 +6,8 @@ from typing import IO
 import torch
 
 from ..engine import Rule
-from ..source import Published, Source
-from .official import AUTHORS_LICENSE, NO_LICENSE, block_rules
+from ..source import Source
+from .official import AUTHORS_LICENSE, block_rules
 
 
 def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
@@ -40,18 +40,6 @@ def save_openmmlab(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None
     torch.save({'meta': {}, 'state_dict': dict(tensors)}, file)
 
 
-def _file(file: str, top1: str) -> Published:
-    return Published(
-        file,
-        f'{top1} % top-1',
-        figure_source="MMPretrain's configs/res2net/README.md",
-        license='unknown',
-        license_source=f'{NO_LICENSE}. These are their weights, converted',
-        by='MMPretrain',
-        url=f'https://download.openmmlab.com/mmclassification/v0/res2net/{file}',
-    )
-
-
 SOURCE = Source(
     name='mmpretrain',
     mark=r'stem\.0\.conv\.weight|head\.fc\.weight',
@@ -59,9 +47,4 @@ SOURCE = Source(
     semantics=('official', 'maskrcnn'),  # the latter if it was trained with style='caffe'
     license=f"{AUTHORS_LICENSE}, and MMPretrain's are those converted; its code is Apache-2.0.",
     save=_save,
-    published=(
-        _file('res2net50-w14-s8_3rdparty_8xb32_in1k_20210927-bc967bf1.pth', '78.14'),
-        _file('res2net50-w26-s8_3rdparty_8xb32_in1k_20210927-f547a94b.pth', '79.20'),
-        _file('res2net101-w26-s4_3rdparty_8xb32_in1k_20210927-870b6c36.pth', '79.19'),
-    ),
 )

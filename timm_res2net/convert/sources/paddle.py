@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from functools import partial
 
 from ..engine import Rule, conv_bn
 from ..safe_pickle import dump_arrays
-from ..source import Published, Source
+from ..source import Source
 
 _BN = ('weight', 'bias', '_mean', '_variance')
 _CLAS = ('_conv.weight', '_batch_norm', _BN)
@@ -100,33 +99,6 @@ def _spell(rules: Iterable[Rule], keys: Collection[str]) -> Iterator[Rule]:
             yield rule._replace(source=source, target=target)
 
 
-_clas = partial(
-    Published,
-    figure_source='PaddleClas model zoo',
-    license='apache-2.0',
-    license_source="PaddleClas's repository",
-    by='PaddleClas',
-)
-_det = partial(
-    Published,
-    figure_source="PaddleDetection's configs/res2net/README.md",
-    license='apache-2.0',
-    license_source="PaddleDetection's repository",
-    by='PaddleDetection',
-)
-
-
-def _clas_file(name: str, top1: str, registered: str) -> Published:
-    file = f'{name}_pretrained.pdparams'
-    url = f'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}'
-    return _clas(file, f'{top1} % top-1', url=url, registered=(registered,))
-
-
-def _det_file(name: str, figure: str) -> Published:
-    file = f'{name}.pdparams'
-    return _det(file, figure, url=f'https://paddledet.bj.bcebos.com/models/{file}')
-
-
 SOURCE = Source(
     name='paddle',
     mark=r'bb_0_0\.conv0\._conv\.weight|res2\.blocks\.0\.branch2a\.conv\.weight',
@@ -136,17 +108,4 @@ SOURCE = Source(
     license="PaddleClas's and PaddleDetection's published weights are Apache-2.0.",
     counts_batches=False,
     save=dump_arrays,
-    published=(
-        _clas_file('Res2Net50_26w_4s', '79.33', 'res2net50_pd_26w_4s.in1k'),
-        _clas_file('Res2Net50_14w_8s', '79.46', 'res2net50_pd_14w_8s.in1k'),
-        _clas_file('Res2Net50_vd_26w_4s', '79.75', 'res2net50_vd_26w_4s.in1k'),
-        _clas_file('Res2Net101_vd_26w_4s', '80.64', 'res2net101_vd_26w_4s.in1k'),
-        _clas_file('Res2Net200_vd_26w_4s', '81.21', 'res2net200_vd_26w_4s.in1k'),
-        _clas_file('Res2Net50_vd_26w_4s_ssld', '83.10', 'res2net50_vd_26w_4s.ssld_in1k'),
-        _clas_file('Res2Net101_vd_26w_4s_ssld', '83.90', 'res2net101_vd_26w_4s.ssld_in1k'),
-        _clas_file('Res2Net200_vd_26w_4s_ssld', '85.13', 'res2net200_vd_26w_4s.ssld_in1k'),
-        _det_file('faster_rcnn_res2net50_vb_26w_4s_fpn_1x_coco', '40.6 box AP'),
-        _det_file('mask_rcnn_res2net50_vb_26w_4s_fpn_2x_coco', '42.4 box AP, 38.1 mask AP'),
-        _det_file('mask_rcnn_res2net50_vd_26w_4s_fpn_2x_coco', '42.6 box AP, 38.1 mask AP'),
-    ),
 )

@@ -1,0 +1,142 @@
+"""Published files of weights: who published them where, with which accuracy and license.
+
+The table is published.json. The accuracies are those of the publishers and were not measured here.
+Parameters and multiply-accumulates of the registered models are counted, and a test counts them
+again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..text import table
+
+_TABLE = json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8'))
+
+
+class PublishedFile(NamedTuple):
+    """A file of weights, or a repository of the Hub.
+
+    Attributes:
+        file: Name of the file, or a description in words if it has none.
+        source: Source of its keys, one of `timm_res2net.convert.SOURCES`.
+        by: The project that published it, one of `PUBLISHERS`.
+        license: Identifier of the license.
+        license_source: What names this license.
+        url: Address.
+        top1: ImageNet-1k top-1 accuracy in percent, or None.
+        box_ap: Box AP on COCO, or None.
+        mask_ap: Mask AP on COCO, or None.
+        pq: Panoptic quality on COCO, or None.
+        hash: First digits of its sha256, as the file's name gives them; '' without.
+        tags: Registered names with tags that load it; empty if it has to be converted first.
+    """
+
+    file: str
+    source: str
+    by: str
+    license: str
+    license_source: str
+    url: str = ''
+    top1: float | None = None
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    pq: float | None = None
+    hash: str = ''
+    tags: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> str:
+        """The published accuracy in words, '' without one."""
+        figures = {
+            '% top-1': self.top1, 'box AP': self.box_ap, 'mask AP': self.mask_ap, 'PQ': self.pq
+        }  # fmt: skip
+        return ', '.join(f'{value:g} {unit}' for unit, value in figures.items() if value)
+
+
+class Publisher(NamedTuple):
+    """A project that published files.
+
+    Attributes:
+        figures: Where it published the accuracies; '' without.
+        figures_url: Address of that page; '' if unknown.
+        origin_url: Address of the project whose weights they are, for a `pretrained_cfg`.
+    """
+
+    figures: str = ''
+    figures_url: str = ''
+    origin_url: str = ''
+
+
+class Counted(NamedTuple):
+    """Counts of a registered model.
+
+    Attributes:
+        params: Number of parameters.
+        gmacs: Multiply-accumulates in 1e9 for one image of the cfg's `input_size` (64 px for the
+            test model, 224 px for all others), half of what `torch.utils.flop_counter` counts.
+    """
+
+    params: int
+    gmacs: float
+
+
+def _file(row: Mapping[str, Any]) -> PublishedFile:
+    publisher = _TABLE['publishers'][row['by']]
+    license = {key: publisher[key] for key in ('license', 'license_source')}
+    return PublishedFile(**{**license, **row, 'tags': tuple(row.get('tags', ()))})
+
+
+PUBLISHERS = {
+    name: Publisher(**{key: row[key] for key in Publisher._fields if key in row})
+    for name, row in _TABLE['publishers'].items()
+}
+"""Publishers by name."""
+FILES = tuple(map(_file, _TABLE['files']))
+"""Every published file. If several have tags of one name, the first is the default."""
+COUNTS = {name: Counted(**row) for name, row in _TABLE['models'].items()}
+"""Counts of every registered model by name."""
+
+
+def file_of(tag: str) -> PublishedFile | None:
+    """Return the file that a registered name with its tag loads from elsewhere, None without one.
+
+    >>> from timm_res2net.convert.published import file_of
+    >>> file_of('res2net50_vd_26w_4s.ssld_in1k').by
+    'PaddleClas'
+    """
+    return next((file for file in FILES if tag in file.tags), None)
+
+
+def published_table() -> str:
+    """Return the Markdown table of all published files."""
+    rows = [
+        (
+            f'[{file.file}]({file.url})',
+            file.accuracy,
+            file.license,
+            file.by,
+            ', '.join(f'`{tag}`' for tag in file.tags) or '`convert`',
+        )
+        for file in FILES
+    ]
+    return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)
+
+
+_IN_A_PRODUCT = {'apache-2.0': 'yes', 'unknown': 'ask the publisher'}
+
+
+def licenses_table() -> str:
+    """Return the Markdown table of the licenses of published files, and of what names them."""
+    rows = dict.fromkeys(
+        (
+            file.by,
+            file.license,
+            file.license_source,
+            (file.accuracy and PUBLISHERS[file.by].figures) or 'none published',
+            _IN_A_PRODUCT[file.license],
+        )
+        for file in FILES
+    )
+    return table(('by', 'license', 'named by', 'accuracies from', 'in a product'), rows)
