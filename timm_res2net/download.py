@@ -68,7 +68,6 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
 
     Raises:
         FileNotFoundError: The cfg names a file that does not exist.
-        huggingface_hub.errors.HfHubHTTPError: The Hub refuses.
         OSError: A server cannot be reached, or a download failed.
     """
     is_local = cfg.source == 'local-dir' or cfg.file or cfg.state_dict
@@ -82,6 +81,8 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
             return
         try:
             ask_hub(repo, revision or None)
+        except HfHubHTTPError:
+            return  # what the Hub refuses, the download says
         except ConnectionError as error:
             raise ConnectionError(f'{error}{NOT_CACHED}') from error
     elif isinstance(cfg.url, str) and cfg.url and not is_local:
