@@ -22,6 +22,7 @@ from tests.common import randomise
 from tests.convert.helpers import Trap, refused, save, tiny, zeros
 from timm_res2net import convert_checkpoint
 from timm_res2net.convert import read_checkpoint, reading
+from timm_res2net.convert.safe_pickle import HARMLESS
 
 
 def assert_same(got, expected) -> None:
@@ -153,6 +154,22 @@ def test_a_getattr_in_a_file_gets_nothing(tmp_path):
     trap = {'state_dict': tiny(), 'x': Trap(getattr, Path, 'home')}
     found = read_checkpoint(save(trap, tmp_path / 'w.pth'))
     assert found.entry == 'state_dict'
+
+
+def test_a_torch_file_cannot_write_what_it_finds(tmp_path):
+    """torch sets the state of objects alone, so the records of the list stay as they are."""
+    records = {'argparse.Namespace': argparse.Namespace, **HARMLESS}
+    before = {name: dict(vars(record)) for name, record in records.items()}
+    path = tmp_path / 'w.pth'
+    for name in records:
+        module, _, attribute = name.rpartition('.')
+        found = f'c{module}\n{attribute}\n'.encode()
+        for state in (b'}X\x01\0\0\0xK\x01s', b'}}X\x01\0\0\0xK\x01s\x86'):
+            with zipfile.ZipFile(path, 'w') as archive:
+                archive.writestr('w/data.pkl', b'\x80\x02' + found + state + b'b.')
+                archive.writestr('w/version', '3\n')
+            refused(path, 'Nothing in it was run')
+    assert {name: dict(vars(record)) for name, record in records.items()} == before
 
 
 def test_an_average_of_models(tmp_path):

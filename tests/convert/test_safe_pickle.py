@@ -247,6 +247,15 @@ def released(address: int) -> bytes:
     )
 
 
+def test_a_byte_order_that_is_none(tmp_path):
+    """numpy would take this one for a part of a structure with objects."""
+    path = tmp_path / 'w.pdparams'
+    content = pickle.dumps({'a': np.ones(3)}, 2)
+    assert content.count(text('<')) == 1
+    path.write_bytes(content.replace(text('<'), text('O,')))
+    refused(path, "'a' is f8", 'as float32')
+
+
 def test_an_array_that_numpy_would_free_as_an_object(tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(released(0x4847464544434241))

@@ -257,7 +257,8 @@ def _check_zip(raw: bytes) -> None:
 def _load_torch(raw: bytes, legacy: bool) -> Any:
     if SIZES_COMPARED or legacy:
         return torch.load(io.BytesIO(raw), map_location='cpu', weights_only=True)
-    with tempfile.NamedTemporaryFile() as copy:  # only of a mapped file does it compare sizes
+    # unless the file is mapped, a tensor can claim memory beyond what was read for it
+    with tempfile.NamedTemporaryFile() as copy:
         copy.write(raw)
         copy.flush()
         return torch.load(copy.name, map_location='cpu', weights_only=True, mmap=True)

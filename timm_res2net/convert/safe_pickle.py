@@ -33,7 +33,9 @@ class _Dtype:
     def numpy(self) -> np.dtype[Any] | None:
         """Return the dtype if it is one of plain numbers that torch has, else None."""
         known = isinstance(self.code, str) and re.fullmatch('f[248]|[iu][1248]', self.code)
-        return np.dtype(self.order + self.code) if known and self.plain else None
+        if not known or not self.plain or self.order not in ('<', '>', '=', '|'):
+            return None
+        return np.dtype(self.order + self.code)
 
 
 class Array:
