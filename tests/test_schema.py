@@ -149,8 +149,10 @@ def test_positional_arguments_are_read_too():
     assert Res2Net(np.array([1, 1, 1, 1]), np.int64(3), device='meta').num_classes == 3
     with pytest.raises(ValueError, match=r"planes must be a whole number .*, got '16'\."):
         Bottle2neck(64, '16')
-    with pytest.raises(TypeError):
-        Bottle2neck(64, 16, *[None] * 30)
+    given = (64, 16, 1, None, 1, 26, 4, 1, 1, None, nn.ReLU, None, '', None, None, None, 'official')
+    assert Bottle2neck(*given, 'meta').width == 6
+    with pytest.raises(TypeError, match='positional arguments'):
+        Bottle2neck(*given, 'meta', None, 'one too many')
 
 
 # --- a config.json --------------------------------------------------------------------------------
