@@ -33,6 +33,7 @@ NAMES = (BASE, 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_48w_2s')
 SHARES = (0.5, 0.9)
 STAGE = 3
 SIZE = 512  # px: more than twice the widest square found
+IMAGES = 2  # a seed
 
 
 def _network(name: str, seed: int, size: int) -> Any:
@@ -49,7 +50,7 @@ def _network(name: str, seed: int, size: int) -> Any:
     return body.eval()
 
 
-def field(name: str, seed: int, images: int, size: int = SIZE) -> np.ndarray:
+def field(name: str, seed: int, images: int = IMAGES, size: int = SIZE) -> np.ndarray:
     """Return the absolute value of the gradient at every pixel, (size, size), with a sum of 1."""
     body = _network(name, seed, size)
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -116,13 +117,8 @@ def main(argv: list[str] | None = None) -> None:
     script = Script('receptive_field', __doc__)
     add = script.parser.add_argument
     add('--seeds', type=int, default=6, help='draws of weights (default: %(default)s)')
-    add('--images', type=int, default=2, help='images a seed (default: %(default)s)')
-    add('--size', type=int, default=SIZE, help='image size in px (default: %(default)s)')
     args = script.parse(argv)
-    fields = {
-        name: [field(name, seed, args.images, args.size) for seed in range(args.seeds)]
-        for name in NAMES
-    }
+    fields = {name: [field(name, seed) for seed in range(args.seeds)] for name in NAMES}
     cells: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
     for share in SHARES:
         widths = {
@@ -138,9 +134,9 @@ def main(argv: list[str] | None = None) -> None:
             }
     report = {
         'stage': STAGE,
-        'size': args.size,
+        'size': SIZE,
         'seeds': args.seeds,
-        'images': args.images,
+        'images': IMAGES,
         'networks': cells,
     }
     print(report_table(report))

@@ -4,11 +4,8 @@ python -m benchmarks.tables
 """
 
 import argparse
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from timm_res2net.files import write_file
 from timm_res2net.text import table
 
 from . import claim, forms, receptive_field
@@ -68,12 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'Cannot write the folder {folder} ({error.strerror}). Name another one.')
     for name in PAGES:
         path = folder / f'{name}.md'
-        write_file(path, functools.partial(_write, page(name)))
+        path.write_text(page(name))
         print(f'wrote {path}')
-
-
-def _write(text: str, file: Any) -> None:
-    file.write(text.encode())
 
 
 if __name__ == '__main__':

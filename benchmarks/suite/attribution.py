@@ -197,8 +197,8 @@ def attribute(
     sync = synchronize(cell.device)
     whole: dict[str, list[float]] = {}
     interleave(
-        {role: work.step for role, work in works.items()}, whole, budget=budget / 3, target=None,
-        sync=sync, rng=rng,
+        {role: work.step for role, work in works.items()}, whole, budget=budget / 3, sync=sync,
+        rng=rng,
     )  # fmt: skip
 
     layers = {role: convolutions(work.model, work.step) for role, work in works.items()}
@@ -220,7 +220,7 @@ def attribute(
         str(layer): _convolve(layer, cell) for layer in {**layers['baseline'], **layers['subject']}
     }
     alone: dict[str, list[float]] = {}
-    interleave(calls, alone, budget=budget / 3, target=None, sync=sync, rng=rng)
+    interleave(calls, alone, budget=budget / 3, sync=sync, rng=rng)
     return {
         'counts': {role: counts(getattr(pair, role), cell.size) for role in works},
         'seconds': whole,

@@ -5,9 +5,7 @@ import functools
 import itertools
 import json
 import math
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,10 +13,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 
-from timm_res2net import extras
 from timm_res2net.text import close_names
-
-from .environment import cpu_has_bf16
 
 _FOLDER = Path(__file__).parent / 'suites'
 SUITES = tuple(sorted(path.stem for path in _FOLDER.glob('*.json')))
@@ -168,10 +163,7 @@ class Cell:
         return '/'.join(map(str, dataclasses.astuple(self)))
 
     def __str__(self) -> str:
-        return (
-            f'{self.pair} {self.task} {self.mode} {self.precision} {self.layout} '
-            f'b{self.batch} {self.size}px t{self.threads}'
-        )
+        return f'{self.pair}: {self.describe()}'
 
     @property
     def modes(self) -> tuple[str, str]:
@@ -224,42 +216,26 @@ class Cell:
         return types.get(self.precision, torch.float32)
 
 
-def _cells_of(part: Mapping[str, Any], device: str) -> Iterator[Cell]:
-    """Yield the cells of one part of a suite. Attribution is for inference in eager mode only."""
-    names = [n for p in part['pairs'] for n in (pairs_without_modes() if p == '*' else [p])]
-    values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
-    for name, row in itertools.product(names, itertools.product(*values)):
-        axes = dict(zip(AXES, row, strict=True))
-        axes['mode'] = find_pair(name).mode(axes['mode'])
-        axes['threads'] = axes['threads'] or torch.get_num_threads()
-        cell = Cell(kind=part['kind'], pair=name, device=device, **axes)
-        if cell.kind != 'attribution' or (cell.task, cell.mode) == ('infer', 'eager'):
-            yield cell
-
-
 def load_suite(
     name: str,
     given: Mapping[str, Sequence[Any]] | None = None,
     only: Sequence[str] = KINDS,
     budget: float | None = None,
-    device: str | None = None,
 ) -> dict[Cell, float]:
     """Return the cells of a suite in order, each with its budget in seconds.
 
-    A cell that two parts of the suite name appears once, with the budget of the first.
+    A cell that two parts of the suite name appears once, with the budget of the first. Attribution
+    is for inference in eager mode only.
 
     Args:
         name: One of `SUITES`.
         given: Values by axis (`AXES`, and 'pairs') that replace the suite's.
         only: Kinds to keep.
         budget: Seconds for a cell; None for the suite's.
-        device: Device; None for the suite's.
 
     Raises:
-        ValueError: There is no such suite, pair, model or value, or no cell is left.
+        ValueError: There is no such pair, model or value, or no cell is left.
     """
-    if name not in SUITES:
-        raise ValueError(f"Unknown suite '{name}'. Use one of {', '.join(SUITES)}.")
     given = given or {}
     for axis in ('batch', 'size', 'threads'):
         for value in given.get(axis, ()):
@@ -269,11 +245,16 @@ def load_suite(
         raise ValueError(f'budget={budget} must be a number of seconds above 0.')
     suite = json.loads((_FOLDER / f'{name}.json').read_text())
     cells: dict[Cell, float] = {}
-    for part in suite['parts']:
-        if part['kind'] in only:
-            seconds = part.get('budget', suite['budget']) if budget is None else budget
-            for cell in _cells_of({**part, **given}, device or suite['device']):
-                cells.setdefault(cell, seconds)
+    for part in ({**part, **given} for part in suite['parts'] if part['kind'] in only):
+        names = [n for p in part['pairs'] for n in (pairs_without_modes() if p == '*' else [p])]
+        values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
+        for pair, row in itertools.product(names, itertools.product(*values)):
+            axes = dict(zip(AXES, row, strict=True))
+            axes['mode'] = find_pair(pair).mode(axes['mode'])
+            axes['threads'] = axes['threads'] or torch.get_num_threads()
+            cell = Cell(kind=part['kind'], pair=pair, device=suite['device'], **axes)
+            if cell.kind != 'attribution' or (cell.task, cell.mode) == ('infer', 'eager'):
+                cells.setdefault(cell, budget or part.get('budget', suite['budget']))
     if not cells:
         raise ValueError(
             f"Nothing of suite '{name}' is left. Attribution is for inference in eager mode; "
@@ -291,68 +272,3 @@ def describe_suite(name: str) -> str:
     """Return what a suite measures, and the most time that its cells take."""
     about = json.loads((_FOLDER / f'{name}.json').read_text())['about']
     return f'{about} Up to {minutes(sum(load_suite(name).values()))}, plus building models.'
-
-
-def compiler() -> str | None:
-    """Return the name of a C++ compiler on the path, or None."""
-    names = (os.environ.get('CXX'), 'g++', 'c++', 'clang++', 'cl')
-    return next((name for name in names if name and shutil.which(name)), None)
-
-
-def _problems(cell: Cell, mode: str) -> Iterator[str]:
-    """Yield why a cell cannot run here or makes no sense, with the remedy."""
-    on_gpu, runtime = cell.device == 'cuda', runtime_of(mode)
-    packs = deploys(mode) or runtime not in ('eager', 'compiled', 'cudagraphs')
-    cores = os.cpu_count() or 1
-    if on_gpu and not torch.cuda.is_available():
-        yield "Device 'cuda' needs a GPU, and torch sees none. Use --suite cpu."
-    if cell.precision.startswith('bf16') and not (
-        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
-    ):
-        yield (
-            f"Precision '{cell.precision}' would be emulated here, so its time means nothing. Use "
-            '--precision fp32.'
-        )
-    if cell.precision == 'fp16' and not on_gpu:
-        yield "Precision 'fp16' is for GPUs. Use --precision bf16 or fp32 on a CPU."
-    if cell.precision == 'int8' and runtime not in EXPORTED:
-        yield "Precision 'int8' is for exported models. Use --mode openvino or onnxruntime."
-    if (packs or cell.precision == 'bf16-weights') and cell.task == 'train':
-        yield f"Mode '{mode}' with '{cell.precision}' is for inference. Use --task infer."
-    if packs and cell.kind != 'time':
-        yield (
-            f"Kind '{cell.kind}' does not see the weights that mode '{mode}' packs. Use "
-            '--only time, or mode eager or compiled.'
-        )
-    if runtime == 'cudagraphs' and not on_gpu:
-        yield f"Mode '{mode}' needs a GPU. Use --mode compiled on a CPU."
-    if runtime in COMPILED and not on_gpu and compiler() is None:
-        yield f"Mode '{mode}' needs a C++ compiler. Install g++, set CXX, or use --mode eager."
-    if runtime in EXPORTED and on_gpu:
-        yield f"Mode '{mode}' runs on a CPU only. Use --device cpu."
-    if runtime == 'onnxruntime' and cell.precision.startswith('bf16'):
-        yield f"Mode '{mode}' does not run in bfloat16 on a CPU. Use --precision fp32, or openvino."
-    if cell.threads > cores:
-        yield f'threads={cell.threads} is more than the {cores} cores here. Use --threads {cores}.'
-
-
-def check(cell: Cell) -> None:
-    """Check that this machine can run a cell and that the cell's axes go together.
-
-    Raises:
-        ValueError: There is no GPU, no native bfloat16, no compiler, no package of a runtime, or
-            too few cores; or a mode or precision does not go with another axis.
-    """
-    for mode in cell.modes:
-        for problem in _problems(cell, mode):
-            raise ValueError(problem)
-    require_packages(cell)
-
-
-def require_packages(cell: Cell) -> None:
-    """Raise ValueError if a package that the cell's runtimes need is not installed."""
-    for mode in cell.modes:
-        runtime = runtime_of(mode)
-        extras.require(f"Mode '{runtime}'", 'export', *EXPORTED.get(runtime, ()))
-    if cell.precision == 'int8':
-        extras.require("Precision 'int8'", 'int8', 'nncf')

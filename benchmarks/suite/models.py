@@ -119,12 +119,11 @@ def make_input(cell: Cell) -> torch.Tensor:
 
 # a model is built many times within a cell and exported once
 @functools.lru_cache(maxsize=2)
-def _exported(
-    name: str, arguments: str, deployed: bool, batch: int, size: int, int8: bool
-) -> bytes:
-    """Return a model as an ONNX file for inputs (batch, 3, size, size)."""
-    model = build(Spec(name, json.loads(arguments)))
-    if deployed:
+def _exported(spec: str, mode: str, batch: int, size: int, int8: bool) -> bytes:
+    """Return a model, given as JSON, as an ONNX file for inputs (batch, 3, size, size)."""
+    name, arguments = json.loads(spec)
+    model = build(Spec(name, arguments))
+    if deploys(mode):
         model = deploy(model, name)
     x = torch.zeros(batch, 3, size, size)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,10 +134,8 @@ def _exported(
 
 def _prepare_exported(spec: Spec, mode: str, cell: Cell, x: torch.Tensor) -> Work:
     """Export a model and return the function that runs its file on x on the CPU."""
-    arguments = json.dumps(dict(spec.arguments))
-    file = _exported(
-        spec.name, arguments, deploys(mode), cell.batch, cell.size, cell.precision == 'int8'
-    )
+    text = json.dumps([spec.name, dict(spec.arguments)])
+    file = _exported(text, mode, cell.batch, cell.size, cell.precision == 'int8')
     if runtime_of(mode) == 'openvino':
         precision = 'bf16' if cell.precision.startswith('bf16') else 'f32'
         run = openvino.load(file, precision, cell.threads)

@@ -5,26 +5,10 @@ from collections.abc import Iterator
 
 from timm_res2net.text import table
 
+from . import records
 from .answer import answer
 from .attribution import CAUSES, KINDS, SPLITTING, explain
-from .records import (
-    CONTROL,
-    Files,
-    Row,
-    builds,
-    by_pair,
-    cell_of,
-    is_usable,
-    milliseconds,
-    models_of,
-    notes,
-    peak,
-    refusal,
-    rounds,
-    select,
-    series,
-    time_ratio,
-)  # fmt: skip
+from .records import CONTROL, Files, Row, cell_of, is_usable, models_of, select, time_ratio
 from .stats import BAND, CLAIM, overlap, verdict
 
 
@@ -68,15 +52,15 @@ def _time_section(files: Files) -> Iterator[str]:
         'another build would give.'
     )
     threads = max(row['cell']['threads'] for row in rows)
-    for pair, group in by_pair(rows).items():
+    for pair, group in records.by_pair(rows).items():
         yield f'### {pair}: {models_of(group[0])}'
         yield table(
             ('configuration', 'baseline, ms', 'verdict', 'control', 'rounds', 'builds', 'notes'),
             [
                 (
                     cell_of(row).describe(),
-                    milliseconds(row, 'baseline'),
-                    verdict(time_ratio(row)) if is_usable(row) else refusal(row),
+                    records.milliseconds(row, 'baseline'),
+                    verdict(time_ratio(row)) if is_usable(row) else records.refusal(row),
                     *_doubts(row, threads),
                 )
                 for row in group
@@ -93,7 +77,12 @@ def _time_section(files: Files) -> Iterator[str]:
 def _doubts(row: Row, threads: int) -> tuple[str, ...]:
     """Return the last columns of a row of times: control, rounds, builds and notes."""
     control = str(time_ratio(row, 'control'))
-    return control, str(rounds(row)), str(builds(row)), '; '.join(notes(row, threads))
+    return control, *_counts(row), '; '.join(records.notes(row, threads))
+
+
+def _counts(row: Row) -> tuple[str, str]:
+    """Return the number of rounds and of builds."""
+    return str(records.rounds(row)), str(records.builds(row))
 
 
 _AXES = ('device', 'task', 'precision', 'layout', 'batch', 'size', 'threads')
@@ -112,7 +101,7 @@ def _deploy_section(files: Files) -> Iterator[str]:
         'mode is in brackets after it. All rows: '
         f'{cell_of(rows[0]).describe(["mode", *changing])}.'
     )
-    groups = by_pair(rows)
+    groups = records.by_pair(rows)
     lines = []
     for pair, group in groups.items():
         line = dict.fromkeys(columns, '')
@@ -129,8 +118,8 @@ def _deploy_section(files: Files) -> Iterator[str]:
             (
                 pair,
                 cell_of(row).describe(['mode']),
-                milliseconds(row, 'baseline'),
-                milliseconds(row, 'subject'),
+                records.milliseconds(row, 'baseline'),
+                records.milliseconds(row, 'subject'),
                 *_doubts(row, threads),
             )
             for pair, group in groups.items()
@@ -142,7 +131,7 @@ def _deploy_section(files: Files) -> Iterator[str]:
 def _scale_section(files: Files) -> Iterator[str]:
     tables = []
     for axis, unit in (('batch', 'batch'), ('size', 'image, px')):
-        found = series(files, axis)
+        found = records.series(files, axis)
         values = sorted({value for points in found.values() for value in points})
         lines = [
             (name, *(str(time_ratio(points[v])) if v in points else '' for v in values))
@@ -220,7 +209,7 @@ def _memory_section(files: Files) -> Iterator[str]:
             for role in ('baseline', 'subject')
         ]
         config = cell_of(row).describe(['threads'])
-        lines.append((row['cell']['pair'], config, *used, f'{peak(row):.2f}'))
+        lines.append((row['cell']['pair'], config, *used, f'{records.peak(row):.2f}'))
     yield table(('pair', 'configuration', 'baseline', 'subject', 'peak ×'), lines)
 
 
@@ -238,7 +227,7 @@ def _repeat_section(files: Files) -> Iterator[str]:
             lines.append((
                 f'{row["cell"]["pair"]}, {cell_of(row).describe()}', name,
                 f'{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]',
-                f'{time_ratio(row, "control").median:.3f}', str(rounds(row)), str(builds(row)),
+                f'{time_ratio(row, "control").median:.3f}', *_counts(row),
                 f'{sum(map(sum, row["samples"].values())):.0f}',
                 'yes' if together else 'no',
             ))  # fmt: skip

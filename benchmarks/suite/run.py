@@ -23,7 +23,8 @@ from timm_res2net.text import first_line
 
 from . import attribution, measure, plots, records, report
 from .answer import answer
-from .cells import AXES, KINDS, SUITES, Cell, check, describe_suite, find_pair, load_suite, minutes
+from .cells import AXES, KINDS, SUITES, Cell, describe_suite, find_pair, load_suite, minutes
+from .checks import check
 from .models import make_input, prepare_pair
 from .records import Row
 
@@ -82,7 +83,8 @@ def measure_cell(
             return {role: work.step for role, work in prepare_pair(pair, cell, x).items()}
 
         if cell.compiles and not rebuild:  # another build would compile for minutes
-            row['settled'] = measure.interleave(build(), samples, budget=budget, **options)
+            measure.interleave(build(), samples, budget=budget, **options)
+            row['settled'] = measure.settled(samples)
         else:
             row['settled'] = measure.interleave_blocks(
                 build, samples, blocks, budget=budget, **options
@@ -104,14 +106,8 @@ def measure_cell(
 def finished(cell: Cell, cells: Mapping[str, Row], budget: float, rebuild: bool = False) -> bool:
     """Return whether a cell need not be measured again.
 
-    Its row must be complete and usable, hold the same models, hold several builds if `rebuild`
-    asks for them, and be settled unless the budget is no larger than before.
-
-    Args:
-        cell: The cell.
-        cells: The rows of the file by key.
-        budget: Seconds that the cell may take.
-        rebuild: As in `measure_cell`.
+    Its row among those of the file must be complete and usable, hold the same models, hold several
+    builds if `rebuild` asks for them, and be settled unless the budget is no larger than before.
     """
     row = cells.get(cell.key)
     if row is None or 'error' in row or row.get('interrupted'):
@@ -137,7 +133,7 @@ def _keep(row: Row, cells: dict[str, Row]) -> None:
 
 
 def measure_cells(
-    todo: Mapping[Cell, float], found: dict[str, Any], out: Path, rebuild: bool, progress: bool
+    todo: Mapping[Cell, float], found: dict[str, Any], out: Path, rebuild: bool
 ) -> list[Cell]:
     """Measure cells and return those that failed.
 
@@ -148,13 +144,12 @@ def measure_cells(
         found: The content of the file.
         out: The file.
         rebuild: As in `measure_cell`.
-        progress: Whether to show a progress bar.
     """
     failed = []
     threads = max((cell.threads for cell in todo), default=0)
-    # drawing takes time from the next round, so the bar draws once a second at most
-    options = {'unit': 'cell', 'mininterval': 1, 'miniters': 0, 'disable': not progress}
-    with tqdm(total=len(todo), **options) as bar:
+    # drawing takes time from the next round, so the bar draws once a second at most; disable=None
+    # shows none in a file
+    with tqdm(total=len(todo), unit='cell', mininterval=1, miniters=0, disable=None) as bar:
         for cell in todo:
             bar.set_description(str(cell))
             row: Row = {'run': len(found['runs']) - 1}
@@ -179,7 +174,7 @@ def measure_cells(
 
 def _run(args: argparse.Namespace) -> int:
     given = {axis: getattr(args, axis) for axis in ('pairs', *AXES) if getattr(args, axis)}
-    cells = load_suite(args.suite, given, args.only, args.budget, args.device)
+    cells = load_suite(args.suite, given, args.only, args.budget)
     if args.list:
         print('\n'.join(f'{cell.kind:<11} {cell}' for cell in cells))
         return 0
@@ -199,7 +194,7 @@ def _run(args: argparse.Namespace) -> int:
         f'{minutes(sum(todo.values()))}, plus building and compiling models'
     )
     try:
-        failed = measure_cells(todo, found, out, args.rebuild, args.progress)
+        failed = measure_cells(todo, found, out, args.rebuild)
     except KeyboardInterrupt:
         kept = sum(finished(cell, rows, 0) for cell in cells)
         print(
@@ -258,7 +253,6 @@ def _add_run(commands: Any) -> None:
         else:
             text = f'default, if the suite has none: {default or "as many threads as torch uses"}'
             add(f'--{axis}', nargs='+', type=int, metavar='N', help=text)
-    add('--device', choices=('cpu', 'cuda'), help="replaces the suite's device")
     text = f'kinds of cell to measure: {", ".join(KINDS)}'
     add('--only', nargs='+', choices=KINDS, default=KINDS, metavar='KIND', help=text)
     text = 'most seconds a cell, without compiling'
@@ -268,7 +262,6 @@ def _add_run(commands: Any) -> None:
     text = 'result file; an existing one is continued (default: benchmark-SUITE.json)'
     add('--out', type=Path, metavar='FILE', help=text)
     add('--list', action='store_true', help='print the cells and measure nothing')
-    add('--no-progress', dest='progress', action='store_false', help='show no progress bar')
 
 
 def _add_report(commands: Any) -> None:

@@ -7,23 +7,19 @@ import pytest
 
 from benchmarks import quantize
 from benchmarks.script import load
-from benchmarks.suite.checks import compiler
-from tests.common import OF_TORCHAO
 
 
 @pytest.mark.slow  # exports and quantizes
 @pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ('mlxtend', 'nncf', 'torchao')),
+    not all(importlib.util.find_spec(name) for name in ('mlxtend', 'nncf')),
     reason='needs the extra scripts',
 )
-@pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
-@OF_TORCHAO
 def test_the_digits_model_again(tmp_path):
     """The half of the script that needs no training."""
     quantize.main(['--only', quantize.NAME, '--out', str(tmp_path / 'int8.json')])
     again = json.loads((tmp_path / 'int8.json').read_text())['cells'][quantize.NAME]
     report = load('quantize')[quantize.NAME]
-    assert again['forms'].keys() == report['forms'].keys()
+    assert {*again['forms']} == {*report['forms']} - {'torch, int8'}  # torchao's, no more measured
     assert again['float32'] == report['float32']
     for form, cell in again['forms'].items():
         # CPUs without int8 dot products round in other places: a few of 360 images may differ
