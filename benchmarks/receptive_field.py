@@ -14,7 +14,6 @@ networks. Figures are medians over seeds, with bootstrapped 95 % intervals; rati
 seed.
 """
 
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,7 +23,6 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.files import write_file
 from timm_res2net.stats import interval, ratio
 from timm_res2net.text import table
 
@@ -35,6 +33,7 @@ NAMES = (BASE, 'res2net50_26w_4s', 'res2net50_14w_8s', 'res2net50_48w_2s')
 SHARES = (0.5, 0.9)
 STAGE = 3
 SIZE = 512  # px: more than twice the widest square found
+IMAGES = 2  # a seed
 
 
 def _network(name: str, seed: int, size: int) -> Any:
@@ -51,7 +50,7 @@ def _network(name: str, seed: int, size: int) -> Any:
     return body.eval()
 
 
-def field(name: str, seed: int, images: int, size: int = SIZE) -> np.ndarray:
+def field(name: str, seed: int, images: int = IMAGES, size: int = SIZE) -> np.ndarray:
     """Return the absolute value of the gradient at every pixel, (size, size), with a sum of 1."""
     body = _network(name, seed, size)
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -113,50 +112,13 @@ def sentence(report: dict[str, Any]) -> str:
     )
 
 
-def _draw(path: Path, fields: dict[str, np.ndarray], report: dict[str, Any]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6), layout='constrained')
-    rows: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1))
-    share = f'{SHARES[1]:.0%}'
-    brightest = max(float(weight.max()) for weight in fields.values())
-    for cell, (name, weight) in zip(rows[0].subplots(1, len(fields)), fields.items(), strict=True):
-        # the square root makes the faint outer part visible
-        cell.imshow(np.sqrt(weight), cmap='magma', vmin=0, vmax=brightest**0.5)
-        side = report['networks'][name][f'half_width_{share}'][0]
-        center = len(weight) / 2
-        cell.add_patch(_square(center, side))
-        cell.set_title(f'{name}\n{share} within ± {side:.0f} px', fontsize=9)
-        cell.axis('off')
-    profile = rows[1].subplots()
-    for name, weight in fields.items():
-        along = np.convolve(weight.sum(0), np.ones(16) / 16, 'same')
-        profile.plot(np.arange(len(along)) - len(along) / 2, along, label=name)
-    profile.set_xlabel('px from the center')
-    profile.set_ylabel('share of the gradient')
-    profile.legend(fontsize=8)
-    write_file(path, lambda file: figure.savefig(file, format='png', dpi=90))
-
-
-def _square(center: float, half: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    corner = (center - half, center - half)
-    return Rectangle(corner, 2 * half, 2 * half, fill=False, edgecolor='white', linewidth=1)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Measure, and write the results and a picture beside them."""
-    script = Script('receptive_field', __doc__, 'matplotlib')
+    """Measure and write the results."""
+    script = Script('receptive_field', __doc__)
     add = script.parser.add_argument
     add('--seeds', type=int, default=6, help='draws of weights (default: %(default)s)')
-    add('--images', type=int, default=2, help='images a seed (default: %(default)s)')
-    add('--size', type=int, default=SIZE, help='image size in px (default: %(default)s)')
     args = script.parse(argv)
-    fields = {
-        name: [field(name, seed, args.images, args.size) for seed in range(args.seeds)]
-        for name in NAMES
-    }
+    fields = {name: [field(name, seed) for seed in range(args.seeds)] for name in NAMES}
     cells: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
     for share in SHARES:
         widths = {
@@ -172,14 +134,12 @@ def main(argv: list[str] | None = None) -> None:
             }
     report = {
         'stage': STAGE,
-        'size': args.size,
+        'size': SIZE,
         'seeds': args.seeds,
-        'images': args.images,
+        'images': IMAGES,
         'networks': cells,
     }
     print(report_table(report))
-    means = {name: np.mean(weights, 0) for name, weights in fields.items()}
-    _draw(script.picture, means, report)
     script.save(report)
 
 

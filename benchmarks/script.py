@@ -12,7 +12,7 @@ from timm_res2net.extras import require
 from timm_res2net.files import check_writable
 
 from .suite.environment import environment
-from .suite.results import save
+from .suite.records import save
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
@@ -72,12 +72,11 @@ class Script:
         self.committed = RESULTS / f'{self.name}.json'
         add_out(self.parser, f'benchmark-{self.name}.json', self.committed)
 
-    def parse(self, argv: Sequence[str] | None, *outputs: str) -> argparse.Namespace:
-        """Parse the arguments, and check packages and files before the work begins.
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Parse the arguments, and check packages and the file before the work begins.
 
         Args:
             argv: Arguments after the script's name; None for the process's own.
-            *outputs: Options besides `--out` that name a file to write, if they are given.
         """
         self.argv = list(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(self.argv)
@@ -86,18 +85,11 @@ class Script:
         except ValueError as error:
             self.parser.exit(1, f'{self.parser.prog}: {error}\n')
         try:
-            for option in ('out', *outputs):
-                if (path := getattr(args, option)) is not None:
-                    check_writable(path, replace=True)
+            check_writable(args.out, replace=True)
         except OSError as error:
             self.parser.error(str(error))
         self.out: Path = args.out
         return args
-
-    @property
-    def picture(self) -> Path:
-        """The PNG beside the result file."""
-        return self.out.with_suffix('.png')
 
     def save(self, cells: Mapping[str, Any], before: Sequence[Any] = ()) -> None:
         """Write the figures with the command and the environment to `--out`.

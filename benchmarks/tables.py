@@ -4,17 +4,13 @@ python -m benchmarks.tables
 """
 
 import argparse
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from timm_res2net.files import write_file
 from timm_res2net.text import table
 
-from . import claim, deploy_profile, forms, load_time, receptive_field
+from . import claim, forms, receptive_field
 from .script import RESULTS, add_out, load
 from .suite import answer, report
-from .trainings import activation_maps
 
 
 def _claim() -> str:
@@ -39,18 +35,9 @@ def _claim() -> str:
 
 
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
-    'activation_maps': (
-        'Class activation maps',
-        lambda: activation_maps.report_table(load('activation_maps')),
-    ),
     'claim': ('About 20 % slower?', _claim),
     'suite': ('The suite', lambda: report.markdown(claim.load_files())),
-    'deploy_profile': (
-        'Profile of deployed and compiled models',
-        lambda: deploy_profile.report_table(load('deploy_profile')),
-    ),
     'forms': ('Forms of a network on a CPU', lambda: forms.report_table(load('forms'))),
-    'load_time': ('Loading weights', lambda: load_time.report_table(load('load_time'))),
     'receptive_field': (
         'Receptive fields',
         lambda: receptive_field.report_table(load('receptive_field')),
@@ -78,12 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'Cannot write the folder {folder} ({error.strerror}). Name another one.')
     for name in PAGES:
         path = folder / f'{name}.md'
-        write_file(path, functools.partial(_write, page(name)))
+        path.write_text(page(name))
         print(f'wrote {path}')
-
-
-def _write(text: str, file: Any) -> None:
-    file.write(text.encode())
 
 
 if __name__ == '__main__':

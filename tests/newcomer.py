@@ -148,7 +148,7 @@ def _execute(code: str) -> None:
 def _stop_before_measuring() -> None:
     """Let the scripts and `benchmarks run` end where the work would begin."""
     from benchmarks import script
-    from benchmarks.suite import run, runtimes
+    from benchmarks.suite import checks, run
 
     parse = script.Script.parse
 
@@ -160,9 +160,9 @@ def _stop_before_measuring() -> None:
         sys.exit(0)
 
     script.Script.parse = parse_and_stop
-    run._Run = stop
+    run.measure_cells = stop
     # which GPU, cores and compiler the machine has is not the README's matter
-    run.check = lambda cell: [runtimes.require(mode.runtime) for mode in cell.modes.different]
+    run.check = checks.require_packages
 
 
 def _call(program: str, *args: str) -> int:
@@ -228,7 +228,7 @@ def _serve() -> None:
 
     # every task would import them
     importlib.import_module('timm_res2net.cli')
-    importlib.import_module('benchmarks.suite.cli')
+    importlib.import_module('benchmarks.suite.run')
     torch.set_num_threads(1)
     builder: Any = sys.modules['timm.models._builder']
     load = builder.load_pretrained

@@ -6,9 +6,7 @@ from typing import Any
 
 from timm_res2net.stats import Ratio
 
-from . import results
-from .pairs import load_pairs
-from .records import Files, Record, select
+from .records import Files, Row, cell_of, is_usable, load, select, time_ratio
 
 PAIR = 'main'
 SIZE = 224
@@ -44,39 +42,41 @@ def percent(time: Ratio) -> str:
     return f'{middle} % [{low}, {high}] {word} time'
 
 
-def _records(files: Files) -> dict[int, Record]:
-    """Return the usable records of the pair in eager inference by batch size.
+def _rows(files: Files) -> dict[int, Row]:
+    """Return the usable rows of the pair in eager inference by batch size.
 
     They have one configuration: the one with the most threads, and of these the first measured.
     """
     found = [
-        record
-        for record in select(files, 'time')
-        if record.usable
-        and (record.cell.pair, record.cell.task, record.cell.size) == (PAIR, 'infer', SIZE)
-        and str(record.cell.modes) == 'eager'
+        row
+        for row in select(files, 'time')
+        if is_usable(row)
+        and (row['cell']['pair'], row['cell']['task'], row['cell']['size']) == (PAIR, 'infer', SIZE)
+        and row['cell']['mode'] == 'eager'
     ]
     if not found:
         return {}
-    config = max(found, key=lambda record: record.cell.threads).cell.describe(['batch'])
-    return {r.cell.batch: r for r in found if r.cell.describe(['batch']) == config}
+    config = cell_of(max(found, key=lambda row: row['cell']['threads'])).describe(['batch'])
+    return {
+        row['cell']['batch']: row for row in found if cell_of(row).describe(['batch']) == config
+    }
 
 
-def _machine(files: Files, record: Record) -> str:
-    """Return the name of the machine that measured a record."""
-    file = next(f for f in files.values() if f['cells'].get(record.cell.key) is record.data)
-    environment = file['runs'][record.data.get('run', -1)]['environment']
-    return environment['gpu'] if record.cell.device == 'cuda' else environment['cpu']
+def _machine(files: Files, row: Row) -> str:
+    """Return the name of the machine that measured a row."""
+    file = next(f for f in files.values() if f['cells'].get(cell_of(row).key) is row)
+    environment = file['runs'][row.get('run', -1)]['environment']
+    return environment['gpu'] if row['cell']['device'] == 'cuda' else environment['cpu']
 
 
-def _sentence(files: Files, records: list[Record]) -> str:
-    pair = load_pairs()[PAIR]
-    shares = [f'{percent(r.ratio())} at batch {r.cell.batch}' for r in records]
-    config = records[0].cell.describe(['batch', 'device'])
+def _sentence(files: Files, rows: list[Row]) -> str:
+    shares = [f'{percent(time_ratio(row))} at batch {row["cell"]["batch"]}' for row in rows]
+    config = cell_of(rows[0]).describe(['batch', 'device'])
     config = config.replace('infer,', 'inference,').replace('fp32', 'float32')
+    models = rows[0]['models']
     return (
-        f'On {_machine(files, records[0])}, {pair.subject} takes {" and ".join(shares)}, compared '
-        f'with {pair.baseline} ({config}; 95 % intervals).'
+        f'On {_machine(files, rows[0])}, {models["subject"]} takes {" and ".join(shares)}, '
+        f'compared with {models["baseline"]} ({config}; 95 % intervals).'
     )
 
 
@@ -87,17 +87,17 @@ def answer(files: Files) -> list[str]:
         files: Result files.
 
     Returns:
-        Nothing if the files hold no usable record of the main pair in eager inference at 224 px.
+        Nothing if the files hold no usable row of the main pair in eager inference at 224 px.
         Otherwise a sentence on its smallest and its largest batch, one on the committed figures
         if they are another machine's, and one on published figures.
     """
-    found = _records(files)
+    found = _rows(files)
     if not found:
         return []
     batches = sorted({min(found), max(found)})
     said = [_sentence(files, [found[batch] for batch in batches])]
-    committed = {'cpu': results.load(_COMMITTED)}
-    others = _records(committed)
+    committed = {'cpu': load(_COMMITTED)}
+    others = _rows(committed)
     first = next(iter(found.values()))
     if _machine(files, first) != _machine(committed, others[8]):
         same = [others[batch] for batch in batches if batch in others]

@@ -1,22 +1,23 @@
-"""Where the time goes: counts, the profiler's self time by kind, and every convolution alone."""
+"""Where the time goes: counts, the profiler's self time by kind, every convolution alone, and the
+extra time by cause, computed from them.
+"""
 
+import math
 import random
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils.flop_counter import FlopCounterMode
 
-from .cells import Cell
+from .cells import Cell, Pair, Spec
 from .measure import interleave, synchronize
-from .models import build
-from .pairs import Pair, Spec
-from .steps import Work
+from .models import Work, build
 
 KINDS = (
     'convolution 1×1', 'convolution 3×3', 'convolution other', 'norm+activation', 'add',
@@ -51,8 +52,8 @@ _ATTENTION = 'attention'
 def counts(spec: Spec, size: int) -> dict[str, int]:
     """Count the parameters, multiply-accumulates and activations of a model for one image.
 
-    MACs are half of what `torch.utils.flop_counter` counts. Activations are the output elements of
-    all convolutions and linear layers, as in Radosavovic et al. 2020 (arXiv:2003.13678).
+    Both are those of convolutions and linear layers; activations are their output elements, as in
+    Radosavovic et al. 2020 (arXiv:2003.13678).
 
     Args:
         spec: The model.
@@ -62,22 +63,23 @@ def counts(spec: Spec, size: int) -> dict[str, int]:
         Numbers under 'params', 'macs' and 'activations'.
     """
     model = build(spec, 'meta')
-    activations = 0
+    found = {'params': sum(p.numel() for p in model.parameters()), 'macs': 0, 'activations': 0}
 
-    def count(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        nonlocal activations
-        activations += output.numel()
+    def count(module: Any, args: Any, output: torch.Tensor) -> None:
+        found['macs'] += _macs(module.weight.shape, output)
+        found['activations'] += output.numel()
 
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch.no_grad():
         model(torch.zeros(1, 3, size, size, device='meta'))
-    return {
-        'params': sum(p.numel() for p in model.parameters()),
-        'macs': counter.get_total_flops() // 2,
-        'activations': activations,
-    }
+    return found
+
+
+def _macs(weight: Sequence[int], output: torch.Tensor) -> int:
+    """Return the multiply-accumulates of a layer: one an output and weight of its channel."""
+    return output.numel() * math.prod(weight[1:])
 
 
 def kind_of(event: Any) -> str:
@@ -105,26 +107,23 @@ def kind_of(event: Any) -> str:
     return known or 'other'
 
 
-def _is_attention(name: str) -> bool:
-    return name.rpartition('.')[2] in ('se', 'attn')
+def _is_attention(part: str) -> bool:
+    """Return whether a part of a module's name is that of an attention module."""
+    return part in ('se', 'attn')
 
 
 def _mark_attention(model: nn.Module) -> None:
     """Put a profiler range around every attention module."""
     for name, module in model.named_modules():
-        if not _is_attention(name):
+        if not _is_attention(name.rpartition('.')[2]):
             continue
-        ranges: list[Any] = []
+        forward = module.forward
 
-        def before(module: nn.Module, args: Any, ranges: list[Any] = ranges) -> None:
-            ranges.append(record_function(_ATTENTION))
-            ranges[-1].__enter__()
+        def marked(*args: Any, forward: Callable[..., Any] = forward) -> Any:
+            with record_function(_ATTENTION):
+                return forward(*args)
 
-        def after(module: nn.Module, args: Any, out: Any, ranges: list[Any] = ranges) -> None:
-            ranges.pop().__exit__(None, None, None)
-
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
+        module.forward = marked
 
 
 def self_times(step: Callable[[], object], device: str) -> dict[str, float]:
@@ -160,22 +159,12 @@ def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[
     hooks = [
         module.register_forward_pre_hook(note)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and not any(map(_is_attention, _prefixes(name)))
+        if isinstance(module, nn.Conv2d) and not any(map(_is_attention, name.split('.')))
     ]
     step()
     for hook in hooks:
         hook.remove()
     return found
-
-
-def _prefixes(name: str) -> list[str]:
-    parts = name.split('.')
-    return ['.'.join(parts[: i + 1]) for i in range(len(parts))]
-
-
-def _macs(layer: tuple[Any, ...], output: torch.Tensor) -> int:
-    weight = layer[1]
-    return output.numel() * weight[1] * weight[2] * weight[3]
 
 
 def attribute(
@@ -208,8 +197,8 @@ def attribute(
     sync = synchronize(cell.device)
     whole: dict[str, list[float]] = {}
     interleave(
-        {role: work.step for role, work in works.items()}, whole, budget=budget / 3, target=None,
-        sync=sync, rng=rng,
+        {role: work.step for role, work in works.items()}, whole, budget=budget / 3, sync=sync,
+        rng=rng,
     )  # fmt: skip
 
     layers = {role: convolutions(work.model, work.step) for role, work in works.items()}
@@ -227,21 +216,11 @@ def attribute(
                 profiles[role][kind].append(seconds)
         done += 1
 
-    dtype, form = cell.compute_dtype, cell.memory_format
-    calls: dict[tuple[Any, ...], Callable[[], torch.Tensor]] = {}
-    for layer in {**layers['baseline'], **layers['subject']}:
-        shape, weight_shape, has_bias, *options = layer
-        x = torch.randn(shape, dtype=dtype, device=cell.device).contiguous(memory_format=form)
-        w = torch.randn(weight_shape, dtype=dtype, device=cell.device)
-        bias = w.new_zeros(weight_shape[0]) if has_bias else None
-        calls[layer] = _convolve(x, w.contiguous(memory_format=form), bias, options)
+    calls = {
+        str(layer): _convolve(layer, cell) for layer in {**layers['baseline'], **layers['subject']}
+    }
     alone: dict[str, list[float]] = {}
-    names = {str(i): layer for i, layer in enumerate(calls)}
-    interleave(
-        {name: calls[layer] for name, layer in names.items()}, alone, budget=budget / 3,
-        target=None, sync=sync, rng=rng,
-    )  # fmt: skip
-    seconds_of = {layer: alone[name] for name, layer in names.items()}
+    interleave(calls, alone, budget=budget / 3, sync=sync, rng=rng)
     return {
         'counts': {role: counts(getattr(pair, role), cell.size) for role in works},
         'seconds': whole,
@@ -251,8 +230,8 @@ def attribute(
                 {
                     'layer': list(layer),
                     'count': count,
-                    'macs': _macs(layer, calls[layer]()),
-                    'seconds': seconds_of[layer],
+                    'macs': _macs(layer[1], calls[str(layer)]()),
+                    'seconds': alone[str(layer)],
                 }
                 for layer, count in layers[role].items()
             ]
@@ -261,11 +240,75 @@ def attribute(
     }
 
 
-def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: list[Any]
-) -> Callable[[], torch.Tensor]:
+def _convolve(layer: tuple[Any, ...], cell: Cell) -> Callable[[], torch.Tensor]:
+    """Return a function that runs a convolution of `convolutions` on a dense input."""
+    shape, weight_shape, has_bias, *options = layer
+    x, weight = (
+        torch.randn(size, dtype=cell.compute_dtype, device=cell.device).contiguous(
+            memory_format=cell.memory_format
+        )
+        for size in (shape, weight_shape)
+    )
+    bias = weight.new_zeros(weight_shape[0]) if has_bias else None
+
     def step() -> torch.Tensor:
         with torch.inference_mode():
             return F.conv2d(x, weight, bias, *options)
 
     return step
+
+
+SPLITTING = ('convolutions in place', 'concat/split/copy', 'add', 'norm+activation', 'pool')
+"""Work that splitting a block adds: more operations, or operations on smaller tensors."""
+CAUSES = (
+    'extra', 'more MACs', 'less efficient convolutions', 'the splitting itself', *SPLITTING,
+    'attention', 'other', 'unexplained',
+)  # fmt: skip
+"""Keys of `explain`, in the order of the tables."""
+
+
+def explain(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return the subject's extra time by cause, as shares of the baseline's time.
+
+    Let T be the time of a step, C the sum of the convolutions timed alone, M their MACs and P the
+    profiler's self time. Then
+        extra = T_s - T_b;
+        more MACs = C_b (M_s / M_b - 1), the cost of the MACs at the baseline's efficiency;
+        less efficient convolutions = C_s - C_b M_s / M_b;
+        convolutions in place = the difference of P - C of the convolutions, which is what they lose
+        within the network, because there the input is a slice and not a whole tensor;
+        every other kind = P_s - P_b;
+        the splitting itself = the sum over `SPLITTING`;
+        unexplained = the rest of `extra`.
+
+    Args:
+        found: Result of `attribute`.
+    """
+    time, alone, macs, inside = {}, {}, {}, {}
+    kinds: dict[str, dict[str, float]] = {}
+    for role in ('baseline', 'subject'):
+        time[role] = statistics.median(found['seconds'][role])
+        layers = found['alone'][role]
+        rounds = zip(*(layer['seconds'] for layer in layers), strict=True)
+        sums = [
+            sum(layer['count'] * t for layer, t in zip(layers, row, strict=True)) for row in rounds
+        ]
+        alone[role] = statistics.median(sums) if sums else 0.0
+        macs[role] = sum(layer['count'] * layer['macs'] for layer in layers)
+        kinds[role] = {k: statistics.median(v) for k, v in found['profile'][role].items()}
+        inside[role] = sum(v for k, v in kinds[role].items() if k.startswith('convolution'))
+    more = macs['subject'] / macs['baseline'] if macs['baseline'] else 1.0
+    parts = {
+        'more MACs': alone['baseline'] * (more - 1),
+        'less efficient convolutions': alone['subject'] - alone['baseline'] * more,
+        'convolutions in place': (inside['subject'] - alone['subject'])
+        - (inside['baseline'] - alone['baseline']),
+    }
+    for kind in KINDS:
+        if not kind.startswith('convolution'):
+            parts[kind] = kinds['subject'][kind] - kinds['baseline'][kind]
+    extra = time['subject'] - time['baseline']
+    parts['unexplained'] = extra - sum(parts.values())
+    splitting = sum(parts[kind] for kind in SPLITTING)
+    whole = {'extra': extra, **parts, 'the splitting itself': splitting}
+    return {cause: whole[cause] / time['baseline'] for cause in CAUSES}

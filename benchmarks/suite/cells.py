@@ -1,21 +1,36 @@
-"""Cells, one pair in one configuration each, and the suites that list them."""
+"""Cells, one pair of models in one configuration each, and the suites that list them."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import timm
 import torch
 
-from .modes import MODES, Mode, Modes
-from .pairs import find_pair, pairs_without_modes
+from timm_res2net.text import close_names
 
 _FOLDER = Path(__file__).parent / 'suites'
 SUITES = tuple(sorted(path.stem for path in _FOLDER.glob('*.json')))
 KINDS = ('time', 'attribution', 'memory')
+COMPILED = ('compiled', 'frozen', 'cudagraphs')
+"""Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
+(`mode='reduce-overhead'`).
+"""
+EXPORTED = {
+    'onnxruntime': ('onnx', 'onnxscript', 'onnxruntime'),
+    'openvino': ('onnx', 'onnxscript', 'openvino'),
+}
+"""Runtimes that read an ONNX file, with the packages that each needs."""
+RUNTIMES = ('eager', *COMPILED, *EXPORTED)
+MODES = (*RUNTIMES, 'deploy', *(f'deploy+{runtime}' for runtime in RUNTIMES[1:]))
+"""How a model runs: its runtime, with `deploy+` before it if the model is deployed; `deploy` alone
+is the deployed model in eager mode."""
 AXES: dict[str, tuple[tuple[str, ...], Any]] = {
     'task': (('infer', 'train'), 'infer'),
     'mode': (MODES, 'eager'),
@@ -26,18 +41,102 @@ AXES: dict[str, tuple[tuple[str, ...], Any]] = {
     'threads': ((), None),
 }
 """Every axis of a configuration: its values (empty for any positive integer) and its default."""
-_DTYPES = {'bf16': torch.bfloat16, 'bf16-weights': torch.bfloat16, 'fp16': torch.float16}
+
+
+def deploys(mode: str) -> bool:
+    """Return whether the model is deployed."""
+    return mode.startswith('deploy')
+
+
+def runtime_of(mode: str) -> str:
+    """Return the runtime of a mode, one of `RUNTIMES`."""
+    return mode.removeprefix('deploy').removeprefix('+') or 'eager'
+
+
+class Spec(NamedTuple):
+    """A model of a pair.
+
+    Attributes:
+        name: A name of timm's registry.
+        arguments: Keyword arguments for the model.
+        mode: The mode in which the model runs, one of `MODES`; None for the cell's.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    mode: str | None = None
+
+    def __str__(self) -> str:
+        inner = ', '.join(f'{k}={v!r}' for k, v in self.arguments.items())
+        mode = f' [{self.mode}]' if self.mode else ''
+        return f'{self.name}({inner}){mode}' if inner else f'{self.name}{mode}'
+
+
+class Pair(NamedTuple):
+    """Two models to compare. Either both have a mode of their own or neither has."""
+
+    baseline: Spec
+    subject: Spec
+
+    def mode(self, mode: str) -> str:
+        """Return `BASELINE->SUBJECT` if the pair has modes of its own, otherwise the given mode."""
+        return f'{self.baseline.mode}->{self.subject.mode}' if self.baseline.mode else mode
+
+    def labels(self) -> dict[str, str]:
+        """Return the models as text, by role."""
+        return {'baseline': str(self.baseline), 'subject': str(self.subject)}
+
+
+@functools.cache
+def load_pairs() -> Mapping[str, Pair]:
+    """Return the pairs of pairs.json by name."""
+    found = json.loads(Path(__file__).with_name('pairs.json').read_text())
+
+    def spec(model: Any) -> Spec:
+        return Spec(model) if isinstance(model, str) else Spec(*model)
+
+    return {n: Pair(spec(pair['baseline']), spec(pair['subject'])) for n, pair in found.items()}
+
+
+def pairs_without_modes() -> list[str]:
+    """Return the names of the pairs that run in a cell's mode; '*' stands for them."""
+    return [name for name, pair in load_pairs().items() if pair.baseline.mode is None]
+
+
+def find_pair(name: str) -> Pair:
+    """Return a pair by its name or from a text BASELINE:SUBJECT.
+
+    Raises:
+        ValueError: There is no such pair or no such model.
+    """
+    pairs = load_pairs()
+    if name in pairs:
+        pair = pairs[name]
+    elif name.count(':') == 1:
+        pair = Pair(*map(Spec, name.split(':')))
+    else:
+        raise ValueError(
+            f"Unknown pair '{name}'. Use one of {', '.join(pairs)}, or BASELINE:SUBJECT with two "
+            'model names.'
+        )
+    for spec in pair:
+        if not timm.is_model(spec.name):
+            raise ValueError(
+                f"Unknown model '{spec.name}' in pair '{name}'."
+                f'{close_names(spec.name, timm.list_models())}'
+            )
+    return pair
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A pair in one configuration.
+    """A pair in one configuration. A result file holds the fields as they are here.
 
     Attributes:
         kind: What is measured: 'time', 'attribution' or 'memory'.
         pair: Name of the pair.
         task: 'infer' (forward in inference mode) or 'train' (forward, loss, backward, SGD step).
-        modes: How the two models run.
+        mode: One of `MODES`, or `BASELINE->SUBJECT` of a pair with modes of its own.
         precision: 'fp32'; 'bf16' or 'fp16' for autocast over float32 weights; 'bf16-weights' for
             weights and input in bfloat16; 'int8' for an exported model that is quantized.
         layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
@@ -50,7 +149,7 @@ class Cell:
     kind: str
     pair: str
     task: str
-    modes: Modes
+    mode: str
     precision: str
     layout: str
     batch: int
@@ -58,42 +157,40 @@ class Cell:
     threads: int
     device: str
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> 'Cell':
-        """Return the cell of a record in a result file, which holds the modes as text."""
-        rest = {name: value for name, value in values.items() if name != 'mode'}
-        return cls(modes=Modes.parse(values['mode']), **rest)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the cell as a result file holds it; the inverse of `from_json`."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **{name: found.pop(name) for name in ('kind', 'pair', 'task')},
-            'mode': str(found.pop('modes')),
-            **found,
-        }
-
     @property
     def key(self) -> str:
         """The cell as one string that is unique within a result file."""
-        return '/'.join(map(str, self.to_json().values()))
+        return '/'.join(map(str, dataclasses.astuple(self)))
 
     def __str__(self) -> str:
-        return (
-            f'{self.pair} {self.task} {self.modes} {self.precision} {self.layout} '
-            f'b{self.batch} {self.size}px t{self.threads}'
-        )
+        return f'{self.pair}: {self.describe()}'
+
+    @property
+    def modes(self) -> tuple[str, str]:
+        """Mode of the baseline and of the subject."""
+        baseline, _, subject = self.mode.partition('->')
+        return baseline, subject or baseline
+
+    @property
+    def of_pair(self) -> bool:
+        """Whether the pair has modes of its own."""
+        return '->' in self.mode
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile runs, so that building a model again takes long."""
+        return any(runtime_of(mode) in COMPILED for mode in self.modes)
 
     def describe(self, omit: Sequence[str] = ()) -> str:
         """Return the configuration as words.
 
         Args:
-            omit: Axes to leave out. 'mode' stands for the modes.
+            omit: Axes to leave out.
         """
         words = {
             'device': '' if self.device == 'cpu' else self.device,
             'task': self.task,
-            'mode': str(self.modes),
+            'mode': self.mode,
             'precision': self.precision,
             'layout': self.layout,
             'batch': f'batch {self.batch}',
@@ -114,39 +211,9 @@ class Cell:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Type in which convolutions compute."""
-        return _DTYPES.get(self.precision, torch.float32)
-
-    @property
-    def autocasts(self) -> bool:
-        """Whether the step runs under autocast."""
-        return self.compute_dtype != self.weight_dtype
-
-
-def _check_given(given: Mapping[str, Sequence[Any]], budget: float | None) -> None:
-    for axis, (choices, _) in AXES.items():
-        for value in given.get(axis, ()):
-            if choices and value not in choices:
-                raise ValueError(f'{axis}={value!r} must be one of {", ".join(choices)}.')
-            if not choices and value is not None and value < 1:
-                raise ValueError(f'{axis}={value!r} must be at least 1.')
-    if budget is not None and not 0 < budget < math.inf:
-        raise ValueError(f'budget={budget} must be a number of seconds above 0.')
-
-
-def _cells_of(part: Mapping[str, Any], device: str) -> list[Cell]:
-    """Return the cells of one part of a suite. Attribution is for inference in eager mode only."""
-    names = [n for p in part['pairs'] for n in (pairs_without_modes() if p == '*' else [p])]
-    values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
-    cells = []
-    for name, row in itertools.product(names, itertools.product(*values)):
-        axes = dict(zip(AXES, row, strict=True))
-        modes = find_pair(name).modes(Mode.parse(axes.pop('mode')))
-        axes['threads'] = axes['threads'] or torch.get_num_threads()
-        cell = Cell(part['kind'], name, modes=modes, device=device, **axes)
-        if cell.kind != 'attribution' or (cell.task, str(modes)) == ('infer', 'eager'):
-            cells.append(cell)
-    return cells
+        """Type in which convolutions compute. If it is not that of the weights, autocast casts."""
+        types = {'bf16': torch.bfloat16, 'bf16-weights': torch.bfloat16, 'fp16': torch.float16}
+        return types.get(self.precision, torch.float32)
 
 
 def load_suite(
@@ -154,33 +221,40 @@ def load_suite(
     given: Mapping[str, Sequence[Any]] | None = None,
     only: Sequence[str] = KINDS,
     budget: float | None = None,
-    device: str | None = None,
 ) -> dict[Cell, float]:
     """Return the cells of a suite in order, each with its budget in seconds.
 
-    A cell that two parts of the suite name appears once, with the budget of the first.
+    A cell that two parts of the suite name appears once, with the budget of the first. Attribution
+    is for inference in eager mode only.
 
     Args:
         name: One of `SUITES`.
         given: Values by axis (`AXES`, and 'pairs') that replace the suite's.
         only: Kinds to keep.
         budget: Seconds for a cell; None for the suite's.
-        device: Device; None for the suite's.
 
     Raises:
-        ValueError: There is no such suite, pair, model or value, or no cell is left.
+        ValueError: There is no such pair, model or value, or no cell is left.
     """
-    if name not in SUITES:
-        raise ValueError(f"Unknown suite '{name}'. Use one of {', '.join(SUITES)}.")
     given = given or {}
-    _check_given(given, budget)
+    for axis in ('batch', 'size', 'threads'):
+        for value in given.get(axis, ()):
+            if value < 1:
+                raise ValueError(f'{axis}={value} must be at least 1.')
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError(f'budget={budget} must be a number of seconds above 0.')
     suite = json.loads((_FOLDER / f'{name}.json').read_text())
     cells: dict[Cell, float] = {}
-    for part in suite['parts']:
-        if part['kind'] in only:
-            seconds = part.get('budget', suite['budget']) if budget is None else budget
-            for cell in _cells_of({**part, **given}, device or suite['device']):
-                cells.setdefault(cell, seconds)
+    for part in ({**part, **given} for part in suite['parts'] if part['kind'] in only):
+        names = [n for p in part['pairs'] for n in (pairs_without_modes() if p == '*' else [p])]
+        values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
+        for pair, row in itertools.product(names, itertools.product(*values)):
+            axes = dict(zip(AXES, row, strict=True))
+            axes['mode'] = find_pair(pair).mode(axes['mode'])
+            axes['threads'] = axes['threads'] or torch.get_num_threads()
+            cell = Cell(kind=part['kind'], pair=pair, device=suite['device'], **axes)
+            if cell.kind != 'attribution' or (cell.task, cell.mode) == ('infer', 'eager'):
+                cells.setdefault(cell, budget or part.get('budget', suite['budget']))
     if not cells:
         raise ValueError(
             f"Nothing of suite '{name}' is left. Attribution is for inference in eager mode; "

@@ -1,24 +1,56 @@
 """Whether this machine can run a cell, and whether the cell makes sense."""
 
-import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 
 import torch
 
 from timm_res2net import extras
 
-from . import runtimes
-from .cells import Cell
+from .cells import COMPILED, EXPORTED, Cell, deploys, runtime_of
 from .environment import cpu_has_bf16
-from .modes import EAGER, Mode
-from .runtimes import COMPILED, EXPORTED, ON_GPU
 
 
 def compiler() -> str | None:
     """Return the name of a C++ compiler on the path, or None."""
     names = (os.environ.get('CXX'), 'g++', 'c++', 'clang++', 'cl')
     return next((name for name in names if name and shutil.which(name)), None)
+
+
+def _problems(cell: Cell, mode: str) -> Iterator[str]:
+    """Yield why a cell cannot run here or makes no sense, with the remedy."""
+    on_gpu, runtime = cell.device == 'cuda', runtime_of(mode)
+    packs = deploys(mode) or runtime not in ('eager', 'compiled', 'cudagraphs')
+    cores = os.cpu_count() or 1
+    if on_gpu and not torch.cuda.is_available():
+        yield "Device 'cuda' needs a GPU, and torch sees none. Use --suite cpu."
+    if cell.precision.startswith('bf16') and not (
+        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
+    ):
+        yield (
+            f"Precision '{cell.precision}' would be emulated here, so its time means nothing. Use "
+            '--precision fp32.'
+        )
+    if cell.precision == 'int8' and runtime not in EXPORTED:
+        yield "Precision 'int8' is for exported models. Use --mode openvino or onnxruntime."
+    if (packs or cell.precision == 'bf16-weights') and cell.task == 'train':
+        yield f"Mode '{mode}' with '{cell.precision}' is for inference. Use --task infer."
+    if packs and cell.kind != 'time':
+        yield (
+            f"Kind '{cell.kind}' does not see the weights that mode '{mode}' packs. Use "
+            '--only time, or mode eager or compiled.'
+        )
+    if runtime == 'cudagraphs' and not on_gpu:
+        yield f"Mode '{mode}' needs a GPU. Use --mode compiled on a CPU."
+    if runtime in COMPILED and not on_gpu and compiler() is None:
+        yield f"Mode '{mode}' needs a C++ compiler. Install g++, set CXX, or use --mode eager."
+    if runtime in EXPORTED and on_gpu:
+        yield f"Mode '{mode}' runs on a CPU only. Use another mode, or --suite deploy."
+    if runtime == 'onnxruntime' and cell.precision.startswith('bf16'):
+        yield f"Mode '{mode}' does not run in bfloat16 on a CPU. Use --precision fp32, or openvino."
+    if cell.threads > cores:
+        yield f'threads={cell.threads} is more than the {cores} cores here. Use --threads {cores}.'
 
 
 def check(cell: Cell) -> None:
@@ -28,72 +60,16 @@ def check(cell: Cell) -> None:
         ValueError: There is no GPU, no native bfloat16, no compiler, no package of a runtime, or
             too few cores; or a mode or precision does not go with another axis.
     """
-    if cell.device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(
-            "Device 'cuda' needs a GPU and a CUDA build of torch; torch sees no GPU. Use "
-            '--suite cpu, or install a CUDA build of torch.'
-        )
-    _check_precision(cell)
-    for mode in cell.modes.different:
-        _check_mode(mode, cell)
-    cores = os.cpu_count() or 1
-    if cell.threads > cores:
-        raise ValueError(
-            f'threads={cell.threads} is more than the {cores} cores of this machine. Use '
-            f'--threads {cores} or fewer.'
-        )
+    for mode in cell.modes:
+        for problem in _problems(cell, mode):
+            raise ValueError(problem)
+    require_packages(cell)
 
 
-def _check_precision(cell: Cell) -> None:
-    if cell.precision.startswith('bf16'):
-        on_gpu = cell.device == 'cuda'
-        native = (
-            torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
-        )
-        if not native:
-            raise ValueError(
-                f"Precision '{cell.precision}' would be emulated on this "
-                f'{"GPU" if on_gpu else "CPU"}, so its time means nothing. Use --precision fp32.'
-            )
-    if cell.precision == 'bf16-weights' and cell.task == 'train':
-        raise ValueError(
-            "Precision 'bf16-weights' is for inference. Use --task infer, or --precision bf16."
-        )
-    if cell.precision == 'fp16' and cell.device == 'cpu':
-        raise ValueError("Precision 'fp16' is for GPUs. Use --precision bf16 or fp32 on a CPU.")
+def require_packages(cell: Cell) -> None:
+    """Raise ValueError if a package that the cell's runtimes need is not installed."""
+    for mode in cell.modes:
+        runtime = runtime_of(mode)
+        extras.require(f"Mode '{runtime}'", 'export', *EXPORTED.get(runtime, ()))
     if cell.precision == 'int8':
-        if any(mode.runtime not in EXPORTED for mode in cell.modes.different):
-            raise ValueError(
-                "Precision 'int8' is for exported models. Use --mode openvino or onnxruntime."
-            )
         extras.require("Precision 'int8'", 'int8', 'nncf')
-
-
-def _check_mode(mode: Mode, cell: Cell) -> None:
-    if mode.runtime in ON_GPU and cell.device == 'cpu':
-        raise ValueError(f"Mode '{mode}' needs a GPU. Use --mode compiled on a CPU.")
-    if mode.deploys or mode.runtime not in (EAGER.runtime, 'compiled', 'cudagraphs'):
-        if cell.task == 'train':
-            raise ValueError(f"Mode '{mode}' is for inference. Use --task infer.")
-        if cell.kind != 'time':
-            raise ValueError(
-                f"Kind '{cell.kind}' does not see the weights that mode '{mode}' packs. Use "
-                '--only time, or mode eager or compiled.'
-            )
-    if mode.runtime in COMPILED:
-        if cell.device == 'cpu' and compiler() is None:
-            raise ValueError(
-                f"Mode '{mode}' needs a C++ compiler, and there is none on the path. Install g++, "
-                'set CXX, or use --mode eager.'
-            )
-        if cell.device == 'cuda' and importlib.util.find_spec('triton') is None:
-            raise ValueError(f"Mode '{mode}' needs triton. Install it, or use --mode eager.")
-    if mode.runtime in EXPORTED:
-        if cell.device != 'cpu':
-            raise ValueError(f"Mode '{mode}' runs on a CPU only. Use --device cpu.")
-        if mode.runtime == 'onnxruntime' and cell.precision.startswith('bf16'):
-            raise ValueError(
-                f"Mode '{mode}' does not run in bfloat16 on a CPU. Use --precision fp32, or "
-                'openvino.'
-            )
-        runtimes.require(mode.runtime)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def _output(*command: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    lscpu = _output('lscpu', '-J') if shutil.which('lscpu') else None
+    lscpu = _output('lscpu', '-J')
     rows = json.loads(lscpu)['lscpu'] if lscpu else []
     values = {row['field'].rstrip(':'): row['data'] for row in rows}
     name = values.get('Model name') or platform.processor() or platform.machine()

@@ -9,12 +9,13 @@ from typing import Any
 from timm_res2net.extras import require
 from timm_res2net.files import write_file
 
+from . import records
 from .attribution import KINDS
-from .records import Files, Record, Series, by_pair, select, series
+from .records import Files, Row, is_usable, select, time_ratio
 from .stats import BAND, CLAIM
 
 
-def _forest(figure: Any, records: Sequence[Record], names: Sequence[str]) -> None:
+def _forest(figure: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Draw ratios with their intervals, one a row, over the bands of the claim."""
     axes = figure.subplots()
     low, high = BAND
@@ -25,7 +26,7 @@ def _forest(figure: Any, records: Sequence[Record], names: Sequence[str]) -> Non
     )  # fmt: skip
     axes.axvline(1, color='k', lw=0.8)
     for role, color, shift in (('control', '0.6', 0.22), ('subject', 'k', 0.0)):
-        times = [record.ratio(role) for record in records]
+        times = [time_ratio(row, role) for row in rows]
         middle = [time.median for time in times]
         below = [time.median - time.low for time in times]
         above = [time.high - time.median for time in times]
@@ -41,41 +42,42 @@ def _forest(figure: Any, records: Sequence[Record], names: Sequence[str]) -> Non
     axes.legend(fontsize=7, loc='lower right')
 
 
-def _curves(figure: Any, found: Sequence[Series]) -> None:
-    """Draw the ratio over batch and over image size."""
-    axis_names = [axis for axis in ('batch', 'size') if any(s.axis == axis for s in found)]
-    rows = figure.subplots(1, len(axis_names), squeeze=False, sharey=True)[0]
-    for axes, axis in zip(rows, axis_names, strict=True):
-        for one in (s for s in found if s.axis == axis):
-            times = [record.ratio() for record in one.points.values()]
+def _curves(figure: Any, found: Mapping[str, Mapping[str, Mapping[int, Row]]]) -> None:
+    """Draw the ratio over batch and over image size.
+
+    Args:
+        figure: Where to draw.
+        found: Result of `series` by axis, without axes that have none.
+    """
+    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axes, (axis, curves) in zip(panels, found.items(), strict=True):
+        for name, points in curves.items():
+            times = [time_ratio(row) for row in points.values()]
+            below = [time.median - time.low for time in times]
+            above = [time.high - time.median for time in times]
             axes.errorbar(
-                list(one.points),
-                [time.median for time in times],
-                yerr=[
-                    [time.median - time.low for time in times],
-                    [time.high - time.median for time in times],
-                ],
-                fmt='o-', ms=4, capsize=2, label=f'{one.pair}, {one.config}',
+                list(points), [time.median for time in times], yerr=[below, above], fmt='o-', ms=4,
+                capsize=2, label=name,
             )  # fmt: skip
         if axis == 'batch':
             axes.set_xscale('log', base=2)
         axes.axhspan(1 + BAND[0], 1 + BAND[1], color='tab:orange', alpha=0.15, lw=0)
-        ticks = sorted({value for s in found if s.axis == axis for value in s.points})
+        ticks = sorted({value for points in curves.values() for value in points})
         axes.set_xticks(ticks, map(str, ticks))
         axes.set_xlabel({'batch': 'batch', 'size': 'image size, px'}[axis])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
-    rows[0].set_ylabel('time × (subject / baseline)')
+    panels[0].set_ylabel('time × (subject / baseline)')
 
 
-def _bars(figure: Any, records: Sequence[Record]) -> None:
+def _bars(figure: Any, rows: Sequence[Row]) -> None:
     """Draw the self time by kind, baseline and subject side by side, in shares of the baseline's
     time.
     """
     axes = figure.subplots()
     colors = dict(zip(KINDS, ('C0', 'C9', '0.75', 'C2', 'C1', 'C3', 'C5', 'C4', 'k'), strict=True))
-    for i, record in enumerate(records):
-        profile = record.data['attribution']['profile']
+    for i, row in enumerate(rows):
+        profile = row['attribution']['profile']
         medians = {
             role: {kind: statistics.median(profile[role][kind]) for kind in KINDS}
             for role in ('baseline', 'subject')
@@ -87,7 +89,7 @@ def _bars(figure: Any, records: Sequence[Record]) -> None:
                 share = medians[role][kind] / whole
                 axes.bar(i + 0.4 * side, share, 0.36, bottom, color=colors[kind])
                 bottom += share
-    labels = [record.models.replace(' →', '\n→') for record in records]
+    labels = [records.models_of(row).replace(' →', '\n→') for row in rows]
     axes.axhline(1, color='k', lw=0.6, ls=':')
     axes.set_xticks([i + 0.2 for i in range(len(labels))], labels, fontsize=6, rotation=30)
     axes.set_ylabel("self time / the baseline's")
@@ -122,41 +124,29 @@ def plot(files: Files, folder: Path) -> list[Path]:
         write_file(path, partial(figure.savefig, format='png', dpi=110))
         written.append(path)
 
-    records = [record for record in select(files, 'time') if record.usable]
-    groups = by_pair(records)
-    usual = _usual(records)
-    for pair, group in groups.items():
-        rows = [r for r in group if (r.cell.size, r.cell.threads) == usual]
-        if len(rows) > 1:
-            names = [r.cell.describe(['size', 'threads']) for r in rows]
-            draw(pair, (8, 1.2 + 0.27 * len(rows)), partial(_forest, records=rows, names=names))
-    shared = _shared(groups)
-    if len(shared) > 1:
-        names = [record.models for record in shared]
-        draw('pairs', (8, 1.2 + 0.3 * len(shared)), partial(_forest, records=shared, names=names))
-    found = series(files)
-    if found:
+    rows = [row for row in select(files, 'time') if is_usable(row)]
+    # the others belong to series
+    usual = _most([(row['cell']['size'], row['cell']['threads']) for row in rows])
+    for pair, group in records.by_pair(rows).items():
+        shown = [r for r in group if (r['cell']['size'], r['cell']['threads']) == usual]
+        if len(shown) > 1:
+            names = [records.cell_of(row).describe(['size', 'threads']) for row in shown]
+            draw(pair, (8, 1.2 + 0.27 * len(shown)), partial(_forest, rows=shown, names=names))
+    shared = _most([records.cell_of(row).describe() for row in rows])
+    alike = [row for row in rows if records.cell_of(row).describe() == shared]
+    if len(alike) > 1:
+        names = [records.models_of(row) for row in alike]
+        draw('pairs', (8, 1.2 + 0.3 * len(alike)), partial(_forest, rows=alike, names=names))
+    curves = {axis: records.series(files, axis) for axis in ('batch', 'size')}
+    if any(curves.values()):
+        found = {axis: one for axis, one in curves.items() if one}
         draw('scale', (10, 4.2), partial(_curves, found=found))
     profiled = select(files, 'attribution')
     if profiled:
-        draw('attribution', (3 + 0.8 * len(profiled), 5), partial(_bars, records=profiled))
+        draw('attribution', (3 + 0.8 * len(profiled), 5), partial(_bars, rows=profiled))
     return written
 
 
-def _usual(records: Sequence[Record]) -> tuple[int, int] | None:
-    """Return the image size and the threads of most records. The others belong to series."""
-    if not records:
-        return None
-    return (
-        statistics.mode(record.cell.size for record in records),
-        statistics.mode(record.cell.threads for record in records),
-    )
-
-
-def _shared(groups: Mapping[str, Sequence[Record]]) -> list[Record]:
-    """Return one record a pair, all in the configuration that most pairs have."""
-    records = [record for group in groups.values() for record in group]
-    if not records:
-        return []
-    common = statistics.mode(record.cell.describe() for record in records)
-    return [record for record in records if record.cell.describe() == common]
+def _most(values: Sequence[Any]) -> Any:
+    """Return the most frequent value; None if there is none."""
+    return statistics.mode(values) if values else None

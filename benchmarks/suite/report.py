@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from timm_res2net.text import table
 
+from . import records
 from .answer import answer
-from .attribution import KINDS
-from .causes import CAUSES, SPLITTING
-from .records import CONTROL, Files, Record, by_pair, select, series
+from .attribution import CAUSES, KINDS, SPLITTING, explain
+from .records import CONTROL, Files, Row, cell_of, is_usable, models_of, select, time_ratio
 from .stats import BAND, CLAIM, overlap, verdict
 
 
@@ -38,8 +38,8 @@ def _answer_section(files: Files) -> Iterator[str]:
 
 
 def _time_section(files: Files) -> Iterator[str]:
-    records = [record for record in select(files, 'time') if not record.cell.modes.of_pair]
-    if not records:
+    rows = [row for row in select(files, 'time') if not cell_of(row).of_pair]
+    if not rows:
         return
     yield '## How much slower'
     yield (
@@ -51,25 +51,22 @@ def _time_section(files: Files) -> Iterator[str]:
         'has no verdict. With one build the interval is over rounds and does not tell what '
         'another build would give.'
     )
-    threads = max(record.cell.threads for record in records)
-    for pair, group in by_pair(records).items():
-        yield f'### {pair}: {group[0].models}'
+    threads = max(row['cell']['threads'] for row in rows)
+    for pair, group in records.by_pair(rows).items():
+        yield f'### {pair}: {models_of(group[0])}'
         yield table(
             ('configuration', 'baseline, ms', 'verdict', 'control', 'rounds', 'builds', 'notes'),
             [
                 (
-                    record.cell.describe(),
-                    record.milliseconds('baseline'),
-                    verdict(record.ratio()) if record.usable else record.refusal,
-                    str(record.ratio('control')),
-                    str(record.rounds),
-                    str(record.builds),
-                    '; '.join(record.notes(threads)),
+                    cell_of(row).describe(),
+                    records.milliseconds(row, 'baseline'),
+                    verdict(time_ratio(row)) if is_usable(row) else records.refusal(row),
+                    *_doubts(row, threads),
                 )
-                for record in group
+                for row in group
             ],
         )
-    controls = [record.ratio('control') for record in records]
+    controls = [time_ratio(row, 'control') for row in rows]
     medians = [control.median for control in controls]
     yield (
         f'Controls: {len(controls)}, medians from {min(medians):.3f} to {max(medians):.3f}; '
@@ -77,93 +74,96 @@ def _time_section(files: Files) -> Iterator[str]:
     )
 
 
+def _doubts(row: Row, threads: int) -> tuple[str, ...]:
+    """Return the last columns of a row of times: control, rounds, builds and notes."""
+    control = str(time_ratio(row, 'control'))
+    return control, *_counts(row), '; '.join(records.notes(row, threads))
+
+
+def _counts(row: Row) -> tuple[str, str]:
+    """Return the number of rounds and of builds."""
+    return str(records.rounds(row)), str(records.builds(row))
+
+
 _AXES = ('device', 'task', 'precision', 'layout', 'batch', 'size', 'threads')
 
 
 def _deploy_section(files: Files) -> Iterator[str]:
-    records = [record for record in select(files, 'time') if record.cell.modes.of_pair]
-    if not records:
+    rows = [row for row in select(files, 'time') if cell_of(row).of_pair]
+    if not rows:
         return
-    same = [axis for axis in _AXES if len({getattr(r.cell, axis) for r in records}) == 1]
+    same = [axis for axis in _AXES if len({row['cell'][axis] for row in rows}) == 1]
     changing = [axis for axis in _AXES if axis not in same]
-    columns = list(dict.fromkeys(r.cell.describe(['mode', *same]) for r in records))
+    columns = list(dict.fromkeys(cell_of(row).describe(['mode', *same]) for row in rows))
     yield '## Deployed models and other runtimes'
     yield (
         "Time of the subject over the baseline's, below 1 if the subject is faster. Each model's "
         'mode is in brackets after it. All rows: '
-        f'{records[0].cell.describe(["mode", *changing])}.'
+        f'{cell_of(rows[0]).describe(["mode", *changing])}.'
     )
-    groups = by_pair(records)
-    rows = []
+    groups = records.by_pair(rows)
+    lines = []
     for pair, group in groups.items():
-        at = {r.cell.describe(['mode', *same]): r for r in group}
-        row = [f'{pair}: {group[0].models}']
-        for column in columns:
-            found = at.get(column)
-            times = '' if found is None else f'× {found.ratio()}'
-            row.append(times if found is None or found.usable else 'unusable')
-        rows.append(row)
-    yield table(('pair', *(column or 'time' for column in columns)), rows)
-    threads = max(record.cell.threads for record in records)
+        line = dict.fromkeys(columns, '')
+        for row in group:
+            time = f'× {time_ratio(row)}' if is_usable(row) else 'unusable'
+            line[cell_of(row).describe(['mode', *same])] = time
+        lines.append((f'{pair}: {models_of(group[0])}', *line.values()))
+    yield table(('pair', *(column or 'time' for column in columns)), lines)
+    threads = max(row['cell']['threads'] for row in rows)
     yield table(
         ('pair', 'configuration', 'baseline, ms', 'subject, ms', 'control', 'rounds', 'builds',
          'notes'),
         [
             (
                 pair,
-                record.cell.describe(['mode']),
-                record.milliseconds('baseline'),
-                record.milliseconds('subject'),
-                str(record.ratio('control')),
-                str(record.rounds),
-                str(record.builds),
-                '; '.join(record.notes(threads)),
+                cell_of(row).describe(['mode']),
+                records.milliseconds(row, 'baseline'),
+                records.milliseconds(row, 'subject'),
+                *_doubts(row, threads),
             )
             for pair, group in groups.items()
-            for record in group
+            for row in group
         ],
     )  # fmt: skip
 
 
 def _scale_section(files: Files) -> Iterator[str]:
-    found = series(files)
-    if not found:
-        return
-    yield '## By batch and image size'
+    tables = []
     for axis, unit in (('batch', 'batch'), ('size', 'image, px')):
-        mine = [one for one in found if one.axis == axis]
-        columns = sorted({value for one in mine for value in one.points})
-        if mine:
-            rows = [
-                (
-                    f'{one.pair}, {one.config}',
-                    *(str(one.points[v].ratio()) if v in one.points else '' for v in columns),
-                )
-                for one in mine
-            ]
-            yield table((f'time × at {unit}', *map(str, columns)), rows)
+        found = records.series(files, axis)
+        values = sorted({value for points in found.values() for value in points})
+        lines = [
+            (name, *(str(time_ratio(points[v])) if v in points else '' for v in values))
+            for name, points in found.items()
+        ]
+        if lines:
+            tables.append(table((f'time × at {unit}', *map(str, values)), lines))
+    if tables:
+        yield '## By batch and image size'
+        yield from tables
 
 
-def _count_row(record: Record) -> tuple[str, ...]:
-    counts = record.data['attribution']['counts']
-    row = [record.cell.pair, record.models]
+def _count_line(row: Row) -> tuple[str, ...]:
+    counts = row['attribution']['counts']
+    line = [row['cell']['pair'], models_of(row)]
     for key, unit in (('macs', 1e9), ('activations', 1e6), ('params', 1e6)):
         base, subject = counts['baseline'][key] / unit, counts['subject'][key] / unit
-        row.append(f'{base:.2f} → {subject:.2f} (× {subject / base:.2f})')
-    return tuple(row)
+        line.append(f'{base:.2f} → {subject:.2f} (× {subject / base:.2f})')
+    return tuple(line)
 
 
 def _attribution_section(files: Files) -> Iterator[str]:
-    records = select(files, 'attribution')
-    if not records:
+    rows = select(files, 'attribution')
+    if not rows:
         return
     yield '## Where the time goes'
     yield table(
-        ('pair', 'models', 'GMACs', 'activations, M', 'parameters, M'), map(_count_row, records)
+        ('pair', 'models', 'GMACs', 'activations, M', 'parameters, M'), map(_count_line, rows)
     )
     yield (
         "Extra time of the subject by cause, in percent of the baseline's time "
-        f'({records[0].cell.describe()}). "More MACs" and "less efficient convolutions" come from '
+        f'({cell_of(rows[0]).describe()}). "More MACs" and "less efficient convolutions" come from '
         'timing the convolution of every layer alone on a dense input: the first is the cost of '
         "the MACs at the speed of the baseline's convolutions, the second what the subject's take "
         f'beyond that. "The splitting itself" is the sum of the {len(SPLITTING)} columns after it: '
@@ -174,74 +174,69 @@ def _attribution_section(files: Files) -> Iterator[str]:
     yield table(
         ('pair', *CAUSES),
         [
-            (record.cell.pair, *(f'{100 * share:+.1f}' for share in record.explain().values()))
-            for record in records
+            (
+                row['cell']['pair'],
+                *(f'{100 * share:+.1f}' for share in explain(row['attribution']).values()),
+            )
+            for row in rows
         ],
     )
     yield "The profiler's self time by kind, in milliseconds of one step."
-    rows = []
-    for record in records:
-        for role in ('baseline', 'subject'):
-            profile = record.data['attribution']['profile'][role]
+    lines = []
+    for row in rows:
+        for role, model in row['models'].items():
+            profile = row['attribution']['profile'][role]
             times = [f'{1000 * statistics.median(profile[kind]):.1f}' for kind in KINDS]
-            rows.append((record.cell.pair, record.data['models'][role], *times))
-    yield table(('pair', 'model', *KINDS), rows)
+            lines.append((row['cell']['pair'], model, *times))
+    yield table(('pair', 'model', *KINDS), lines)
 
 
 def _memory_section(files: Files) -> Iterator[str]:
-    records = select(files, 'memory')
-    if not records:
+    rows = select(files, 'memory')
+    if not rows:
         return
     yield '## Memory'
-    ways = '; '.join(dict.fromkeys(record.data['how'] for record in records))
+    ways = '; '.join(dict.fromkeys(row['how'] for row in rows))
     yield (
         'Peak memory of one step in MB (1e6 bytes): what stays between steps (parameters, buffers, '
         f'input, optimizer state) plus the most beyond it. Measured by {ways}.'
     )
-
-    def megabytes(record: Record, role: str) -> str:
-        used = record.data['memory'][role]
-        return f'{used["resident_bytes"] / 1e6:.0f} + {used["beyond_bytes"] / 1e6:.0f}'
-
-    yield table(
-        ('pair', 'configuration', 'baseline', 'subject', 'peak ×'),
-        [
-            (
-                record.cell.pair,
-                record.cell.describe(['threads']),
-                megabytes(record, 'baseline'),
-                megabytes(record, 'subject'),
-                f'{record.peak():.2f}',
-            )
-            for record in records
-        ],
-    )
+    lines = []
+    for row in rows:
+        used = [
+            f'{row["memory"][role]["resident_bytes"] / 1e6:.0f} + '
+            f'{row["memory"][role]["beyond_bytes"] / 1e6:.0f}'
+            for role in ('baseline', 'subject')
+        ]
+        config = cell_of(row).describe(['threads'])
+        lines.append((row['cell']['pair'], config, *used, f'{records.peak(row):.2f}'))
+    yield table(('pair', 'configuration', 'baseline', 'subject', 'peak ×'), lines)
 
 
 def _repeat_section(files: Files) -> Iterator[str]:
-    keys: dict[str, list[tuple[str, Record]]] = {}
+    keys: dict[str, list[tuple[str, Row]]] = {}
     for name, file in files.items():
-        for record in select({name: file}, 'time'):
-            keys.setdefault(record.cell.key, []).append((name, record))
-    rows = []
+        for row in select({name: file}, 'time'):
+            keys.setdefault(cell_of(row).key, []).append((name, row))
+    lines = []
     for runs in keys.values():
-        ratios = [record.ratio() for _, record in runs]
+        ratios = [time_ratio(row) for _, row in runs]
         together = all(overlap(a, b) for i, a in enumerate(ratios) for b in ratios[:i])
-        for name, record in runs if len(runs) > 1 else ():
-            time = record.ratio()
-            rows.append((
-                f'{record.cell.pair}, {record.cell.describe()}', name,
+        for name, row in runs if len(runs) > 1 else ():
+            time = time_ratio(row)
+            lines.append((
+                f'{row["cell"]["pair"]}, {cell_of(row).describe()}', name,
                 f'{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]',
-                f'{record.ratio("control").median:.3f}', str(record.rounds), str(record.builds),
-                f'{sum(map(sum, record.data["samples"].values())):.0f}',
+                f'{time_ratio(row, "control").median:.3f}', *_counts(row),
+                f'{sum(map(sum, row["samples"].values())):.0f}',
                 'yes' if together else 'no',
             ))  # fmt: skip
-    if rows:
+    if lines:
         yield '## The same cell in several runs'
         yield table(
             ('cell', 'run', 'time ×', 'control', 'rounds', 'builds', 'seconds',
              'intervals overlap'),
-            rows,
+            lines,
         )  # fmt: skip
 
 

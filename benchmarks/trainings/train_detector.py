@@ -1,46 +1,114 @@
-"""Train a Faster R-CNN on the small network `test_res2net_se` and draw its detections.
+"""Train a Faster R-CNN on the small network `test_res2net_se`: the shortest example of a detector.
 
     python -m benchmarks.trainings.train_detector
 
-Data: `textured_shapes`. The detector starts from random weights and its BatchNorms are trained,
-because the embedded weights come from 8x8 digits alone. One thread, fixed seeds.
+The images are textured shapes on crops of the photographs in scikit-image's wheel.
 """
 
-import math
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
+from PIL import Image, ImageDraw
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign, nms
+from torchvision.ops import MultiScaleRoIAlign, masks_to_boxes
 
 from timm_res2net import detection_backbone
-from timm_res2net.files import write_file
 
 from ..script import Script
-from .textured_shapes import CLASSES, SIZE, Scene, scene
 
+CLASSES = ('disc', 'square', 'triangle')
+SIZE = 128  # height and width of an image in pixels
+PHOTOGRAPHS = {
+    'train': ('astronaut', 'rocket', 'camera', 'stereo_motorcycle', 'grass', 'retina', 'brick'),
+    'held out': ('chelsea', 'coffee', 'immunohistochemistry', 'gravel'),
+}
+NUMBER = {'train': 1000, 'held out': 100}  # of images
 BATCH, RATE = 8, 2e-3
-CHANNELS = 64
-"""Channels of every level of the pyramid."""
-SHOWN = 0.5
-"""Smallest score in the picture."""
-COLORS = ('tab:blue', 'tab:red', 'tab:green')
+
+Scene = tuple[torch.Tensor, dict[str, torch.Tensor]]  # an image, and its 'boxes' and 'labels'
+
+
+@cache
+def photograph(name: str) -> np.ndarray:
+    """Return a photograph of scikit-image, (H, W, 3) uint8."""
+    import skimage.data
+
+    found = getattr(skimage.data, name)()
+    image = np.asarray(found[0] if isinstance(found, tuple) else found)
+    return image if image.ndim == 3 else np.stack([image] * 3, axis=-1)
+
+
+def crop(rng: np.random.Generator, part: str) -> np.ndarray:
+    """Return a square of a photograph of a part of the data, resized to (SIZE, SIZE, 3)."""
+    image = photograph(str(rng.choice(PHOTOGRAPHS[part])))
+    side = int(rng.integers(SIZE, min(*image.shape[:2], 3 * SIZE) + 1))
+    y, x = (int(rng.integers(0, n - side + 1)) for n in image.shape[:2])
+    piece = Image.fromarray(image[y : y + side, x : x + side])
+    return np.asarray(piece.resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float64)
+
+
+def texture(rng: np.random.Generator, part: str) -> np.ndarray:
+    """Return stripes, checks, noise or a tinted photograph, (SIZE, SIZE, 3) from 0 to 255."""
+    kind = rng.choice(['stripes', 'checks', 'noise', 'photograph'])
+    one, other = rng.uniform(0, 255, (2, 3))
+    if kind == 'photograph':
+        return 0.6 * crop(rng, part) + 0.4 * one
+    y, x = np.mgrid[:SIZE, :SIZE]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 12)
+    u = np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period))
+    v = np.sin((y * np.cos(angle) - x * np.sin(angle)) * (2 * np.pi / period))
+    weight = {'stripes': u > 0, 'checks': u * v > 0, 'noise': rng.random((SIZE, SIZE))}[str(kind)]
+    return one + (other - one) * np.asarray(weight, np.float64)[..., None]
+
+
+def outline(rng: np.random.Generator, label: int) -> np.ndarray:
+    """Return how much of each pixel a shape covers, (SIZE, SIZE) from 0 to 1."""
+    radius = rng.uniform(0.09, 0.24) * SIZE
+    center = rng.uniform(0.8 * radius, SIZE - 0.8 * radius, 2)
+    corners = {1: 64, 2: 4, 3: 3}[label]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * (2 * np.pi / corners)
+    points = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    large = Image.new('L', (4 * SIZE, 4 * SIZE))  # four samples a pixel along each axis
+    ImageDraw.Draw(large).polygon([(4 * x, 4 * y) for x, y in points], fill=255)
+    return np.asarray(large.reduce(4), np.float32) / 255
+
+
+def scene(part: str, index: int) -> Scene:
+    """Return the image of a number in a part of the data; always the same one."""
+    rng = np.random.default_rng([0, list(PHOTOGRAPHS).index(part), index])
+    image = crop(rng, part)
+    masks: list[np.ndarray] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    wanted = int(rng.integers(1, 5))
+    for _ in range(8):
+        if len(masks) == wanted:
+            break
+        label = int(rng.integers(1, len(CLASSES) + 1))  # 0 is the background
+        alpha = outline(rng, label)
+        mask = alpha > 0.5
+        left = [before & ~mask for before in masks]
+        # later shapes may cover 40 % of one
+        if all(m.sum() >= 0.6 * n for m, n in zip(left, sizes, strict=True)):
+            masks = [*left, mask]
+            sizes.append(int(mask.sum()))
+            labels.append(label)
+            image += alpha[..., None] * (texture(rng, part) - image)
+    pixels = torch.from_numpy(image.round().clip(0, 255).astype(np.uint8)).permute(2, 0, 1) / 255
+    boxes = masks_to_boxes(torch.from_numpy(np.stack(masks)))
+    boxes[:, 2:] += 1  # to the end of the last pixel
+    return pixels, {'boxes': boxes, 'labels': torch.tensor(labels)}
 
 
 def detector() -> FasterRCNN:
     """Return a Faster R-CNN with random weights for the classes and the background."""
     backbone = detection_backbone(
-        'test_res2net_se', (1, 2, 3), CHANNELS, extra_blocks=None, trainable_layers=5, norm='batch'
+        'test_res2net_se', (1, 2, 3), 64, extra_blocks=None, trainable_layers=5, norm='batch'
     )
-    levels = ['0', '1', '2']
     return FasterRCNN(
         backbone,
         min_size=SIZE,
@@ -48,10 +116,10 @@ def detector() -> FasterRCNN:
         # two anchor sizes a level, for shapes of 16 to 64 px
         rpn_anchor_generator=AnchorGenerator(((16, 24), (32, 40), (48, 64)), ((1.0,),) * 3),
         # boxes smaller than half the image are read from the finest level
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=SIZE),
-        box_head=TwoMLPHead(CHANNELS * 7 * 7, 256),
+        box_roi_pool=MultiScaleRoIAlign(['0', '1', '2'], 7, 2, canonical_scale=SIZE),
+        box_head=TwoMLPHead(64 * 7 * 7, 256),
         box_predictor=FastRCNNPredictor(256, len(CLASSES) + 1),
-        # few shapes an image need few proposals; more would only take time
+        # few shapes an image need few proposals
         rpn_pre_nms_top_n_train=300,
         rpn_post_nms_top_n_train=100,
         rpn_pre_nms_top_n_test=200,
@@ -62,118 +130,41 @@ def detector() -> FasterRCNN:
     )
 
 
-def _tensors(found: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the image (3, SIZE, SIZE) from 0 to 1 and the target for torchvision's detectors."""
-    image = torch.from_numpy(found.image).permute(2, 0, 1) / 255
-    boxes, labels = torch.from_numpy(found.boxes), torch.from_numpy(found.labels)
-    return image, {'boxes': boxes, 'labels': labels}
-
-
-def _flipped(
-    image: torch.Tensor, target: dict[str, torch.Tensor], axis: int
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return image and target mirrored along x (axis 0) or y (axis 1)."""
-    boxes = target['boxes'].clone()
-    boxes[:, [axis, axis + 2]] = SIZE - boxes[:, [axis + 2, axis]]
-    return image.flip(2 - axis), target | {'boxes': boxes}
-
-
-def train(model: nn.Module, scenes: Sequence[Scene], steps: int, batch: int = BATCH) -> list[float]:
-    """Train by AdamW with a one-cycle learning rate on randomly mirrored images.
-
-    Returns:
-        The loss of every step.
-    """
+def train(model: FasterRCNN, scenes: list[Scene], steps: int) -> float:
+    """Train by AdamW on randomly mirrored images; return the loss of the last step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
-    losses = []
     model.train()
     for _ in range(steps):
         images, targets = [], []
-        for pick in torch.randint(len(scenes), (batch,)).tolist():
-            image, target = _tensors(scenes[pick])
-            for axis in (0, 1):
+        for pick in torch.randint(len(scenes), (BATCH,)).tolist():
+            image, target = scenes[pick]
+            boxes = target['boxes'].clone()
+            for axis in (0, 1):  # x and y
                 if torch.rand(()) < 0.5:
-                    image, target = _flipped(image, target, axis)
+                    image = image.flip(2 - axis)
+                    boxes[:, [axis, axis + 2]] = SIZE - boxes[:, [axis + 2, axis]]
             images.append(image)
-            targets.append(target)
+            targets.append({'boxes': boxes, 'labels': target['labels']})
         loss = torch.stack(list(model(images, targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
-    return losses
+    return loss.item()
 
 
-def detect(model: nn.Module, scenes: Sequence[Scene]) -> list[dict[str, torch.Tensor]]:
-    """Return boxes, labels and scores for each image."""
-    model.eval()
-    found: list[dict[str, torch.Tensor]] = []
-    with torch.inference_mode():
-        for i in range(0, len(scenes), 10):
-            found += model([_tensors(one)[0] for one in scenes[i : i + 10]])
-    return found
-
-
-def evaluate(model: nn.Module, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Return COCO's mean average precision from 0 to 1.
-
-    Returns:
-        `map` for IoU 0.5 to 0.95, `map_50` for IoU 0.5, and `classes` with `map` of each class.
-    """
+def evaluate(model: FasterRCNN, scenes: list[Scene]) -> dict[str, float]:
+    """Return COCO's mean average precision: `map` for IoU 0.5 to 0.95, `map_50` for IoU 0.5."""
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(class_metrics=True, backend='pycocotools')
-    metric.update(detect(model, scenes), [_tensors(one)[1] for one in scenes])
+    metric = MeanAveragePrecision(backend='pycocotools')
+    with torch.inference_mode():
+        for image, target in scenes:
+            metric.update(model.eval()([image]), [target])
     found = metric.compute()
-    of_class = dict(zip(found['classes'].tolist(), found['map_per_class'].tolist(), strict=True))
-    return {
-        'map': float(found['map']),
-        'map_50': float(found['map_50']),
-        'classes': {name: of_class.get(i) for i, name in enumerate(CLASSES, 1)},
-    }
-
-
-def draw(path: Path, scenes: Sequence[Scene], found: Sequence[dict[str, torch.Tensor]]) -> None:
-    """Write a PNG of images, four in a row, with the detections that score above `SHOWN`.
-
-    If several classes were found at one place, the likeliest is shown.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    columns, cell, gap = 4, 2 * SIZE, 8  # px; a pixel of an image becomes four
-    rows = math.ceil(len(scenes) / columns)
-    width, height = columns * (cell + gap) + gap, rows * (cell + gap) + gap
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    for i, (one, answer) in enumerate(zip(scenes, found, strict=True)):
-        row, column = divmod(i, columns)
-        corner = gap + column * (cell + gap), height - (row + 1) * (cell + gap)
-        axes = figure.add_axes((corner[0] / width, corner[1] / height, cell / width, cell / height))
-        axes.imshow(one.image, interpolation='nearest', extent=(0, SIZE, SIZE, 0))
-        axes.axis('off')
-        kept = nms(answer['boxes'], answer['scores'], 0.5)
-        fields = (answer[key][kept].tolist() for key in ('boxes', 'labels', 'scores'))
-        for box, label, score in zip(*fields, strict=True):
-            if score < SHOWN:
-                continue
-            color = COLORS[label - 1]
-            x0, y0, x1, y1 = box
-            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=2))
-            # keep the text inside the image for boxes at its border
-            x, y = min(max(x0, 1), SIZE - 45), max(y0, 8)
-            axes.text(
-                x, y, f'{CLASSES[label - 1]} {score:.2f}', fontsize=8, color='w', va='bottom',
-                bbox={'facecolor': color, 'edgecolor': 'none', 'pad': 1},
-            )  # fmt: skip
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    # 256 colors take a third of the bytes
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256)
-    write_file(path, lambda file: picture.save(file, format='PNG', optimize=True))
+    return {key: float(found[key]) for key in ('map', 'map_50')}
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -188,45 +179,19 @@ def sentence(report: dict[str, Any]) -> str:
     )
 
 
-def _means(losses: Sequence[float], parts: int = 20) -> list[float]:
-    """Return means over successive parts of the training, because single steps are noisy."""
-    split = np.array_split(np.asarray(losses), min(parts, len(losses)))
-    return [float(part.mean()) for part in split]
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Train, and write the results and a picture beside them."""
-    script = Script(
-        'trainings.train_detector', __doc__, 'torchmetrics', 'pycocotools', 'skimage', 'matplotlib'
-    )
-    add = script.parser.add_argument
-    add('--steps', type=int, default=1000, help='optimizer steps (default: %(default)s)')
-    add('--seed', type=int, default=0, help='random seed (default: %(default)s)')
-    add('--train', type=int, default=1000, help='training images (default: %(default)s)')
-    add('--held-out', type=int, default=100, help='held-out images (default: %(default)s)')
+    """Train and write the results."""
+    script = Script('trainings.train_detector', __doc__, 'torchmetrics', 'pycocotools', 'skimage')
+    script.parser.add_argument('--steps', type=int, default=1000, help='default: %(default)s')
     args = script.parse(argv)
     torch.set_num_threads(1)  # fixes the order of sums: one seed, one result on one machine
-    torch.manual_seed(args.seed)
-    learned = [scene(args.seed, 'train', i) for i in range(args.train)]
-    held_out = [scene(args.seed, 'held out', i) for i in range(args.held_out)]
+    torch.manual_seed(0)
+    learned, held_out = ([scene(part, i) for i in range(number)] for part, number in NUMBER.items())
     model = detector()
-    report: dict[str, Any] = {
-        'model': 'FasterRCNN on test_res2net_se',
-        'params': sum(p.numel() for p in model.parameters()),
-        'size': SIZE,
-        'train': len(learned),
-        'held_out': len(held_out),
-        'seed': args.seed,
-        'steps': args.steps,
-        'batch': BATCH,
-        'before': evaluate(model, held_out),
-    }
-    started = time.process_time()
-    losses = train(model, learned, args.steps)
-    report['cpu_seconds'] = round(time.process_time() - started)
-    report |= {'after': evaluate(model, held_out), 'losses': _means(losses)}
-    # the first images, not chosen by their results
-    draw(script.picture, held_out[:8], detect(model, held_out[:8]))
+    report: dict[str, Any] = {'steps': args.steps, 'batch': BATCH, 'held_out': len(held_out)}
+    report['before'] = evaluate(model, held_out)
+    report['loss'] = train(model, learned, args.steps)
+    report['after'] = evaluate(model, held_out)
     print(sentence(report))
     script.save(report)
 

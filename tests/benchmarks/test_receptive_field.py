@@ -27,18 +27,18 @@ def test_receptive_field_is_measured(tmp_path, monkeypatch):
     assert 190 < max(np.ptp(rows), np.ptp(columns)) < 211
     assert np.array_equal(field, receptive_field.field('resnet18', 0, 1, 256))
     monkeypatch.setattr(receptive_field, 'NAMES', ('resnet50', 'res2net50_26w_4s'))
+    small = receptive_field.field
+    monkeypatch.setattr(receptive_field, 'field', lambda name, seed: small(name, seed, 1, 96))
     out = tmp_path / 'field.json'
-    receptive_field.main(['--seeds', '1', '--images', '1', '--size', '96', '--out', str(out)])
+    receptive_field.main(['--seeds', '1', '--out', str(out)])
     report = json.loads(out.read_text())['cells']
     assert report['networks']['resnet50']['ratio_90%'] == [1, 1, 1]
-    assert (tmp_path / 'field.png').stat().st_size > 10_000
 
 
 def test_the_committed_fields():
     report = json.loads((RESULTS / 'receptive_field.json').read_text())
     assert report['runs'][0]['command'] == 'python -m benchmarks.receptive_field'
     cells = report['cells']
-    assert (RESULTS / 'receptive_field.png').is_file()
     networks = cells['networks']
     assert networks['res2net50_26w_4s']['ratio_90%'][1] > 1  # the paper's claim
     assert networks['res2net50_48w_2s']['ratio_90%'][2] < 1  # does not hold for two splits

@@ -1,4 +1,6 @@
-"""Cells and records for the tests of the suite."""
+"""Cells and rows for the tests of the suite."""
+
+import dataclasses
 
 from benchmarks.suite.cells import Cell
 
@@ -9,23 +11,18 @@ CELL = dict(
 
 
 def cell(**changes) -> Cell:
-    """A small cell; `mode` is given as text."""
-    return Cell.from_json({**CELL, **changes})
+    """A small cell."""
+    return Cell(**{**CELL, **changes})
 
 
-def synthetic(
-    pair, batch=8, threads=2, size=224, subject=1.2, load=2.0, settled=True, mode='eager',
-    precision='fp32',
-):  # fmt: skip
-    """Key and data of a record with equal samples."""
-    here = cell(
-        pair=pair, mode=mode, precision=precision, batch=batch, size=size, threads=threads
-    )  # fmt: skip
+def synthetic(pair, subject=1.2, control=1.0, load=2.0, settled=True, **axes):
+    """Key and row of a cell with equal samples."""
+    here = cell(pair=pair, **{'batch': 8, 'size': 224, 'threads': 2, **axes})
     return here.key, {
-        'cell': here.to_json(),
+        'cell': dataclasses.asdict(here),
         'models': {'baseline': 'resnet50', 'subject': 'res2net'},
         'load': [load, None],
-        'samples': {'baseline': [1.0] * 8, 'subject': [subject] * 8, 'control': [1.0] * 8},
+        'samples': {'baseline': [1.0] * 8, 'subject': [subject] * 8, 'control': [control] * 8},
         'settled': settled,
     }
 
