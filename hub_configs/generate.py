@@ -8,7 +8,7 @@ from timm.models import get_arch_pretrained_cfgs
 from timm_res2net.card import card_of_tag
 from timm_res2net.cli.models import HEADER, cells_of, rows
 from timm_res2net.folder import CARD, CONFIG, Config
-from timm_res2net.models.figures import FIGURES
+from timm_res2net.convert.published import COUNTS
 from timm_res2net.text import table
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ folders are written by `python hub_configs/generate.py`.
 def generate() -> dict[str, str]:
     """Return the text of every generated file, by its path in this folder."""
     found = {'README.md': _README.format(table=table(HEADER, map(cells_of, rows())))}
-    for name in FIGURES:
+    for name in COUNTS:
         for full, cfg in get_arch_pretrained_cfgs(name).items():
             if cfg.has_weights:
                 config = Config.of_tag(full)

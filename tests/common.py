@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from timm_res2net import push_to_hub
 from timm_res2net.compare import GOLDEN
+from timm_res2net.convert.published import FILES
 from timm_res2net.folder import CARD, CONFIG, WEIGHTS, ModelFolder
 from timm_res2net.models import hrnet_res2net
-from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
 
 NAMES = tuple(default_cfgs)  # of Res2Nets
@@ -24,7 +24,12 @@ HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
 TINY = 'test_res2net_se'
 PUSHED = sorted([WEIGHTS, CONFIG, CARD, GOLDEN])  # the files of a push
-SE_NAMES = tuple(name for name, figures in FIGURES.items() if 'se_identity_in1k' in figures.top1)
+SE_NAMES = tuple(
+    tag.partition('.')[0]
+    for file in FILES
+    for tag in file.tags
+    if tag.endswith('.se_identity_in1k')
+)
 
 
 def slow_except(quick, values):

@@ -17,7 +17,6 @@ from timm_res2net.checks import QUESTIONS, checks, refuse
 from timm_res2net.cli import main
 from timm_res2net.compare import GOLDEN
 from timm_res2net.folder import ModelFolder
-from timm_res2net.models.figures import FIGURES, Pin
 
 
 def tiny(**kwargs: Any) -> Any:
@@ -207,7 +206,6 @@ def test_check_json_and_exit_code(folder, capsys):
 def test_check_of_names():
     findings = check('test_res2net_se')
     assert {f.state for f in findings} == {'ok'}
-    assert next(f.text for f in findings if f.what == 'pin').endswith(' as pinned')
     for target, value, remedy in (
         ('res2net152d', "no published weights for 'res2net152d'", '`timm-res2net convert`'),
         ('res2net50_pd_26w_4s', 'res2net50_pd_26w_4s are at https://', '`timm-res2net convert`'),
@@ -320,12 +318,3 @@ def test_one_problem_under_every_verb(verb, folder):
 def test_what_a_failed_question_needed_is_not_asked(folder):
     (folder / 'config.json').unlink()
     assert [f.what for f in check(folder)] == ['config', 'weights', 'values', 'card']
-
-
-def test_pins_are_whole_digests():
-    pins = [pin for figures in FIGURES.values() for pin in figures.pins.values()]
-    assert pins
-    for pin in pins:
-        assert re.fullmatch('([0-9a-f]{40})?', pin.revision)
-        assert re.fullmatch('([0-9a-f]{64})?', pin.sha256)
-        assert pin != Pin()

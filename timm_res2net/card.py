@@ -11,8 +11,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from . import extras
+from .convert.published import PUBLISHERS, PublishedFile, file_of
 from .folder import MODES, Config, read_card, timm_names
-from .models.figures import FIGURES
 from .remote_code import MODULE
 from .text import table
 
@@ -31,18 +31,7 @@ _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Acc
 PERCENT = tuple(_METRICS)
 """Metrics that are given in percent."""
 
-_PUBLISHERS = {
-    'timm results-imagenet.csv': 'https://github.com/huggingface/pytorch-image-models/blob/main/'
-    'results/results-imagenet.csv',
-    'PaddleClas model zoo': 'https://github.com/PaddlePaddle/PaddleClas',
-    "MindCV's configs/res2net/README.md": 'https://github.com/mindspore-lab/mindcv/blob/main/'
-    'configs/res2net/README.md',
-}
-_OWNERS = {
-    'https://github.com/Res2Net/Res2Net-PretrainedModels': 'authors',
-    'https://github.com/PaddlePaddle/PaddleClas': 'PaddleClas',
-    'https://github.com/mindspore-lab/mindcv': 'MindCV',
-}
+_URLS = {publisher.figures: publisher.figures_url for publisher in PUBLISHERS.values()}
 
 
 class Result(NamedTuple):
@@ -130,7 +119,7 @@ def _metadata(
             metric_name=_METRICS.get(result.metric, result.metric),
             metric_value=result.value,
             source_name=result.source or None,
-            source_url=_PUBLISHERS.get(result.source),
+            source_url=_URLS.get(result.source),
         )
         for result in results
     ]
@@ -300,9 +289,9 @@ def card_of_tag(config: Config, tag: str) -> str:
     full = f'{name}.{tag}'
     cfg: Any = get_pretrained_cfg(full)
     results = []
-    if tag in FIGURES[name].top1:
-        value, source = FIGURES[name].top1[tag]
-        results = [Result('top1', value, 'imagenet-1k', source)]
+    file = file_of(full)
+    if file and file.top1:
+        results = [Result('top1', file.top1, 'imagenet-1k', PUBLISHERS[file.by].figures)]
     return render_card(
         config,
         full,
@@ -313,5 +302,12 @@ def card_of_tag(config: Config, tag: str) -> str:
         base=cfg.hf_hub_id,
         remarks=cfg.notes or (),
         paper=f'{cfg.paper_name}, {cfg.paper_ids}',
-        weights_of=_OWNERS.get(cfg.origin_url, ''),
+        weights_of=_owner(file),
     )
+
+
+def _owner(file: PublishedFile | None) -> str:
+    """Return whose weights a published file has, as the template names them."""
+    if file is None:
+        return ''
+    return 'authors' if file.by == 'timm' else file.by

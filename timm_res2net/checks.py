@@ -300,23 +300,6 @@ def has_card(folder: ModelFolder) -> str:
     return f'{CARD} with valid metadata'
 
 
-def is_as_pinned(folder: ModelFolder) -> str:
-    """Are the weights those that the registered name pins?"""
-    origin = folder.origin or Origin()
-    pin = origin.pin
-    if pin.revision and origin.commit and pin.revision != origin.commit:
-        raise ValueError(
-            f'The revision is {origin.commit}, and {pin.revision} is pinned. Pull the pinned one.'
-        )
-    if pin.sha256 and pin.sha256 != origin.sha256:
-        raise ValueError(
-            f'The weights have sha256 {origin.sha256}, and {pin.sha256} is pinned. They are not '
-            'those that the tag was registered with: download them again.'
-        )
-    told = [f'{key} {value[:12]}…' for key, value in pin._asdict().items() if value]
-    return f'{", ".join(told)} as pinned' if told else ''
-
-
 def _check_cached(folder: ModelFolder, name: str) -> None:
     """Raise a FileNotFoundError for a file that the cache lacks while the Hub is not asked."""
     if folder.origin and folder.origin.offline and not (folder.path / name).is_file():
@@ -398,7 +381,7 @@ QUESTIONS = (
     # nothing of this package runs it
     Question('code',       code_is_known,          (has_config,),             _W, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
-    Question('pin',        is_as_pinned,           (has_weights,),            _E, _E, _E),
+
 )
 """Every question with what a problem means for each verb: 'warning' or 'error'."""
 # fmt: on

@@ -18,10 +18,10 @@ from torch import nn
 
 from .compare import GOLDEN, golden_tensors
 from .convert import read_checkpoint
+from .convert.published import COUNTS
 from .download import WEIGHT_FILES
 from .files import new_folder, read_text, write_file
 from .models import hrnet_res2net
-from .models.figures import FIGURES, Pin
 from .remote_code import AUTO_MAP, MODULE, module_text
 from .schema import (
     FEATURES,
@@ -53,7 +53,6 @@ MOST_PARAMETERS = 500_000_000
 """The most parameters of a network that a config.json may describe: 2 GB in float32, and 6 times
 the largest published."""
 
-_NO_PIN = Pin()
 # Fields of a pretrained_cfg that say where weights were loaded from, not what they are
 _NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
 
@@ -66,7 +65,7 @@ def timm_names() -> tuple[str, ...]:
 
 def is_res2net(name: str) -> bool:
     """Return whether a name without a tag is a Res2Net of this package or of timm."""
-    return name in FIGURES or name in timm_names()
+    return name in COUNTS or name in timm_names()
 
 
 @functools.cache
@@ -443,7 +442,6 @@ class Origin:
         sha256: sha256 of the weights; '' if there are none.
         offline: Why the Hub was not asked; '' if it was.
         pickles: Weights of other formats in the repository.
-        pin: What the weights must be for the registered name.
     """
 
     name: str = ''
@@ -451,7 +449,6 @@ class Origin:
     sha256: str = ''
     offline: str = ''
     pickles: tuple[str, ...] = ()
-    pin: Pin = _NO_PIN
 
 
 @dataclass(frozen=True)

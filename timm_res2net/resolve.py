@@ -9,8 +9,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
+from .convert.published import COUNTS
 from .folder import CONFIG, is_res2net, timm_names
-from .models.figures import FIGURES
 from .text import close_names
 
 
@@ -134,8 +134,8 @@ def resolve(
 
 
 def _refusal(text: str, what: str) -> str:
-    tags = [tag for name in FIGURES for tag in get_arch_pretrained_cfgs(name)]
+    tags = [tag for name in COUNTS for tag in get_arch_pretrained_cfgs(name)]
     return (
-        f"'{text}' is not {what}.{close_names(text, [*FIGURES, *tags, *timm_names()])} "
+        f"'{text}' is not {what}.{close_names(text, [*COUNTS, *tags, *timm_names()])} "
         '`timm-res2net list` shows the models.'
     )

@@ -15,8 +15,8 @@ from timm.models import get_pretrained_cfg
 from tests.common import NAMES, slow_except
 from timm_res2net import __version__
 from timm_res2net.cli import main
+from timm_res2net.convert.published import COUNTS
 from timm_res2net.models import hrnet_res2net
-from timm_res2net.models.figures import FIGURES
 from timm_res2net.models.res2net_zoo import default_cfgs
 
 
@@ -36,8 +36,8 @@ def test_list(capsys):
     lines = capsys.readouterr().out.splitlines()
     models = [line.split('|')[1].strip() for line in lines[2:]]
     cfgs = {**default_cfgs, **hrnet_res2net.default_cfgs}
-    assert models == [f'{name}.{tag}' for name in FIGURES for tag in cfgs[name].tags]
-    assert set(FIGURES) == set(cfgs)
+    assert models == [f'{name}.{tag}' for name in COUNTS for tag in cfgs[name].tags]
+    assert set(COUNTS) == set(cfgs)
     row = next(line for line in lines if 'res2net200_vd_26w_4s.ssld_in1k' in line)
     cells = [cell.strip() for cell in row.strip('|').split('|')]
     assert cells[1:] == ['76.22', '15.71', '85.13', 'apache-2.0']
@@ -51,7 +51,7 @@ def test_list_filters_and_json(capsys):
     assert found == [n for n in NAMES if n.endswith('_se')]
     for row in rows:
         name = row['model'].split('.')[0]
-        assert row['params'] == FIGURES[name].params
+        assert row['params'] == COUNTS[name].params
     assert rows[0]['weights'] == 'hf-hub:timm/res2net50_26w_4s.in1k'
     assert rows[-1]['weights'] == 'in the package'
     assert main(['list', '*.ssld_in1k', '--json']) == 0
@@ -72,11 +72,11 @@ def test_list_without_a_match(capsys):
     assert '`timm-res2net list`' in error
 
 
-@pytest.mark.parametrize('name', FIGURES)
+@pytest.mark.parametrize('name', COUNTS)
 def test_info(name, capsys):
     assert main(['info', name]) == 0
     out = capsys.readouterr().out
-    assert f'{FIGURES[name].params / 1e6:.2f} M parameters' in out
+    assert f'{COUNTS[name].params / 1e6:.2f} M parameters' in out
     assert '[2, 4, 8, 16, 32]' in out
     assert ('pretrained=True' in out) == bool(get_pretrained_cfg(name).has_weights)
     load = out[out.index('model = ') :].splitlines()

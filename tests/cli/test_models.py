@@ -14,7 +14,7 @@ from timm.models import get_arch_pretrained_cfgs
 
 from timm_res2net.cli import main
 from timm_res2net.cli.models import rows
-from timm_res2net.models.figures import FIGURES
+from timm_res2net.convert.published import COUNTS, PUBLISHERS, file_of
 from timm_res2net.models.res2net_zoo import default_cfgs
 
 ROOT = Path(__file__).parents[2]
@@ -173,14 +173,14 @@ def test_a_config_of_a_tag_makes_its_model(full):
     assert data['license'] == cfg.license
     assert data['library_name'] == 'timm'
     assert data.get('base_model') == cfg.hf_hub_id
-    figures = FIGURES[name]
+    figures = COUNTS[name]
     assert f'{figures.params / 1e6:.2f} M' in card.text
     assert f'{figures.gmacs:.2f} G' in card.text
-    if tag in figures.top1:
-        value, source = figures.top1[tag]
-        assert card.data.eval_results[0].metric_value == value
-        assert card.data.eval_results[0].source_name == source
-        assert f'{value:g}' in card.text
+    file = file_of(full)
+    if file:
+        assert card.data.eval_results[0].metric_value == file.top1
+        assert card.data.eval_results[0].source_name == PUBLISHERS[file.by].figures
+        assert f'{file.top1:g}' in card.text
     if cfg.license == 'unknown':
         assert 'licenses the code under CC BY-NC-SA 4.0 and names no license' in card.text
     assert f"timm.create_model('{full}', pretrained=True" in card.text

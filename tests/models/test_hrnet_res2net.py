@@ -20,7 +20,7 @@ from timm_res2net import (
     push_to_hub,
     reparameterize_model,
 )
-from timm_res2net.models.figures import FIGURES
+from timm_res2net.convert.published import COUNTS
 
 NAME = 'hrnet_w18_res2net'
 SAME = 1e-4  # float32: what a compiler may reorder
@@ -82,7 +82,7 @@ def test_it_is_timms_hrnet_with_timms_res2net_blocks(name):
 @every_name
 def test_figures_of_the_plan(name):
     params = {'hrnet_w18_res2net': 21_152_733, 'hrnet_w32_res2net': 41_110_209}
-    assert FIGURES[name].params == params[name]  # which test_cfg counts
+    assert COUNTS[name].params == params[name]  # which test_cfg counts
 
 
 @every_name
@@ -92,7 +92,7 @@ def test_cfg(name):
     assert cfg.license is None
     assert not cfg.has_weights
     model = timm.create_model(name, device='meta')
-    assert sum(p.numel() for p in model.parameters()) == FIGURES[name].params
+    assert sum(p.numel() for p in model.parameters()) == COUNTS[name].params
     assert model.get_submodule(cfg.first_conv).in_channels == 3
     assert model.get_submodule(cfg.classifier).out_features == 1000
 

@@ -30,7 +30,7 @@ from tests.common import (
 from tests.fixtures import record_mindcv, values
 from tests.hub.server import hub, serve
 from timm_res2net import Res2Net, convert_checkpoint
-from timm_res2net.models.figures import FIGURES
+from timm_res2net.convert.published import COUNTS, file_of
 from timm_res2net.models.res2net_zoo import default_cfgs
 from timm_res2net.models.se_identity import checkpoint_filter_fn
 
@@ -51,14 +51,14 @@ TIMM = {
 }
 
 
-@pytest.mark.parametrize('name', slow_except([TINY], FIGURES))
+@pytest.mark.parametrize('name', slow_except([TINY], COUNTS))
 def test_multiply_accumulates(name):
     model = timm.create_model(name, device='meta').eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *model.pretrained_cfg['input_size'], device='meta'))
     # the figures have two decimals, rounded either way at the half
     gmacs = counter.get_total_flops() / 2e9
-    assert abs(gmacs - FIGURES[name].gmacs) < 0.0051, f'{name}: {gmacs:.2f} GMACs counted'
+    assert abs(gmacs - COUNTS[name].gmacs) < 0.0051, f'{name}: {gmacs:.2f} GMACs counted'
 
 
 def test_the_article_counts_its_convolution_biases():
@@ -68,7 +68,7 @@ def test_the_article_counts_its_convolution_biases():
     biases = sum(
         m.out_channels for block in blocks for m in block.modules() if isinstance(m, nn.Conv2d)
     ) - sum(m.out_channels for b in blocks for m in b.se.modules() if isinstance(m, nn.Conv2d))
-    assert FIGURES['res2net50_16w_4s_se'].params + biases == 18_916_424
+    assert COUNTS['res2net50_16w_4s_se'].params + biases == 18_916_424
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -77,7 +77,7 @@ def test_cfgs_are_filled(name):
     for tag in default_cfgs[name].tags:
         cfg = get_pretrained_cfg(f'{name}.{tag}')
         model = timm.create_model(f'{name}.{tag}', device='meta')
-        assert sum(p.numel() for p in model.parameters()) == FIGURES[name].params
+        assert sum(p.numel() for p in model.parameters()) == COUNTS[name].params
         assert cfg.architecture == name
         assert cfg.tag == tag
         for field in ('description', 'origin_url', 'paper_name', 'paper_ids', 'mean', 'std'):
@@ -89,8 +89,7 @@ def test_cfgs_are_filled(name):
         assert model.get_submodule(cfg.classifier) is model.get_classifier()
         assert cfg.pool_size == tuple(side // 32 for side in cfg.input_size[1:])
         if cfg.num_classes == 1000 and cfg.has_weights:
-            assert tag in FIGURES[name].top1
-    assert set(FIGURES[name].top1) <= set(default_cfgs[name].tags)
+            assert file_of(f'{name}.{tag}').top1
 
 
 def pair(timm_name: str, layers: tuple[int, ...] | None = None) -> tuple[nn.Module, Res2Net]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import timm
 from timm.models import get_arch_pretrained_cfgs
 
-from ..models.figures import FIGURES
+from ..convert.published import COUNTS, PUBLISHERS, file_of
 from ..resolve import resolve_name
 from ..text import table
 from .frame import Verbs, columns
@@ -43,17 +43,17 @@ class Row(NamedTuple):
 def rows(pattern: str = '*') -> list[Row]:
     """Return a row for every tag whose name, with or without the tag, matches a glob."""
     found = []
-    for name, figures in FIGURES.items():
+    for name, counted in COUNTS.items():
         for full, cfg in get_arch_pretrained_cfgs(name).items():
             if not any(fnmatch.fnmatch(n, pattern) for n in (name, full)):
                 continue
-            top1, source = figures.top1.get(cfg.tag or '') or (None, None)
+            file = file_of(full)
+            top1 = file.top1 if file else None
+            source = PUBLISHERS[file.by].figures if file else None
             hub = f'hf-hub:{cfg.hf_hub_id}' if cfg.hf_hub_id else None
             weights = hub or ('in the package' if cfg.file else str(cfg.url or '')) or None
             side = cfg.input_size[-1]
-            found.append(
-                Row(full, figures.params, figures.gmacs, side, top1, source, cfg.license, weights)
-            )
+            found.append(Row(full, *counted, side, top1, source, cfg.license, weights))
     return found
 
 
@@ -118,7 +118,7 @@ def _list(args: argparse.Namespace) -> int:
 def _describe(text: str) -> dict[str, Any]:
     """Return what is known of a model, of its default tag if none is named."""
     found = resolve_name(text)
-    if found.architecture not in FIGURES:
+    if found.architecture not in COUNTS:
         raise ValueError(
             f"'{text}' is a model of timm, not of timm_res2net. `timm.create_model` makes it."
         )

@@ -8,14 +8,12 @@ import os
 import shutil
 from pathlib import Path
 
-from timm.models import get_arch_pretrained_cfgs
-
 from ..card import card_of_tag
 from ..checks import Finding as Finding
 from ..checks import checks, refuse
+from ..convert.published import COUNTS
 from ..files import check_writable, new_folder, sha256_of, temporary_folder
 from ..folder import CONFIG, FILES, WEIGHTS, Config, ModelFolder, Origin, timm_names
-from ..models.figures import FIGURES, Pin
 from ..remote_code import MODULE, is_module
 from ..resolve import File, Folder, Name, Repository, resolve, resolve_repository
 from .fetch import fetch
@@ -59,8 +57,8 @@ def check(
             '--dry-run` looks at a checkpoint.'
         )
     if isinstance(found, Repository):
-        return _check_repository(found, _pin_of(found.id), token)
-    if found.architecture not in FIGURES:
+        return checks(fetch(found.id, found.revision, token), 'check')
+    if found.architecture not in COUNTS:
         if found.architecture not in timm_names():
             raise ValueError(
                 f"'{found.full}' is not a Res2Net, and nothing else is checked. `timm-res2net "
@@ -69,9 +67,8 @@ def check(
         raise ValueError(
             f"'{found.full}' is a model of timm. Check its repository, {found.cfg.hf_hub_id}."
         )
-    pin = FIGURES[found.architecture].pins.get(found.cfg.tag or '', Pin())
     if found.cfg.file:
-        return _check_embedded(found, pin)
+        return _check_embedded(found)
     if not found.cfg.hf_hub_id:
         where = (
             f'The weights of {found.full} are at {found.cfg.url}, and only those of the Hub are '
@@ -80,31 +77,15 @@ def check(
             else f"There are no published weights for '{found.full}'."
         )
         raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
-    return _check_repository(Repository(found.cfg.hf_hub_id, revision), pin, token)
+    return checks(fetch(found.cfg.hf_hub_id, revision, token), 'check')
 
 
-def _check_repository(found: Repository, pin: Pin, token: str | bool | None) -> list[Finding]:
-    if found.revision is not None:
-        pin = Pin()  # it is of what loads by the name alone
-    revision = found.revision or pin.revision or None
-    return checks(fetch(found.id, revision, token, pin), 'check')
-
-
-def _pin_of(repo: str) -> Pin:
-    """Return the pin of the registered tag whose weights a repository holds."""
-    for name, figures in FIGURES.items():
-        for cfg in get_arch_pretrained_cfgs(name).values():
-            if cfg.hf_hub_id == repo and (cfg.tag or '') in figures.pins:
-                return figures.pins[cfg.tag or '']
-    return Pin()
-
-
-def _check_embedded(found: Name, pin: Pin) -> list[Finding]:
+def _check_embedded(found: Name) -> list[Finding]:
     """Check weights of the package in the folder that a push would write."""
     weights, tag = Path(found.cfg.file), found.cfg.tag or ''
     config = Config.of_tag(f'{found.architecture}.{tag}')
     with temporary_folder() as scratch:
-        folder = ModelFolder(scratch, origin=Origin(sha256=sha256_of(weights), pin=pin))
+        folder = ModelFolder(scratch, origin=Origin(sha256=sha256_of(weights)))
         shutil.copyfile(weights, folder.path / WEIGHTS)
         (folder.path / CONFIG).write_text(config.to_json(), encoding='utf-8')
         folder.write_card(card_of_tag(config, tag))

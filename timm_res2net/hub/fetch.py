@@ -13,7 +13,6 @@ from ..checks import PICKLES
 from ..download import NOT_CACHED, WEIGHT_FILES, ask_hub
 from ..files import sha256_of
 from ..folder import CONFIG, FILES, PICKLE, WEIGHTS, ModelFolder, Origin
-from ..models.figures import Pin
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ def fetch(
     repo: str,
     revision: str | None = None,
     token: str | bool | None = None,
-    pin: Pin | None = None,
     files: Sequence[str] = FILES,
 ) -> ModelFolder:
     """Download the files of a model into the client's cache.
@@ -47,7 +45,6 @@ def fetch(
         repo: OWNER/NAME.
         revision: Branch, tag or commit; None for main.
         token: Access token.
-        pin: What the weights must be.
         files: The files that are wanted. Those that the repository lacks are left out, and so is
             the pickle of a repository that has safetensors.
 
@@ -57,7 +54,7 @@ def fetch(
         ValueError: The repository holds no model, changed during the download, or its weights are
             not what the Hub announces.
     """
-    origin = Origin(repo, pin=pin or Pin())
+    origin = Origin(repo)
     _logger.info(f'Asking the Hub for {repo}')
     try:
         info = ask_hub(repo, revision, token)
