@@ -122,6 +122,20 @@ def test_wrappers(name, feature_cls, dtype):
     assert deployed.feature_info.channels() == body.feature_info.channels()
 
 
+@pytest.mark.parametrize('batch', [1, 8])
+def test_plain_and_packed_layers_in_one_network(batch, monkeypatch):
+    """As it is used: convolutions below a million multiply-adds run in the plain form."""
+    monkeypatch.undo()
+    model, x = create(attn_layer=''), image(batch)
+    deployed = reparameterize_model(model)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert relative_error(deployed(x), model(x)) < 1e-5
+    fused = [m for m in deployed.modules() if isinstance(m, fused_conv.FusedConv2d)]
+    packed = [m for m in fused if m._packs is not None]
+    assert not fused_conv._PACKS or 0 < len(packed) < len(fused)
+
+
 def test_deployed_in_inference_mode():
     """Its weights are not born there, so that they can be packed."""
     with torch.inference_mode():

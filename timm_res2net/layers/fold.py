@@ -5,10 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils import (
-    fuse_conv_bn_weights,
-    parametrize,
-)
+from torch.nn.utils import fuse_conv_bn_weights, parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torchvision.ops import FrozenBatchNorm2d
