@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from timm_res2net import reparameterize_model
+from timm_res2net.export.stats import interval
 from timm_res2net.layers.fused_conv import FusedConv2d
-from timm_res2net.stats import interval
-from timm_res2net.text import table
+from timm_res2net.layers.text import table
 
 from .script import Script
 from .suite.records import CONTROL

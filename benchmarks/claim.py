@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from timm_res2net.text import table
+from timm_res2net.layers.text import table
 
 from .script import RESULTS
 from .suite.attribution import explain

@@ -30,8 +30,8 @@ from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export.measure import CONTROL, FORMS, Job, Step, make_forms, time_forms
-from timm_res2net.stats import ratio
-from timm_res2net.text import table
+from timm_res2net.export.stats import ratio
+from timm_res2net.layers.text import table
 
 from .changing_sizes import SIX
 from .script import Script

@@ -22,7 +22,7 @@ from torch import nn
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export import FORMATS, export_model, onnx, openvino
 from timm_res2net.export.quantize import quantize_file
-from timm_res2net.text import table
+from timm_res2net.layers.text import table
 
 from .script import Script
 from .trainings.train_digits import NAME, digits, to_batch, train

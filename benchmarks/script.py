@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_res2net.extras import require
 from timm_res2net.files import check_writable
+from timm_res2net.folder.extras import require
 
 from .suite.environment import environment
 from .suite.records import save

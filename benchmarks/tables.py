@@ -6,7 +6,7 @@ python -m benchmarks.tables
 import argparse
 from collections.abc import Callable, Sequence
 
-from timm_res2net.text import table
+from timm_res2net.layers.text import table
 
 from . import claim, forms, receptive_field
 from .script import RESULTS, add_out, load

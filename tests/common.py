@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_res2net import push_to_hub
-from timm_res2net.compare import GOLDEN
 from timm_res2net.convert.published import FILES
-from timm_res2net.folder import CARD, CONFIG, WEIGHTS, ModelFolder
+from timm_res2net.folder.folder import CARD, CONFIG, WEIGHTS, ModelFolder
+from timm_res2net.folder.golden import GOLDEN
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.res2net_zoo import default_cfgs
 

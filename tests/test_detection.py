@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from tests.common import model_folder, randomise, slow_except
 from timm_res2net import detection_backbone
-from timm_res2net.folder import ModelFolder
+from timm_res2net.folder.folder import ModelFolder
 
 P6P7 = {'out_indices': (2, 3, 4), 'extra_blocks': 'p6p7'}
 FROZEN = (misc.FrozenBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)

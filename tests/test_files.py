@@ -16,6 +16,7 @@ from tests.cli.test_cli import PADDLE
 from tests.common import randomise
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli.options import read_label_names
+from timm_res2net.drawing import open_image
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -25,8 +26,7 @@ from timm_res2net.files import (
     sha256_of,
     write_file,
 )
-from timm_res2net.folder import Config
-from timm_res2net.show import open_image
+from timm_res2net.folder.folder import Config
 
 
 def test_paths_that_can_be_written(tmp_path):

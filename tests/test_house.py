@@ -1,6 +1,7 @@
 """The house: what stands where, what imports what, what importing does."""
 
 import ast
+import importlib.metadata
 import json
 import os
 import signal
@@ -21,13 +22,13 @@ TOP_LEVEL = {
     'benchmarks', 'tests',
 }  # fmt: skip
 
-# A file imports only what stands above its own floor in this list.
-FLOORS = (
-    'compat', 'text', 'stats', 'semantics', 'schema', 'keys', 'extras', 'remote_code',
-    'files', 'download', 'layers', 'convert', 'models', 'authors', 'deploy', 'compare', 'folder',
-    'card', 'resolve', 'checks', 'checkpoint', 'hub', 'load', 'detection', 'show', 'predict',
-    'export', 'cli', '__main__',
-)  # fmt: skip
+# A file imports only from its own floor and from those before it in this list.
+FLOORS = ('base', 'layers', 'convert', 'models', 'folder', 'hub', 'functions', 'export', 'cli')
+FILES = {  # at the package's top
+    'files': 'base', 'compat': 'base', 'authors': 'models', 'detection': 'functions',
+    'prediction': 'functions', 'drawing': 'functions', '__main__': 'cli',
+}  # fmt: skip
+
 
 # timm's own names, which must not be registered again
 TIMMS = (
@@ -49,35 +50,33 @@ def test_top_level():
     assert {name for name in names if not name.startswith('.')} <= TOP_LEVEL
 
 
+def floor_of(module: str) -> int:
+    """Floor of a module, given as in an import: 'layers.fold', 'files'."""
+    top = module.partition('.')[0]
+    return FLOORS.index(FILES.get(top, top))
+
+
 def own_imports(path: Path) -> set[str]:
-    """Floors that a file imports, at its top or in its functions."""
-    depth = len(path.relative_to(PACKAGE).parts)
+    """Modules of the package that a file imports, at its top or in its functions."""
+    here = path.relative_to(PACKAGE).parts[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            module = (node.module or '').split('.')[0]
-            names = {module} if module else {alias.name for alias in node.names}
-            found |= names - {'__version__'}
-        elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('timm_res2net.'):
-            found.add(node.module.split('.')[1])
-        elif isinstance(node, ast.ImportFrom) and node.module == 'timm_res2net' and not node.level:
-            found |= {alias.name for alias in node.names if alias.name in FLOORS}
-        elif isinstance(node, ast.Import):
-            found |= {
-                a.name.split('.')[1] for a in node.names if a.name.startswith('timm_res2net.')
-            }
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parent = '.'.join(here[: len(here) + 1 - node.level])
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {f'{parent}.{name}' if parent else name for name in names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [getattr(node, 'module', None) or alias.name for alias in node.names]
+            assert not any(name.split('.')[0] == 'timm_res2net' for name in names), path
     return found
 
 
 def test_floors():
     for path in PACKAGE.rglob('*.py'):
-        floor = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
-        if floor == '__init__':
-            continue
-        assert floor in FLOORS, f'{path} stands on no floor'
-        above = [name for name in own_imports(path) if name != floor]
-        assert all(FLOORS.index(name) < FLOORS.index(floor) for name in above), (path, above)
-        assert floor == '__main__' or 'cli' not in above
+        module = '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+        if module != '__init__':
+            for name in own_imports(path):
+                assert floor_of(name) <= floor_of(module), (path, name)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:
@@ -195,7 +194,13 @@ def test_version_is_the_changelogs():
     first = next(
         line for line in (ROOT / 'CHANGELOG.md').read_text().splitlines() if line[:3] == '## '
     )
-    assert first.split()[1] == timm_res2net.__version__
+    version = first.split()[1]
+    assert f'version = "{version}"' in (ROOT / 'pyproject.toml').read_text()
+    try:
+        installed = importlib.metadata.version('timm-res2net')
+    except importlib.metadata.PackageNotFoundError:
+        installed = '0+source'
+    assert timm_res2net.__version__ == installed
 
 
 def test_nothing_names_this_place():

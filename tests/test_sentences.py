@@ -29,10 +29,10 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 from tests.common import model_folder
-from timm_res2net.checks import checks
 from timm_res2net.cli import main
 from timm_res2net.cli.frame import explain
-from timm_res2net.folder import ModelFolder
+from timm_res2net.folder.checks import checks
+from timm_res2net.folder.folder import ModelFolder
 
 SENTENCES = Path(__file__).with_name('sentences.txt')
 

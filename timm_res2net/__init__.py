@@ -4,22 +4,21 @@
 >>> model = timm.create_model('test_res2net_se', pretrained=True)
 """
 
-__version__ = '0.1.0'  # before the imports, which use it
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .deploy import reparameterize_model
 from .detection import detection_backbone
+from .drawing import show
+from .files import VERSION as __version__  # noqa: F401 as every package has it
 from .layers.bottle2neck import Bottle2neck
+from .layers.semantics import SEMANTICS
 from .models import hrnet_res2net  # noqa: F401 registers its models
+from .models.deploy import reparameterize_model
 from .models.res2net_zoo import Res2Net
-from .semantics import SEMANTICS
-from .show import show
 
 if TYPE_CHECKING:
-    from .checkpoint import convert_checkpoint
     from .export import export_model
+    from .folder.take import convert_checkpoint
     from .hub import check, pull, push_to_hub
 
 __all__ = [
@@ -40,7 +39,7 @@ __all__ = [
 # that registering the models stays quick.
 _ON_USE = {
     'check': 'hub',
-    'convert_checkpoint': 'checkpoint',
+    'convert_checkpoint': 'folder.take',
     'export_model': 'export',
     'pull': 'hub',
     'push_to_hub': 'hub',

@@ -6,6 +6,7 @@ renamed when it is complete.
 
 import contextlib
 import errno
+import importlib.metadata
 import io
 import os
 import stat
@@ -21,6 +22,12 @@ FILE_SUFFIXES = (
     '.tar', '.zip',
 )  # fmt: skip
 """Suffixes that the name of a folder must not have. Others are parts of names, as in NAME.TAG."""
+
+try:
+    VERSION = importlib.metadata.version('timm-res2net')
+except importlib.metadata.PackageNotFoundError:  # a clone that is not installed
+    VERSION = '0+source'
+"""Version of this package, as pyproject.toml states it."""
 
 TEXT_LIMIT = 16 << 20
 """The most bytes of a file that is read whole: config, card, module, labels, golden tensors."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 
-from timm_res2net.text import close_names
+from timm_res2net.layers.text import close_names
 
 _FOLDER = Path(__file__).parent / 'suites'
 SUITES = tuple(sorted(path.stem for path in _FOLDER.glob('*.json')))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from timm_res2net import extras
+from timm_res2net.folder import extras
 
 from .cells import COMPILED, EXPORTED, Cell, deploys, runtime_of
 from .environment import cpu_has_bf16

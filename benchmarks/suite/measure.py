@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from timm_res2net.stats import ratio
+from timm_res2net.export.stats import ratio
 
 from .models import Work
 

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from timm_res2net.extras import require
 from timm_res2net.files import write_file
+from timm_res2net.folder.extras import require
 
 from . import records
 from .attribution import KINDS

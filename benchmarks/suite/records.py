@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from timm_res2net.export.stats import Ratio, ratio
 from timm_res2net.files import write_file
-from timm_res2net.stats import Ratio, ratio
 
 from .attribution import CAUSES, explain
 from .cells import Cell

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator
 
-from timm_res2net.text import table
+from timm_res2net.layers.text import table
 
 from . import records
 from .answer import answer

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from timm_res2net.files import check_writable
-from timm_res2net.text import first_line
+from timm_res2net.layers.text import first_line
 
 from . import attribution, measure, plots, records, report
 from .answer import answer

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from timm_res2net.stats import Ratio
+from timm_res2net.export.stats import Ratio
 
 CLAIM = 'about 20 % slower'
 BAND = (0.15, 0.25)

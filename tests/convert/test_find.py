@@ -17,7 +17,7 @@ from tests.convert.helpers import save, zeros
 from tests.convert.references import Detectron2, MaskRCNN, MMDet, PaddleDetection
 from timm_res2net import convert_checkpoint, detection_backbone, push_to_hub
 from timm_res2net.convert import SOURCES, find_network, undo_rules
-from timm_res2net.keys import without_counters
+from timm_res2net.convert.keys import without_counters
 
 LAYERS = (1, 2, 1, 1)
 FLOAT32 = 2e-4

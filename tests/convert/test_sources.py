@@ -32,10 +32,10 @@ from timm_res2net.convert import (
     sources,
     undo_rules,
 )
-from timm_res2net.convert.mindspore_ckpt import dump_ckpt
+from timm_res2net.convert.keys import without_counters
+from timm_res2net.convert.mindspore import dump_ckpt
 from timm_res2net.convert.published import FILES, PUBLISHERS, licenses_table, published_table
-from timm_res2net.keys import without_counters
-from timm_res2net.semantics import SEMANTICS
+from timm_res2net.layers.semantics import SEMANTICS
 
 # float32; the references fold BatchNorm differently and have up to 150 layers to do so
 FLOAT32 = 2e-4

@@ -20,7 +20,7 @@ from timm_res2net.export.measure import (
     make_forms,
     time_forms,
 )
-from timm_res2net.stats import Ratio
+from timm_res2net.export.stats import Ratio
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
 EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')

@@ -17,7 +17,7 @@ from tests.common import TINY, image, randomise, slow_except
 from timm_res2net.export import FORMATS, export_model, quantize
 from timm_res2net.export.onnx import enclose
 from timm_res2net.export.source import Source
-from timm_res2net.predict import find_images, preparation
+from timm_res2net.prediction import find_images, preparation
 
 LOGITS = ['logits']
 LEVELS = ['layer1', 'layer4']

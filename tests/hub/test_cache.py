@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from tests.common import randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, command, environment, without_override
 from tests.hub.server import Hub, hub
-from timm_res2net.download import NOT_CACHED
+from timm_res2net.models.download import NOT_CACHED
 
 REPO = 'me/tiny'
 # How the cache keeps the weights of REPO; each value is set for the client while a test runs.
@@ -134,8 +134,8 @@ USES = """
 import pathlib
 from huggingface_hub.utils import _http
 from timm_res2net import export_model, show
-from timm_res2net.predict import predict
-from timm_res2net.load import load_model
+from timm_res2net.prediction import predict
+from timm_res2net.hub.load import load_model
 
 waits = []
 _http.time.sleep = waits.append  # between the client's tries
@@ -189,7 +189,7 @@ def test_uses_without_the_hub_do_not_wait(case, repo, shared, files, tmp_path):
 
 
 LOAD_MODEL = """
-from timm_res2net.load import load_model
+from timm_res2net.hub.load import load_model
 answer = load_model(repo).eval()(torch.ones(1, 3, 64, 64)).detach().tolist()
 """
 

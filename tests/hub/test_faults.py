@@ -25,7 +25,7 @@ from safetensors.torch import load, save, save_file
 from tests.common import PUSHED, image, randomise, repository_files
 from tests.hub.client import Client, RemoteError, command, environment, start, without_override
 from tests.hub.server import Fault, hub
-from timm_res2net.download import NOT_CACHED
+from timm_res2net.models.download import NOT_CACHED
 
 REPO = 'me/tiny'
 LOAD = """

@@ -19,10 +19,10 @@ from tests.common import PUSHED, image, randomise, relative_error
 from tests.hub.client import Client, RemoteError, command, environment
 from tests.hub.server import hub as serve_hub
 from timm_res2net import Res2Net, hub, push_to_hub
-from timm_res2net.card import Result, results_of
-from timm_res2net.compare import GOLDEN
-from timm_res2net.folder import Config
-from timm_res2net.remote_code import MODULE
+from timm_res2net.folder.card import Result, results_of
+from timm_res2net.folder.folder import Config
+from timm_res2net.folder.golden import GOLDEN
+from timm_res2net.folder.remote_code import MODULE
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parents[1] / 'fixtures'

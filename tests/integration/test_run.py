@@ -23,9 +23,9 @@ from tests.common import image, randomise, relative_error
 from tests.hub import test_push
 from tests.integration import record_train
 from timm_res2net import convert_checkpoint
-from timm_res2net.folder import DATA
+from timm_res2net.folder.folder import DATA
 from timm_res2net.layers.bottle2neck import Bottle2neck
-from timm_res2net.semantics import SEMANTICS
+from timm_res2net.layers.semantics import SEMANTICS
 
 DIGITS = Path(timm_res2net.__file__).parent / 'weights' / 'digits.png'
 TORCHRUN = (

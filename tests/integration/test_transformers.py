@@ -15,8 +15,8 @@ from tests.common import image, randomise, relative_error, slow_except
 from tests.hub.client import environment
 from tests.hub.server import hub
 from timm_res2net import push_to_hub
-from timm_res2net.compare import GOLDEN
-from timm_res2net.folder import ModelFolder
+from timm_res2net.folder.folder import ModelFolder
+from timm_res2net.folder.golden import GOLDEN
 
 transformers = pytest.importorskip('transformers', reason='needs the extra integration')
 

@@ -3,8 +3,17 @@
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
-from . import checkpoints, export, hub, measure, models, predict, run, show
+from ..files import VERSION
+from . import (
+    checkpoints,
+    export,
+    hub,
+    measure,
+    models,
+    predict,
+    run,
+    show,
+)
 from .frame import Verbs, run_verb
 
 __all__ = ['main']
@@ -21,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `timm_res2net.cli.run.run_script` describe it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    verbs = Verbs('timm-res2net', 'Every public Res2Net for timm.', __version__)
+    verbs = Verbs('timm-res2net', 'Every public Res2Net for timm.', VERSION)
     for group in (models, checkpoints, hub, export, measure, show, predict, run):
         group.add(verbs)
     # not through argparse, which would take options of the script for its own

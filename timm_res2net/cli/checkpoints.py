@@ -5,10 +5,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from ..checkpoint import Conversion, convert_checkpoint
-from ..compare import describe
 from ..convert import SOURCES
-from ..text import list_some, printable, table
+from ..folder.golden import describe
+from ..folder.take import Conversion, convert_checkpoint
+from ..layers.text import list_some, printable, table
 from .frame import Verbs, columns
 from .options import (
     add_checkpoint,

@@ -4,7 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from ..export import FORMATS, LEAST, MAX_IMAGES, Int8, export_model
+from ..export import (
+    FORMATS,
+    LEAST,
+    MAX_IMAGES,
+    Int8,
+    export_model,
+)
 from .frame import Verbs
 from .options import add_json, add_random
 

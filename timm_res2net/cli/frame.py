@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from ..text import close_names, first_line, printable
+from ..layers.text import close_names, first_line, printable
 
 EXIT_ERROR = 1
 EXIT_UNUSABLE = 3  # a control is out of its band

@@ -7,8 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..hub import Finding, Push, check, pull, push_to_hub
-from ..text import table
+from ..hub import (
+    Finding,
+    Push,
+    check,
+    pull,
+    push_to_hub,
+)
+from ..layers.text import table
 from .frame import EXIT_ERROR, Verbs, columns
 from .options import (
     add_checkpoint,

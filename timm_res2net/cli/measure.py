@@ -3,8 +3,13 @@
 import argparse
 import json
 
-from ..export.measure import CONTROL, Comparison, Timing, compare_forms
-from ..text import table
+from ..export.measure import (
+    CONTROL,
+    Comparison,
+    Timing,
+    compare_forms,
+)
+from ..layers.text import table
 from .frame import EXIT_UNUSABLE, Verbs, columns
 from .options import add_json
 

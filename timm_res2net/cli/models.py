@@ -10,8 +10,8 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 
 from ..convert.published import COUNTS, PUBLISHERS, file_of
-from ..resolve import resolve_name
-from ..text import table
+from ..folder.target import resolve_name
+from ..layers.text import table
 from .frame import Verbs, columns
 from .options import add_json
 

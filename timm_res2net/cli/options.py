@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ..convert.reading import ENTRIES
+from ..convert.files import ENTRIES
 from ..files import read_text
-from ..semantics import SEMANTICS
+from ..layers.semantics import SEMANTICS
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,16 @@ from typing import Any
 import torch
 from timm.data import create_transform, resolve_model_data_config
 
-from ..checks import check_values
-from ..load import load_model
-from ..predict import SUFFIXES, Prediction, find_images, predict
-from ..show import digits, labels_of
-from ..text import printable
+from ..drawing import digits, labels_of
+from ..folder.checks import check_values
+from ..hub.load import load_model
+from ..layers.text import printable
+from ..prediction import (
+    SUFFIXES,
+    Prediction,
+    find_images,
+    predict,
+)
 from .frame import EXIT_ERROR, Verbs, columns
 from .options import add_json, add_random
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..text import printable
+from ..layers.text import printable
 from .frame import EXIT_ERROR, Verbs
 
 # Scripts of timm's repository that create models by name

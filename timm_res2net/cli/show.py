@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ..show import show
-from ..text import printable
+from ..drawing import show
+from ..layers.text import printable
 from .frame import Verbs
 from .options import add_json, add_random
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..text import list_some
+from ..layers.text import list_some
 
 _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
 

@@ -6,9 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..text import list_some
-from .engine import Converted, Rule, apply_rules, keys_with_rules
-from .reading import WRAPPERS, Checkpoint
+from ..layers.text import list_some
+from .engine import (
+    Converted,
+    Rule,
+    apply_rules,
+    keys_with_rules,
+)
+from .files import WRAPPERS, Checkpoint
 from .sources import SOURCES, recognise, refuse_others
 
 _CLASSIFIER = 'head.fc.'  # MMPretrain's, which stands beside the backbone

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..keys import is_gate
+from .keys import is_gate
 
 
 def _base_width(widths: list[tuple[int, int]]) -> float:

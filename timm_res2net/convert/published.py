@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..text import table
+from ..layers.text import table
 
 _TABLE = json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8'))
 

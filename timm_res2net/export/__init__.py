@@ -13,16 +13,36 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..compare import relative_difference
-from ..deploy import reparameterize_model
-from ..extras import require
 from ..files import check_writable, place, scratch_folder
-from ..text import first_line
-from . import aoti, onnx, openvino, pt2, torchscript
+from ..folder.extras import require
+from ..folder.golden import relative_difference
+from ..layers.text import first_line
+from ..models.deploy import reparameterize_model
+from . import (
+    aoti,
+    onnx,
+    openvino,
+    pt2,
+    torchscript,
+)
 from .base import INPUT as INPUT
-from .base import SMALLEST, Request, Run, TupleOutput, check_counts, dynamic_shapes
+from .base import (
+    SMALLEST,
+    Request,
+    Run,
+    TupleOutput,
+    check_counts,
+    dynamic_shapes,
+)
 from .quantize import LEAST as LEAST
-from .quantize import MAX_IMAGES, Int8, check_request, choose_images, prepare_images, to_int8
+from .quantize import (
+    MAX_IMAGES,
+    Int8,
+    check_request,
+    choose_images,
+    prepare_images,
+    to_int8,
+)
 from .source import describe, take
 
 FORMATS = {

@@ -16,14 +16,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..deploy import reparameterize_model
 from ..files import temporary_folder
-from ..stats import Ratio, ratio
-from ..text import first_line
-from . import FORMATS, export_model, onnx, openvino
+from ..layers.text import first_line
+from ..models.deploy import reparameterize_model
+from . import (
+    FORMATS,
+    export_model,
+    onnx,
+    openvino,
+)
 from .base import check_counts
 from .quantize import quantize_file, size_of
 from .source import take
+from .stats import Ratio, ratio
 
 _logger = logging.getLogger(__name__)
 

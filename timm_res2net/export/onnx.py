@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import INPUT, Format, Request, Run, dynamic_shapes
+from .base import (
+    INPUT,
+    Format,
+    Request,
+    Run,
+    dynamic_shapes,
+)
 
 
 def _write(request: Request, path: Path) -> Run:

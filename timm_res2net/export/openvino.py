@@ -4,7 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .base import INPUT, Format, Request, Run, tracing
+from .base import (
+    INPUT,
+    Format,
+    Request,
+    Run,
+    tracing,
+)
 
 _HINT = 'INFERENCE_PRECISION_HINT'
 

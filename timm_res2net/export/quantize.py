@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..predict import find_images, preparation
+from ..prediction import find_images, preparation
 from . import onnx, openvino
 from .base import INPUT, Format
 from .source import Source

@@ -10,7 +10,7 @@ import torch
 from timm.models import FeatureInfo
 from torch import nn
 
-from ..load import load_model
+from ..hub.load import load_model
 
 # The fields of a pretrained_cfg that go into the file
 _DESCRIBING = (

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import torch
 
-from .base import Format, Request, Run, tracing
+from .base import (
+    Format,
+    Request,
+    Run,
+    tracing,
+)
 
 
 def _write(request: Request, path: Path) -> Run:

@@ -8,17 +8,37 @@ import os
 import shutil
 from pathlib import Path
 
-from ..card import card_of_tag
-from ..checks import Finding as Finding
-from ..checks import checks, refuse
 from ..convert.published import COUNTS
-from ..files import check_writable, new_folder, sha256_of, temporary_folder
-from ..folder import CONFIG, FILES, WEIGHTS, Config, ModelFolder, Origin, timm_names
-from ..remote_code import MODULE, is_module
-from ..resolve import File, Folder, Name, Repository, resolve, resolve_repository
+from ..files import (
+    check_writable,
+    new_folder,
+    sha256_of,
+    temporary_folder,
+)
+from ..folder.card import card_of_tag
+from ..folder.checks import Finding as Finding
+from ..folder.checks import checks, refuse
+from ..folder.folder import (
+    CONFIG,
+    FILES,
+    WEIGHTS,
+    Config,
+    ModelFolder,
+    Origin,
+    timm_names,
+)
+from ..folder.remote_code import MODULE, is_module
+from ..folder.target import (
+    File,
+    Folder,
+    Name,
+    Repository,
+    resolve,
+    resolve_repository,
+)
 from .fetch import fetch
 from .push import push_to_hub as push_to_hub
-from .send import Push as Push
+from .repository import Push as Push
 
 __all__ = ['Finding', 'Push', 'check', 'pull', 'push_to_hub']
 
@@ -37,7 +57,8 @@ def check(
         token: Access token.
 
     Returns:
-        A finding for each question of `timm_res2net.checks.QUESTIONS` that has something to say.
+        A finding for each question of `timm_res2net.folder.checks.QUESTIONS` that has something to
+        say.
 
     Raises:
         OSError: There is no such folder or repository, or the Hub refuses or cannot be reached.

@@ -9,10 +9,17 @@ from huggingface_hub import ModelInfo, snapshot_download, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.sha import git_hash
 
-from ..checks import PICKLES
-from ..download import NOT_CACHED, WEIGHT_FILES, ask_hub
 from ..files import sha256_of
-from ..folder import CONFIG, FILES, PICKLE, WEIGHTS, ModelFolder, Origin
+from ..folder.checks import PICKLES
+from ..folder.folder import (
+    CONFIG,
+    FILES,
+    PICKLE,
+    WEIGHTS,
+    ModelFolder,
+    Origin,
+)
+from ..models.download import NOT_CACHED, WEIGHT_FILES, ask_hub
 
 _logger = logging.getLogger(__name__)
 

@@ -12,12 +12,18 @@ from typing import Any
 
 from torch import nn
 
-from ..card import ABOUT, PERCENT, Result, merge_card, owners_text, render_card, results_of
-from ..checkpoint import Conversion, read, take_model
-from ..checks import checks, has_license, refuse
-from ..compare import GOLDEN, compare_golden
 from ..files import sha256_of, temporary_folder
-from ..folder import (
+from ..folder.card import (
+    ABOUT,
+    PERCENT,
+    Result,
+    merge_card,
+    owners_text,
+    render_card,
+    results_of,
+)
+from ..folder.checks import checks, has_license, refuse
+from ..folder.folder import (
     FILES,
     WEIGHTS,
     Config,
@@ -25,9 +31,17 @@ from ..folder import (
     check_license,
     read_card,
 )
-from ..resolve import Repository, resolve_repository
-from ..text import list_some
-from .send import FileSent, Push, Seen, look, send
+from ..folder.golden import GOLDEN, compare_golden
+from ..folder.take import Conversion, read, take_model
+from ..folder.target import Repository, resolve_repository
+from ..layers.text import list_some
+from .repository import (
+    FileSent,
+    Push,
+    Seen,
+    look,
+    send,
+)
 
 _logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import torch
 from timm.layers import SEModule, get_attn
 from torch import nn
 
-from ..schema import ATTN_LAYERS, BLOCK, checked
-from ..semantics import SEMANTICS
+from .arguments import ATTN_LAYERS, BLOCK, checked
 from .fold import check_finite, check_layers
 from .fused_block import FusedBottle2neck
+from .semantics import SEMANTICS
 
 AttnLayer = str | Callable[..., nn.Module] | None
 

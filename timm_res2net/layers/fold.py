@@ -10,7 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..text import list_some
+from .text import list_some
 
 Conv = TypeVar('Conv', bound=nn.Conv2d)
 

@@ -7,7 +7,13 @@ import torch
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
-from .fused_conv import FusedConv2d, fuse, fuse_sequential, look, may_pack
+from .fused_conv import (
+    FusedConv2d,
+    fuse,
+    fuse_sequential,
+    look,
+    may_pack,
+)
 
 
 def adds_splits(block: Any) -> bool:

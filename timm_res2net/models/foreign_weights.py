@@ -7,9 +7,15 @@ import torch
 from timm.models import load_pretrained
 from torch import nn
 
-from ..convert import SOURCES, Checkpoint, convert_network, find_network, read_checkpoint
-from ..keys import is_head
-from ..text import list_some
+from ..convert import (
+    SOURCES,
+    Checkpoint,
+    convert_network,
+    find_network,
+    read_checkpoint,
+)
+from ..convert.keys import is_head
+from ..layers.text import list_some
 from .se_identity import checkpoint_filter_fn
 
 

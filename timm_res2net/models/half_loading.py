@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
-from ..keys import is_counter, is_gate, is_head
-from ..text import list_some
+from ..convert.keys import is_counter, is_gate, is_head
+from ..layers.text import list_some
 
 
 def _body(keys: Collection[str]) -> set[str]:

@@ -34,9 +34,14 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..convert.published import FILES, PUBLISHERS, PublishedFile
-from ..download import mark_foreign_files, prepare_weights
+from ..layers.arguments import (
+    FEATURES,
+    RES2NET,
+    checked,
+    read,
+)
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from ..schema import FEATURES, RES2NET, checked, read
+from .download import mark_foreign_files, prepare_weights
 from .se_identity import checkpoint_filter_fn
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint

@@ -6,9 +6,9 @@ import torch
 from timm.layers import SEModule
 from torch import nn
 
-from ..keys import is_gate
+from ..convert.keys import is_gate
 from ..layers.bottle2neck import Bottle2neck
-from ..text import list_some
+from ..layers.text import list_some
 from .half_loading import refuse_half
 
 

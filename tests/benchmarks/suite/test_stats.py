@@ -8,7 +8,7 @@ import pytest
 from benchmarks.suite.measure import TARGET, interleave
 from benchmarks.suite.stats import overlap, rounded, spread, verdict
 from tests.common import noisy
-from timm_res2net.stats import Ratio, ratio
+from timm_res2net.export.stats import Ratio, ratio
 
 TRUE = 1.21
 

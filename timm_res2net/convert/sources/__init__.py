@@ -3,8 +3,8 @@
 import re
 from collections.abc import Collection, Iterable
 
-from ...keys import is_branch
-from ...text import list_some
+from ...layers.text import list_some
+from ..keys import is_branch
 from ..source import Source
 from .article import ARTICLE, PYTORCH_RES2NET
 from .detectron2 import SOURCE as DETECTRON2

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..engine import Rule, conv_bn
-from ..mindspore_ckpt import dump_ckpt
+from ..mindspore import dump_ckpt
 from ..source import Source
 from .official import same
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from ..engine import Rule, conv_bn
-from ..safe_pickle import dump_arrays
+from ..pickles import dump_arrays
 from ..source import Source
 
 _BN = ('weight', 'bias', '_mean', '_variance')

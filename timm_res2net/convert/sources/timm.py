@@ -6,8 +6,8 @@ code has.
 
 from collections.abc import Collection
 
-from ...keys import is_branch
 from ..engine import Rule
+from ..keys import is_branch
 from ..source import Source
 from .official import SOURCE as OFFICIAL
 from .official import official_rules

@@ -1,0 +1,297 @@
+"""Pickled arrays: numbers are read, and nothing else."""
+
+import collections
+import copyreg
+import functools
+import io
+import os
+import pathlib
+import pickle
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from tests.convert.helpers import FIXTURES, Trap, refused
+from timm_res2net.convert import dump_arrays, read_checkpoint, safe_pickle
+
+ARRAYS = {
+    'a': np.arange(6, dtype=np.float32).reshape(2, 3),
+    'b': np.zeros((), np.float64),
+    'c': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+}
+
+
+def assert_arrays(path: pathlib.Path) -> None:
+    got = read_checkpoint(path).tensors
+    assert list(got) == list(ARRAYS)
+    for key, array in ARRAYS.items():
+        assert got[key].equal(torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)))
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_reading_pdparams(protocol, tmp_path):
+    content = collections.OrderedDict({**ARRAYS, 'StructuredToParameterName@@': {'a': 'w_0'}})
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(pickle.dumps(content, protocol))
+    assert_arrays(path)
+
+
+def test_reading_what_another_numpy_wrote(tmp_path):
+    """numpy 1 and numpy 2 name their modules differently inside the file."""
+    path = tmp_path / 'w.pdparams'
+    content = pickle.dumps(ARRAYS, 2)
+    other = (
+        content.replace(b'numpy._core', b'numpy.core')
+        if b'numpy._core' in content
+        else content.replace(b'numpy.core', b'numpy._core')
+    )
+    assert other != content
+    path.write_bytes(other)
+    assert_arrays(path)
+
+
+# --- no code in a file is run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        os.system, open, eval, exec, getattr, __import__, np.fromfile, np.load, np.savetxt,
+        subprocess.Popen, functools.partial, copyreg.add_extension, type,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_a_pickle_that_wants_more_is_refused(function, protocol, tmp_path):
+    trap, path = tmp_path / 'trap', tmp_path / 'w.pdparams'
+    argument = f'touch {trap}' if function is os.system else str(trap)
+    path.write_bytes(pickle.dumps({'a': Trap(function, argument, 'w')}, protocol))
+    refused(path, 'wants to load ', f".{function.__name__}'")
+
+
+def test_a_command_in_a_pickle_would_run_elsewhere(tmp_path):
+    """The trap of the test above is one: plain pickle walks into it."""
+    pickle.loads(pickle.dumps({'a': Trap(os.system, f'touch {tmp_path}/trap')}))
+    assert (tmp_path / 'trap').exists()
+
+
+def text(value: str) -> bytes:
+    """The opcode that pushes a text."""
+    return b'X' + len(value).to_bytes(4, 'little') + value.encode()
+
+
+def find(module: str, name: str) -> bytes:
+    """The opcodes of protocol 4 that find a name, which may have dots."""
+    return text(module) + text(name) + b'\x93'
+
+
+def call(function: bytes, *args: bytes) -> bytes:
+    """The opcodes that call a function."""
+    return function + b'(' + b''.join(args) + b'tR'
+
+
+def build(found: bytes, state: bytes) -> bytes:
+    """The opcodes that give what was found a state: attributes by name, and slots by name."""
+    return found + b'(' + state + b'tb'
+
+
+def file_of(*opcodes: bytes) -> bytes:
+    """A pickle that runs the opcodes, and then gives an empty dictionary."""
+    return b'\x80\x04' + b''.join(part + b'0' for part in opcodes) + b'}.'
+
+
+ENCODE = find('_codecs', 'encode')
+DTYPE = find('numpy', 'dtype')
+# a state with an attribute in __dict__, and one that setattr writes
+STATE = b'}' + text('x') + b'K\x01s}' + text('y') + b'K\x01s'
+
+
+@pytest.mark.parametrize(
+    ('content', 'name'),
+    [
+        # names in names: each would lead from a module that is known to anything
+        (file_of(find('numpy', 'core.multiarray.scalar')), 'numpy.core.multiarray.scalar'),
+        (file_of(find('numpy', '_core.multiarray._reconstruct')), 'numpy._core.multiarray._rec'),
+        (file_of(find('numpy.core', 'multiarray.scalar')), 'numpy.core.multiarray.scalar'),
+        (file_of(find('numpy', 'ndarray.tofile')), 'numpy.ndarray.tofile'),
+        (file_of(find('numpy', 'dtype.__init__.__globals__')), 'numpy.dtype.__init__.__globals__'),
+        (file_of(find('_codecs', 'encode.__globals__')), '_codecs.encode.__globals__'),
+        (file_of(find('_codecs', '__builtins__.eval')), '_codecs.__builtins__.eval'),
+        (file_of(find('collections', 'OrderedDict.__subclasses__')), 'OrderedDict.__subclasses__'),
+        (file_of(find('timm_res2net.convert.pickles', 'pickle.loads')), 'pickle.loads'),
+        # all ways to find and to make something
+        (b'\x80\x02cos\nsystem\n.', 'os.system'),
+        (b'cos\nsystem\n.', 'os.system'),  # of protocol 0
+        (b'\x80\x02(ios\nsystem\n.', 'os.system'),  # INST
+        (b'\x80\x02(cos\nsystem\n' + text('touch trap') + b'o.', 'os.system'),  # OBJ
+        (b'\x80\x02cbuiltins\nobject\n)\x81.', 'builtins.object'),  # NEWOBJ
+        (b'\x80\x04' + find('builtins', 'object') + b')}\x92.', 'builtins.object'),  # NEWOBJ_EX
+        (file_of(call(find('copyreg', '_reconstructor'), DTYPE)), 'copyreg._reconstructor'),
+        (file_of(call(find('builtins', 'getattr'), ENCODE, text('x'))), 'builtins.getattr'),
+    ],
+)
+def test_a_name_that_is_not_in_the_table(content, name, tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(content if content[:1] == b'\x80' else b'\x80\x02' + content)
+    refused(path, 'wants to load ', name)
+
+
+@pytest.mark.parametrize(
+    'opcodes',
+    [
+        DTYPE + b')\x81',  # a class is asked for an object: there are none, only functions
+        DTYPE + b')}\x92',
+        b'\x82\x01',  # an object of copyreg's registry of extensions
+        text('x') + b'Q',  # an object that stands outside of the pickle
+        b'\x97',  # a buffer outside of it
+        call(b'}'),  # calling what was made
+        call(call(DTYPE, text('f4'))),
+        build(b'}', STATE),  # a state for what has none
+        build(ENCODE, b'}' + b'}' + text('__code__') + text('x') + b's'),
+        build(ENCODE, b'}' + b'}' + text('__globals__') + b'}s'),
+        build(ENCODE, b'}' + b'}' + text('__closure__') + b')s'),
+        build(ENCODE, b'}' + b'}' + text('__class__') + DTYPE + b's'),
+        build(call(DTYPE, text('f4')), STATE),  # a record takes its own state alone
+        build(call(find('numpy', 'ndarray')), b'}' + b'}' + text('__class__') + DTYPE + b's'),
+        call(ENCODE, text('a'), text('rot13')),
+        call(ENCODE, call(DTYPE), text('latin1')),
+    ],
+)
+def test_opcodes_that_lead_nowhere(opcodes, tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(file_of(opcodes))
+    refused(path, 'damaged as a pickle')
+
+
+def test_what_a_file_writes_does_not_outlive_it(tmp_path):
+    """BUILD sets any attribute of what is found, also of a function, and with it what a call of it
+    takes. The next file finds another."""
+    path = tmp_path / 'w.pdparams'
+    before = {key: (record, dict(vars(record))) for key, record in safe_pickle._ALLOWED.items()}
+    names = [find(module, name) for module, name in safe_pickle._ALLOWED]
+    defaults = b'}' + b'}' + text('__defaults__') + text('x') + b'\x85s'
+    setstate = b'}' + text('__setstate__') + ENCODE + b's' + b'}' + text('__doc__') + ENCODE + b's'
+    for state in (STATE, defaults, setstate):
+        path.write_bytes(file_of(*(build(found, state) for found in names)))
+        refused(path, 'none of its entries')  # it was read to the end, and is empty
+        assert {
+            key: (record, dict(vars(record))) for key, record in safe_pickle._ALLOWED.items()
+        } == before
+        path.write_bytes(pickle.dumps(ARRAYS, 2))
+        assert_arrays(path)
+
+
+def test_nothing_found_leads_to_a_class_or_is_found_twice():
+    found = []
+
+    class Spy(safe_pickle._Unpickler):
+        def find_class(self, module, name):
+            found.append(super().find_class(module, name))
+            return found[-1]
+
+    content = pickle.dumps(ARRAYS, 2)
+    for _ in range(2):
+        Spy(io.BytesIO(content)).load()
+    assert len(set(map(id, found))) == len(found) > 6
+    assert {type(one) for one in found} == {type(lambda: None)}
+
+
+# --- what is no array -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (pickle.dumps(ARRAYS, 2)[:-9], ['cut short or damaged', 'Download it again']),
+        (b'\x80\x02', ['cut short or damaged', 'Download it again']),
+        (pickle.dumps([1]), ['holds list', 'not a dict']),
+        (pickle.dumps({}), ['it has none', 'Give the file']),
+        (pickle.dumps({'StructuredToParameterName@@': {}}), ['it has none', 'Give the file']),
+        (pickle.dumps({'a': 1.5}), ['entries (a)', 'Give the file']),
+        # how Paddle writes bfloat16
+        (pickle.dumps({'a': np.ones(3, np.uint16)}), ["'a' is uint16", 'bfloat16 as float32']),
+        (pickle.dumps({'a': np.array([None])}, 2), ["'a' is object", 'as float32']),
+        (pickle.dumps({'a': np.ones(3, np.longdouble)}, 2), ["'a' is f16", 'as float32']),
+        # an array that is said to have more numbers than bytes
+        (
+            pickle.dumps({'a': np.ones(3)}, 2).replace(b'K\x03\x85', b'K\x04\x85'),
+            ["'a' does not have as many bytes", 'Download the file again'],
+        ),
+        (pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2), ['an array without a dtype']),
+    ],
+)
+def test_files_of_another_kind(content, words, tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(content)
+    refused(path, *words)
+
+
+def released(address: int) -> bytes:
+    """A pickle whose array, made of plain bytes, is said to hold objects before it is freed: plain
+    numpy would release the object at that address."""
+    plain, objects = (
+        pickle.dumps(flags, 2)[2:-1]  # without PROTO and STOP
+        for flags in (
+            (3, '|', None, ('f',), {'f': (np.dtype('O'), 0)}, 8, 1, flag) for flag in (0, 1)
+        )
+    )
+    raw = pickle.dumps(address.to_bytes(8, 'little').decode('latin-1'), 2)[2:-1]
+    dtype = b'cnumpy\ndtype\n(X\x02\x00\x00\x00V8K\x00K\x01tRq\x63' + plain + b'b'
+    array = (
+        b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tX\x01\x00\x00\x00btR'
+        b'(K\x01(K\x01th\x63\x89c_codecs\nencode\n(' + raw + b'X\x06\x00\x00\x00latin1tRtb'
+    )
+    return (
+        b'\x80\x02}X\x01\x00\x00\x00a' + dtype + b'0' + array + b's' + (b'h\x63' + objects + b'b0.')
+    )
+
+
+def test_a_byte_order_that_is_none(tmp_path):
+    """numpy would take this one for a part of a structure with objects."""
+    path = tmp_path / 'w.pdparams'
+    content = pickle.dumps({'a': np.ones(3)}, 2)
+    assert content.count(text('<')) == 1
+    path.write_bytes(content.replace(text('<'), text('O,')))
+    refused(path, "'a' is f8", 'as float32')
+
+
+def test_an_array_that_numpy_would_free_as_an_object(tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(released(0x4847464544434241))
+    refused(path, "'a' is V8", 'as float32')
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'\x80\x04}\x8c\x01a\x96' + 8 * b'\xfe' + b's.',  # lengths beyond the file
+        b'\x80\x04}\x8c\x01aB\xff\xff\xff\x7fs.',
+        b'\x80\x04}\x8c\x01a\x8e' + 8 * b'\x7f' + b's.',
+    ],
+)
+def test_lengths_beyond_the_file(content, tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(content)
+    refused(path, 'damaged as a pickle')
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(tmp_path / 'w.pdparams')
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def test_files_name_numpy_as_numpy_1_did(tmp_path):
+    tensors = read_checkpoint(FIXTURES / 'paddle.pdparams').tensors
+    with open(tmp_path / 'w.pdparams', 'wb') as file:
+        dump_arrays(tensors, file)
+    content = (tmp_path / 'w.pdparams').read_bytes()
+    # Paddle's own file, of protocol 4: 2 would store bytes as text
+    assert len(content) < 1.01 * (FIXTURES / 'paddle.pdparams').stat().st_size
+    assert b'numpy.core.multiarray' in content and b'numpy._core' not in content
+    arrays = pickle.loads(content)  # by numpy itself, whichever
+    assert arrays.keys() == tensors.keys()
+    assert all(np.array_equal(arrays[key], tensors[key]) for key in tensors)

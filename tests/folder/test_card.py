@@ -1,0 +1,83 @@
+"""Cards: what they say, that their code runs, and how an old one keeps its author's text."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+
+from tests.common import randomise
+from timm_res2net import push_to_hub
+from timm_res2net.folder.card import merge_card
+from timm_res2net.hub import Push
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny(**kwargs: Any) -> Any:
+    """A small model with random weights and statistics."""
+    return randomise(timm.create_model('test_res2net_se', **{'num_classes': 5, **kwargs})).eval()
+
+
+def dry(model: Any, **kwargs: Any) -> Push:
+    """What would be pushed."""
+    return push_to_hub(model, 'me/net', **{'license': 'mit', 'dry_run': True, **kwargs})
+
+
+@pytest.mark.parametrize('channels', [3, 1, 2])
+def test_the_code_on_a_card_runs(channels, tmp_path, monkeypatch):
+    from PIL import Image
+
+    text = (ROOT / 'hub_configs' / 'test_res2net_se.digits' / 'README.md').read_text()
+    if channels != 3:
+        model = tiny(in_chans=channels)
+        done = dry(model)
+        (tmp_path / 'net').mkdir()
+        (tmp_path / 'net' / 'config.json').write_text(done.config.to_json())
+        torch.save(model.state_dict(), tmp_path / 'net' / 'pytorch_model.bin')
+        text = done.card.replace('hf-hub:me/net', 'local-dir:net')
+    blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    assert len(blocks) == (3 if channels in (1, 3) else 2)
+    monkeypatch.chdir(tmp_path)
+    Image.new('L', (8, 8)).save('image.png')
+    for block in blocks:
+        exec(compile(block, 'card', 'exec'), {})
+
+
+def test_how_to_install(monkeypatch):
+    """What a card says with and without the address of the project."""
+    assert 'from a clone of its repository, with `pip install .`' in dry(tiny()).card
+    monkeypatch.setattr(
+        'timm_res2net.folder.extras.REPOSITORY', 'https://example.org/timm_res2net.git'
+    )
+    card = dry(tiny()).card
+    assert '`pip install git+https://example.org/timm_res2net.git`' in card
+    assert '(https://example.org/timm_res2net.git)' in card
+    assert 'clone' not in card
+    plain = randomise(timm.create_model('res2net50_48w_2s', num_classes=5)).eval()
+    assert 'pip install' not in dry(plain).card  # timm alone loads its own network
+
+
+def test_a_card_within_an_old_one():
+    new = dry(tiny()).card
+    assert merge_card(new, new) == merge_card(merge_card(new, new), new)
+    old = '---\ntags:\n- birds\nlicense: cc-by-4.0\nco2_eq_emissions: 5\n---\nMy own words only.\n'
+    merged = merge_card(new, old)
+    data = ModelCard(merged).data.to_dict()
+    assert data['tags'] == ['birds', 'image-classification', 'timm', 'res2net', 'transformers']
+    assert data['license'] == 'mit'
+    assert data['co2_eq_emissions'] == 5
+    assert merged.endswith('---\nMy own words only.\n')
+    with pytest.raises(ValueError, match=r'metadata of README.md cannot be read \(.*Correct the'):
+        merge_card(new, '---\ntags: [\n---\n')
+
+
+def test_a_network_without_a_head():
+    model = tiny(num_classes=0)
+    done = dry(model)
+    assert ModelCard(done.card).data.pipeline_tag == 'image-feature-extraction'
+    assert 'Classify:' not in done.card
+    assert done.config.num_classes == 0

@@ -1,0 +1,167 @@
+"""Converted models beside outputs of the original code."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.common import image, model_folder, randomise, relative_error, slow_except
+from timm_res2net import convert_checkpoint
+from timm_res2net.cli import main
+from timm_res2net.folder.golden import GOLDEN, compare_golden, golden_tensors
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A checkpoint, a batch and the network."""
+    model = randomise(timm.create_model('test_res2net_se', semantics='mmdet', num_classes=5)).eval()
+    torch.save(model.state_dict(), tmp_path / 'w.pth')
+    torch.save(image(), tmp_path / 'images.pt')
+    return tmp_path, model
+
+
+def test_logits_and_levels(files, capsys):
+    folder, model = files
+    with torch.no_grad():
+        logits = model(image())
+        levels = model.forward_intermediates(image(), intermediates_only=True)
+    np.save(folder / 'logits.npy', logits.numpy())
+    save_file({f'level{i}': t for i, t in enumerate(levels)}, folder / 'levels.safetensors')
+    with_graph = [level.clone().requires_grad_() for level in levels[1:]]  # as without no_grad
+    torch.save(with_graph, folder / 'four.pt')
+    for name, names in (
+        ('logits.npy', ['logits']),
+        ('levels.safetensors', [f'level {i}' for i in range(5)]),
+        ('four.pt', [f'level {i}' for i in range(1, 5)]),
+    ):
+        found = convert_checkpoint(
+            folder / 'w.pth', semantics='mmdet', compare=(folder / 'images.pt', folder / name)
+        )
+        assert list(found.differences) == names
+        assert max(found.differences.values()) < 1e-5
+    command = ['convert', str(folder / 'w.pth'), '--semantics', 'mmdet', '--dry-run', '--compare']
+    assert main([*command, str(folder / 'images.pt'), str(folder / 'logits.npy')]) == 0
+    assert '(logits)' in capsys.readouterr().out
+
+
+def test_another_network_writes_nothing(files):
+    folder, model = files
+    with torch.no_grad():
+        torch.save(model(image()), folder / 'logits.pt')
+    given = folder / 'images.pt', folder / 'logits.pt'
+    with pytest.raises(ValueError, match=r'logits\.pt by .*\(logits\).*same keys.*Give its sem'):
+        convert_checkpoint(folder / 'w.pth', folder / 'out', compare=given)
+    assert not (folder / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        ({'a': 1}, 'not tensors. Save a tensor'),
+        (torch.zeros(2, 7), r'shapes \[\(2, 7\)\], and the model gives \[\(2, 5\)\]'),
+        (torch.full((2, 5), torch.nan), 'nan'),
+    ],
+)
+def test_files_that_do_not_compare(content, words, files):
+    folder, _ = files
+    torch.save(content, folder / 'o.pt')
+    with pytest.raises(ValueError, match=words):
+        convert_checkpoint(folder / 'w.pth', compare=(folder / 'images.pt', folder / 'o.pt'))
+
+
+# --- golden tensors -------------------------------------------------------------------------------
+
+NETWORKS = {
+    'a classifier': {},
+    'one channel, another image': {'in_chans': 1},
+    'without a head': {'num_classes': 0},
+    'without a head and pooling': {'num_classes': 0, 'global_pool': ''},
+    'an HRNet': {'model_name': 'hrnet_w18_res2net'},
+}
+
+
+@pytest.mark.parametrize('case', slow_except([*NETWORKS][:4], NETWORKS))
+def test_golden_tensors_are_what_timm_gives(case, tmp_path):
+    """The names and meanings are those of timm's own repositories."""
+    model = randomise(timm.create_model(**{'model_name': 'test_res2net_se', **NETWORKS[case]}))
+    model.eval()
+    found = golden_tensors(model, [getattr(model, 'in_chans', 3), 64, 32])
+    x = found['input']
+    with torch.no_grad():
+        features = model.forward_features(x)
+        expected = {
+            'output': model(x),
+            'features': features,
+            'pre_logits': model.forward_head(features, pre_logits=True),
+        }
+    assert found.keys() == {'input', *expected}
+    assert x.shape == (1, getattr(model, 'in_chans', 3), 64, 32)
+    for name, tensor in expected.items():
+        assert found[name].dtype == torch.float32
+        assert relative_error(found[name], tensor) < 1e-5  # float32
+    save_file(found, tmp_path / 'golden')
+    assert max(compare_golden(model, tmp_path / 'golden').values()) < 1e-5
+
+
+def test_golden_tensors_have_a_size():
+    """A large image is made smaller; large tensors are left out; without an input there is none."""
+    model = randomise(timm.create_model('test_res2net_se')).eval()
+    assert golden_tensors(model, [3, 640, 64])['input'].shape == (1, 3, 384, 64)
+    wide = timm.create_model('test_res2net_se', in_chans=32).eval()
+    assert golden_tensors(wide, [32, 224, 224]) == {}
+
+
+@pytest.mark.parametrize('case', ['NaN', 'no weights', 'an image that is too small'])
+def test_no_golden_tensors(case):
+    model = timm.create_model('test_res2net_se', device='meta' if case == 'no weights' else 'cpu')
+    if case == 'NaN':
+        torch.nn.init.constant_(model.fc.bias, torch.nan)
+    assert golden_tensors(model.eval(), [3, 0 if 'small' in case else 64, 64]) == {}
+
+
+def golden_files():
+    """Content for the file, and what its error names."""
+    good = golden_tensors(timm.create_model('test_res2net_se', num_classes=5).eval(), [3, 64, 64])
+    x = good['input']
+    return {
+        'no input': ({'output': good['output']}, 'does not hold an input'),
+        'nothing to compare': ({'input': x}, 'does not hold an input'),
+        'integers': ({**good, 'input': x.int()}, 'floating-point'),
+        'a flat input': ({**good, 'input': x[0]}, r'\(B, C, H, W\)'),
+        'an empty input': ({**good, 'input': x[:0]}, 'does not hold an input'),
+        'other channels': ({**good, 'input': x[:, :1]}, r'shape \(1, 1, 64, 64\).*does not run'),
+        'other classes': ({**good, 'output': torch.ones(1, 9)}, r'\(1, 9\).*\(1, 5\)'),
+        'NaN': ({**good, 'output': torch.full((1, 5), torch.nan)}, 'nan'),
+        'another output': (
+            {**good, 'output': torch.ones(1, 5)},
+            r'\(output\).*rounding.*semantics',
+        ),
+        'too large': ({**good, 'more': torch.zeros(5 << 20)}, 'at most 16,777,216'),
+        'no safetensors': (None, 'damaged'),
+    }
+
+
+@pytest.mark.parametrize('case', golden_files())
+def test_a_golden_file_that_is_wrong(case, tmp_path):
+    content, words = golden_files()[case]
+    if content is None:
+        (tmp_path / 'golden').write_bytes(b'no safetensors')
+    else:
+        save_file(
+            {key: tensor.contiguous() for key, tensor in content.items()}, tmp_path / 'golden'
+        )
+    model = timm.create_model('test_res2net_se', num_classes=5).eval()
+    with pytest.raises(ValueError, match=words) as error:
+        compare_golden(model, tmp_path / 'golden')
+    assert GOLDEN in str(error.value)
+
+
+def test_a_folder_whose_golden_tensors_differ_is_not_converted(tmp_path):
+    folder = model_folder(tmp_path / 'net')
+    assert convert_checkpoint(folder, tmp_path / 'again').architecture == 'test_res2net_se'
+    golden = load_file(folder / GOLDEN)
+    save_file({**golden, 'output': golden['output'] * 1.1}, folder / GOLDEN)
+    with pytest.raises(ValueError, match=rf'{GOLDEN} by 0\.09.* \(output\)'):
+        convert_checkpoint(folder, tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()

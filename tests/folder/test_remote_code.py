@@ -1,0 +1,136 @@
+"""The module for transformers: what it says and does without transformers itself.
+
+tests/integration/test_transformers.py loads models with it.
+"""
+
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from tests.common import image, model_folder
+from timm_res2net import check, convert_checkpoint
+from timm_res2net.cli import main
+from timm_res2net.folder.checks import QUESTIONS, code_is_known
+from timm_res2net.folder.folder import ModelFolder
+from timm_res2net.folder.remote_code import AUTO_MAP, MODULE, module_text
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run the module beside a stand-in for transformers, and return what it defines."""
+
+    class TimmWrapperModel:
+        pass
+
+    class TimmWrapperForImageClassification:
+        pass
+
+    kinds = (TimmWrapperModel, TimmWrapperForImageClassification)
+    fake = SimpleNamespace(**{kind.__name__: kind for kind in kinds})
+    monkeypatch.setitem(sys.modules, 'transformers', fake)
+
+    def run() -> dict[str, Any]:
+        scope = {'__name__': 'modeling_timm_res2net'}
+        exec(compile(module_text(), MODULE, 'exec'), scope)
+        return {name: scope[name] for name in fake.__dict__} | {'fake': fake}
+
+    return run
+
+
+def test_its_classes_are_those_of_auto_map(run):
+    """They are of their own, because transformers writes to them, under the names of its own."""
+    found = run()
+    for name, path in AUTO_MAP.items():
+        module, kind = path.split('.')
+        assert f'{module}.py' == MODULE
+        theirs = getattr(found['fake'], kind)
+        assert issubclass(found[kind], theirs) and found[kind] is not theirs
+        assert name.removeprefix('Auto').removeprefix('Model') in kind
+
+
+@pytest.mark.parametrize('address', ['', 'https://example.org/timm_res2net.git'])
+def test_without_the_package(address, run, monkeypatch):
+    monkeypatch.setattr('timm_res2net.folder.extras.REPOSITORY', address)
+    monkeypatch.setitem(sys.modules, 'timm_res2net', None)
+    with pytest.raises(ImportError) as error:
+        run()
+    assert 'package timm_res2net, which is not installed' in str(error.value)
+    command = f'pip install git+{address}' if address else 'pip install .'
+    assert f'`{command}`' in str(error.value)
+
+
+@pytest.fixture(scope='module')
+def converted(tmp_path_factory):
+    """A converted folder with the module, `net`, made of one without, `plain`."""
+    tmp_path = tmp_path_factory.mktemp('converted')
+    plain = model_folder(tmp_path / 'plain', num_classes=3)
+    assert 'auto_map' not in json.loads((plain / 'config.json').read_text())
+    assert not (plain / MODULE).exists()
+    command = ['convert', str(plain), '--out', str(tmp_path / 'net'), '--remote-code']
+    assert main(command) == 0
+    return tmp_path
+
+
+def found(folder) -> tuple[str, str]:
+    return next(((f.state, f.text) for f in check(folder) if f.what == 'code'), ('', ''))
+
+
+def test_a_converted_folder(converted, tmp_path):
+    """timm loads it as ever; a folder that is made of it keeps the module, unless told not to."""
+    folder = converted / 'net'
+    assert json.loads((folder / 'config.json').read_text())['auto_map'] == AUTO_MAP
+    assert (folder / MODULE).read_text() == module_text()
+    with torch.no_grad():
+        got, expected = (
+            timm.create_model(f'local-dir:{path}', pretrained=True).eval()(image())
+            for path in (folder, converted / 'plain')
+        )
+    assert torch.equal(got, expected)
+    assert found(folder)[0] == 'ok'
+    convert_checkpoint(folder, tmp_path / 'again')
+    assert found(tmp_path / 'again')[0] == 'ok'
+    convert_checkpoint(folder, tmp_path / 'without', remote_code=False)
+    assert found(tmp_path / 'without') == ('', '')
+    assert not (tmp_path / 'without' / MODULE).exists()
+    with pytest.raises(ValueError, match=r'mmpretrain has no place for.*code.*Leave them out'):
+        convert_checkpoint(folder, tmp_path / 'w.pth', to='mmpretrain', remote_code=True)
+
+
+CHANGES = {
+    'another text': ({}, 'import os\n'),
+    'no module': ({}, None),
+    'another module': ({'AutoModel': 'theirs.Model'}, ''),
+    'another repository': ({'AutoModel': 'you/code--modeling_timm_res2net.Model'}, ''),
+    'no name': ({'AutoModel': 5}, ''),
+}
+
+
+@pytest.mark.parametrize('case', CHANGES)
+def test_code_of_others(case, converted, tmp_path):
+    folder = tmp_path / 'net'
+    shutil.copytree(converted / 'net', folder)
+    auto_map, text = CHANGES[case]
+    config = json.loads((folder / 'config.json').read_text())
+    if auto_map:
+        (folder / 'config.json').write_text(json.dumps({**config, 'auto_map': auto_map}))
+    if text is None:
+        (folder / MODULE).unlink()
+    elif text:
+        (folder / MODULE).write_text(text)
+    with pytest.raises(ValueError) as error:
+        code_is_known(ModelFolder(folder))
+    text = str(error.value)
+    assert 'auto_map' in text and 'read it before' in text
+    assert 'trust_remote_code=True' in text and '`timm-res2net push --remote-code`' in text
+
+
+def test_code_of_others_is_a_warning():
+    """Nothing of this package runs it."""
+    row = next(question for question in QUESTIONS if question.ask is code_is_known)
+    assert {row.push, row.check, row.pull} == {'warning'}

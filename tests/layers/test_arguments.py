@@ -1,0 +1,242 @@
+"""The table of arguments and fields: what it takes, what it refuses, and that it is complete."""
+
+import fractions
+import functools
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from timm.layers import BlurPool2d, DropBlock2d, EcaModule
+from timm.models import FeatureDictNet
+from torch import nn
+
+from tests.common import model_folder
+from timm_res2net import Bottle2neck, Res2Net, folder, schema
+from timm_res2net.folder.folder import MOST_PARAMETERS, Config, ModelFolder
+from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
+
+HUB_CONFIGS = sorted((Path(__file__).parents[2] / 'hub_configs').glob('*/config.json'))
+TABLES = {
+    'BLOCK': schema.BLOCK,
+    'FEATURES': schema.FEATURES,
+    'RES2NET': schema.RES2NET,
+    'TIMM': schema.TIMM,
+    'HRNET': schema.HRNET,
+    'config': folder._FIELDS,
+    'pretrained_cfg': folder._CFG,
+}
+ROWS = [(table, name) for table, fields in TABLES.items() for name in fields]
+
+# What a file can hold, and what only a caller can give.
+JSON: tuple[Any, ...] = (
+    None, True, False, 0, 1, 4, 8, -1, 10**6, 2**63, 10**400, 0.0, 0.5, 26.0, -0.5, 1e30, 64 / 3,
+    math.nan, math.inf, '', '4', '0.5', 'avg', 'relu', 'se', 'nope', 'conv1', 'a\nb', 'x' * 99999,
+    [], [1], [1, 1, 1, 1], [8, 8, 8, 2**31], [1.5] * 4, ['1'] * 4, [[1]] * 4, [None] * 4,
+    [3, 64, 64], [0.5] * 3, ['a'] * 5, list(range(99)), {}, {'scale': 4}, {'a': {'b': [1]}},
+)  # fmt: skip
+OBJECTS: tuple[Any, ...] = (
+    np.int64(2), np.float32(0.5), np.bool_(True), np.array(3), np.array([1, 1, 1, 1]), np.zeros(2),
+    torch.tensor(2), torch.tensor(0.5), torch.tensor([1, 1, 1, 1]), torch.tensor(2j),
+    torch.tensor(True), torch.empty((), device='meta'), fractions.Fraction(1, 2), 2j, b'4', (1, 2),
+    {1, 2}, range(4), range(10**12), object(), int, nn.ReLU(), nn.ReLU, np.uint8(4), Ellipsis,
+)  # fmt: skip
+
+
+def names_of(builder: Any) -> set[str]:
+    """Arguments of a constructor, but for those that torch checks or nothing uses."""
+    unchecked = {'self', 'cfg', 'kwargs', 'device', 'dtype', 'aa_layer', 'reduce_first'}
+    return set(inspect.signature(builder.__init__).parameters) - unchecked
+
+
+def test_nothing_is_left_out():
+    """An argument that is added needs a row, and then the tests below draw for it."""
+    assert set(schema.BLOCK) == names_of(Bottle2neck)
+    assert set(schema.RES2NET) == {*names_of(Res2Net), 'aa_layer'}
+    assert names_of(HighResolutionRes2Net) < set(schema.HRNET)
+    assert set(schema.TIMM) - {'block_args'} < set(schema.RES2NET)
+
+
+@pytest.mark.parametrize(('table', 'name'), ROWS)
+def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
+    """Whatever a value is, reading it ends at once; what is refused is named with the remedy."""
+    fields = TABLES[table]
+    kind = fields[name].kind
+    taken = 0
+    for value in JSON + OBJECTS:
+        try:
+            got = schema.read(fields, {name: value}, 'args.')[name]
+        except ValueError as error:
+            assert str(error).startswith(f'args.{name} must be {kind}, got ')
+            assert '\n' not in str(error)
+            assert len(str(error)) < len(kind) + 300
+            continue
+        taken += 1
+        assert schema.read(fields, {name: got})[name] is not None or got is None
+        if kind.startswith(('a whole number', 'a number')):
+            assert got is None or (type(got) in (int, float) and math.isfinite(got))
+            assert not isinstance(value, bool | str | bytes | np.bool_)
+    assert taken < len(JSON + OBJECTS)
+
+
+def test_what_has_no_row_is_left_alone():
+    assert schema.read(schema.BLOCK, {'nope': '4'}) == {'nope': '4'}
+
+
+@pytest.mark.parametrize(
+    ('name', 'given', 'read'),
+    [
+        ('scale', np.int64(4), 4),
+        ('scale', torch.tensor(4), 4),
+        ('scale', np.array(4), 4),
+        ('base_width', np.float32(32), 32.0),
+        ('base_width', torch.tensor(0.5), 0.5),
+        ('base_width', 64 / 3, 64 / 3),
+        ('layers', np.array([1, 2, 3, 4]), (1, 2, 3, 4)),
+        ('layers', torch.tensor([1, 2, 3, 4]), (1, 2, 3, 4)),
+        ('layers', [1, np.int32(2), 3, torch.tensor(4)], (1, 2, 3, 4)),
+        ('avg_down', np.bool_(True), True),
+        ('out_indices', (-1, 0), (0, 4)),
+        ('out_indices', 2, (3, 4)),
+        ('out_indices', np.array([3, 1]), (1, 3)),
+        ('output_stride', np.int64(16), 16),
+        ('act_layer', nn.SiLU, nn.SiLU),
+        ('act_layer', 'silu', 'silu'),
+        ('norm_layer', nn.SyncBatchNorm, nn.SyncBatchNorm),
+        ('norm_layer', 'BatchNorm2d', 'BatchNorm2d'),
+        ('aa_layer', BlurPool2d, BlurPool2d),
+        ('aa_layer', None, None),
+        ('attn_layer', EcaModule, EcaModule),
+        ('attn_layer', '', ''),
+        ('num_classes', 0, 0),
+        ('global_pool', '', ''),
+        ('in_chans', 1, 1),
+        ('feature_cls', FeatureDictNet, FeatureDictNet),
+    ],
+)
+def test_what_is_taken(name, given, read):
+    got = schema.read({**schema.RES2NET, **schema.FEATURES}, {name: given})[name]
+    assert got == read
+    assert type(got) is type(read)
+
+
+def test_builders_are_taken():
+    builders = {
+        'act_layer': functools.partial(nn.LeakyReLU, 0.1),
+        'norm_layer': functools.partial(nn.GroupNorm, 1),
+        'attn_layer': lambda channels, **kwargs: nn.Identity(),
+        'drop_block': functools.partial(DropBlock2d, drop_prob=0.1),
+    }
+    assert schema.read(schema.BLOCK, builders) == builders
+
+
+def test_numbers_of_numpy_are_recorded_as_pythons():
+    model = timm.create_model(
+        'test_res2net_se', layers=np.array([1, 1, 1, 1]), scale=np.int64(2), device='meta'
+    )
+    assert json.loads(json.dumps(model.model_args))['layers'] == [1, 1, 1, 1]
+    assert model.layer1[0].scale == 2
+
+
+def test_positional_arguments_are_read_too():
+    assert Res2Net(np.array([1, 1, 1, 1]), np.int64(3), device='meta').num_classes == 3
+    with pytest.raises(ValueError, match=r"planes must be a whole number .*, got '16'\."):
+        Bottle2neck(64, '16')
+    given = (64, 16, 1, None, 1, 26, 4, 1, 1, None, nn.ReLU, None, '', None, None, None, 'official')
+    assert Bottle2neck(*given, 'meta').width == 6
+    with pytest.raises(TypeError, match='positional arguments'):
+        Bottle2neck(*given, 'meta', None, 'one too many')
+
+
+# --- a config.json --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('path', HUB_CONFIGS, ids=lambda path: path.parent.name)
+def test_published_configs_pass(path):
+    assert Config.read(path).architecture == path.parent.name.partition('.')[0]
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    """A folder with a small model, and the content of its config."""
+    path = model_folder(tmp_path_factory.mktemp('schema') / 'net', num_classes=5)
+    return path, json.loads((path / 'config.json').read_text())
+
+
+def built(tiny, config: Any) -> nn.Module:
+    """The model of another config."""
+    (tiny[0] / 'config.json').write_text(json.dumps(config))
+    return ModelFolder(tiny[0]).build()
+
+
+def arguments(tiny, **changes: Any) -> dict[str, Any]:
+    return {**tiny[1], 'model_args': {**tiny[1]['model_args'], **changes}}
+
+
+LARGEST = {  # res2net200 with the splits of 26w x 8s
+    'layers': (3, 12, 48, 3), 'channels': (64, 128, 256, 512), 'base_width': 26, 'scale': 8,
+    'stem_width': 64, 'stem_type': 'deep',
+}  # fmt: skip
+
+
+def test_twice_the_largest_published_network_is_built(tiny):
+    """Twice as wide, or with many classes: the bounds are no obstacle to research."""
+    for more in ({'scale': 4, 'base_width': 52}, {'layers': (6, 24, 96, 6), 'scale': 4}):
+        count = sum(
+            p.numel() for p in built(tiny, arguments(tiny, **{**LARGEST, **more})).parameters()
+        )
+        assert 1e8 < count < MOST_PARAMETERS
+
+
+@pytest.mark.parametrize('more', [{'base_width': 1000}, {'channels': (64, 128, 256, 8192)}])
+def test_a_network_that_is_too_large_is_counted_and_not_built(more, tiny):
+    with pytest.raises(ValueError, match=r'at most 500,000,000 parameters, but one of [\d,]+\.'):
+        built(tiny, arguments(tiny, **{**LARGEST, **more}))
+
+
+@pytest.mark.parametrize('name', ['device', 'dtype', 'nope'])
+def test_an_argument_that_a_config_cannot_set(name, tiny):
+    """Where and in which precision to build is the reader's matter."""
+    with pytest.raises(ValueError, match=rf"model_args has '{name}'.*Remove it\."):
+        built(tiny, arguments(tiny, **{name: 'cpu'}))
+
+
+VALUES = st.recursive(
+    st.sampled_from(JSON) | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner),
+)
+FIELDS = st.sampled_from([
+    *((name,) for name in ('architecture', 'num_classes', 'num_features', 'global_pool', 'x')),
+    *((name,) for name in ('label_names', 'label_descriptions', 'model_args', 'pretrained_cfg')),
+    *(('model_args', name) for name in (*schema.RES2NET, *schema.FEATURES, 'device', 'nope')),
+    *(('pretrained_cfg', name) for name in timm.models.PretrainedCfg.__dataclass_fields__),
+    ('pretrained_cfg', 'nope'),
+])  # fmt: skip
+ARCHITECTURES = st.sampled_from(['test_res2net_se', 'res2net50_26w_4s', 'hrnet_w18_res2net'])
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3), name=ARCHITECTURES)
+def test_a_config_of_any_json_builds_or_is_refused(changes, name, tiny):
+    """No exception but a ValueError of one line, and a model of a bounded size otherwise."""
+    config = json.loads(json.dumps({**tiny[1], 'architecture': name}))
+    if name != 'test_res2net_se':
+        config['model_args'] = {}
+    for (*where, key), value in changes.items():
+        inner = config[where[0]] if where else config
+        if isinstance(inner, dict):
+            inner[key] = value
+    try:
+        model = built(tiny, config)
+    except ValueError as error:
+        assert '\n' not in str(error)
+        assert 'does not describe a model' in str(error)
+    else:
+        assert sum(p.numel() for p in model.parameters()) <= MOST_PARAMETERS

@@ -1,0 +1,51 @@
+"""Tables, lists and error texts."""
+
+from timm_res2net.layers.text import close_names, first_line, list_some, printable, sentence, table
+
+
+def test_a_table_lines_up():
+    assert table(('a', 'long'), [('1', 'x'), ('22', '')]).splitlines() == [
+        '| a  | long |',
+        '| -- | ---- |',
+        '| 1  | x    |',
+        '| 22 |      |',
+    ]
+
+
+def test_a_table_folds():
+    """The widest column gives way; every character stays."""
+    rows = [('one', 'some words to fold'), ('x' * 9, ''), ('', '')]
+    assert table(('a', 'long'), rows, 20).splitlines() == [
+        '| a      | long    |',
+        '| ------ | ------- |',
+        '| one    | some    |',
+        '|        | words   |',
+        '|        | to fold |',
+        '| xxxxxx |         |',
+        '| xxx    |         |',
+        '|        |         |',
+    ]
+    assert table(('a', 'long'), rows, 34) == table(('a', 'long'), rows)
+    assert table(('ab',), [('cd',)], 1).splitlines()[0] == '| a |'  # never without an end
+
+
+def test_lists():
+    assert list_some({'b', 'a'}) == '2: a, b'
+    assert list_some([f'k{i:02}' for i in range(12)], limit=2) == '12: k00, k01, ...'
+
+
+def test_close_names():
+    assert close_names('Res2net50_es', ['res2net50_se', 'x']) == ' Did you mean res2net50_se?'
+    assert close_names('qqq', ['res2net50_se']) == ''
+
+
+def test_sentences():
+    assert first_line(ValueError('\n  one.\ntwo')) == 'one'
+    assert first_line(KeyError()) == 'KeyError'
+    assert sentence('one') == sentence('one.') == 'one.'
+
+
+def test_names_and_values_are_printed_in_one_line():
+    assert printable('a\n\t\x1b[2J\u202e\udcff é × …') == r'a\n\t\x1b[2J\u202e\udcff é × …'
+    assert list_some(['b\n', 'a']) == r'2: a, b\n'
+    assert table(['x'], [['a\nb']]).splitlines()[-1] == r'| a\nb |'

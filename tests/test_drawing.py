@@ -1,0 +1,218 @@
+"""The picture of what a model sees, and the numbers in it."""
+
+import importlib.util
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from tests.common import image, model_folder, randomise, relative_error
+from timm_res2net.cli import main
+from timm_res2net.drawing import activation_map, labels_of, look, open_image, show
+
+pytest.importorskip('matplotlib', reason='needs the extra plots')
+
+NAME = 'test_res2net_se'
+HAS_HRNET = hasattr(timm.models.hrnet.HighResolutionNet, 'forward_intermediates')
+
+
+def create(name: str = NAME, **kwargs):
+    return randomise(timm.create_model(name, **kwargs)).eval()
+
+
+def test_the_map_is_the_class_activation_map():
+    """Of average pooling: the features weighted by the class's row of the head."""
+    model = create()
+    x = image(1)
+    with torch.enable_grad():
+        features = model.forward_features(x)
+        logits = model.forward_head(features)
+    found = activation_map(features, logits[0, 4])
+    expected = (features[0] * model.fc.weight[4][:, None, None]).sum(0) / features[0, 0].numel()
+    assert relative_error(found, expected) < 1e-6  # float32
+
+
+@pytest.mark.parametrize('pool', ['avg', 'max', 'avgmax', 'catavgmax'])
+def test_its_sum_is_the_logit(pool):
+    """Less the bias: what it shows is all of the evidence, and nothing else."""
+    model = create(global_pool=pool)
+    seen = look(model, image(1, 96))
+    best = int(seen.logits.argmax())
+    assert seen.evidence.shape == (3, 3)
+    expected = seen.logits[best] - model.fc.bias[best].detach()
+    assert abs(float(seen.evidence.sum() - expected)) < 1e-4 * float(seen.logits.abs().max())
+
+
+@pytest.mark.parametrize('name', [NAME, 'res2net50_48w_2s', 'resnet18', 'res2net50_16w_4s_se'])
+def test_what_is_seen_is_what_the_model_computes(name):
+    model = create(name)
+    x = image(1)
+    seen = look(model, x)
+    with torch.no_grad():
+        assert torch.equal(seen.logits, model(x)[0])
+        levels = model.forward_intermediates(x, intermediates_only=True)
+    for found, expected in zip(seen.levels.values(), levels, strict=True):
+        assert torch.equal(found, expected[0])
+    block_name, splits = seen.splits
+    if name == 'resnet18':
+        assert seen.splits == ('', ())
+        return
+    block = model.get_submodule(block_name)
+    assert len(splits) == block.scale
+    inputs = []
+    handle = block.conv3.register_forward_pre_hook(lambda m, args: inputs.append(args[0]))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    assert torch.equal(torch.cat(splits), inputs[0][0])
+    # it leaves nothing behind
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_splits_shown_build_upon_each_other():
+    """A first block of a stage, where they may not, is never shown."""
+    for name in (NAME, 'res2net50_se', 'res2net50_26w_4s'):
+        block_name, _ = look(create(name), image(1)).splits
+        assert not block_name.endswith('.0')
+    # without other blocks there is none to show
+    assert look(create(layers=(1, 1, 1, 1)), image(1)).splits == ('', ())
+    assert look(create(scale=1), image(1)).splits == ('', ())
+
+
+@pytest.mark.skipif(not HAS_HRNET, reason='no features on the way before timm 1.0.31')
+def test_an_hrnet():
+    seen = look(create('hrnet_w18_res2net'), image(1))
+    assert [level.shape[0] for level in seen.levels.values()] == [64, 128, 256, 512, 1024]
+
+
+def test_without_classes():
+    seen = look(create(num_classes=0), image(1))
+    assert seen.evidence is None
+    assert seen.logits.numel() == 0
+
+
+def test_names_are_no_formulas(tmp_path):
+    source = model_folder(tmp_path / 'net$', num_classes=2)
+    config = json.loads((source / 'config.json').read_text())
+    config['label_names'] = ['$\\foo$', 'b']
+    (source / 'config.json').write_text(json.dumps(config))
+    done = show(source, None, tmp_path / 'out.png')
+    assert sorted(label for label, _ in done.top) == ['$\\foo$', 'b']
+
+
+def test_images_of_16_bits_and_turned_ones(tmp_path):
+    ramp = Image.frombytes(
+        'I;16', (256, 1), b''.join(i.to_bytes(2, 'little') for i in range(0, 65536, 256))
+    )
+    ramp.save(tmp_path / 'deep.png')
+    assert list(open_image(tmp_path / 'deep.png', 1).tobytes()) == list(range(256))
+    turned = Image.new('RGB', (30, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    turned.save(tmp_path / 'turned.jpg', exif=exif)
+    assert open_image(tmp_path / 'turned.jpg', 3).size == (20, 30)
+
+
+def test_an_image_too_large_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    Image.new('L', (50, 40)).save(tmp_path / 'in.png')
+    with pytest.raises(ValueError, match=r'Cannot read .*in\.png as an image \(Image size'):
+        show(NAME, tmp_path / 'in.png', tmp_path / 'out.png')
+
+
+def test_labels():
+    assert labels_of(timm.create_model(NAME)) == list('0123456789')
+    assert labels_of(timm.create_model(NAME, num_classes=3)) == ['0', '1', '2']
+    named = timm.create_model(NAME, num_classes=2)
+    named.pretrained_cfg = dict(named.pretrained_cfg, label_names={'0': 'cat', '1': 'dog'})
+    assert labels_of(named) == ['cat', 'dog']
+    names = labels_of(timm.create_model('res2net50_se', device='meta'))
+    assert len(names) == 1000
+    assert names[1] == 'goldfish, Carassius auratus'
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA', 'P'])
+def test_pictures(mode, tmp_path):
+    Image.new('RGB', (50, 40), (200, 30, 90)).convert(mode).save(tmp_path / 'in.png')
+    done = show(NAME, tmp_path / 'in.png', tmp_path / 'out.png')
+    assert len(done.top) == 5
+    assert sum(share for _, share in done.top) <= 1
+    assert done.levels == (
+        ('act1', 16, 32, 32),
+        ('layer1', 64, 16, 16),
+        ('layer2', 128, 8, 8),
+        ('layer3', 160, 4, 4),
+        ('layer4', 192, 2, 2),
+    )
+    with Image.open(tmp_path / 'out.png') as picture:
+        assert picture.format == 'PNG'
+        assert min(picture.size) > 500
+        assert len(set(picture.convert('L').tobytes())) > 100  # something is drawn
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['in.png', 'out.png']
+
+
+def test_a_model_of_grey_images_without_classes(tmp_path):
+    source = model_folder(tmp_path / 'net', in_chans=1, num_classes=0)
+    done = show(source, None, tmp_path / 'out.png')
+    assert done.top == ()
+    assert (tmp_path / 'out.png').is_file()
+
+
+def test_the_command(tmp_path, capsys):
+    assert main(['show', NAME, '--out', str(tmp_path / 'digit.png')]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[1:] == ['%', '3']  # the digit of the package is a three
+    assert lines[0].split()[0] > '80'  # 91.3 measured
+    assert lines[5] == 'act1    16 x 32 x 32'
+    assert lines[-1] == f'Picture written to {tmp_path / "digit.png"}'
+
+
+@pytest.mark.parametrize(
+    ('target', 'source', 'out', 'value', 'remedy'),
+    [
+        (NAME, 'none.png', 'x.png', '{tmp}/none.png', 'no image'),
+        (NAME, 'text.png', 'x.png', '{tmp}/text.png', 'Cannot read'),
+        (NAME, None, 'x.jpg', 'x.jpg', 'name it x.png'),
+        (NAME, None, 'text.png', 'text.png already exists', 'another name'),
+        (NAME, None, 'no/x.png', "'{tmp}/no'", 'Create it first'),
+        ('nonet', None, 'x.png', "'nonet'", 'repository'),
+        ('res2next101', None, 'x.png', 'res2next101', 'weights'),
+    ],
+)
+def test_refused(target, source, out, value, remedy, tmp_path):
+    (tmp_path / 'text.png').write_text('no picture')
+    with pytest.raises((ValueError, OSError)) as error:
+        show(target, source and tmp_path / source, tmp_path / out)
+    assert value.format(tmp=tmp_path.resolve()) in str(error.value)
+    assert remedy in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ['text.png']
+
+
+def test_channels_that_no_image_file_has(tmp_path):
+    source = model_folder(tmp_path / 'net', in_chans=5)
+    with pytest.raises(ValueError, match=r'takes 5 channels.*Use a model of 1 or 3 channels'):
+        show(source, None, tmp_path / 'x.png')
+
+
+def test_features_that_are_not_given():
+    class Plain(torch.nn.Module):
+        pass
+
+    with pytest.raises(ValueError, match=r'Plain has no feature levels'):
+        look(Plain(), image(1))
+
+
+def test_features_that_are_no_maps(tmp_path):
+    with pytest.raises(ValueError, match=r'VisionTransformer.*Show a convolutional network'):
+        show('vit_tiny_patch16_224', None, tmp_path / 'x.png', pretrained=False)
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda n: None if n == 'matplotlib' else find(n)
+    )
+    with pytest.raises(ValueError, match=r"matplotlib.*pip install 'timm-res2net\[plots\]'"):
+        show(NAME, None, tmp_path / 'x.png')

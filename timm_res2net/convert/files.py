@@ -1,0 +1,379 @@
+"""Read checkpoint files without running anything in them."""
+
+import argparse
+import hashlib
+import io
+import re
+import stat
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from ..compat import SIZES_COMPARED
+from ..layers.text import first_line
+from .keys import is_counter
+from .kinds import SAVE_ONE, describe_archive, describe_start
+from .mindspore import read_ckpt, starts_as_ckpt
+from .pickles import HARMLESS, Array, unpickle_arrays
+
+# Paddle's table of parameter names, the only entry of its files that is not an array
+_PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
+ENTRIES = (
+    'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
+    'params',
+)  # fmt: skip
+"""Entries that hold the weights. Averaged weights come first, as in timm."""
+_DEPTH = 4  # of entries in entries
+# The counter that torch's AveragedModel adds to its state dict
+_COUNTER = 'n_averaged'
+# Prefixes that DistributedDataParallel and torch.compile add to every key
+WRAPPERS = ('module.', '_orig_mod.')
+_LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file.
+
+    Attributes:
+        path: The file.
+        format: 'safetensors', 'torch', 'torch (legacy)', 'pickled arrays' or 'MindSpore'.
+        values: What the file holds by its keys, without the prefixes of wrappers. `take` makes
+            tensors of it.
+        entry: The entry of the file that holds the weights; '' if the file holds nothing else.
+        others: Other entries that hold weights, such as 'ema.module'.
+        training: Arguments by name that timm's train.py saved with the weights.
+        sha256: The sha256 of the file.
+        bytes: The size of the file.
+    """
+
+    path: Path
+    format: str
+    values: dict[str, Any]
+    entry: str = ''
+    others: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ''
+    bytes: int = 0
+
+    def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return some of the tensors on the CPU.
+
+        Args:
+            keys: Their keys.
+
+        Returns:
+            Float32 or wider tensors by key, except the integers of `num_batches_tracked`.
+
+        Raises:
+            ValueError: One of them is not a dense tensor of floating-point numbers, or claims more
+                memory than the file has. The others may be anything.
+        """
+        try:
+            found = {key: _check(key, self.values[key]) for key in keys}
+        except ValueError as error:
+            raise ValueError(f'Cannot read {self.path} as a checkpoint: {error}') from error
+        self.values.update(found)  # do not keep arrays in memory twice
+        return {key: value.float() if _is_narrow(value) else value for key, value in found.items()}
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors; errors as in `take`."""
+        return self.take(self.values.keys())
+
+    def narrow(self, keys: Collection[str]) -> int:
+        """Return how many of the tensors `take` widens from float16 or bfloat16."""
+        return sum(_is_narrow(self.values[key]) for key in keys)
+
+
+def _as_tensor(key: str, array: Array) -> torch.Tensor:
+    """Return an array as a tensor, and free the array."""
+    tensor = array.tensor()
+    # Integers are not weights: Paddle writes bfloat16 as uint16.
+    if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
+        kind = array.kind()
+        if kind.startswith('float'):
+            raise ValueError(
+                f'the entry {key!r} does not have as many bytes as its shape needs. Download '
+                'the file again.'
+            )
+        raise ValueError(
+            f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
+            'float32 in Paddle first.'
+        )
+    array.raw = b''  # copied above; do not keep all arrays in memory twice
+    return tensor
+
+
+# --- which part of the content is weights ---------------------------------------------------------
+
+
+def _flatten(content: Any, depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors and arrays of a dictionary and of those in it, with the path as key."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, torch.Tensor | Array):
+            yield key, value
+        elif isinstance(value, Mapping) and depth:
+            for inner, tensor in _flatten(value, depth - 1):
+                yield f'{key}.{inner}', tensor
+
+
+def _is_matrix(value: Any) -> bool:
+    """Return whether a value has two dimensions or more, as no statistic of a training has."""
+    shape = value.shape if isinstance(value, torch.Tensor | Array) else ()
+    return isinstance(shape, tuple) and len(shape) > 1
+
+
+def _entries(content: Any, path: str = '', depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """Yield the dictionaries with weights that are in a dictionary, by path."""
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            inner = f'{path}.{key}' if path else key
+            if any(map(_is_matrix, value.values())):
+                yield inner, value
+            elif depth:
+                yield from _entries(value, inner, depth - 1)
+
+
+def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Return the state dict in the content of a file, its entry or '', and other entries."""
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f'it holds {type(content).__name__}, not a state dict. Save '
+            '`model.state_dict()`, not the model.'
+        )
+    entries = dict(_entries(content))
+    if wanted is not None and wanted not in entries:
+        raise ValueError(
+            f'it has no weights in an entry {wanted!r}. '
+            + (f'Use one of {", ".join(entries)}.' if entries else 'Leave the entry out.')
+        )
+    entry = wanted or next((name for name in ENTRIES if name in entries), '')
+    values = dict(_flatten(entries[entry] if entry else content))
+    if values:
+        return values, entry, tuple(name for name in entries if entry and name != entry)
+    odd = [type(k).__name__ for k, v in content.items() if isinstance(v, torch.Tensor | Array)]
+    if odd:
+        raise ValueError(f'it has keys of type {odd[0]}, not str. Save `model.state_dict()`.')
+    names = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
+    raise ValueError(
+        f'none of its entries ({names or "it has none"}) holds weights. Give the file that '
+        '`torch.save(model.state_dict(), ...)` wrote.'
+    )
+
+
+def _training(content: Any) -> dict[str, Any]:
+    """Return the arguments of timm's train.py from a checkpoint of its CheckpointSaver."""
+    args = content.get('args')
+    noted = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
+    if isinstance(content.get('arch'), str):
+        noted['model'] = content['arch']
+    return noted
+
+
+def _without_wrappers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the prefixes of wrappers, if all keys start with them.
+
+    The counter of torch's AveragedModel is dropped because it is not part of the network.
+    """
+    values = {key: value for key, value in values.items() if key != _COUNTER}
+    while values and (
+        prefix := next((w for w in WRAPPERS if all(key.startswith(w) for key in values)), '')
+    ):
+        values = {key.removeprefix(prefix): value for key, value in values.items()}
+    return values
+
+
+def _is_narrow(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
+    )
+
+
+def _check(key: str, value: Any) -> torch.Tensor:
+    """Return a tensor that is dense, floating-point, and within its memory."""
+    tensor = _as_tensor(key, value) if isinstance(value, Array) else value
+    dense = tensor.layout == torch.strided and tensor.device.type == 'cpu'
+    number = tensor.is_floating_point() or (is_counter(key) and not tensor.is_complex())
+    if not dense or not number or tensor.is_quantized:
+        raise ValueError(
+            f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype} on '
+            f'{tensor.device.type}. Save dense floating-point tensors.'
+        )
+    # a tensor with strides of 0 can claim any size
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(
+            f'the entry {key!r} claims the shape {tuple(tensor.shape)}, but has less memory. '
+            'Save `tensor.contiguous()`, or use another file.'
+        )
+    return tensor.detach().contiguous()
+
+
+# --- the formats ----------------------------------------------------------------------------------
+
+
+def _check_zip(raw: bytes) -> None:
+    """Refuse an archive that is not torch's, unpacks to more bytes than it has, or is damaged.
+
+    torch ignores the checksums in its archives. It writes 0 for all if it is told to compute none.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            entries = archive.infolist()
+            other = describe_archive([entry.filename for entry in entries])
+            if other:
+                raise ValueError(other)
+            packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise ValueError(
+                    f'its entry {packed[0]!r} is compressed, and torch compresses none. Save the '
+                    'weights again with torch.'
+                )
+            total = sum(entry.file_size for entry in entries)
+            if total > len(raw):
+                raise ValueError(
+                    f'its entries claim {total:,} bytes, but it has {len(raw):,}. Use another file.'
+                )
+            damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(
+            f'it is cut short or damaged ({first_line(error)}). Download it again.'
+        ) from error
+    if damaged is not None:
+        raise ValueError(
+            f'its entry {damaged!r} is damaged: the archive has another checksum for it. Download '
+            'or copy it again.'
+        )
+
+
+def _load_torch(raw: bytes, legacy: bool) -> Any:
+    if SIZES_COMPARED or legacy:
+        return torch.load(io.BytesIO(raw), map_location='cpu', weights_only=True)
+    # unless the file is mapped, a tensor can claim memory beyond what was read for it
+    with tempfile.NamedTemporaryFile() as copy:
+        copy.write(raw)
+        copy.flush()
+        return torch.load(copy.name, map_location='cpu', weights_only=True, mmap=True)
+
+
+def _read_torch(raw: bytes, legacy: bool) -> Any:
+    if not legacy:
+        _check_zip(raw)
+    try:
+        # timm's train.py saves its arguments as a Namespace, which only holds values
+        allowed = [argparse.Namespace, *((record, name) for name, record in HARMLESS.items())]
+        with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+            return _load_torch(raw, legacy)
+    except Exception as error:  # a damaged file can fail anywhere inside torch
+        wanted = re.search(r'GLOBAL (\S+)', str(error))
+        if not wanted and 'weights_only' not in str(error):
+            raise ValueError(
+                f'it is cut short or damaged ({first_line(error)}). Download it again.'
+            ) from error
+        asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
+        if wanted and all(part in raw for part in (b'_modules', b'_parameters')):
+            raise ValueError(
+                f'it is a whole model, pickled with its classes: {asked}. Nothing in it was run. '
+                'If you trust its source, load it with the code that wrote it, and save the state '
+                'dict: `torch.save(model.state_dict(), ...)`.'
+            ) from error
+        raise ValueError(
+            f'{asked}, which weights do not need. Nothing in it was run. If you trust its '
+            'source, load it with the code that wrote it and save the state dict alone.'
+        ) from error
+
+
+def _read_safetensors(raw: bytes) -> dict[str, torch.Tensor]:
+    try:
+        tensors = safetensors.torch.load(raw)
+    except KeyError as error:  # safetensors has no type of torch for it
+        raise ValueError(
+            f'it has tensors of type {error.args[0]}, which are not read. Save them as float32.'
+        ) from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f'it is cut short or damaged ({first_line(error)}). Download it again.'
+        ) from error
+    if not tensors:
+        raise ValueError('it holds no tensors. Give the file with the weights.')
+    return {key: tensors[key] for key in sorted(tensors)}  # they come in any order
+
+
+def _read_arrays(raw: bytes) -> dict[str, Any]:
+    content = unpickle_arrays(raw)
+    content.pop(_PADDLE_NAME_TABLE, None)
+    return content
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Read a file once, so that its sha256 is that of what is parsed."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+        raise ValueError('it is a folder, a pipe or a device. Give a file.')
+    part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
+    if part and part[2] != '1':
+        raise ValueError(f'it is shard {part[1]} of {part[2]}. {SAVE_ONE}')
+    return path.read_bytes()
+
+
+def _parse(raw: bytes) -> tuple[Any, str]:
+    """Return the content of a file and its format, as in `Checkpoint`."""
+    start = raw[:512]
+    if not start:
+        raise ValueError('it is empty. Download it again.')
+    header = int.from_bytes(start[:8], 'little')  # of safetensors: the length of its JSON
+    if start[8:9] == b'{' and header <= len(raw):
+        return _read_safetensors(raw), 'safetensors'
+    if start[:4] == b'PK\x03\x04':
+        return _read_torch(raw, legacy=False), 'torch'
+    if start.startswith(_LEGACY_TORCH):
+        return _read_torch(raw, legacy=True), 'torch (legacy)'
+    if start[:1] == b'\x80':
+        return _read_arrays(raw), 'pickled arrays'
+    if starts_as_ckpt(start):
+        return read_ckpt(raw), 'MindSpore'
+    raise ValueError(describe_start(start))
+
+
+def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
+    """Read a checkpoint file.
+
+    It may be safetensors, a file of `torch.save` (.pth, .pt, .bin, .tar), a pickled dictionary of
+    arrays (.pdparams, detectron2's .pkl), or a checkpoint of MindSpore (.ckpt). The content
+    decides, not the name.
+
+    The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A crafted
+    file can still exhaust memory or end the process.
+
+    Args:
+        path: The file.
+        entry: Entry of the file that holds the weights; 'ema.module' is the entry 'module' of the
+            entry 'ema'. By default it is the first of 'state_dict_ema', 'model_ema', 'state_dict',
+            'model', 'model_state_dict', 'net', 'network' and 'params' that the file has, or else
+            the whole file.
+
+    Returns:
+        Its content, and where it was found.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is of another kind, is damaged, asks for more than weights, or has no
+            weights in the entry. The text says which.
+    """
+    path = Path(path)
+    try:
+        raw = _read_bytes(path)
+        content, kind = _parse(raw)
+        values, where, others = _find_weights(content, entry)
+        values = _without_wrappers(values)
+        sha256 = hashlib.sha256(raw).hexdigest()
+        return Checkpoint(path, kind, values, where, others, _training(content), sha256, len(raw))
+    except ValueError as error:
+        raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error

@@ -1,0 +1,254 @@
+"""Read and write pickled dictionaries of numpy arrays. The files are untrusted.
+
+A pickle can only call and change what `find_class` returns, so a table of inert records and
+functions closes the unpickler. numpy's own unpickling is not safe: if a pickle changes a dtype
+after it has made an array with it, the file can release memory of its choice. So no numpy object is
+made while a pickle is read. Arrays and dtypes are read as records, and each record is checked as a
+whole before its numbers are copied.
+"""
+
+import io
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from ..layers.text import first_line
+
+
+class _Dtype:
+    """The record of a dtype: its code, such as 'f4', and its byte order."""
+
+    def __init__(self, code: Any = '', *_: Any):
+        self.code, self.order, self.plain = code, '=', True
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, self.order, subdtype, names, fields = state[:5]
+        self.plain = subdtype is None and names is None and fields is None
+
+    def numpy(self) -> np.dtype[Any] | None:
+        """Return the dtype if it is one of plain numbers that torch has, else None."""
+        known = isinstance(self.code, str) and re.fullmatch('f[248]|[iu][1248]', self.code)
+        if not known or not self.plain or self.order not in ('<', '>', '=', '|'):
+            return None
+        return np.dtype(self.order + self.code)
+
+
+class Array:
+    """The record of an array."""
+
+    def __init__(self, *_: Any) -> None:
+        self.shape: Any = ()
+        self.dtype: Any = None
+        self.fortran: Any = False
+        self.raw: Any = b''
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.shape, self.dtype, self.fortran, self.raw = state[-4:]
+
+    def kind(self) -> str:
+        """Return the name of the dtype, for errors."""
+        if not isinstance(self.dtype, _Dtype):
+            return 'an array without a dtype'
+        dtype = self.dtype.numpy()
+        code = str(self.dtype.code)
+        return dtype.name if dtype else {'O': 'object'}.get(code[:1], code)
+
+    def tensor(self) -> torch.Tensor | None:
+        """Return a copy of the numbers.
+
+        Returns:
+            The tensor, or None if the dtype is not one of plain numbers or the number of bytes does
+            not fit the shape.
+        """
+        dtype = self.dtype.numpy() if isinstance(self.dtype, _Dtype) else None
+        sizes = isinstance(self.shape, tuple) and all(type(n) is int and n >= 0 for n in self.shape)
+        if dtype is None or not sizes or not isinstance(self.raw, bytes | bytearray):
+            return None
+        if math.prod(self.shape) * dtype.itemsize != len(self.raw):
+            return None
+        numbers = np.frombuffer(self.raw, dtype).reshape(
+            self.shape, order='F' if self.fortran else 'C'
+        )
+        native = dtype.newbyteorder('=')
+        return torch.from_numpy(np.array(numbers, dtype=native, order='C', copy=True))
+
+
+def _reconstruct(*_: Any) -> Array:
+    return Array()
+
+
+def _scalar(dtype: Any = None, raw: Any = b'', *_: Any) -> Array:
+    return _frombuffer(raw, dtype, (), 'C')
+
+
+def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    array = Array()
+    array.__setstate__((shape, dtype, order == 'F', raw))
+    return array
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    # A pickle of protocol 2 stores bytes as latin-1 text. A checkpoint needs no other codec.
+    if encoding not in ('latin1', 'latin-1'):
+        raise pickle.UnpicklingError(f'it wants to encode as {encoding!r}')
+    return text.encode('latin-1')
+
+
+def _mapping(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ('numpy', 'ndarray'): Array,
+    ('numpy', 'dtype'): _Dtype,
+    # numpy 2 renamed numpy.core to numpy._core. A file has the name of the numpy that wrote it.
+    ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
+    ('numpy._core.multiarray', '_reconstruct'): _reconstruct,
+    ('numpy.core.multiarray', 'scalar'): _scalar,
+    ('numpy._core.multiarray', 'scalar'): _scalar,
+    ('numpy.core.numeric', '_frombuffer'): _frombuffer,
+    ('numpy._core.numeric', '_frombuffer'): _frombuffer,
+    ('_codecs', 'encode'): _encode,
+    ('collections', 'OrderedDict'): _mapping,
+}
+
+
+class _Ignored:
+    """The record of an object that is not read, whatever it is made of."""
+
+    def __new__(cls, *_: Any) -> '_Ignored':
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Dictionary:
+    """A subclass of dict, which becomes a dict."""
+
+    def __new__(cls, *_: Any) -> dict[str, Any]:  # type: ignore[misc]
+        return {}
+
+
+def _sequence(*_: Any) -> list[Any]:
+    return []
+
+
+def _no_bytes(*_: Any) -> bytes:  # a pickle of protocol 2 calls bytes() for an empty array
+    return b''
+
+
+HARMLESS: dict[str, Any] = {
+    **{
+        f'{module}.{name}': record
+        for (module, name), record in _ALLOWED.items()
+        if module.startswith('numpy')
+    },
+    'collections.defaultdict': _mapping,
+    'collections.deque': _sequence,
+    'builtins.bytes': _no_bytes,
+    **dict.fromkeys(
+        (
+            'lightning.fabric.utilities.data.AttributeDict',
+            'lightning_fabric.utilities.data.AttributeDict',
+            'pytorch_lightning.utilities.parsing.AttributeDict',
+        ),
+        _Dictionary,
+    ),
+    **dict.fromkeys(
+        (
+            # factories of a defaultdict; a HistoryBuffer asks for its methods with getattr
+            *(
+                f'builtins.{name}'
+                for name in ('list', 'dict', 'tuple', 'int', 'float', 'str', 'bool', 'getattr')
+            ),
+            *(
+                f'{module}.{name}'
+                for module in ('pathlib', 'pathlib._local')
+                for name in (
+                    'Path', 'PurePath', 'PosixPath', 'PurePosixPath', 'WindowsPath',
+                    'PureWindowsPath',
+                )
+            ),
+            *(f'datetime.{name}' for name in ('date', 'datetime', 'time', 'timedelta', 'timezone')),
+            'types.SimpleNamespace',
+            'mmengine.logging.history_buffer.HistoryBuffer',
+            # what the statistics of a HistoryBuffer are, by their names in numpy
+            'numpy.mean', 'numpy.min', 'numpy.max',
+        ),
+        _Ignored,
+    ),
+}  # fmt: skip
+"""Inert records for what training scripts save beside weights, by the name in the file.
+
+A file of `torch.save` that asks for one of these names gets the record. Nothing of the name's own
+module is called or imported.
+"""
+
+
+class _Unwanted(pickle.UnpicklingError):
+    """A file asks for a name that is not in the table."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that finds nothing but the records of this module.
+
+    BUILD can write attributes of what is found. So every find is a new function, which no other
+    file gets and which leads to no class.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a function that makes the record of a name. pickle calls this method."""
+        record = _ALLOWED.get((module, name))
+        if record is None:
+            raise _Unwanted(
+                f"it wants to load '{module}.{name}', which a dictionary of arrays does not need"
+            )
+        return lambda *args: record(*args)
+
+
+def unpickle_arrays(raw: bytes) -> dict[str, Any]:
+    """Unpickle a dictionary, with each array as an `Array`.
+
+    A crafted file runs no code, but can exhaust memory or end the process.
+
+    Args:
+        raw: The content of a file.
+
+    Raises:
+        ValueError: It is not a pickle, is cut short, or asks for more than arrays.
+    """
+    try:
+        content = _Unpickler(io.BytesIO(raw)).load()
+    except _Unwanted as error:
+        raise ValueError(f'{error}.') from error
+    except Exception as error:  # a damaged pickle can fail anywhere inside pickle
+        raise ValueError(
+            f'it is cut short or damaged as a pickle ({first_line(error)}). Download it again.'
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f'it holds {type(content).__name__}, not a dict. Save a dictionary of arrays.'
+        )
+    return content
+
+
+def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
+    """Pickle tensors as a dictionary of numpy arrays, as `paddle.save` does.
+
+    Args:
+        tensors: Tensors on the CPU, by key.
+        file: The open file.
+    """
+    # Protocol 2 would store bytes as text, half as large again.
+    pickled = pickle.dumps({key: value.numpy() for key, value in tensors.items()}, 3)
+    # numpy 2 reads the module's name of numpy 1, and numpy 1 only its own. It is written once.
+    file.write(pickled.replace(b'cnumpy._core.multiarray\n', b'cnumpy.core.multiarray\n', 1))

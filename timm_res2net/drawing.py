@@ -1,0 +1,344 @@
+"""Pictures of a model at work: its feature levels, the splits of a block and its predictions."""
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import DecompressionBombError as BombError
+from timm.data import (
+    ImageNetInfo,
+    create_transform,
+    infer_imagenet_subset,
+    resolve_model_data_config,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from .files import check_writable, read_file, write_file
+from .folder.extras import require
+from .layers.fused_block import adds_splits
+from .models.deploy import is_block
+
+DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
+"""Twenty held-out digits in a row, 8x8 pixels each."""
+
+_LARGEST = 256 << 20  # bytes of an image file
+
+
+class Shown(NamedTuple):
+    """A drawn picture.
+
+    Attributes:
+        path: File of the picture.
+        top: The most probable labels with their probabilities, none for a model without classes.
+        levels: Name, channels, height and width of each feature level.
+    """
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+    levels: tuple[tuple[str, int, int, int], ...]
+
+
+class Seen(NamedTuple):
+    """Tensors of a model for one image.
+
+    Attributes:
+        levels: Feature maps (C, H / stride, W / stride) by name.
+        splits: Name of a block and the outputs (width, H', W') of its splits. They are '' and ()
+            if no block adds its splits.
+        logits: Tensor (num_classes,), empty without classes.
+        evidence: Map (H / 32, W / 32) of the evidence for the most probable class, None without
+            classes.
+    """
+
+    levels: dict[str, torch.Tensor]
+    splits: tuple[str, tuple[torch.Tensor, ...]]
+    logits: torch.Tensor
+    evidence: torch.Tensor | None
+
+
+def labels_of(model: Any) -> list[str]:
+    """Return the names of a model's classes.
+
+    They come from its cfg, or from ImageNet if the number of classes fits. Otherwise they are
+    numbers.
+    """
+    number = model.num_classes
+    names = model.pretrained_cfg.get('label_names')
+    if names and len(names) == number:
+        return list(names.values() if isinstance(names, dict) else names)
+    subset = infer_imagenet_subset(model)
+    if subset:
+        info = ImageNetInfo(subset)
+        return [info.index_to_description(i) for i in range(number)]
+    return [str(i) for i in range(number)]
+
+
+def activation_map(features: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
+    """Return a map of the evidence for a class.
+
+    It is the product of the features and the gradient of the logit, summed over channels (HiResCAM,
+    arXiv:2011.08891). With a linear head, its sum is the logit minus its bias, for every pooling.
+    With average pooling it is the class activation map (arXiv:1512.04150) divided by the number of
+    its pixels.
+
+    Args:
+        features: Features (1, C, H, W) from which `logit` was computed with gradients enabled.
+        logit: Logit of the class, a scalar.
+
+    Returns:
+        Map (H, W).
+    """
+    (gradient,) = torch.autograd.grad(logit, features)
+    return (features * gradient).sum(1)[0].detach()
+
+
+def _cascades(module: Any) -> bool:
+    """Return whether a module is a Res2Net block that adds to each split the output before it."""
+    return is_block(module) and module.scale > 1 and adds_splits(module)
+
+
+def look(model: Any, image: torch.Tensor) -> Seen:
+    """Run a model on an image and return its feature levels, splits, logits and evidence.
+
+    Args:
+        model: Model of timm in eval mode.
+        image: Normalized image (1, in_chans, H, W).
+
+    Raises:
+        ValueError: The model has no feature levels, or they have no height and width.
+    """
+    name = type(model).__name__
+    if not hasattr(model, 'forward_intermediates'):
+        raise ValueError(f'{name} has no feature levels to show. Show a network of timm.')
+    blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
+    # an early block, whose maps are still large
+    block_name, block = blocks[len(blocks) // 3] if blocks else ('', None)
+    seen: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(inputs[0].detach())
+
+    handle = block.conv3.register_forward_pre_hook(keep) if block is not None else None
+    try:
+        with torch.enable_grad():
+            last, levels = model.forward_intermediates(image)
+            if last.ndim != 4:
+                raise ValueError(
+                    f'{name} has no feature maps with height and width. Show a convolutional '
+                    'network.'
+                )
+            logits = model.forward_head(last)
+            has_classes = model.num_classes > 0
+            evidence = activation_map(last, logits[0].max()) if has_classes else None
+    finally:
+        if handle is not None:
+            handle.remove()
+    names = [info['module'] for info in model.feature_info]
+    splits = tuple(seen[0][0].chunk(block.scale)) if block is not None else ()
+    return Seen(
+        {name: level[0].detach() for name, level in zip(names, levels, strict=True)},
+        (block_name, splits),
+        logits[0].detach() if has_classes else logits.new_empty(0),
+        evidence,
+    )
+
+
+def digits() -> list[Image.Image]:
+    """Return the digits of the package: 0 to 9, twice."""
+    strip = Image.open(DIGITS)
+    size = strip.height
+    return [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
+
+
+def open_image(path: Path | None, in_chans: int) -> Image.Image:
+    """Open an image file, or a digit of the package if `path` is None.
+
+    Args:
+        path: The file.
+        in_chans: Channels that the model takes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not an image, or the model takes other than 1 or 3 channels.
+    """
+    from .folder.folder import MODES
+
+    if in_chans not in MODES:
+        raise ValueError(
+            f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
+            'model of 1 or 3 channels.'
+        )
+    if path is None:
+        return digits()[3].convert(MODES[in_chans])
+    try:
+        content = read_file(path, _LARGEST)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
+            image = image.convert('I').point(lambda value: value / 256)
+        return image.convert(MODES[in_chans])
+    # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
+        # Pillow would name the object that holds the content
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = 'its format is unknown' if unknown else error
+        raise ValueError(
+            f'Cannot read {path} as an image ({reason}). Give a PNG or JPEG file.'
+        ) from error
+
+
+def check_picture(out: Path) -> Path:
+    """Check that a picture can be drawn to a path, before the work begins.
+
+    Args:
+        out: PNG file to write.
+
+    Returns:
+        The path without symbolic links.
+
+    Raises:
+        ValueError: matplotlib is missing, or the name does not end in .png.
+        OSError: `out` exists or cannot be written.
+    """
+    require('A picture', 'plots', 'matplotlib')
+    path = check_writable(out)
+    if path.suffix.lower() != '.png':
+        raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
+    return path
+
+
+def show(
+    target: str | os.PathLike[str],
+    image: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    pretrained: bool = True,
+) -> Shown:
+    """Draw the feature levels, the splits and the predictions of a model for an image.
+
+    The first row has the prepared image, the evidence for the most probable class, and the five
+    most probable classes. The second row has each feature level, and the third row each split of
+    one block, as means over channels at the size of the image.
+
+    Args:
+        target: Registered name of this package or of timm (a convolutional network), folder, or
+            repository.
+        image: Image file, or None for a digit of the package.
+        out: PNG file to write. It must not exist.
+        pretrained: Load weights.
+
+    Returns:
+        The path, the predictions and the levels of the picture.
+
+    Raises:
+        ValueError: An unknown model, a file that is not an image, a model that does not take 1 or 3
+            channels, weights that are not finite, an `out` that does not end in .png, or a missing
+            matplotlib.
+        OSError: The image does not exist, or `out` exists or cannot be written.
+
+    >>> import tempfile
+    >>> from timm_res2net import show
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shown = show('test_res2net_se', None, f'{folder}/digit.png')
+    >>> shown.top[0][0]  # the label of the digit
+    '3'
+    """
+    from .folder.checks import check_values
+    from .hub.load import load_model
+
+    path = check_picture(Path(out))
+    model = load_model(target, pretrained).eval()
+    check_values(model, f'{target} was not run')
+    data = resolve_model_data_config(model)
+    opened = open_image(None if image is None else Path(image), data['input_size'][0])
+    x = create_transform(**data)(opened)[None]
+    seen = look(model, x)
+    labels = labels_of(model)
+    shares, classes = seen.logits.softmax(0).topk(min(5, len(labels)))
+    top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
+    title = str(target) if pretrained else f'{target} (random weights)'
+    _draw(path, title, _pixels(x[0], data), seen, top)
+    sizes = tuple((name, *level.shape) for name, level in seen.levels.items())
+    return Shown(path, top, sizes)
+
+
+def _pixels(x: torch.Tensor, data: dict[str, Any]) -> Any:
+    """Return a normalized image (C, H, W) as an array (H, W, 3) of values from 0 to 1."""
+    mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
+    pixels = (x * std + mean).clamp(0, 1)
+    return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def _enlarged(level: torch.Tensor, like: Any) -> Any:
+    """Enlarge a map (H', W') to the size of an image, without smoothing, so that pixels show."""
+    return F.interpolate(level[None, None], like.shape[:2], mode='nearest')[0, 0].numpy()
+
+
+def _draw(
+    path: Path, title: str, pixels: Any, seen: Seen, top: tuple[tuple[str, float], ...]
+) -> None:
+    """Draw the picture of `show` and write it."""
+    from matplotlib.figure import Figure
+
+    block_name, splits = seen.splits
+    figure = Figure(figsize=(13, 8.6 if splits else 6), layout='constrained')
+    rows: Any = figure.subfigures(3 if splits else 2, 1)
+    rows[0].suptitle(_plain(title))
+    cells = rows[0].subplots(1, 3, width_ratios=(1, 1, 2))
+    for cell in cells:
+        cell.axis('off')
+    cells[0].imshow(pixels)
+    cells[0].set_title(f'image, {pixels.shape[0]} x {pixels.shape[1]} px', fontsize=9)
+    if seen.evidence is not None:
+        evidence = F.interpolate(
+            seen.evidence[None, None], pixels.shape[:2], mode='bicubic', align_corners=False
+        )[0, 0]
+        cells[1].imshow(pixels.mean(2), cmap='gray')
+        limit = float(evidence.abs().max()) or 1.0
+        cells[1].imshow(evidence.numpy(), cmap='coolwarm', vmin=-limit, vmax=limit, alpha=0.6)
+        cells[1].set_title(f'evidence for (red) and against {_short(top[0][0])}', fontsize=9)
+        bars = cells[2]
+        bars.axis('on')
+        names = [_short(name, 40) for name, _ in top][::-1]
+        bars.barh(range(len(top)), [share for _, share in top][::-1], color='tab:red')
+        bars.set_yticks(range(len(top)), names, fontsize=9)
+        for place, (_, share) in enumerate(top[::-1]):
+            bars.text(share, place, f' {100 * share:.1f} %', va='center', fontsize=8)
+        bars.set_xlim(0, 1.2 * top[0][1])
+        bars.set_title('probability', fontsize=9)
+    rows[1].suptitle('feature levels, mean over channels', fontsize=10)
+    for cell, (name, level) in zip(
+        rows[1].subplots(1, len(seen.levels)), seen.levels.items(), strict=True
+    ):
+        cell.imshow(_enlarged(level.mean(0), pixels))
+        channels, height, width = level.shape
+        cell.set_title(f'{name}: {channels} channels, {height} x {width}', fontsize=9)
+        cell.axis('off')
+    if splits:
+        text = f'splits of {block_name} with their receptive fields in its input'
+        rows[2].suptitle(text, fontsize=10)
+        cells = rows[2].subplots(1, len(splits))
+        for i, (cell, split) in enumerate(zip(cells, splits, strict=True)):
+            cell.imshow(_enlarged(split.mean(0), pixels))
+            is_last = i == len(splits) - 1
+            cell.set_title('passed' if is_last else f'{2 * i + 3} x {2 * i + 3}', fontsize=9)
+            cell.axis('off')
+    write_file(path, lambda file: figure.savefig(file, format='png', dpi=100), replace=False)
+
+
+def _plain(text: str) -> str:
+    """Escape a text so that matplotlib does not read it as a formula."""
+    return text.replace('$', r'\$')
+
+
+def _short(text: str, length: int = 24) -> str:
+    """Return the first of a class's names, cut to a length."""
+    first = text.split(',')[0]
+    return _plain(first if len(first) <= length else f'{first[: length - 1]}…')

@@ -1,0 +1,1 @@
+"""A model, what is known of it, and its files."""

@@ -1,0 +1,161 @@
+"""What the Hub has of a repository before a push, and the commit that changes it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from ..files import VERSION, read_text
+from ..folder.folder import (
+    CARD,
+    CONFIG,
+    Config,
+    ModelFolder,
+)
+from ..folder.golden import GOLDEN
+from ..folder.target import Repository
+from ..models.download import ask_hub
+from .fetch import is_same, siblings_of
+
+
+@dataclass(frozen=True)
+class FileSent:
+    """A file of a push.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Its sha256.
+        changed: Whether the push changes this file on the Hub.
+    """
+
+    bytes: int
+    sha256: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a push did.
+
+    Attributes:
+        repo: Repository, with its owner.
+        revision: Branch.
+        files: The files by name.
+        card: Text of the card.
+        config: The config.
+        notes: What the owner should know, a sentence each.
+        commit: Commit that the branch is at; None after a dry run.
+        url: Page of the repository; '' after a dry run.
+    """
+
+    repo: str
+    revision: str
+    files: Mapping[str, FileSent]
+    card: str
+    config: Config
+    notes: tuple[str, ...] = ()
+    commit: str | None = None
+    url: str = ''
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the files that the push changes; all files after a dry run."""
+        return tuple(name for name, file in self.files.items() if file.changed)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the Hub has of a repository before a push.
+
+    Attributes:
+        info: What the branch has, or main if there is no branch; None if there is no repository.
+        on_branch: Whether the branch exists.
+        card: Text of the card, '' without one.
+        config: Its config; None without one, or if that is of another kind of model.
+        golden: Its golden tensors in the cache; None without any.
+    """
+
+    info: ModelInfo | None = None
+    on_branch: bool = False
+    card: str = ''
+    config: Config | None = None
+    golden: Path | None = None
+
+    def differs(self, name: str, path: Path) -> bool:
+        """Return whether the Hub does not have a file of this name with this content."""
+        there = siblings_of(self.info).get(name) if self.info else None
+        return there is None or not is_same(path, there)
+
+
+def look(target: Repository, token: str | bool | None, private: bool | None) -> Seen:
+    """Look at what the Hub has.
+
+    Raises:
+        ValueError: The push is to be private, and the repository is public.
+        OSError: The Hub refuses or cannot be reached.
+    """
+    on_branch = True
+    try:
+        info = ask_hub(target.id, target.revision, token)
+    except RevisionNotFoundError:
+        info = ask_hub(target.id, token=token)
+        on_branch = False
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return Seen()
+    if private and not info.private:
+        raise ValueError(
+            f'{target.id} exists and is public. Push without private, or make it private on the '
+            'Hub first.'
+        )
+    there = siblings_of(info)
+    card, config, golden = (
+        Path(hf_hub_download(target.id, name, revision=info.sha, token=token))
+        if name in there
+        else None
+        for name in (CARD, CONFIG, GOLDEN)
+    )
+    known = None
+    if config:
+        with suppress(ValueError):  # until now the repository held another kind of model
+            known = Config.read(config)
+    return Seen(info, on_branch, read_text(card) if card else '', known, golden)
+
+
+def send(
+    push: Push,
+    seen: Seen,
+    folder: ModelFolder,
+    token: str | bool | None,
+    private: bool | None,
+    message: str | None,
+) -> Push:
+    """Create repository, branch and commit as far as they are needed.
+
+    Raises:
+        ValueError: The Hub refuses the metadata of the card.
+        OSError: The Hub refuses or cannot be reached.
+    """
+    api = HfApi(token=token, library_name='timm_res2net', library_version=VERSION)
+    repo, commit = push.repo, ''
+    if push.changed:
+        ModelCard(push.card).validate()  # before anything is created
+    if seen.info is None:
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+    else:
+        repo, commit = seen.info.id, seen.info.sha or ''
+    if push.revision != 'main' and not seen.on_branch:
+        api.create_branch(repo, branch=push.revision, exist_ok=True)
+    if push.changed:
+        commit = api.create_commit(
+            repo,
+            [CommitOperationAdd(name, folder.path / name) for name in push.files],
+            commit_message=message or 'Push by timm_res2net',
+            revision=push.revision,
+            parent_commit=commit or None,
+        ).oid
+    return replace(push, repo=repo, commit=commit, url=f'{api.endpoint}/{repo}')
