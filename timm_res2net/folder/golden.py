@@ -1,4 +1,4 @@
-"""Compare outputs: with those of the original code, or with golden tensors beside the weights.
+"""Compare outputs: with the original code's, another model's, or golden tensors beside the weights.
 
 Golden tensors are an input and what a model gave for it when its weights were written. timm's own
 repositories on the Hub have them as `test/rand_tensors.safetensors`, with the tensors `input`,
@@ -105,9 +105,7 @@ def compare_outputs(
         if len(expected) == 1 and expected[0].ndim == 2:
             found = {'logits': model(batch)}
         else:
-            levels = model.forward_intermediates(batch, intermediates_only=True)
-            named = {f'level {i}': level for i, level in enumerate(levels)}
-            found = dict(list(named.items())[-len(expected) :])
+            found = dict(list(_levels(model, batch).items())[-len(expected) :])
     return _differences(found, expected, str(outputs), tolerance)
 
 
@@ -124,21 +122,19 @@ def compare_models(model: Any, other: Any, size: Sequence[int]) -> dict[str, flo
         relative to the largest value of `model`; infinite if the shapes differ.
     """
     image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
-    expected, found = _levels(model, image), _levels(other, image)
+    with torch.no_grad():
+        expected, found = (
+            {**_levels(one, image), 'the output': one(image)} for one in (model, other)
+        )
     return {
         name: relative_difference(got, tensor) if got.shape == tensor.shape else math.inf
         for (name, tensor), got in zip(expected.items(), found.values(), strict=True)
     }
 
 
-def _levels(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the feature levels and the outputs of a model for an image."""
-    with torch.no_grad():
-        levels = model.forward_intermediates(image, intermediates_only=True)
-        return {
-            **{f'level {i}': level for i, level in enumerate(levels)},
-            'the output': model(image),
-        }
+def _levels(model: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    levels = model.forward_intermediates(batch, intermediates_only=True)
+    return {f'level {i}': level for i, level in enumerate(levels)}
 
 
 def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
