@@ -168,7 +168,7 @@ def test_check_of_weights_that_do_not_fit(folder):
         assert 'push again' in text
 
 
-@pytest.mark.parametrize(('dtype', 'name'), [(torch.complex64, 'C64'), (torch.int8, 'I8')])
+@pytest.mark.parametrize(('dtype', 'name'), [(torch.bool, 'BOOL'), (torch.int8, 'I8')])
 def test_check_of_weights_of_another_type(dtype, name, folder):
     weights = load_file(folder / 'model.safetensors')
     weights['fc.bias'] = weights['fc.bias'].to(dtype)
