@@ -43,9 +43,7 @@ def test_pairs():
     assert find_pair('dla60:dla60_res2net') == Pair(Spec('dla60'), Spec('dla60_res2net'))
     with pytest.raises(ValueError, match=r"Unknown pair 'man'.*main, .*BASELINE:SUBJECT"):
         find_pair('man')
-    with pytest.raises(
-        ValueError, match=r"Unknown model 'res2net50_sx'.*you mean res2net50_se"
-    ):
+    with pytest.raises(ValueError, match=r"Unknown model 'res2net50_sx'.*you mean res2net50_se"):
         find_pair('resnet50:res2net50_sx')
 
 
