@@ -168,11 +168,7 @@ def convolutions(model: nn.Module, step: Callable[[], object]) -> Counter[tuple[
 
 
 def attribute(
-    pair: Pair,
-    works: Mapping[str, Work],
-    cell: Cell,
-    budget: float,
-    rng: random.Random,
+    pair: Pair, works: Mapping[str, Work], cell: Cell, budget: float, rng: random.Random
 ) -> dict[str, Any]:
     """Measure where the time of both models of a pair goes.
 

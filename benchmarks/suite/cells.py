@@ -54,17 +54,11 @@ def runtime_of(mode: str) -> str:
 
 
 class Spec(NamedTuple):
-    """A model of a pair.
-
-    Attributes:
-        name: A name of timm's registry.
-        arguments: Keyword arguments for the model.
-        mode: The mode in which the model runs, one of `MODES`; None for the cell's.
-    """
+    """A model of a pair: a name of timm's registry, and arguments for the model."""
 
     name: str
     arguments: Mapping[str, Any] = MappingProxyType({})
-    mode: str | None = None
+    mode: str | None = None  # one of `MODES`; None for the cell's
 
     def __str__(self) -> str:
         inner = ', '.join(f'{k}={v!r}' for k, v in self.arguments.items())
@@ -130,32 +124,20 @@ def find_pair(name: str) -> Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A pair in one configuration. A result file holds the fields as they are here.
+    """A pair in one configuration. A result file holds the fields as they are here."""
 
-    Attributes:
-        kind: What is measured: 'time', 'attribution' or 'memory'.
-        pair: Name of the pair.
-        task: 'infer' (forward in inference mode) or 'train' (forward, loss, backward, SGD step).
-        mode: One of `MODES`, or `BASELINE->SUBJECT` of a pair with modes of its own.
-        precision: 'fp32'; 'bf16' or 'fp16' for autocast over float32 weights; 'bf16-weights' for
-            weights and input in bfloat16; 'int8' for an exported model that is quantized.
-        layout: Memory format of weights and input, 'channels_last' or 'contiguous'.
-        batch: Number of images.
-        size: Height and width of an image in pixels, the same for both models.
-        threads: Number of torch's intra-op threads.
-        device: 'cpu' or 'cuda'.
-    """
-
-    kind: str
+    kind: str  # what is measured: 'time', 'attribution' or 'memory'
     pair: str
-    task: str
-    mode: str
+    task: str  # 'infer' (forward in inference mode) or 'train' (forward, loss, backward, SGD step)
+    mode: str  # one of `MODES`, or `BASELINE->SUBJECT` of a pair with modes of its own
+    # 'fp32'; 'bf16' or 'fp16' for autocast over float32 weights; 'bf16-weights' for weights and
+    # input in bfloat16; 'int8' for an exported model that is quantized
     precision: str
-    layout: str
-    batch: int
-    size: int
-    threads: int
-    device: str
+    layout: str  # memory format of weights and input, 'channels_last' or 'contiguous'
+    batch: int  # images
+    size: int  # height and width of an image in pixels, the same for both models
+    threads: int  # torch's intra-op threads
+    device: str  # 'cpu' or 'cuda'
 
     @property
     def key(self) -> str:

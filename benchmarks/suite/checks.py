@@ -54,12 +54,7 @@ def _problems(cell: Cell, mode: str) -> Iterator[str]:
 
 
 def check(cell: Cell) -> None:
-    """Check that this machine can run a cell and that the cell's axes go together.
-
-    Raises:
-        ValueError: There is no GPU, no native bfloat16, no compiler, no package of a runtime, or
-            too few cores; or a mode or precision does not go with another axis.
-    """
+    """Raise ValueError if this machine cannot run a cell, or if its axes do not go together."""
     for mode in cell.modes:
         for problem in _problems(cell, mode):
             raise ValueError(problem)

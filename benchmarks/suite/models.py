@@ -97,17 +97,11 @@ def deploy(model: nn.Module, name: str) -> nn.Module:
 
 
 class Work(NamedTuple):
-    """A model ready to run.
-
-    Attributes:
-        model: The model in torch.
-        step: Runs one step.
-        held: Returns the tensors that stay in memory between steps.
-    """
+    """A model in torch that is ready to run."""
 
     model: nn.Module
-    step: Callable[[], object]
-    held: Callable[[], list[torch.Tensor]]
+    step: Callable[[], object]  # runs one step
+    held: Callable[[], list[torch.Tensor]]  # returns the tensors that stay between steps
 
 
 def make_input(cell: Cell) -> torch.Tensor:

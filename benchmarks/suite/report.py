@@ -76,13 +76,8 @@ def _time_section(files: Files) -> Iterator[str]:
 
 def _doubts(row: Row, threads: int) -> tuple[str, ...]:
     """Return the last columns of a row of times: control, rounds, builds and notes."""
-    control = str(time_ratio(row, 'control'))
-    return control, *_counts(row), '; '.join(records.notes(row, threads))
-
-
-def _counts(row: Row) -> tuple[str, str]:
-    """Return the number of rounds and of builds."""
-    return str(records.rounds(row)), str(records.builds(row))
+    number = str(records.rounds(row)), str(records.builds(row))
+    return str(time_ratio(row, 'control')), *number, '; '.join(records.notes(row, threads))
 
 
 _AXES = ('device', 'task', 'precision', 'layout', 'batch', 'size', 'threads')
@@ -227,7 +222,8 @@ def _repeat_section(files: Files) -> Iterator[str]:
             lines.append((
                 f'{row["cell"]["pair"]}, {cell_of(row).describe()}', name,
                 f'{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]',
-                f'{time_ratio(row, "control").median:.3f}', *_counts(row),
+                f'{time_ratio(row, "control").median:.3f}',
+                str(records.rounds(row)), str(records.builds(row)),
                 f'{sum(map(sum, row["samples"].values())):.0f}',
                 'yes' if together else 'no',
             ))  # fmt: skip

@@ -85,7 +85,7 @@ def test_the_guide_to_the_forms():
 
 
 def test_pictures_are_shown():
-    for name in ('main', 'pairs', 'scale', 'attribution'):
+    for name in ('main', 'pairs'):
         assert f'results/{name}.png)' in README
         assert (RESULTS / f'{name}.png').is_file()
 

@@ -49,7 +49,7 @@ def test_a_whole_run(tmp_path, capsys, monkeypatch):
     for heading in ('## How much slower', '## Where the time goes', '## Memory'):
         assert heading in text
     drawn = sorted(p.name for p in (tmp_path / 'plots').iterdir())
-    assert drawn == ['attribution.png', f'{TINY.replace(":", "-")}.png']
+    assert drawn == [f'{TINY.replace(":", "-")}.png']
 
 
 @pytest.mark.slow
