@@ -1,14 +1,10 @@
-"""Code that exists only for older versions of huggingface_hub and torch.
+"""Code that exists only for older versions of torch.
 
 Every entry names the version from which it can go, that is, the lowest version that must be
 supported before the entry is removed and its callers are simplified.
 """
 
 import torch
-
-# The error of huggingface_hub's HTTP library: of httpx before huggingface_hub 2.0, of httpx2 since.
-# It can go with 2.0: then import it from httpx2.
-from huggingface_hub.errors import HTTPError as HTTPError
 from torch.torch_version import TorchVersion
 
 SIZES_COMPARED = TorchVersion(torch.__version__) >= '2.14'

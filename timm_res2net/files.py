@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub.utils.sha import sha_fileobj
 
@@ -219,28 +219,6 @@ def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
 def read_text(path: Path, encoding: str = 'utf-8') -> str:
     """Read a small text file, as `read_file`, with `\\n` at the end of each line."""
     return io.TextIOWrapper(io.BytesIO(read_file(path)), encoding).read()
-
-
-class FileState(NamedTuple):
-    """What tells that a file is as it was."""
-
-    path: Path
-    size: int
-    changed: int
-    number: int
-
-    @classmethod
-    def of(cls, path: Path) -> 'FileState':
-        """Return the state of a file."""
-        found = path.stat()
-        return cls(path, found.st_size, found.st_mtime_ns, found.st_ino)
-
-    def check(self) -> None:
-        """Raise a ValueError if the file has changed since."""
-        if not self.path.exists() or self != FileState.of(self.path):
-            raise ValueError(
-                f'{self.path} changed while it was read. Run again when nothing writes to it.'
-            )
 
 
 def sha256_of(path: Path) -> str:
