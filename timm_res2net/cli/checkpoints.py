@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..convert import SOURCES
+from ..folder.conversion import convert_checkpoint
 from ..folder.golden import describe
-from ..folder.take import Conversion, convert_checkpoint
+from ..folder.model import Model
 from ..layers.text import list_some, printable, table
 from .frame import Verbs, columns
 from .options import (
@@ -22,7 +23,7 @@ from .options import (
 def _convert(args: argparse.Namespace) -> int:
     if args.out is None and not args.dry_run:
         raise ValueError('Name what to write with --out, or only look with --dry-run.')
-    found = convert_checkpoint(
+    model = convert_checkpoint(
         args.source,
         args.out,
         source=args.layout,
@@ -37,28 +38,27 @@ def _convert(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         compare=args.compare,
     )
-    known = {**found.summary(), 'out': None if args.dry_run else str(args.out)}
     if args.json:
-        print(json.dumps(known, indent=2))
+        print(json.dumps(_as_json(model, args), indent=2))
         return 0
-    entry = f", entry '{found.file.entry}'" if found.file.entry else ''
-    prefix = f", prefix '{found.prefix}'" if found.prefix else ''
-    where = f'{args.source}: {found.file.format}{entry}{prefix}, layout {found.source}'
-    print(printable(where))
+    notes, config = model.notes, model.config
+    entry = f", entry '{notes.entry}'" if notes.entry else ''
+    prefix = f", prefix '{notes.prefix}'" if notes.prefix else ''
+    print(printable(f'{args.source}: {notes.format}{entry}{prefix}, source {notes.source}'))
     print(
-        f'{found.config.network}, block semantics {found.semantics}, '
-        f'{known["params"]:,} parameters, {known["num_classes"] or "no"} classes'
+        f'{config.network}, block semantics {config.semantics}, {_count(model):,} parameters, '
+        f'{config.num_classes or "no"} classes'
     )
-    print(_moves(found))
-    print(f'{len(found.moves)} tensors: each has its place, and every parameter has a value.')
-    if found.left_out:
-        print(f'Left out, because they are not of the Res2Net, {list_some(found.left_out)}')
-    if not known['num_classes']:
-        print(f'The model has no classifier, and gives features.{_lost(found)}')
-    if found.other_entries:
-        print(f'Other entries with weights (--entry): {", ".join(found.other_entries)}')
-    if found.differences:
-        print(f'Relative differences from the outputs given: {describe(dict(found.differences))}')
+    print(_moved(model))
+    print(f'Mapped all {len(notes.moved)} tensors; no parameter is missing.')
+    if notes.left_out:
+        print(f'Left out, because they are not of the Res2Net, {list_some(notes.left_out)}')
+    if not config.num_classes:
+        print(f'The model has no classifier, and gives features.{_lost(model)}')
+    if notes.others:
+        print(f'Other entries with weights (--entry): {", ".join(notes.others)}')
+    if notes.differences:
+        print(f'Relative differences from the outputs given: {describe(dict(notes.differences))}')
     if args.dry_run:
         print('Nothing was written.')
     elif args.to == 'timm':
@@ -68,30 +68,59 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _moves(found: Conversion) -> str:
+def _count(model: Model) -> int:
+    return sum(p.numel() for p in model.net.parameters())
+
+
+def _as_json(model: Model, args: argparse.Namespace) -> dict[str, object]:
+    """Return everything but the tensors, as JSON values."""
+    notes, config = model.notes, model.config
+    fields = ('file', 'sha256', 'bytes', 'format', 'entry', 'widened')
+    return {
+        'source': notes.source,
+        'architecture': config.architecture,
+        'arguments': config.model_args,
+        'semantics': config.semantics,
+        'num_classes': config.num_classes,
+        'params': _count(model),
+        'file': {key: getattr(notes, key) for key in fields},
+        'prefix': notes.prefix,
+        'left_out': {'tensors': len(notes.left_out), 'some': sorted(notes.left_out)[:10]},
+        'other_entries': list(notes.others),
+        'classifiers': list(notes.classifiers),
+        'differences': dict(notes.differences),
+        'moves': [
+            {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
+            for move in notes.moved
+        ],
+        'out': None if args.dry_run else str(args.out),
+    }
+
+
+def _moved(model: Model) -> str:
     """Return a table of what became of the keys of the file: a row for each rule."""
-    rows = []
-    for rule, count in Counter(move.rule for move in found.moves).items():
-        prefix = found.prefix
+    notes, rows = model.notes, []
+    for rule, count in Counter(move.rule for move in notes.moved).items():
+        prefix = notes.prefix
         if rule.source.startswith('head.'):  # MMPretrain's classifier is beside its backbone
             prefix = prefix.removesuffix('backbone.')
         target = f'`{rule.target}`' if rule.target else ''
         rows.append((f'`{prefix}{rule.source}`', target, str(count), rule.how))
-    if found.left_out:
-        rows.append(
-            (f'others, such as `{min(found.left_out)}`', '', str(len(found.left_out)), 'left out')
-        )
+    left_out = notes.left_out
+    if left_out:
+        rows.append((f'others, such as `{min(left_out)}`', '', str(len(left_out)), 'left out'))
     return table(('their keys', "timm's keys", 'tensors', 'how'), rows, columns())
 
 
-def _lost(found: Conversion) -> str:
+def _lost(model: Model) -> str:
     """Return a sentence on keys that were left out and look like a classifier, '' without any."""
-    if not found.classifiers:
+    notes = model.notes
+    if not notes.classifiers:
         return ''
-    text = f' These keys look like one, {list_some(found.classifiers)}.'
-    if found.source not in ('timm', 'official'):
+    text = f' These keys look like one, {list_some(notes.classifiers)}.'
+    if notes.source not in ('timm', 'official'):
         return text
-    fc = f'{found.prefix}fc'
+    fc = f'{notes.prefix}fc'
     return f"{text} To keep it, save the state dict with '{fc}.weight' and '{fc}.bias' instead."
 
 
@@ -117,10 +146,13 @@ def add(verbs: Verbs) -> None:
         dest='layout',
         choices=('auto', *SOURCES),
         default='auto',
-        help='layout of the checkpoint (default: recognised by its keys)',
+        help='project whose keys the checkpoint has (default: recognised by them)',
     )
     parser.add_argument(
-        '--to', choices=SOURCES, default='timm', help='layout to write (default: %(default)s)'
+        '--to',
+        choices=SOURCES,
+        default='timm',
+        help='project whose keys are written (default: %(default)s)',
     )
     add_license_and_labels(parser)
     add_remote_code(parser)

@@ -10,7 +10,7 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 
 from ..convert.published import COUNTS, PUBLISHERS, file_of
-from ..folder.target import resolve_name
+from ..folder.target import find_name
 from ..layers.text import table
 from .frame import Verbs, columns
 from .options import add_json
@@ -117,7 +117,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _describe(text: str) -> dict[str, Any]:
     """Return what is known of a model, of its default tag if none is named."""
-    found = resolve_name(text)
+    found = find_name(text)
     if found.architecture not in COUNTS:
         raise ValueError(
             f"'{text}' is a model of timm, not of timm_res2net. `timm.create_model` makes it."
