@@ -27,7 +27,8 @@ from tests.integration import record_consumers
 from tests.newcomer import Newcomer, modules
 from timm_res2net import cli
 from timm_res2net.drawing import DIGITS
-from timm_res2net.folder.folder import ModelFolder
+from timm_res2net.folder.folder import write
+from timm_res2net.folder.model import Model
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -172,7 +173,7 @@ def trained_folder(path: Path) -> None:
     """The embedded model, whose answers bear int8 as those of random weights do not."""
     model = timm.create_model('test_res2net_se', pretrained=True).eval()
     done = timm_res2net.push_to_hub(model, 'me/my_res2net', license='mit', dry_run=True)
-    ModelFolder.write(path, done.config, model, done.card)
+    write(Model(model, done.config, done.card), path)
 
 
 def class_folders(path: Path) -> None:

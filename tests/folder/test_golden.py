@@ -38,8 +38,8 @@ def test_logits_and_levels(files, capsys):
         found = convert_checkpoint(
             folder / 'w.pth', semantics='mmdet', compare=(folder / 'images.pt', folder / name)
         )
-        assert list(found.differences) == names
-        assert max(found.differences.values()) < 1e-5
+        assert list(found.notes.differences) == names
+        assert max(found.notes.differences.values()) < 1e-5
     command = ['convert', str(folder / 'w.pth'), '--semantics', 'mmdet', '--dry-run', '--compare']
     assert main([*command, str(folder / 'images.pt'), str(folder / 'logits.npy')]) == 0
     assert '(logits)' in capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_a_golden_file_that_is_wrong(case, tmp_path):
 
 def test_a_folder_whose_golden_tensors_differ_is_not_converted(tmp_path):
     folder = model_folder(tmp_path / 'net')
-    assert convert_checkpoint(folder, tmp_path / 'again').architecture == 'test_res2net_se'
+    assert convert_checkpoint(folder, tmp_path / 'again').config.architecture == 'test_res2net_se'
     golden = load_file(folder / GOLDEN)
     save_file({**golden, 'output': golden['output'] * 1.1}, folder / GOLDEN)
     with pytest.raises(ValueError, match=rf'{GOLDEN} by 0\.09.* \(output\)'):

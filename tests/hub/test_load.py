@@ -24,7 +24,7 @@ def test_loading(tmp_path, monkeypatch):
 def test_a_pickle_in_a_folder(tmp_path):
     """It loads, and one with code in it is refused in a sentence."""
     folder = model_folder(tmp_path / 'net')
-    safe = ModelFolder(folder).loaded
+    safe = ModelFolder(folder).load().eval()
     (folder / 'model.safetensors').unlink()
     torch.save(safe.state_dict(), folder / 'pytorch_model.bin')
     model = load_model(folder).eval()

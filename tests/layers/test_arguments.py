@@ -20,7 +20,8 @@ from torch import nn
 
 from tests.common import model_folder
 from timm_res2net import Bottle2neck, Res2Net, folder, schema
-from timm_res2net.folder.folder import MOST_PARAMETERS, Config, ModelFolder
+from timm_res2net.folder.config import Config
+from timm_res2net.folder.folder import MOST_PARAMETERS, ModelFolder
 from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
 
 HUB_CONFIGS = sorted((Path(__file__).parents[2] / 'hub_configs').glob('*/config.json'))

@@ -111,6 +111,8 @@ def _check_hints(hints: Hints) -> None:
     if hints.semantics not in (None, *SEMANTICS):
         known = ', '.join(SEMANTICS)
         raise ValueError(f"Unknown semantics '{hints.semantics}'. Use one of {known}.")
+    if hints.model:
+        find_name(hints.model)
 
 
 def _existing(text: str) -> Path:
