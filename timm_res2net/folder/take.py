@@ -333,11 +333,12 @@ def _file_read(path: Path, checkpoint: Checkpoint, left_out: Collection[str] = (
     )  # fmt: skip
 
 
-def _origin(file: FileRead, source: str, left_out: Collection[str]) -> str:
+def _origin(file: FileRead, source: str, prefix: str, left_out: Collection[str]) -> str:
     """Return where a model comes from, and what was left out, for its card."""
     name = printable(file.file).replace('`', "'")
-    entry = f", entry '{printable(file.entry)}'" if file.entry else ''
-    text = f'from `{name}` ({source}{entry}, sha256 {file.sha256}).'
+    where = f", entry '{printable(file.entry)}'" if file.entry else ''
+    where += f", prefix '{printable(prefix)}'" if prefix else ''
+    text = f'from `{name}` ({source}{where}, sha256 {file.sha256}).'
     if left_out:
         text += f' Left out, because they are not of the Res2Net, {list_some(left_out, 3)}.'
     return text
@@ -417,7 +418,7 @@ def _read_file(
         cfg,
         tag='converted',
         description=f'{architecture} with {model.num_classes:,} classes, '
-        + _origin(file, source, left_out),
+        + _origin(file, source, prefix, left_out),
         first_conv='conv1.0' if 'conv1.0.weight' in tensors else 'conv1',
     )
     config = Config.of(model, architecture, arguments, cfg)
