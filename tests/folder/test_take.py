@@ -674,7 +674,7 @@ def test_a_folder_of_a_converted_file(tmp_path):
     assert (found.notes.file, found.notes.entry, found.notes.format) == ('net', '', 'safetensors')
     for folder in ('net', 'again'):
         text = (tmp_path / folder / 'README.md').read_text()
-        assert ", from `c.pth` (timm, entry 'state_dict_ema', sha256 " in text
+        assert ", from `c.pth` (timm, entry 'state_dict_ema', prefix 'net.', sha256 " in text
         assert 'Left out, because they are not of the Res2Net, 1: head.x.' in text
     done = push_to_hub(tmp_path / 'again', 'me/net', license='mit', dry_run=True)
     assert ', from `c.pth` (timm' in done.card

@@ -146,8 +146,9 @@ def _notes(
 def _origin(notes: Notes) -> str:
     """Return where a model comes from, and what was left out, for its card."""
     name = printable(notes.file).replace('`', "'")
-    entry = f", entry '{printable(notes.entry)}'" if notes.entry else ''
-    text = f'from `{name}` ({notes.source}{entry}, sha256 {notes.sha256}).'
+    where = f", entry '{printable(notes.entry)}'" if notes.entry else ''
+    where += f", prefix '{printable(notes.prefix)}'" if notes.prefix else ''
+    text = f'from `{name}` ({notes.source}{where}, sha256 {notes.sha256}).'
     if notes.left_out:
         text += f' Left out, because they are not of the Res2Net, {list_some(notes.left_out, 3)}.'
     return text
