@@ -363,7 +363,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     path = save(tiny(), tmp_path / 'w.pth')
-    monkeypatch.setattr('timm_res2net.folder.take.render_card', fail)
+    monkeypatch.setattr('timm_res2net.folder.card.render_card', fail)
     with pytest.raises(OSError, match='No space left'):
         convert_checkpoint(path, tmp_path / 'out')
     broken = dataclasses.replace(SOURCES['official'], save=fail)
@@ -421,7 +421,7 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
     ('kwargs', 'text'),
     [
         ({'source': 'keras'}, "Unknown source 'keras'. Use auto, paddle, mindcv, article"),
-        ({'to': 'onnx'}, "Unknown layout 'onnx' to write. Use one of paddle, mindcv"),
+        ({'to': 'onnx'}, "Unknown source 'onnx' to write. Use one of paddle, mindcv"),
         ({'model': 'resnet50'}, "'resnet50' is not a registered Res2Net."),
         (
             {'model': 'res2net50_se'},

@@ -17,7 +17,7 @@ def test_loading(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'no published weights .*res2net50_18w_4s.*--random'):
         load_model('res2net50_18w_4s')
     torch.save({}, 'net.pth')
-    with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
+    with pytest.raises(ValueError, match=r'net.pth is a checkpoint file.*timm-res2net convert'):
         load_model('net.pth')
 
 

@@ -368,7 +368,7 @@ def test_the_commands(world, tmp_path):
     assert [row[:2] for row in rows] == [
         ['ok', what]
         for what in (
-            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden',
+            'repository', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden',
             'images', 'license', 'card',
         )
     ]  # fmt: skip
