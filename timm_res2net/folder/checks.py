@@ -229,7 +229,7 @@ def outputs_are_the_same(subject: Subject) -> str:
     if subject.original is None:
         return ''
     errors = compare_models(subject.original, subject.net, subject.size)
-    first = next((name for name, error in errors.items() if not error <= _TOLERANCE), None)
+    first = next((name for name, error in errors.items() if error > _TOLERANCE), None)
     if first:
         raise ValueError(
             f'The folder loads as another model: {first} differs first, by {errors[first]:.1e} of '
