@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from tests.common import TINY, Reference, image, randomise, relative_error, slow_except
-from timm_res2net import check, convert_checkpoint, push_to_hub
+from timm_res2net import authors, check, convert_checkpoint, push_to_hub
 from timm_res2net.convert import SOURCES
 from timm_res2net.folder.folder import write
 from timm_res2net.folder.model import Model
@@ -777,3 +777,37 @@ def test_the_current_folder(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='is empty') as error:
             use('')
         assert 'Give a file or a folder' in str(error.value)
+
+
+AUTHORS = [
+    name for name, function in vars(authors).items() if getattr(function, '__module__', '') ==
+    authors.__name__ and name.startswith('res2ne')
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', slow_except(['res2net50_48w_2s', 'res2net50_v1b'], AUTHORS))
+def test_a_model_of_the_authors_functions_is_pushed_and_loads(name, tmp_path):
+    """Their names are timm's, whose constructors do not take their arguments."""
+    model = randomise(getattr(authors, name)(num_classes=3)).eval()
+    done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
+    folder = write(Model(model, done.config), tmp_path / 'net').path
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(image()), model(image()))
+
+
+@pytest.mark.parametrize(('of', 'wanted'), [(1, 3), (13, 3), (13, 26), (3, 1)])
+@pytest.mark.parametrize('features', [False, True])
+def test_a_folder_loads_for_other_channels(of, wanted, features, tmp_path):
+    """timm repeats or sums the weights of the first convolution, as for its own weights."""
+    model = randomise(timm.create_model(TINY, in_chans=of)).eval()
+    folder = write(take(model), tmp_path / 'net').path
+    other = timm.create_model(
+        f'local-dir:{folder}', pretrained=True, in_chans=wanted, features_only=features
+    )
+    weight, own = other.conv1.weight, model.conv1.weight
+    assert weight.shape[1] == wanted
+    if of == 1:  # each of the three has a third of it
+        assert torch.allclose(weight, own.repeat(1, 3, 1, 1) / 3)
+    if wanted == 1:
+        assert torch.allclose(weight, own.sum(1, keepdim=True))

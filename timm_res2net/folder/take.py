@@ -252,9 +252,11 @@ def _take_module(module: nn.Module) -> Model:
             '`timm.models.push_to_hf_hub`.'
         )
     net = copy.deepcopy(plain).cpu().float().eval()
-    if name is None:  # made by its class
+    if isinstance(plain, Res2Net) and (name is None or name in timm_names()):
+        # made by its class, or by a function of the authors: timm's names do not take `arguments`
         inferred = _body(infer_arguments(net.state_dict()))
-        name = _name_of({**inferred, 'semantics': arguments['semantics']}) or _CUSTOM
+        name = _name_of({**inferred, 'semantics': arguments['semantics']})
+        name = _CUSTOM if name is None or name in timm_names() else name
     head = net.get_classifier()
     if isinstance(head, nn.Linear | nn.Identity):  # replaced, as in `model.fc = nn.Linear(...)`
         net.num_classes = head.out_features if isinstance(head, nn.Linear) else 0
