@@ -1,7 +1,9 @@
 """Models by a text. Repositories are in tests/hub/test_cache.py and tests/test_download.py."""
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from tests.common import image, model_folder
 from tests.hub.test_cache import Evil
@@ -35,6 +37,17 @@ def test_a_pickle_in_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"it wants to load 'posix\.mkdir'.*Nothing in it was run"):
         load_model(folder)
     assert not (tmp_path / 'made').exists()
+
+
+def test_config_and_weights_of_different_models(tmp_path):
+    """timm's error has a line for each of hundreds of tensors."""
+    folder = model_folder(tmp_path / 'net')
+    wide = timm.create_model('test_res2net_se', channels=(32, 32, 40, 48)).state_dict()
+    save_file(wide, folder / 'model.safetensors')
+    with pytest.raises(ValueError, match=r'are of different models \(size mismatch') as error:
+        load_model(folder)
+    assert str(folder) in str(error.value) and len(str(error.value)) < 600
+    assert '\n' not in str(error.value)
 
 
 def test_random_weights_let_every_block_count():

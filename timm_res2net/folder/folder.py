@@ -115,7 +115,7 @@ class ModelFolder:
 
         Raises:
             FileNotFoundError: There is no config, or there are no weights.
-            ValueError: The config does not describe a model.
+            ValueError: The config does not describe a model, or not that of the weights.
         """
         _ = self.config  # its errors are the clearer ones
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
@@ -128,8 +128,14 @@ class ModelFolder:
                 pretrained_cfg_overlay=overlay,
                 **kwargs,
             )
-        except Exception:
+        except Exception as error:
             self.build()  # says so if it is the config that is wrong
+            if isinstance(error, RuntimeError) and 'state_dict' in str(error):
+                some = '; '.join(' '.join(line.split()) for line in str(error).splitlines()[1:3])
+                raise ValueError(
+                    f'Config and weights of {self.path} are of different models ({some[:300]}). '
+                    'Write the folder again from the model.'
+                ) from error
             raise
         model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model
