@@ -16,8 +16,10 @@ from tests.common import image, randomise, relative_error, slow_except
 from tests.convert.helpers import save, zeros
 from tests.convert.references import Detectron2, MaskRCNN, MMDet, PaddleDetection
 from timm_res2net import convert_checkpoint, detection_backbone, push_to_hub
-from timm_res2net.convert import SOURCES, find_network, undo_rules
+from timm_res2net.convert.engine import undo_rules
+from timm_res2net.convert.find import find_network
 from timm_res2net.convert.keys import without_counters
+from timm_res2net.convert.sources import SOURCES
 
 LAYERS = (1, 2, 1, 1)
 FLOAT32 = 2e-4
@@ -101,8 +103,7 @@ def test_an_encoder_in_a_model(path, name, tmp_path):
     assert summary['prefix'] == f'{path}.'
     assert summary['left_out'] == {'tensors': len(left), 'some': sorted(left)[:10]}
     card = (tmp_path / 'out' / 'README.md').read_text()
-    assert f'`{path}.bn1.*`' in card
-    assert f'others, such as `{min(left)}`' in card
+    assert f'not of the Res2Net, {len(left)}: {min(left)}' in card
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,6 @@ def test_a_classifier_of_mmpretrain_and_a_head_that_is_none(tmp_path):
     }
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
     assert (found.source, found.prefix, found.left_out) == ('mmpretrain', 'backbone.', ())
-    assert '`head.fc.*`' in (tmp_path / 'out' / 'README.md').read_text()
     ours = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     with torch.no_grad():
         assert relative_error(ours(image()), encoder(image())) < FLOAT32
@@ -311,7 +311,7 @@ def test_two_networks_are_a_question(names, tmp_path):
         assert found.prefix == f'{name}.'
         with torch.no_grad():
             assert_levels(out, levels_of(encoder, image()))
-    with pytest.raises(ValueError, match=rf"has the prefix 'no\.'\. Use one of '{names[0]}\."):
+    with pytest.raises(ValueError, match=rf"has the prefix 'no'\. Use one of '{names[0]}\."):
         convert_checkpoint(path, prefix='no')
 
 
@@ -353,7 +353,6 @@ def test_a_push_takes_the_same_files(tmp_path):
     done = push_to_hub(path, 'me/net', license='mit', prefix='teacher', dry_run=True)
     left = len(encoders[0].state_dict())
     assert any("prefix 'teacher.'" in note and f'{left}: student.' in note for note in done.notes)
-    assert '`teacher.bn1.*`' in done.card
     with pytest.raises(ValueError, match='prefix out'):
         push_to_hub(encoders[0], 'me/net', license='mit', prefix='x', dry_run=True)
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from tests.common import TINY, Reference, image, randomise, relative_error, slow_except
 from timm_res2net import check, convert_checkpoint, push_to_hub
-from timm_res2net.convert import SOURCES
+from timm_res2net.convert.sources import SOURCES
 from timm_res2net.folder.folder import ModelFolder
 from timm_res2net.folder.take import take_model
 from timm_res2net.layers.semantics import SEMANTICS
@@ -283,7 +283,7 @@ def with_(**tensors):
 @pytest.mark.parametrize(
     ('change', 'text'),
     [
-        (without('layer3.1.bn3.bias'), 'are left without a value, 1: layer3.1.bn3.bias.'),
+        (without('layer3.1.bn3.bias'), 'are without a value, 1: layer3.1.bn3.bias.'),
         (without('layer2.0.convs.0.weight'), "It has no 'layer2.0.convs.0.weight', which every"),
         (
             with_(layer3__3__odd=torch.ones(1), extra=torch.ones(1)),
@@ -297,7 +297,7 @@ def with_(**tensors):
         ),
         (
             with_(layer1__0__downsample__5__weight=torch.ones(24)),
-            'weights have no place in the model, 1: layer1.0.downsample.5.weight.',
+            'weights that the model does not have, 1: layer1.0.downsample.5.weight.',
         ),
     ],
 )  # fmt: skip
@@ -737,10 +737,15 @@ def test_a_replaced_head_and_stem(tmp_path):
             TINY,
             'fc',
             nn.Sequential(nn.Dropout(), nn.Linear(192, 10)),
-            'no place in the model, 2: fc.1.bias',
+            'that the model does not have, 2: fc.1.bias',
         ),
-        (TINY, 'aux', nn.Linear(3, 3), 'no place in the model, 2: aux.bias, aux.weight'),
-        ('res2net50d', 'conv1', nn.Conv2d(3, 64, 7, 2, 3, bias=False), 'no place in the model, 1'),
+        (TINY, 'aux', nn.Linear(3, 3), 'that the model does not have, 2: aux.bias, aux.weight'),
+        (
+            'res2net50d',
+            'conv1',
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            'that the model does not have, 1',
+        ),
     ],
 )
 def test_a_layer_that_no_argument_describes(name, module, replacement, words):

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from ..convert import SOURCES
+from ..convert.sources import SOURCES
 from ..folder.golden import describe
 from ..folder.take import Conversion, convert_checkpoint
 from ..layers.text import list_some, printable, table
@@ -75,8 +75,7 @@ def _moves(found: Conversion) -> str:
         prefix = found.prefix
         if rule.source.startswith('head.'):  # MMPretrain's classifier is beside its backbone
             prefix = prefix.removesuffix('backbone.')
-        target = f'`{rule.target}`' if rule.target else ''
-        rows.append((f'`{prefix}{rule.source}`', target, str(count), rule.how))
+        rows.append((f'`{prefix}{rule.source}`', f'`{rule.target}`', str(count), rule.how))
     if found.left_out:
         rows.append(
             (f'others, such as `{min(found.left_out)}`', '', str(len(found.left_out)), 'left out')

@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from ..layers.text import list_some, printable
-from ..models.half_loading import fill
+from ..models.loading import fill
 from .folder import (
     CARD,
     CONFIG,

@@ -16,7 +16,7 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import filter_pretrained_cfg, get_pretrained_cfg
 from torch import nn
 
-from ..convert import read_checkpoint
+from ..convert.files import read_checkpoint
 from ..convert.published import COUNTS
 from ..files import new_folder, read_text, write_file
 from ..layers.arguments import (
@@ -34,7 +34,7 @@ from ..layers.arguments import (
 )
 from ..layers.text import brief, first_line, sentence
 from ..models import hrnet_res2net
-from ..models.download import WEIGHT_FILES
+from ..models.loading import WEIGHT_FILES
 from .golden import GOLDEN, golden_tensors
 from .remote_code import AUTO_MAP, MODULE, module_text
 

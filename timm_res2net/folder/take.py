@@ -18,29 +18,19 @@ from timm.models.resnet import ResNet
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..convert import (
-    SOURCES,
-    Checkpoint,
-    Move,
-    Network,
-    apply_rules,
-    convert_network,
-    explain_missing_stem,
-    find_network,
-    infer_arguments,
-    look_like_classifiers,
-    read_checkpoint,
-    recognise,
-    undo_rules,
-)
+from ..convert.engine import Move, apply_rules, undo_rules
+from ..convert.files import Checkpoint, read_checkpoint
+from ..convert.find import convert_network, find_network, look_like_classifiers
+from ..convert.infer import infer_arguments
 from ..convert.keys import is_branch, without_counters
+from ..convert.sources import SOURCES, recognise
 from ..files import check_writable, new_file, new_folder
 from ..layers.fused_block import FusedBottle2neck
 from ..layers.semantics import SEMANTICS
 from ..layers.text import list_some, printable, sentence
 from ..models import hrnet_res2net
-from ..models.half_loading import fill
 from ..models.hrnet_res2net import HighResolutionRes2Net
+from ..models.loading import fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
 from .card import ABOUT, is_generated, render_card
 from .checks import check_values
@@ -89,7 +79,7 @@ class Conversion:
     """A model that was read, and its config.
 
     Attributes:
-        source: The layout that was read, one of `timm_res2net.convert.SOURCES`.
+        source: The layout that was read, one of `timm_res2net.convert.sources.SOURCES`.
         config: Its config.
         model: The model with the checkpoint's tensors as parameters and buffers, in eval mode.
         moves: What became of the network's keys in the file.
@@ -150,7 +140,7 @@ class Conversion:
             'classifiers': list(self.classifiers),
             'differences': dict(self.differences),
             'moves': [
-                {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
+                {'from': move.source, 'to': move.target, 'how': move.rule.how or 'as it is'}
                 for move in self.moves
             ],
         }
@@ -369,17 +359,6 @@ def _read_folder(path: Path, source: str, entry: str | None) -> Conversion:
     return Conversion(source, new, model.eval(), moves, file)
 
 
-def _convert_network(
-    checkpoint: Checkpoint, network: Network
-) -> tuple[dict[str, torch.Tensor], tuple[Move, ...]]:
-    """Return a network's tensors under timm's keys, and the moves of its keys in the file."""
-    tensors, moves = convert_network(checkpoint, network)
-    problem = explain_missing_stem(checkpoint.values, network, tensors.keys())
-    if problem:
-        raise ValueError(problem)
-    return tensors, tuple(move._replace(source=network.keys[move.source]) for move in moves)
-
-
 def _read_file(
     path: Path,
     source: str,
@@ -394,7 +373,7 @@ def _read_file(
     training = checkpoint.training
     network = find_network(checkpoint.values, source, prefix)
     source, prefix = network.source, network.prefix
-    tensors, moves = _convert_network(checkpoint, network)
+    tensors, moves = convert_network(checkpoint, network)
     left_out = tuple(checkpoint.values.keys() - set(network.keys.values()))
     recorded = _trained(training, source)
     is_hrnet = name in hrnet_res2net.default_cfgs or any(map(is_branch, tensors))
@@ -545,7 +524,7 @@ def convert_checkpoint(
         out: What to write; nothing if None. For `to='timm'` a new or empty folder, which gets
             `config.json`, `model.safetensors` and `README.md` and loads with
             `timm.create_model('local-dir:OUT', pretrained=True)`; otherwise a new file.
-        source: Layout of the file, one of `timm_res2net.convert.SOURCES`; 'auto' recognises it by
+        source: Layout of the file, one of `timm_res2net.convert.sources.SOURCES`; 'auto' recognises it by
             its keys.
         to: Layout to write.
         model: Name of the model, of this package or timm's own. By default it is the model whose
@@ -553,7 +532,7 @@ def convert_checkpoint(
         semantics: Block semantics. This or `model` is needed if the keys do not tell them: for a
             state dict under timm's names with other semantics than `official`.
         entry: Entry of the file that holds the weights, such as 'state_dict' or 'ema.module'; for
-            the default see `timm_res2net.convert.read_checkpoint`.
+            the default see `timm_res2net.convert.files.read_checkpoint`.
         prefix: What the Res2Net's keys start with in the file, such as 'backbone.'. It is needed if
             the file holds several Res2Nets, such as a student and its teacher.
         license: Identifier of the license of the weights, such as 'apache-2.0', for the config and

@@ -19,7 +19,7 @@ from ..folder.folder import (
     ModelFolder,
     Origin,
 )
-from ..models.download import NOT_CACHED, WEIGHT_FILES, ask_hub
+from ..models.loading import NOT_CACHED, WEIGHT_FILES, ask_hub
 
 _logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from ..folder.target import (
     Repository,
     resolve,
 )
-from ..models.download import WEIGHT_FILES, prepare_weights
+from ..models.loading import WEIGHT_FILES, prepare_weights
 from .fetch import fetch
 
 _logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ..folder.folder import (
 )
 from ..folder.golden import GOLDEN
 from ..folder.target import Repository
-from ..models.download import ask_hub
+from ..models.loading import ask_hub
 from .fetch import is_same, siblings_of
 
 

@@ -18,14 +18,9 @@ from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from ..layers.arguments import (
-    FEATURES,
-    HRNET,
-    checked,
-    read,
-)
+from ..layers.arguments import FEATURES, HRNET, checked, read
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .se_identity import checkpoint_filter_fn
+from .loading import checkpoint_filter_fn
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 

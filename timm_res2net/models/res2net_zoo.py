@@ -8,7 +8,7 @@ Papers:
 
 Weights from:
 * https://huggingface.co/timm, the files of the Res2Net authors. In the `_se` models they start the
-  squeeze-and-excitation gates at the identity (see se_identity.py).
+  squeeze-and-excitation gates at the identity (see loading.py).
 * https://github.com/PaddlePaddle/PaddleClas and https://github.com/mindspore-lab/mindcv, converted
   while they load
 
@@ -34,15 +34,14 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..convert.published import FILES, PUBLISHERS, PublishedFile
-from ..layers.arguments import (
-    FEATURES,
-    RES2NET,
-    checked,
-    read,
-)
+from ..layers.arguments import FEATURES, RES2NET, checked, read
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .download import mark_foreign_files, prepare_weights
-from .se_identity import checkpoint_filter_fn
+from .loading import (
+    checkpoint_filter_fn,
+    load_foreign,
+    mark_foreign_files,
+    prepare_weights,
+)
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
 
@@ -210,9 +209,6 @@ class Res2Net(ResNet):
         Raises:
             RuntimeError: The file cannot be read or does not fit the model.
         """
-        # it needs all of `convert`, which other weights do not
-        from .foreign_weights import load_foreign
-
         load_foreign(self, checkpoint_path)
 
 

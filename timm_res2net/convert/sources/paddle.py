@@ -3,9 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from ..engine import Rule, conv_bn
+from ..engine import Rule, Source, conv_bn
 from ..pickles import dump_arrays
-from ..source import Source
 
 _BN = ('weight', 'bias', '_mean', '_variance')
 _CLAS = ('_conv.weight', '_batch_norm', _BN)
@@ -53,7 +52,8 @@ def paddle_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     """Return the rules for a checkpoint with these keys, Paddle's or timm's.
 
     If the keys are timm's, the rules are PaddleClas's. Its models with a deep stem (vd) have an
-    average pool at the start of a shortcut, so the convolution and BatchNorm stand one place later.
+    average pool at the start of a shortcut, so the numbers of the convolution and BatchNorm are
+    larger by 1.
     """
     if 'res2.blocks.0.branch2a.conv.weight' in keys:
         return _DET_RULES
