@@ -19,8 +19,10 @@ from timm.models import FeatureDictNet
 from torch import nn
 
 from tests.common import model_folder
-from timm_res2net import Bottle2neck, Res2Net, folder, schema
+from timm_res2net import Bottle2neck, Res2Net
+from timm_res2net.folder import folder
 from timm_res2net.folder.folder import MOST_PARAMETERS, Config, ModelFolder
+from timm_res2net.layers import arguments as schema
 from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
 
 HUB_CONFIGS = sorted((Path(__file__).parents[2] / 'hub_configs').glob('*/config.json'))
@@ -72,14 +74,14 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
     taken = 0
     for value in JSON + OBJECTS:
         try:
-            got = schema.read(fields, {name: value}, 'args.')[name]
+            got = schema.parse_arguments(fields, {name: value}, 'args.')[name]
         except ValueError as error:
             assert str(error).startswith(f'args.{name} must be {kind}, got ')
             assert '\n' not in str(error)
             assert len(str(error)) < len(kind) + 300
             continue
         taken += 1
-        assert schema.read(fields, {name: got})[name] is not None or got is None
+        assert schema.parse_arguments(fields, {name: got})[name] is not None or got is None
         if kind.startswith(('a whole number', 'a number')):
             assert got is None or (type(got) in (int, float) and math.isfinite(got))
             assert not isinstance(value, bool | str | bytes | np.bool_)
@@ -87,7 +89,7 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
 
 
 def test_what_has_no_row_is_left_alone():
-    assert schema.read(schema.BLOCK, {'nope': '4'}) == {'nope': '4'}
+    assert schema.parse_arguments(schema.BLOCK, {'nope': '4'}) == {'nope': '4'}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_what_has_no_row_is_left_alone():
     ],
 )
 def test_what_is_taken(name, given, read):
-    got = schema.read({**schema.RES2NET, **schema.FEATURES}, {name: given})[name]
+    got = schema.parse_arguments({**schema.RES2NET, **schema.FEATURES}, {name: given})[name]
     assert got == read
     assert type(got) is type(read)
 
@@ -134,7 +136,7 @@ def test_builders_are_taken():
         'attn_layer': lambda channels, **kwargs: nn.Identity(),
         'drop_block': functools.partial(DropBlock2d, drop_prob=0.1),
     }
-    assert schema.read(schema.BLOCK, builders) == builders
+    assert schema.parse_arguments(schema.BLOCK, builders) == builders
 
 
 def test_numbers_of_numpy_are_recorded_as_pythons():

@@ -524,8 +524,8 @@ def convert_checkpoint(
         out: What to write; nothing if None. For `to='timm'` a new or empty folder, which gets
             `config.json`, `model.safetensors` and `README.md` and loads with
             `timm.create_model('local-dir:OUT', pretrained=True)`; otherwise a new file.
-        source: Layout of the file, one of `timm_res2net.convert.sources.SOURCES`; 'auto' recognises it by
-            its keys.
+        source: Project of the file, one of `timm_res2net.convert.sources.SOURCES`; 'auto'
+            recognises it by its keys.
         to: Layout to write.
         model: Name of the model, of this package or timm's own. By default it is the model whose
             arguments the shapes tell.

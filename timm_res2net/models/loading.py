@@ -212,11 +212,14 @@ def checkpoint_filter_fn(
     own = model.state_dict()
     missing = _body(own) - state_dict.keys()
     if missing:
+        others = {key for key in state_dict if key not in own and not is_head(key)}
         raise RuntimeError(
-            f'The checkpoint lacks weights of the network ({list_some(missing)}). Give the whole '
-            'checkpoint, and create the model with its layers and scale. If its keys are those of '
-            'another project, `timm-res2net convert FILE --out FOLDER` makes a folder of it, which '
-            "loads with timm.create_model('local-dir:FOLDER', pretrained=True)."
+            f'The checkpoint lacks weights of the network ({list_some(missing)})'
+            + (f' and has other keys ({list_some(others)})' if others else '')
+            + '. Give the whole checkpoint, and create the model with the layers and the scale of '
+            'the checkpoint. If the keys are those of another project, `timm-res2net convert FILE '
+            '--out FOLDER` makes a folder of it, which loads with '
+            "timm.create_model('local-dir:FOLDER', pretrained=True)."
         )
     gates, given = (set(filter(is_gate, keys)) for keys in (own, state_dict))
     if given - gates:

@@ -34,7 +34,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..convert.published import FILES, PUBLISHERS, PublishedFile
-from ..layers.arguments import FEATURES, RES2NET, checked, read
+from ..layers.arguments import FEATURES, RES2NET, checked, parse_arguments
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .loading import (
     checkpoint_filter_fn,
@@ -139,8 +139,8 @@ class Res2Net(ResNet):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value that is not what the table in schema.py says, or that cannot be
-                built: an odd channels[0] with a plain stem.
+            ValueError: A value that is not what layers/arguments.py allows, or that cannot be built:
+                an odd channels[0] with a plain stem.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
@@ -227,7 +227,7 @@ def create_res2net(
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
-    kwargs = read(FEATURES, kwargs)
+    kwargs = parse_arguments(FEATURES, kwargs)
     given, overlay = (kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay'))
     overlay = mark_foreign_files(overlay)
     cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
