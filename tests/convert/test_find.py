@@ -441,7 +441,7 @@ def test_deformable_convolutions_in_a_detector(tmp_path):
 def test_three_stages_in_a_model(tmp_path):
     weights = authors('res2net50_48w_2s').state_dict()
     weights = {f'net.{k}': v for k, v in weights.items() if not k.startswith('layer4.')}
-    with pytest.raises(ValueError, match='three stages, as networks for CIFAR have'):
+    with pytest.raises(ValueError, match=r"no 'layer4\.0\..*every Res2Net of four stages"):
         convert_checkpoint(save(weights, tmp_path / 'w.pth'))
 
 

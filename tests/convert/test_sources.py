@@ -707,12 +707,6 @@ def test_the_articles_options(tmp_path, layers, width, scales, groups, num_class
         assert relative_error(found.model.double()(x).softmax(1), expected) < 1e-12
 
 
-def test_the_articles_network_without_splits():
-    keys = [key for key in article_weights(LAYERS) if '.conv2.' not in key and '.bn2.' not in key]
-    with pytest.raises(ValueError, match=r'no 3x3 convolution .*scales=1'):
-        recognise(keys)
-
-
 def test_an_odd_stem_is_refused(tmp_path):
     weights = article_weights((1, 1, 1, 1), width=5, scales=3)
     with pytest.raises(ValueError, match=r'channels\[0\]=15'):
@@ -742,14 +736,6 @@ def test_checkpoints_of_no_known_source(keys, text):
         (['backbone.cb_linears.1.0.0.weight'], 'CBNet.* cannot be built'),
         (['layer2.0.convs.0.conv_offset.weight'], 'deformable convolutions, which cannot be built'),
         (['res3.0.conv2_offsets.0.weight'], 'deformable convolutions, which cannot be built'),
-        (
-            [f'layer{i}.0.convs.0.weight' for i in (1, 2, 3)],
-            'three stages, as networks for CIFAR have.* cannot be built',
-        ),
-        (
-            [f'layer{i}.0.conv2.0.weight' for i in (1, 2, 3)],
-            'three stages, as networks for CIFAR have.* cannot be built',
-        ),
     ],
 )
 def test_networks_that_cannot_be_built(keys, words):

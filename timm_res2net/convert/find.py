@@ -34,7 +34,7 @@ class Network:
 def find_network(
     values: Mapping[str, Any], source: str = 'auto', prefix: str | None = None
 ) -> Network:
-    """Find the keys under one prefix that make a Res2Net, whatever else the checkpoint holds.
+    """Find the keys under one prefix that make a Res2Net, whatever is beside them.
 
     Args:
         values: Tensors, or anything with a `shape`, by key.
@@ -97,7 +97,7 @@ def convert_network(
 def look_like_classifiers(
     values: Mapping[str, Any], keys: Collection[str], features: int
 ) -> list[str]:
-    """Return the keys of matrices that take as many features as a network gives.
+    """Return the keys of matrices with as many inputs as a network has output channels.
 
     Args:
         values: Tensors by key, as for `find_network`.

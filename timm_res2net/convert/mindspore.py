@@ -92,7 +92,7 @@ def _tensors(data: memoryview) -> dict[str, tuple[tuple[int, ...], str, list[mem
 def _convert(
     name: str, dims: tuple[int, ...], kind: str, parts: list[memoryview]
 ) -> torch.Tensor | str:
-    """Return a copy of the numbers, or the name of a type that is none of torch's."""
+    """Return a copy of the numbers, or the name of a type that torch does not have."""
     dtype = _DTYPES.get(kind)
     if dtype is None:
         return kind
@@ -141,7 +141,7 @@ def read_ckpt(raw: bytes) -> dict[str, Any]:
         raw: The content of the file.
 
     Returns:
-        By name: a tensor, or the name of its type if this is not one of torch's, such as 'str'.
+        By name: a tensor, or the name of its type if torch does not have it, such as 'str'.
 
     Raises:
         ValueError: It is not what MindSpore writes.

@@ -129,7 +129,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Ignored:
-    """The record of an object that is not read, whatever it is made of."""
+    """The record of an object that is not read, with any arguments."""
 
     def __new__(cls, *_: Any) -> '_Ignored':
         return super().__new__(cls)

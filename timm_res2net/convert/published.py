@@ -27,7 +27,7 @@ class PublishedFile(NamedTuple):
         box_ap: Box AP on COCO, or None.
         mask_ap: Mask AP on COCO, or None.
         pq: Panoptic quality on COCO, or None.
-        hash: First digits of its sha256, as the file's name gives them; '' without.
+        hash: First digits of its sha256, if the file's name has them; otherwise ''.
         tags: Registered names with tags that load it; empty if it has to be converted first.
     """
 

@@ -132,7 +132,7 @@ class Bottle2neck(nn.Module):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value is not what arguments.py allows, or a split would have no
+            ValueError: A value that arguments.py does not allow, or a split would have no
                 channel.
         """
         super().__init__()

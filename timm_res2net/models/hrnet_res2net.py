@@ -67,7 +67,7 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`, `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: A value that is not what layers/arguments.py allows.
+            ValueError: A value that layers/arguments.py does not allow.
             TypeError: An unknown argument.
         """
         super().__init__(cfg, in_chans=in_chans, **kwargs)

@@ -1,4 +1,4 @@
-"""Pretrained weights of the registered models: where they come from, and what must fit.
+"""Pretrained weights of the registered models: fetching, converting and checking them.
 
 The Hub is asked once, files of PaddleClas and MindCV are converted in memory, gates that a file
 does not have start at the identity, and a file that would fill only part of a network is refused.

@@ -139,8 +139,8 @@ class Res2Net(ResNet):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value that is not what layers/arguments.py allows, or that cannot be built:
-                an odd channels[0] with a plain stem.
+            ValueError: A value that layers/arguments.py does not allow, or an odd channels[0] with
+                a plain stem, which cannot be built.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
@@ -264,7 +264,7 @@ def _untrained_cfg(description: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
-    """Return the cfg of weights that a publisher has, the Hub's as they are and others converted.
+    """Return the cfg of published weights, on the Hub or converted while they load.
 
     Args:
         tag: Registered name with its tag.

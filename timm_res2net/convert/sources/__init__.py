@@ -62,18 +62,6 @@ def recognise(keys: Collection[str]) -> str:
     if 'layer1.0.conv2.weight' in keys:
         kind = 'plain HRNet' if any(map(is_branch, keys)) else 'ResNet'
         raise ValueError(f"It is a {kind}'s: its blocks have one 3x3 convolution")
-    convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
-    if 'layer1.0.conv1.weight' in keys and not convolved:
-        raise ValueError(
-            "Its blocks have no 3x3 convolution (the article's network at scales=1), and a block "
-            'of this package has at least one'
-        )
-    third = any(f'layer3.0.{name}.0.weight' in keys for name in ('convs', 'conv2'))
-    if third and not any(key.startswith('layer4.') for key in keys):
-        raise ValueError(
-            'It has three stages, as networks for CIFAR have, and a Res2Net of this package has '
-            'four, so it cannot be built'
-        )
     for name, source in SOURCES.items():
         mark = re.compile(source.mark)
         if any(mark.fullmatch(key) for key in keys):

@@ -30,7 +30,7 @@ _RULES = (
     Rule(f'{_THEIRS}.bns.{{i}}.*', f'{_BLOCK}.bns.{{i}}.*'),
     Rule(f'{_THEIRS}.shortcut.1.weight', f'{_BLOCK}.downsample.1.weight'),
     Rule(f'{_THEIRS}.shortcut.1.norm.*', f'{_BLOCK}.downsample.2.*'),
-    # the name that the project's converter gives to a classifier's last layer
+    # the project's converter names a classifier's last layer so
     Rule('stem.fc.*', 'fc.*'),
 )
 

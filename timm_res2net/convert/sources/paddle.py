@@ -13,7 +13,7 @@ _BLOCK = 'layer{stage+1}.{block}'
 _IN_BLOCK = re.compile(r'layer(\d+)\.(\d+)\.')
 # convolutions and norms of the deep stem under timm's keys
 _STEM = {'1': ('conv1.0', 'conv1.1'), '2': ('conv1.3', 'conv1.4'), '3': ('conv1.6', 'bn1')}
-# The star stands for the block's name in Paddle's static graph, such as res2a or res4b22, which
+# The star matches the block's name in Paddle's static graph, such as res2a or res4b22, which
 # repeats {stage} and {block}. branch2b counts splits from 1.
 _CLAS_BODY = (
     *conv_bn('bb_{stage}_{block}.conv0', (f'{_BLOCK}.conv1', f'{_BLOCK}.bn1'), _CLAS),
