@@ -1,4 +1,4 @@
-"""Write config.json and card of every registered tag that has weights, and a table of all models."""
+"""Write config.json and card of every tag with weights, and the tables of models and files."""
 
 import argparse
 from pathlib import Path
@@ -7,12 +7,13 @@ from timm.models import get_arch_pretrained_cfgs
 
 from timm_res2net.folder.card import card_of_tag
 from timm_res2net.cli.models import HEADER, cells_of, rows
+from timm_res2net.convert.published import COUNTS, FILES, PUBLISHERS
 from timm_res2net.folder.config import CONFIG, Config
 from timm_res2net.folder.folder import CARD
-from timm_res2net.convert.published import COUNTS
 from timm_res2net.layers.text import table
 
 HERE = Path(__file__).parent
+CONVERT = Path('../timm_res2net/convert/README.md')
 
 _README = """# Models
 
@@ -27,10 +28,50 @@ computes. timm's own nine `res2net*` and `res2next50` models stay as they are.
 Each folder holds `config.json` and the model card of a tag that has weights. This file and the
 folders are written by `python hub_configs/generate.py`.
 """
+_IN_A_PRODUCT = {'apache-2.0': 'yes', 'unknown': 'ask the publisher'}
+
+
+def published_table() -> str:
+    """Return the Markdown table of all published files."""
+    rows = [
+        (
+            f'[{file.file}]({file.url})',
+            file.accuracy,
+            file.license,
+            file.by,
+            ', '.join(f'`{tag}`' for tag in file.tags) or '`convert`',
+        )
+        for file in FILES
+    ]
+    return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)
+
+
+def licenses_table() -> str:
+    """Return the Markdown table of the licenses of published files, and of what names them."""
+    rows = dict.fromkeys(
+        (
+            file.by,
+            file.license,
+            file.license_source,
+            (file.accuracy and PUBLISHERS[file.by].figures) or 'none published',
+            _IN_A_PRODUCT[file.license],
+        )
+        for file in FILES
+    )
+    return table(('by', 'license', 'named by', 'accuracies from', 'in a product'), rows)
+
+
+def with_tables(readme: str) -> str:
+    """Return the README of convert with its two tables between their markers."""
+    for name, text in (('published', published_table()), ('licenses', licenses_table())):
+        start, end = f'<!-- {name} -->\n\n', f'\n\n<!-- end of {name} -->'
+        before, _, rest = readme.partition(start)
+        readme = f'{before}{start}{text}{end}{rest.partition(end)[2]}'
+    return readme
 
 
 def generate() -> dict[str, str]:
-    """Return the text of every generated file, by its path in this folder."""
+    """Return the text of every generated file, by its path from this folder."""
     found = {'README.md': _README.format(table=table(HEADER, map(cells_of, rows())))}
     for name in COUNTS:
         for full, cfg in get_arch_pretrained_cfgs(name).items():
@@ -38,6 +79,7 @@ def generate() -> dict[str, str]:
                 config = Config.of_tag(full)
                 found[f'{full}/{CONFIG}'] = config.to_json()
                 found[f'{full}/{CARD}'] = card_of_tag(config, cfg.tag or '')
+    found[CONVERT.as_posix()] = with_tables((HERE / CONVERT).read_text(encoding='utf-8'))
     return found
 
 
@@ -48,6 +90,7 @@ def compare(texts: dict[str, str]) -> list[str]:
         for pattern in ('README.md', '*.*/*')
         for path in HERE.glob(pattern)
     }
+    there[CONVERT.as_posix()] = (HERE / CONVERT).read_text(encoding='utf-8')
     return sorted(path for path in texts.keys() | there if texts.get(path) != there.get(path))
 
 

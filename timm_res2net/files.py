@@ -205,13 +205,12 @@ def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
         OSError: It cannot be opened.
         ValueError: It is not a regular file, or is larger.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f'{path} is not a file, but a folder, a device or a pipe. Give a file.')
-    if found.st_size > limit:
+    if status.st_size > limit:
         raise ValueError(
-            f'{path} has more than {limit:,} bytes, which is too large for what it is read as. '
-            'Give another file.'
+            f'{path} has more than {limit:,} bytes, which is too large. Give another file.'
         )
     return path.read_bytes()
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from tests.common import randomise
-from timm_res2net.convert import read_checkpoint
+from timm_res2net.convert.files import read_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.convert.helpers import random_weights, tiny
-from timm_res2net.convert import infer_arguments
+from timm_res2net.convert.infer import infer_arguments
 
 
 def test_an_attention_that_shapes_do_not_tell():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.convert.helpers import FIXTURES, refused
 from tests.fixtures import values
-from timm_res2net.convert import read_checkpoint
+from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.mindspore import dump_ckpt, read_ckpt
 
 FILES = ['mindcv.ckpt', 'mindcv_v1b.ckpt']
@@ -106,16 +106,14 @@ MALFORMED = [
     (GOOD + part(2, b''), 'a field 2 of wire type 2'),
     (GOOD + part(1, 5), 'a field 1 of wire type 0'),
     (GOOD + b'\x0b\x0c', 'a field 1 of wire type 3'),
-    (GOOD + part(1, b''), 'lacks its name'),
-    (GOOD + part(1, part(1, b'c')), 'lacks its name or itself'),
+    (GOOD + part(1, b''), 'a tensor lacks its name'),
+    (GOOD + part(1, part(1, b'c')), 'lacks its name, its type or its numbers'),
     (GOOD + part(1, part(1, b'c') + part(3, tensor())), 'a field 3 of wire type 2'),
-    (GOOD + part(1, part(1, b'c') * 2 + part(2, tensor())), 'a field 1 occurs twice'),
-    (GOOD + value(b''), 'a name has 0 bytes'),
-    (GOOD + value(b'c' * 5000), 'a name has 5,000 bytes'),
-    (GOOD + value(b'\xff'), 'a name is not UTF-8'),
-    (GOOD + value(b'c', part(2, b'Float32')), 'lacks its type or its numbers'),
-    (GOOD + value(b'c', tensor() + part(3, b'')), 'a field 3 occurs twice'),
-    (GOOD + value(b'c', tensor([1] * 17)), 'more than 16 sizes'),
+    (GOOD + part(1, part(1, b'c') * 2 + part(2, tensor())), 'a field 1 occurs more than 1 times'),
+    (GOOD + value(b'\xff'), "'utf-8' codec can't decode"),
+    (GOOD + value(b'c', part(2, b'Float32')), 'its type or its numbers'),
+    (GOOD + value(b'c', tensor() + part(3, b'')), 'a field 3 occurs more than 1 times'),
+    (GOOD + value(b'c', tensor([1] * 17)), 'a field 1 occurs more than 16 times'),
     (GOOD + value(b'c', tensor([3])), "'c' has 8 bytes, not those of Float32 and [3]"),
     (GOOD + value(b'c', tensor([2**62, 2**62])), "'c' has 8 bytes"),
     (GOOD + value(b'c', tensor([2**63])), 'a number does not end'),
@@ -139,7 +137,7 @@ def test_a_type_that_torch_has_not_is_no_weight(tmp_path):
 # Reads each file in a process of its own, whose memory is then its own, too
 READ = """
 import json, resource, sys
-from timm_res2net.convert import read_checkpoint
+from timm_res2net.convert.files import read_checkpoint
 
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -157,7 +155,7 @@ print(json.dumps([text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - bef
     ('content', 'words'),
     [
         (lambda: b''.join(value(b'%d' % i) for i in range(100_002)), 'more than 100,000 tensors'),
-        (lambda: GOOD + value(b'c', part(1, 1) * 10_000_000), 'more than 16 sizes'),
+        (lambda: GOOD + value(b'c', part(1, 1) * 10_000_000), 'more than 16 times'),
     ],
     ids=['many tensors', 'many sizes'],
 )

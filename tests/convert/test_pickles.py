@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from tests.convert.helpers import FIXTURES, Trap, refused
-from timm_res2net.convert import dump_arrays, read_checkpoint, safe_pickle
+from timm_res2net.convert import pickles
+from timm_res2net.convert.files import read_checkpoint
+from timm_res2net.convert.pickles import dump_arrays
 
 ARRAYS = {
     'a': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -168,15 +170,15 @@ def test_what_a_file_writes_does_not_outlive_it(tmp_path):
     """BUILD sets any attribute of what is found, also of a function, and with it what a call of it
     takes. The next file finds another."""
     path = tmp_path / 'w.pdparams'
-    before = {key: (record, dict(vars(record))) for key, record in safe_pickle._ALLOWED.items()}
-    names = [find(module, name) for module, name in safe_pickle._ALLOWED]
+    before = {key: (record, dict(vars(record))) for key, record in pickles._ALLOWED.items()}
+    names = [find(module, name) for module, name in pickles._ALLOWED]
     defaults = b'}' + b'}' + text('__defaults__') + text('x') + b'\x85s'
     setstate = b'}' + text('__setstate__') + ENCODE + b's' + b'}' + text('__doc__') + ENCODE + b's'
     for state in (STATE, defaults, setstate):
         path.write_bytes(file_of(*(build(found, state) for found in names)))
         refused(path, 'none of its entries')  # it was read to the end, and is empty
         assert {
-            key: (record, dict(vars(record))) for key, record in safe_pickle._ALLOWED.items()
+            key: (record, dict(vars(record))) for key, record in pickles._ALLOWED.items()
         } == before
         path.write_bytes(pickle.dumps(ARRAYS, 2))
         assert_arrays(path)
@@ -185,7 +187,7 @@ def test_what_a_file_writes_does_not_outlive_it(tmp_path):
 def test_nothing_found_leads_to_a_class_or_is_found_twice():
     found = []
 
-    class Spy(safe_pickle._Unpickler):
+    class Spy(pickles._Unpickler):
         def find_class(self, module, name):
             found.append(super().find_class(module, name))
             return found[-1]
@@ -205,20 +207,26 @@ def test_nothing_found_leads_to_a_class_or_is_found_twice():
     [
         (pickle.dumps(ARRAYS, 2)[:-9], ['cut short or damaged', 'Download it again']),
         (b'\x80\x02', ['cut short or damaged', 'Download it again']),
-        (pickle.dumps([1]), ['holds list', 'not a dict']),
+        (pickle.dumps([1]), ['holds list', 'not a state dict']),
         (pickle.dumps({}), ['it has none', 'Give the file']),
-        (pickle.dumps({'StructuredToParameterName@@': {}}), ['it has none', 'Give the file']),
+        (pickle.dumps({'StructuredToParameterName@@': {}}), ['holds weights', 'Give the file']),
         (pickle.dumps({'a': 1.5}), ['entries (a)', 'Give the file']),
         # how Paddle writes bfloat16
-        (pickle.dumps({'a': np.ones(3, np.uint16)}), ["'a' is uint16", 'bfloat16 as float32']),
-        (pickle.dumps({'a': np.array([None])}, 2), ["'a' is object", 'as float32']),
-        (pickle.dumps({'a': np.ones(3, np.longdouble)}, 2), ["'a' is f16", 'as float32']),
+        (pickle.dumps({'a': np.ones(3, np.uint16)}), ["'a' is a", 'torch.uint16', 'bfloat16']),
+        (
+            pickle.dumps({'a': np.array([None])}, 2),
+            ["of the type 'O8'", 'as float32'],
+        ),
+        (
+            pickle.dumps({'a': np.ones(3, np.longdouble)}, 2),
+            ["of the type 'f16'", 'as float32'],
+        ),
         # an array that is said to have more numbers than bytes
         (
             pickle.dumps({'a': np.ones(3)}, 2).replace(b'K\x03\x85', b'K\x04\x85'),
             ["'a' does not have as many bytes", 'Download the file again'],
         ),
-        (pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2), ['an array without a dtype']),
+        (pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2), ['an array of the type none']),
     ],
 )
 def test_files_of_another_kind(content, words, tmp_path):
@@ -253,13 +261,13 @@ def test_a_byte_order_that_is_none(tmp_path):
     content = pickle.dumps({'a': np.ones(3)}, 2)
     assert content.count(text('<')) == 1
     path.write_bytes(content.replace(text('<'), text('O,')))
-    refused(path, "'a' is f8", 'as float32')
+    refused(path, "'a' is an array of the type 'f8'", 'as float32')
 
 
 def test_an_array_that_numpy_would_free_as_an_object(tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(released(0x4847464544434241))
-    refused(path, "'a' is V8", 'as float32')
+    refused(path, "'a' is an array of the type 'V8'", 'as float32')
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_check_of_weights_that_do_not_fit(folder):
     weights = load_file(folder / 'model.safetensors')
     changes = {
         'without a value, 1: bn1.weight': {'bn1.weight': None},
-        'no place in the model, 1: odd': {'odd': torch.zeros(1)},
+        'that the model does not have, 1: odd': {'odd': torch.zeros(1)},
         'size mismatch for fc.bias: ': {'fc.bias': torch.zeros(6)},
     }
     for words, change in changes.items():

@@ -19,7 +19,7 @@ from torch import nn
 
 from tests.common import TINY, Reference, image, randomise, relative_error, slow_except
 from timm_res2net import authors, check, convert_checkpoint, push_to_hub
-from timm_res2net.convert import SOURCES
+from timm_res2net.convert.sources import SOURCES
 from timm_res2net.folder.folder import write
 from timm_res2net.folder.model import Model
 from timm_res2net.folder.take import take

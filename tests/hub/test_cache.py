@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from tests.common import randomise, repository_files, slow_except
 from tests.hub.client import Client, RemoteError, command, environment, without_override
 from tests.hub.server import Hub, hub
-from timm_res2net.models.download import NOT_CACHED
+from timm_res2net.models.loading import NOT_CACHED
 
 REPO = 'me/tiny'
 # How the cache keeps the weights of REPO; each value is set for the client while a test runs.

@@ -25,7 +25,7 @@ from safetensors.torch import load, save, save_file
 from tests.common import PUSHED, image, randomise, repository_files
 from tests.hub.client import Client, RemoteError, command, environment, start, without_override
 from tests.hub.server import Fault, hub
-from timm_res2net.models.download import NOT_CACHED
+from timm_res2net.models.loading import NOT_CACHED
 
 REPO = 'me/tiny'
 LOAD = """
@@ -229,7 +229,7 @@ def test_weights_of_another_architecture(world, files):
     assert states(findings)['tensors'] == 'error'
     assert 'outputs' not in states(findings)
     text = text_of(findings, 'tensors')
-    assert text.startswith('weights have no place in the model, ')
+    assert text.startswith('weights that the model does not have, ')
     assert 'layer3.2.bn1.bias' in text
     assert text.endswith('Config and weights are of different models: push again.')
     replace(server, 'model.safetensors', files[0]['model.safetensors'])

@@ -75,14 +75,14 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
     taken = 0
     for value in JSON + OBJECTS:
         try:
-            got = rows.read(fields, {name: value}, 'args.')[name]
+            got = rows.parse_arguments(fields, {name: value}, 'args.')[name]
         except ValueError as error:
             assert str(error).startswith(f'args.{name} must be {kind}, got ')
             assert '\n' not in str(error)
             assert len(str(error)) < len(kind) + 300
             continue
         taken += 1
-        assert rows.read(fields, {name: got})[name] is not None or got is None
+        assert rows.parse_arguments(fields, {name: got})[name] is not None or got is None
         if kind.startswith(('a whole number', 'a number')):
             assert got is None or (type(got) in (int, float) and math.isfinite(got))
             assert not isinstance(value, bool | str | bytes | np.bool_)
@@ -90,7 +90,7 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
 
 
 def test_what_has_no_row_is_left_alone():
-    assert rows.read(rows.BLOCK, {'nope': '4'}) == {'nope': '4'}
+    assert rows.parse_arguments(rows.BLOCK, {'nope': '4'}) == {'nope': '4'}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_has_no_row_is_left_alone():
     ],
 )
 def test_what_is_taken(name, given, read):
-    got = rows.read({**rows.RES2NET, **rows.FEATURES}, {name: given})[name]
+    got = rows.parse_arguments({**rows.RES2NET, **rows.FEATURES}, {name: given})[name]
     assert got == read
     assert type(got) is type(read)
 
@@ -137,7 +137,7 @@ def test_builders_are_taken():
         'attn_layer': lambda channels, **kwargs: nn.Identity(),
         'drop_block': functools.partial(DropBlock2d, drop_prob=0.1),
     }
-    assert rows.read(rows.BLOCK, builders) == builders
+    assert rows.parse_arguments(rows.BLOCK, builders) == builders
 
 
 def test_numbers_of_numpy_are_recorded_as_pythons():

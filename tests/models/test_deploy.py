@@ -193,7 +193,7 @@ def test_other_models_are_refused():
     ):
         with pytest.raises(ValueError, match=r'it is compiled\. Compile it afterwards'):
             reparameterize_model(compiled)
-    with pytest.raises(ValueError, match=r'DlaBottle2neck.*Pass a Res2Net'):
+    with pytest.raises(ValueError, match=r"timm's DLAs.*Pass a Res2Net"):
         reparameterize_model(timm.create_model('dla60_res2net', device='meta'))
 
 

@@ -14,7 +14,7 @@ from tests.common import repository_files
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import Fault, hub
 from timm_res2net.hub.load import load_model
-from timm_res2net.models.download import NOT_CACHED, prepare_weights
+from timm_res2net.models.loading import NOT_CACHED, prepare_weights
 
 WARM = 'me/warm'  # in the cache
 COLD = 'me/cold'

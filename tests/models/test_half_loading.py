@@ -12,8 +12,9 @@ from torch import nn
 from tests.common import files_of, model_folder, randomise, slow_except
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import hub, serve
-from timm_res2net.convert import SOURCES, undo_rules
-from timm_res2net.models.half_loading import fill
+from timm_res2net.convert.engine import undo_rules
+from timm_res2net.convert.sources import SOURCES
+from timm_res2net.models.loading import fill
 
 NAME = 'test_res2net_se'
 HRNET = 'hrnet_w18_res2net'
@@ -177,12 +178,12 @@ def test_a_counter_that_is_there_is_kept():
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        ({'bn1.bias': None}, 'left without a value, 1: bn1.bias$'),
-        ({'odd': torch.ones(1)}, 'no place in the model, 1: odd$'),
-        ({'odd.num_batches_tracked': torch.tensor(1)}, 'no place .*, 1: odd.num_batches_tracked$'),
+        ({'bn1.bias': None}, 'without a value, 1: bn1.bias$'),
+        ({'odd': torch.ones(1)}, 'that the model does not have, 1: odd$'),
+        ({'odd.num_batches_tracked': torch.tensor(1)}, 'not have, 1: odd.num_batches_tracked$'),
         (
             {'bn1.bias': None, 'odd': torch.ones(1)},
-            'without a value, 1: bn1.bias; weights have no place in the model, 1: odd$',
+            'without a value, 1: bn1.bias; weights that the model does not have, 1: odd$',
         ),
         ({'bn1.bias': torch.ones(9)}, r'^size mismatch for bn1.bias: .*\[9\]\) .*\[16\]\)$'),
         (

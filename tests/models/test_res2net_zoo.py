@@ -31,8 +31,8 @@ from tests.fixtures import record_mindcv, values
 from tests.hub.server import hub, serve
 from timm_res2net import Res2Net, convert_checkpoint
 from timm_res2net.convert.published import COUNTS, file_of
+from timm_res2net.models.loading import checkpoint_filter_fn
 from timm_res2net.models.res2net_zoo import default_cfgs
-from timm_res2net.models.se_identity import checkpoint_filter_fn
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
 DEEP = {'stem_type': 'deep', 'stem_width': 32, 'avg_down': True}

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from ..convert import SOURCES
+from ..convert.sources import SOURCES
 from ..folder.conversion import convert_checkpoint
 from ..folder.golden import describe
 from ..folder.model import Model
@@ -90,7 +90,7 @@ def _as_json(model: Model, args: argparse.Namespace) -> dict[str, object]:
         'classifiers': list(notes.classifiers),
         'differences': dict(notes.differences),
         'moves': [
-            {'from': move.source, 'to': move.target or None, 'how': move.rule.how or 'as it is'}
+            {'from': move.source, 'to': move.target, 'how': move.rule.how or 'as it is'}
             for move in notes.moved
         ],
         'out': None if args.dry_run else str(args.out),
@@ -104,8 +104,7 @@ def _moved(model: Model) -> str:
         prefix = notes.prefix
         if rule.source.startswith('head.'):  # MMPretrain's classifier is beside its backbone
             prefix = prefix.removesuffix('backbone.')
-        target = f'`{rule.target}`' if rule.target else ''
-        rows.append((f'`{prefix}{rule.source}`', target, str(count), rule.how))
+        rows.append((f'`{prefix}{rule.source}`', f'`{rule.target}`', str(count), rule.how))
     left_out = notes.left_out
     if left_out:
         rows.append((f'others, such as `{min(left_out)}`', '', str(len(left_out)), 'left out'))

@@ -1,14 +1,16 @@
-"""Apply the key rules of any source, in both directions."""
+"""Sources and their key rules, and how the rules are applied and undone."""
 
+import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
 
 import torch
 
 from ..layers.text import list_some
 
-_FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
+# --- what a source says ---------------------------------------------------------------------------
 
 
 class Rule(NamedTuple):
@@ -19,7 +21,7 @@ class Rule(NamedTuple):
             is larger by 1 than `name` elsewhere in the rule, `*` any text without a dot, and `**`
             any text.
         target: The key in timm, with the same fields. It has as many stars as `source`, in the same
-            order, or none. '' drops the tensor.
+            order, or none.
         transpose: Whether the source stores the matrix transposed, as (in, out).
         rotate: (dimension, splits) if the split that passes comes first in the source. It becomes
             the last.
@@ -41,8 +43,6 @@ class Rule(NamedTuple):
     @property
     def how(self) -> str:
         """What happens to the tensor besides its renaming, in words."""
-        if not self.target:
-            return 'dropped'
         if self.into_mean:
             return 'subtracted from the running mean'
         if self.transpose:
@@ -53,26 +53,25 @@ class Rule(NamedTuple):
             return 'made a 1x1 convolution'
         return 'first split moved to the end' if self.rotate else ''
 
+    def apply(self, value: torch.Tensor, back: bool = False) -> torch.Tensor:
+        """Return timm's tensor for the source's, or the source's for timm's."""
+        if self.transpose:
+            value = value.t().contiguous()
+        if self.rotate:
+            dim, splits = self.rotate
+            width, rest = divmod(value.shape[dim], splits)
+            if rest:
+                raise ValueError(f'{value.shape[dim]} channels do not divide into {splits} splits')
+            value = value.roll(width if back else -width, dim)
+        if self.shift:
+            shift = -self.shift if back else self.shift
+            value = (value.double() + shift).to(value.dtype)
+        return value.reshape(*value.shape[:2], 1, 1) if self.linear and not back else value
 
-class Move(NamedTuple):
-    """What became of a key.
 
-    Attributes:
-        source: The key in the source.
-        target: The key in timm; '' if the tensor was dropped.
-        rule: The rule that matched.
-    """
-
-    source: str
-    target: str
-    rule: Rule
-
-
-class Converted(NamedTuple):
-    """Tensors by their new keys, and one move for each key of the source."""
-
-    tensors: dict[str, torch.Tensor]
-    moves: tuple[Move, ...]
+def same(*keys: str) -> tuple[Rule, ...]:
+    """Return rules for keys that keep their names."""
+    return tuple(Rule(key, key) for key in keys)
 
 
 def conv_bn(
@@ -97,6 +96,85 @@ def conv_bn(
     )
 
 
+def save_torch(content: Any, file: IO[bytes]) -> None:
+    """Write an object with `torch.save`."""
+    written = io.BytesIO()  # torch's own writer turns an error of `file` into another
+    torch.save(content, written)
+    file.write(written.getbuffer())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A project whose checkpoints can be read and written.
+
+    Attributes:
+        name: Name of the source.
+        mark: Regular expression that fully matches a key of this source, and no key of the sources
+            that come after it in `SOURCES`.
+        first: Regular expression that fully matches one key of every network of this source, the
+            first 3x3 convolution of the first block.
+        rules: Return the key rules for a network with the given keys. The keys are the source's,
+            without the prefix of a larger model, or timm's if a checkpoint is to be written.
+        semantics: Block semantics that a checkpoint may have. The first is what the project's own
+            code computes.
+        license: What is known of the license of the published files, in full sentences.
+        has_se: Whether the project's blocks have SE modules.
+        counts_batches: Whether its state dicts have `num_batches_tracked`.
+        save: Write tensors under the source's keys to an open file.
+        limits: Return the reason why the project's code cannot express a network beyond its
+            semantics and SE modules; '' if it can. The arguments are those of `refuse`.
+    """
+
+    name: str
+    mark: str
+    rules: Callable[[Collection[str]], tuple[Rule, ...]]
+    semantics: tuple[str, ...]
+    license: str
+    has_se: bool = False
+    first: str = r'layer1\.0\.convs\.0\.weight'
+    counts_batches: bool = True
+    save: Callable[[dict[str, torch.Tensor], IO[bytes]], None] = save_torch
+    limits: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], str] = lambda *_: ''
+
+    def refuse(self, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+        """Return the reason why the project's code cannot express a network, or ''.
+
+        Args:
+            arguments: Arguments of the network, as `infer_arguments` returns them, and its
+                `semantics`.
+            tensors: State dict of the network under timm's keys.
+        """
+        computes = self.semantics[0]
+        if arguments['semantics'] != computes:
+            return (
+                f'its block semantics are {arguments["semantics"]}, and {self.name} computes '
+                f'{computes}'
+            )
+        if arguments['attn_layer'] and not self.has_se:
+            return f'it has SE modules, which the blocks of {self.name} do not have'
+        return self.limits(arguments, tensors)
+
+
+# --- applying rules -------------------------------------------------------------------------------
+
+
+class Move(NamedTuple):
+    """What became of a key.
+
+    Attributes:
+        source: The key in the source.
+        target: The key in timm.
+        rule: The rule that matched.
+    """
+
+    source: str
+    target: str
+    rule: Rule
+
+
+_FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
+
+
 class _Pattern:
     """A pattern that matches keys and makes keys."""
 
@@ -104,23 +182,19 @@ class _Pattern:
         self.fields = [(f[1], int(f[2] or 0), f[3]) for f in _FIELD.finditer(pattern)]
         self.texts = _FIELD.split(pattern)[:: _FIELD.groups + 1]
         regex = re.escape(self.texts[0])
-        seen: set[str] = set()
-        for (name, _, star), text in zip(self.fields, self.texts[1:], strict=True):
-            # match() checks that a number that occurs twice is the same
+        for (_, _, star), text in zip(self.fields, self.texts[1:], strict=True):
             part = {'*': '[^.]*', '**': '.*'}.get(star or '', '0|[1-9][0-9]*')
-            group = f'(?P<{name}>{part})' if name and name not in seen else f'({part})'
-            seen.add(name)
-            regex += group + re.escape(text)
+            regex += f'({part}){re.escape(text)}'
         self.regex = re.compile(regex)
 
     def match(self, key: str) -> tuple[dict[str, int], list[str]] | None:
         """Return the numbers by name and the texts of the stars, or None."""
-        found = self.regex.fullmatch(key)
-        if found is None:
+        match = self.regex.fullmatch(key)
+        if match is None:
             return None
         numbers: dict[str, int] = {}
         stars: list[str] = []
-        for (name, shift, _), text in zip(self.fields, found.groups(), strict=True):
+        for (name, shift, _), text in zip(self.fields, match.groups(), strict=True):
             if name is None:
                 stars.append(text)
             elif numbers.setdefault(name, int(text) - shift) != int(text) - shift:
@@ -137,10 +211,10 @@ class _Pattern:
 
 
 def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
-    """Return the keys that rules match, and those that stand among them.
+    """Return the keys that rules match, and the other keys of the same modules.
 
-    A key stands among them if it starts as one of them, up to the first dot: 'layer1.0.odd' beside
-    'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`.
+    A key is of the same module if it starts as a matched one, up to the first dot: 'layer1.0.odd'
+    beside 'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`.
 
     Args:
         keys: Keys, of which some belong to other parts of a model.
@@ -152,49 +226,36 @@ def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
     return [key for key in keys if key.partition('.')[0] in starts]
 
 
-def _rename(
-    keys: Iterable[str], pairs: Iterable[tuple[str, str, Rule]], source: str
-) -> list[tuple[str, str, Rule]]:
-    """Return (key, new key, rule) by the first of the (from, to, rule) that matches each key."""
+def _rename(keys: Iterable[str], pairs: Iterable[tuple[str, str, Rule]], source: str) -> list[Move]:
+    """Return the moves by the first of the (from, to, rule) that matches each key."""
     compiled = [(_Pattern(old), _Pattern(new), rule) for old, new, rule in pairs]
-    renamed, unknown = [], []
+    moves, unknown = [], []
     for key in keys:
         for old, new, rule in compiled:
             match = old.match(key)
             if match is not None:
-                renamed.append((key, new.fill(*match), rule))
+                moves.append(Move(key, new.fill(*match), rule))
                 break
         else:
             unknown.append(key)
     if unknown:
         raise ValueError(f'Keys that the {source} table has no rule for, {list_some(unknown)}')
-    taken: dict[tuple[str, bool], str] = {}
-    twice = []
-    for key, name, rule in renamed:
-        if name and taken.setdefault((name, rule.into_mean), key) != key:
-            twice.append(f'{key} (also {name})')
+    owners: dict[tuple[str, bool], str] = {}
+    twice = [
+        f'{key} (also {name})'
+        for key, name, rule in moves
+        if owners.setdefault((name, rule.into_mean), key) != key
+    ]
     if twice:
         raise ValueError(
             f'Keys of the {source} checkpoint whose new name another key has, {list_some(twice)}'
         )
-    return renamed
-
-
-def _roll(value: torch.Tensor, rotate: tuple[int, int], back: bool = False) -> torch.Tensor:
-    dim, splits = rotate
-    width, rest = divmod(value.shape[dim], splits)
-    if rest:
-        raise ValueError(f'{value.shape[dim]} channels do not divide into {splits} splits')
-    return value.roll(width if back else -width, dim)
-
-
-def _add(value: torch.Tensor, number: float) -> torch.Tensor:
-    return (value.double() + number).to(value.dtype)
+    return moves
 
 
 def apply_rules(
     state_dict: Mapping[str, torch.Tensor], rules: Iterable[Rule], source: str
-) -> Converted:
+) -> tuple[dict[str, torch.Tensor], tuple[Move, ...]]:
     """Convert a state dict, each key by the first rule that matches it.
 
     Args:
@@ -203,43 +264,29 @@ def apply_rules(
         source: Name of the source, for errors.
 
     Returns:
-        Tensors by timm's keys, and the moves.
+        Tensors by timm's keys, and one move for each key of the source.
 
     Raises:
         ValueError: No rule matches a key, two keys get the same name, the running mean for a bias
             is missing, or channels do not divide into splits.
     """
-    moves = tuple(
-        Move(*renamed)
-        for renamed in _rename(state_dict, ((r.source, r.target, r) for r in rules), source)
-    )
+    moves = tuple(_rename(state_dict, ((r.source, r.target, r) for r in rules), source))
     out: dict[str, torch.Tensor] = {}
     biases: dict[str, torch.Tensor] = {}
     for key, name, rule in moves:
-        if not name:
-            continue
-        value = state_dict[key]
-        if rule.transpose:
-            value = value.t().contiguous()
-        if rule.rotate:
-            value = _roll(value, rule.rotate)
-        if rule.shift:
-            value = _add(value, rule.shift)
+        (biases if rule.into_mean else out)[name] = rule.apply(state_dict[key])
+    for _, name, rule in moves:
         if rule.linear:
-            value = value.reshape(*value.shape[:2], 1, 1)
-        (biases if rule.into_mean else out)[name] = value
-    for move in moves:
-        if move.rule.linear:
-            name = f'{move.target.removesuffix("weight")}bias'
-            out.setdefault(name, torch.zeros_like(out[move.target][:, 0, 0, 0]))
+            bias = f'{name.removesuffix("weight")}bias'
+            out.setdefault(bias, torch.zeros_like(out[name][:, 0, 0, 0]))
     alone = biases.keys() - out.keys()
     if alone:
         raise ValueError(
             f'Running means that the {source} checkpoint lacks for its biases, {list_some(alone)}'
         )
-    for name, bias in biases.items():
-        out[name] = (out[name].double() - bias.double()).to(out[name].dtype)
-    return Converted(out, moves)
+    for name, value in biases.items():
+        out[name] = (out[name].double() - value.double()).to(out[name].dtype)
+    return out, moves
 
 
 def undo_rules(
@@ -260,16 +307,10 @@ def undo_rules(
     Raises:
         ValueError: The source has no key for a tensor.
     """
-    rules = [rule for rule in rules if rule.target]
-    pairs = [(r.target, r.source, r) for r in rules if not r.into_mean]
-    out: dict[str, torch.Tensor] = {}
-    for key, name, rule in _rename(state_dict, pairs, source):
-        value = state_dict[key]
-        if rule.rotate:
-            value = _roll(value, rule.rotate, back=True)
-        if rule.shift:
-            value = _add(value, -rule.shift)
-        out[name] = value.t().contiguous() if rule.transpose else value
+    rules = tuple(rules)
+    pairs = ((r.target, r.source, r) for r in rules if not r.into_mean)
+    moves = _rename(state_dict, pairs, source)
+    out = {name: rule.apply(state_dict[key], back=True) for key, name, rule in moves}
     for rule in rules:
         if rule.into_mean:
             mean, bias = _Pattern(rule.target), _Pattern(rule.source)

@@ -1,4 +1,4 @@
-"""Read checkpoint files without running anything in them."""
+"""Read checkpoint files without running anything in them, and say what other files are."""
 
 import argparse
 import hashlib
@@ -18,22 +18,18 @@ import torch
 from ..compat import SIZES_COMPARED
 from ..layers.text import first_line
 from .keys import is_counter
-from .kinds import SAVE_ONE, describe_archive, describe_start
 from .mindspore import read_ckpt, starts_as_ckpt
 from .pickles import HARMLESS, Array, unpickle_arrays
 
-# Paddle's table of parameter names, the only entry of its files that is not an array
-_PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
 ENTRIES = (
     'state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'net', 'network',
     'params',
 )  # fmt: skip
 """Entries that hold the weights. Averaged weights come first, as in timm."""
-_DEPTH = 4  # of entries in entries
-# The counter that torch's AveragedModel adds to its state dict
-_COUNTER = 'n_averaged'
-# Prefixes that DistributedDataParallel and torch.compile add to every key
 WRAPPERS = ('module.', '_orig_mod.')
+"""Prefixes that DistributedDataParallel and torch.compile add to every key."""
+_DEPTH = 4  # of entries in entries
+_COUNTER = 'n_averaged'  # which torch's AveragedModel adds to its state dict
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
 
 
@@ -76,11 +72,13 @@ class Checkpoint:
                 memory than the file has. The others may be anything.
         """
         try:
-            found = {key: _check(key, self.values[key]) for key in keys}
+            tensors = {key: _dense(key, self.values[key]) for key in keys}
         except ValueError as error:
             raise ValueError(f'Cannot read {self.path} as a checkpoint: {error}') from error
-        self.values.update(found)  # do not keep arrays in memory twice
-        return {key: value.float() if _is_narrow(value) else value for key, value in found.items()}
+        self.values.update(tensors)  # do not keep arrays in memory twice
+        return {
+            key: value.float() if _is_narrow(value) else value for key, value in tensors.items()
+        }
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -92,23 +90,30 @@ class Checkpoint:
         return sum(_is_narrow(self.values[key]) for key in keys)
 
 
-def _as_tensor(key: str, array: Array) -> torch.Tensor:
-    """Return an array as a tensor, and free the array."""
-    tensor = array.tensor()
-    # Integers are not weights: Paddle writes bfloat16 as uint16.
-    if tensor is None or not (tensor.is_floating_point() or is_counter(key)):
-        kind = array.kind()
-        if kind.startswith('float'):
-            raise ValueError(
-                f'the entry {key!r} does not have as many bytes as its shape needs. Download '
-                'the file again.'
-            )
+def _is_narrow(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
+    )
+
+
+def _dense(key: str, value: Any) -> torch.Tensor:
+    """Return a value as a tensor that is dense, floating-point, and within its memory."""
+    tensor = value.tensor(key) if isinstance(value, Array) else value
+    dense = tensor.layout == torch.strided and tensor.device.type == 'cpu'
+    number = tensor.is_floating_point() or (is_counter(key) and not tensor.is_complex())
+    if not dense or not number or tensor.is_quantized:
         raise ValueError(
-            f'the entry {key!r} is {kind}, not floating-point numbers. Save bfloat16 as '
-            'float32 in Paddle first.'
+            f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype} on '
+            f'{tensor.device.type}. Save dense floating-point tensors (Paddle writes bfloat16 as '
+            'integers: cast it to float32 first).'
         )
-    array.raw = b''  # copied above; do not keep all arrays in memory twice
-    return tensor
+    # a tensor with strides of 0 can claim any size
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(
+            f'the entry {key!r} claims the shape {tuple(tensor.shape)}, but has less memory. '
+            'Save `tensor.contiguous()`, or use another file.'
+        )
+    return tensor.detach().contiguous()
 
 
 # --- which part of the content is weights ---------------------------------------------------------
@@ -144,11 +149,14 @@ def _entries(content: Any, path: str = '', depth: int = _DEPTH) -> Iterator[tupl
 
 
 def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Return the state dict in the content of a file, its entry or '', and other entries."""
+    """Return the state dict in the content of a file, its entry or '', and other entries.
+
+    The prefixes of wrappers are removed if all keys start with them.
+    """
     if not isinstance(content, Mapping):
         raise ValueError(
-            f'it holds {type(content).__name__}, not a state dict. Save '
-            '`model.state_dict()`, not the model.'
+            f'it holds {type(content).__name__}, not a state dict. Save `model.state_dict()`, not '
+            'the model.'
         )
     entries = dict(_entries(content))
     if wanted is not None and wanted not in entries:
@@ -158,11 +166,13 @@ def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str
         )
     entry = wanted or next((name for name in ENTRIES if name in entries), '')
     values = dict(_flatten(entries[entry] if entry else content))
+    values = {key: value for key, value in values.items() if key != _COUNTER}
+    while values and (
+        prefix := next((w for w in WRAPPERS if all(key.startswith(w) for key in values)), '')
+    ):
+        values = {key.removeprefix(prefix): value for key, value in values.items()}
     if values:
         return values, entry, tuple(name for name in entries if entry and name != entry)
-    odd = [type(k).__name__ for k, v in content.items() if isinstance(v, torch.Tensor | Array)]
-    if odd:
-        raise ValueError(f'it has keys of type {odd[0]}, not str. Save `model.state_dict()`.')
     names = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
     raise ValueError(
         f'none of its entries ({names or "it has none"}) holds weights. Give the file that '
@@ -173,48 +183,10 @@ def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str
 def _training(content: Any) -> dict[str, Any]:
     """Return the arguments of timm's train.py from a checkpoint of its CheckpointSaver."""
     args = content.get('args')
-    noted = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
+    arguments = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
     if isinstance(content.get('arch'), str):
-        noted['model'] = content['arch']
-    return noted
-
-
-def _without_wrappers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the prefixes of wrappers, if all keys start with them.
-
-    The counter of torch's AveragedModel is dropped because it is not part of the network.
-    """
-    values = {key: value for key, value in values.items() if key != _COUNTER}
-    while values and (
-        prefix := next((w for w in WRAPPERS if all(key.startswith(w) for key in values)), '')
-    ):
-        values = {key.removeprefix(prefix): value for key, value in values.items()}
-    return values
-
-
-def _is_narrow(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
-    )
-
-
-def _check(key: str, value: Any) -> torch.Tensor:
-    """Return a tensor that is dense, floating-point, and within its memory."""
-    tensor = _as_tensor(key, value) if isinstance(value, Array) else value
-    dense = tensor.layout == torch.strided and tensor.device.type == 'cpu'
-    number = tensor.is_floating_point() or (is_counter(key) and not tensor.is_complex())
-    if not dense or not number or tensor.is_quantized:
-        raise ValueError(
-            f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype} on '
-            f'{tensor.device.type}. Save dense floating-point tensors.'
-        )
-    # a tensor with strides of 0 can claim any size
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(
-            f'the entry {key!r} claims the shape {tuple(tensor.shape)}, but has less memory. '
-            'Save `tensor.contiguous()`, or use another file.'
-        )
-    return tensor.detach().contiguous()
+        arguments['model'] = content['arch']
+    return arguments
 
 
 # --- the formats ----------------------------------------------------------------------------------
@@ -228,30 +200,25 @@ def _check_zip(raw: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             entries = archive.infolist()
-            other = describe_archive([entry.filename for entry in entries])
-            if other:
-                raise ValueError(other)
-            packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
-            if packed:
-                raise ValueError(
-                    f'its entry {packed[0]!r} is compressed, and torch compresses none. Save the '
-                    'weights again with torch.'
-                )
+            _refuse_archive([entry.filename for entry in entries])
             total = sum(entry.file_size for entry in entries)
             if total > len(raw):
                 raise ValueError(
-                    f'its entries claim {total:,} bytes, but it has {len(raw):,}. Use another file.'
+                    f'its entries claim {total:,} bytes, but it has {len(raw):,}. torch compresses '
+                    'nothing: save the weights again with torch.'
                 )
             damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(
-            f'it is cut short or damaged ({first_line(error)}). Download it again.'
-        ) from error
+        raise _damage(error) from error
     if damaged is not None:
         raise ValueError(
             f'its entry {damaged!r} is damaged: the archive has another checksum for it. Download '
             'or copy it again.'
         )
+
+
+def _damage(error: Exception) -> ValueError:
+    return ValueError(f'it is cut short or damaged ({first_line(error)}). Download it again.')
 
 
 def _load_torch(raw: bytes, legacy: bool) -> Any:
@@ -275,19 +242,13 @@ def _read_torch(raw: bytes, legacy: bool) -> Any:
     except Exception as error:  # a damaged file can fail anywhere inside torch
         wanted = re.search(r'GLOBAL (\S+)', str(error))
         if not wanted and 'weights_only' not in str(error):
-            raise ValueError(
-                f'it is cut short or damaged ({first_line(error)}). Download it again.'
-            ) from error
+            raise _damage(error) from error
         asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
         if wanted and all(part in raw for part in (b'_modules', b'_parameters')):
-            raise ValueError(
-                f'it is a whole model, pickled with its classes: {asked}. Nothing in it was run. '
-                'If you trust its source, load it with the code that wrote it, and save the state '
-                'dict: `torch.save(model.state_dict(), ...)`.'
-            ) from error
+            asked = f'it is a whole model, pickled with its classes: {asked}'
         raise ValueError(
-            f'{asked}, which weights do not need. Nothing in it was run. If you trust its '
-            'source, load it with the code that wrote it and save the state dict alone.'
+            f'{asked}. Nothing in it was run. If you trust the file, load it with the code that '
+            'wrote it, and save the state dict: `torch.save(model.state_dict(), ...)`.'
         ) from error
 
 
@@ -299,18 +260,8 @@ def _read_safetensors(raw: bytes) -> dict[str, torch.Tensor]:
             f'it has tensors of type {error.args[0]}, which are not read. Save them as float32.'
         ) from error
     except safetensors.SafetensorError as error:
-        raise ValueError(
-            f'it is cut short or damaged ({first_line(error)}). Download it again.'
-        ) from error
-    if not tensors:
-        raise ValueError('it holds no tensors. Give the file with the weights.')
+        raise _damage(error) from error
     return {key: tensors[key] for key in sorted(tensors)}  # they come in any order
-
-
-def _read_arrays(raw: bytes) -> dict[str, Any]:
-    content = unpickle_arrays(raw)
-    content.pop(_PADDLE_NAME_TABLE, None)
-    return content
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -319,7 +270,7 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError('it is a folder, a pipe or a device. Give a file.')
     part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
     if part and part[2] != '1':
-        raise ValueError(f'it is shard {part[1]} of {part[2]}. {SAVE_ONE}')
+        raise ValueError(f'it is shard {part[1]} of {part[2]}. {_SAVE_ONE}')
     return path.read_bytes()
 
 
@@ -336,10 +287,16 @@ def _parse(raw: bytes) -> tuple[Any, str]:
     if start.startswith(_LEGACY_TORCH):
         return _read_torch(raw, legacy=True), 'torch (legacy)'
     if start[:1] == b'\x80':
-        return _read_arrays(raw), 'pickled arrays'
+        return unpickle_arrays(raw), 'pickled arrays'
     if starts_as_ckpt(start):
         return read_ckpt(raw), 'MindSpore'
-    raise ValueError(describe_start(start))
+    for pattern, text in _OTHER_FILES.items():
+        if re.match(pattern, start):
+            raise ValueError(text)
+    raise ValueError(
+        f'it begins with {start[:16]!r}, unlike safetensors, .pth, .pdparams and .ckpt files. Give '
+        'the file with the weights.'
+    )
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
@@ -360,7 +317,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
             the whole file.
 
     Returns:
-        Its content, and where it was found.
+        Its content, and the entry that it comes from.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -371,9 +328,56 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     try:
         raw = _read_bytes(path)
         content, kind = _parse(raw)
-        values, where, others = _find_weights(content, entry)
-        values = _without_wrappers(values)
+        values, entry, others = _find_weights(content, entry)
         sha256 = hashlib.sha256(raw).hexdigest()
-        return Checkpoint(path, kind, values, where, others, _training(content), sha256, len(raw))
+        return Checkpoint(path, kind, values, entry, others, _training(content), sha256, len(raw))
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error
+
+
+# --- other files ----------------------------------------------------------------------------------
+
+_UNPACK = 'Unpack it, and give the checkpoint in it.'
+_SAVE_ONE = (
+    'Weights in several files are not read: load them with the code that wrote them, and save one '
+    "file, `torch.save(model.state_dict(), 'model.pth')`."
+)
+_OTHER_FILES = {
+    rb'version https://git-lfs': 'it is a Git LFS pointer, a text in place of the file. Fetch the '
+    'file with `git lfs pull`, or download it from its page.',
+    rb'(?i)\s*(<!doctype html|<html|<head|<!--|<script|<\?xml)': 'it is a web page: the server '
+    'sent HTML or XML in place of the file, such as a login. Download the file in a browser.',
+    rb'\s*\{': f'it is JSON, such as an index of shards. {_SAVE_ONE}',
+    rb'(?s)\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar': 'it is an archive '
+    f'(gzip, bzip2, xz, zstd, 7z, RAR or tar). {_UNPACK}',
+    rb'\x89HDF': 'it is HDF5 (.h5), as Keras writes it, which is not read. Give a .pth, '
+    '.safetensors or .pdparams file.',
+    rb'(?s)\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]': 'it is ONNX, which has no state dict to '
+    'convert. Give the checkpoint that it was exported from.',
+}
+"""What to say of a file, by the regular expression that its start matches."""
+
+
+def _refuse_archive(names: Collection[str]) -> None:
+    """Raise a ValueError unless a zip archive with these names may be torch's."""
+    inner = {name.partition('/')[2] for name in names}  # torch puts all of it in one folder
+    both = inner.union(names)
+    if 'constants.pkl' in inner or any(name.startswith('code/') for name in inner):
+        raise ValueError(
+            'it is a TorchScript archive. Load it with `torch.jit.load`, and save its state dict: '
+            '`torch.save(model.state_dict(), ...)`.'
+        )
+    if 'data.pkl' in inner:
+        return
+    if 'archive_format' in both or any('exported_program' in name for name in both):
+        raise ValueError(
+            'it is a .pt2 of torch.export. Load it with `torch.export.load`, and save its state '
+            'dict: `torch.save(program.state_dict, ...)`.'
+        )
+    if names and all(name.endswith('.npy') for name in names):
+        raise ValueError(
+            'it is .npz, arrays of numpy. Save them as tensors: '
+            '`torch.save({k: torch.from_numpy(v) for k, v in arrays.items()}, ...)`.'
+        )
+    some = ', '.join(sorted(names)[:3]) or 'nothing'
+    raise ValueError(f'it is a zip archive, with {some} in it. {_UNPACK}')

@@ -1,5 +1,6 @@
 """Infer the arguments of a network from the shapes of its state dict."""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -21,15 +22,11 @@ def _base_width(widths: list[tuple[int, int]]) -> float:
     Raises:
         ValueError: No base width does.
     """
-
-    def fits(base_width: float) -> bool:
-        return all(math.floor(p * (base_width / 64.0)) == w for p, w in widths)
-
     low = max(64 * w / p for p, w in widths)
     high = min(64 * (w + 1) / p for p, w in widths)
     # Prefer a whole number, as in the networks' names. Rounding may put `low` itself too low.
     for candidate in (math.ceil(low), low, math.nextafter(low, high), (low + high) / 2):
-        if fits(candidate):
+        if all(math.floor(p * (candidate / 64.0)) == w for p, w in widths):
             return candidate
     raise ValueError(
         'No base_width gives splits of '
@@ -37,52 +34,29 @@ def _base_width(widths: list[tuple[int, int]]) -> float:
     )
 
 
-class _Shapes:
-    """The shapes of a state dict, with an error for what every Res2Net has."""
+def _shape(state_dict: Mapping[str, torch.Tensor], key: str, dims: int = 4) -> tuple[int, ...]:
+    """Return the shape of a tensor that every Res2Net has."""
+    if key not in state_dict:
+        raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
+    sizes = tuple(state_dict[key].shape)
+    if len(sizes) != dims or not all(sizes):
+        raise ValueError(f"Its '{key}' has the shape {sizes}, not {dims} sizes of at least 1")
+    return sizes
 
-    def __init__(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        self.state_dict = state_dict
 
-    def __call__(self, key: str, dims: int = 4) -> tuple[int, ...]:
-        if key not in self.state_dict:
-            raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
-        found = tuple(self.state_dict[key].shape)
-        if len(found) != dims or not all(found):
-            raise ValueError(f"Its '{key}' has the shape {found}, not {dims} sizes of at least 1")
-        return found
-
-    def planes(self, block: str) -> int:
-        """Return the planes of a block, a quarter of its output channels."""
-        planes, rest = divmod(self(f'{block}.conv3.weight')[0], 4)
-        if rest:
-            raise ValueError(
-                f"Its '{block}.conv3.weight' has {4 * planes + rest} channels, not a multiple of 4"
-            )
-        return planes
-
-    def blocks(self, *firsts: str) -> dict[str, Any]:
-        """Return the arguments that all blocks have in common, read from some of them."""
-        widths = [(self.planes(block), self(f'{block}.convs.0.weight')[1]) for block in firsts]
-        width, in_group, *_ = self(f'{firsts[0]}.convs.0.weight')
-        return {
-            'cardinality': width // in_group,
-            'base_width': _base_width(widths),
-            'scale': self(f'{firsts[0]}.conv1.weight')[0] // width,
-            'attn_layer': 'se' if self._has_se(firsts[0]) else '',
-        }
-
-    def _has_se(self, block: str) -> bool:
-        if not any(map(is_gate, self.state_dict)):
-            return False
-        if f'{block}.se.fc1.weight' not in self.state_dict:
-            raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
-        reduced, whole, *_ = self(f'{block}.se.fc1.weight')
-        if reduced != max(whole // 16, 1):
-            raise ValueError(
-                f'Its SE modules reduce {whole} channels to {reduced}. Only a reduction by 16, to '
-                f'{max(whole // 16, 1)}, can be built'
-            )
-        return True
+def _attention(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Return 'se' if the first block has an SE module with reduction 16, '' without attention."""
+    if not any(map(is_gate, state_dict)):
+        return ''
+    if 'layer1.0.se.fc1.weight' not in state_dict:
+        raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
+    reduced, channels, *_ = _shape(state_dict, 'layer1.0.se.fc1.weight')
+    if reduced != max(channels // 16, 1):
+        raise ValueError(
+            f'Its SE modules reduce {channels} channels to {reduced}. Only a reduction by 16, to '
+            f'{max(channels // 16, 1)}, can be built'
+        )
+    return 'se'
 
 
 def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -100,28 +74,39 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         ValueError: No Res2Net of four stages has these shapes, or the attention is not an SE module
             with reduction 16.
     """
-    shape = _Shapes(state_dict)
+    shape = functools.partial(_shape, state_dict)
     blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
-    firsts = [f'layer{stage}.0' for stage in range(1, 5)]
-    arguments: dict[str, Any] = {
+    planes, widths = [], []
+    for stage in range(1, 5):
+        channels = shape(f'layer{stage}.0.conv3.weight')[0]
+        if channels % 4:
+            raise ValueError(
+                f"Its 'layer{stage}.0.conv3.weight' has {channels} channels, not a multiple of 4"
+            )
+        planes.append(channels // 4)
+        widths.append((channels // 4, shape(f'layer{stage}.0.convs.0.weight')[1]))
+    width, in_group, *_ = shape('layer1.0.convs.0.weight')
+    pooled = 'layer2.0.downsample.2.weight' in state_dict
+    arguments = {
         'layers': tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5)),
         'num_classes': shape('fc.weight', 2)[0] if 'fc.weight' in state_dict else 0,
-        'channels': tuple(map(shape.planes, firsts)),
-        **shape.blocks(*firsts),
+        'channels': tuple(planes),
+        'cardinality': width // in_group,
+        'base_width': _base_width(widths),
+        'scale': shape('layer1.0.conv1.weight')[0] // width,
+        'attn_layer': _attention(state_dict),
+        'avg_down': pooled,
+        # read in stage 2: stage 1 may have no shortcut convolution
+        'down_kernel_size': shape(f'layer2.0.downsample.{int(pooled)}.weight')[-1],
+        'replace_stem_pool': 'maxpool.0.weight' in state_dict,
     }
-    if 'conv1.0.weight' in state_dict:
-        stem_width, arguments['in_chans'], *_ = shape('conv1.0.weight')
-        tiered = shape('conv1.3.weight')[0] != stem_width
-        arguments.update(stem_type='deep_tiered' if tiered else 'deep')
-        arguments['stem_width'] = shape('conv1.6.weight')[0] // 2
-    else:
-        arguments.update(stem_type='', in_chans=shape('conv1.weight')[1])
-    # read in stage 2: stage 1 may have no shortcut convolution
-    pooled = 'layer2.0.downsample.2.weight' in state_dict
-    shortcut = f'layer2.0.downsample.{int(pooled)}.weight'
-    arguments.update(
-        avg_down=pooled,
-        down_kernel_size=shape(shortcut)[-1],
-        replace_stem_pool='maxpool.0.weight' in state_dict,
-    )
-    return arguments
+    if 'conv1.0.weight' not in state_dict:
+        return {**arguments, 'stem_type': '', 'in_chans': shape('conv1.weight')[1]}
+    stem_width, in_chans, *_ = shape('conv1.0.weight')
+    tiered = shape('conv1.3.weight')[0] != stem_width
+    return {
+        **arguments,
+        'stem_type': 'deep_tiered' if tiered else 'deep',
+        'in_chans': in_chans,
+        'stem_width': shape('conv1.6.weight')[0] // 2,
+    }

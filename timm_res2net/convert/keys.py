@@ -1,4 +1,4 @@
-"""What the keys of a state dict under timm's names stand for."""
+"""What the keys of a state dict under timm's names belong to."""
 
 from collections.abc import Mapping
 
@@ -20,15 +20,15 @@ def without_counters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def is_head(key: str) -> bool:
-    """Return whether a key is one of the classifier, which timm replaces for other classes."""
+    """Return whether a key belongs to the classifier, which timm replaces for other classes."""
     return key.startswith(('fc.', 'classifier.'))  # of a ResNet, of an HRNet
 
 
 def is_branch(key: str) -> bool:
-    """Return whether a key is one of an HRNet's four branches, which no Res2Net has."""
+    """Return whether a key belongs to a branch of an HRNet, which no Res2Net has."""
     return key.startswith('stage4.')
 
 
 def is_gate(key: str) -> bool:
-    """Return whether a key is one of the attention in a block."""
+    """Return whether a key belongs to a block's attention layer."""
     return '.se.' in key

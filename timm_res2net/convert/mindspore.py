@@ -9,7 +9,6 @@ file can run.
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import IO, Any
 
 import torch
@@ -20,24 +19,10 @@ _DTYPES = {
     'Int64': torch.int64, 'UInt8': torch.uint8,
 }  # fmt: skip
 _VARINT, _BYTES = 0, 2  # the wire types of protobuf that the message uses
-_CRC = b'crc_num'  # stands before 10 bytes with the checksum, at the end of the file
+_CRC = b'crc_num'  # before 10 bytes with the checksum, at the end of the file
 _CRC_BYTES = len(_CRC) + 10
 _MOST_TENSORS = 100_000  # a network with its optimizer has some thousands
 _MOST_SIZES = 16
-_LONGEST_TEXT = 4096  # bytes of a name
-
-
-class _Damage(ValueError):
-    """The file is not what MindSpore writes."""
-
-
-@dataclass
-class _Tensor:
-    """A tensor as the file describes it, in one part or, above 512 MB, in several."""
-
-    dims: tuple[int, ...]
-    kind: str
-    parts: list[memoryview] = field(default_factory=list)
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -47,7 +32,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return number, at + i + 1
-    raise _Damage('a number does not end')
+    raise ValueError('a number does not end')
 
 
 def _fields(data: memoryview, wire_types: Mapping[int, int]) -> Iterator[tuple[int, Any]]:
@@ -62,78 +47,60 @@ def _fields(data: memoryview, wire_types: Mapping[int, int]) -> Iterator[tuple[i
         key, at = _varint(data, at)
         number, wire_type = key >> 3, key & 7
         if wire_types.get(number) != wire_type:
-            raise _Damage(f'it has a field {number} of wire type {wire_type} at an odd place')
+            raise ValueError(f'it has a field {number} of wire type {wire_type} that no tensor has')
         value, at = _varint(data, at)
         if wire_type == _VARINT:
             yield number, value
             continue
         if value > len(data) - at:
-            raise _Damage(f'a part of {value:,} bytes has {len(data) - at:,}')
+            raise ValueError(f'a part of {value:,} bytes has {len(data) - at:,}')
         yield number, data[at : at + value]
         at += value
 
 
-def _text(data: memoryview) -> str:
-    if not 0 < len(data) <= _LONGEST_TEXT:
-        raise _Damage(f'a name has {len(data):,} bytes')
-    try:
-        return bytes(data).decode()
-    except UnicodeDecodeError as error:
-        raise _Damage('a name is not UTF-8') from error
+def _parts(data: memoryview, wire_types: Mapping[int, int]) -> dict[int, list[Any]]:
+    """Return the values of a message's fields by number, of which all must be there."""
+    parts: dict[int, list[Any]] = {number: [] for number in wire_types}
+    for number, value in _fields(data, wire_types):
+        most = _MOST_SIZES if wire_types[number] == _VARINT else 1
+        if len(parts[number]) == most:
+            raise ValueError(f'a field {number} occurs more than {most} times')
+        parts[number].append(value)
+    if not all(parts[number] for number in wire_types if wire_types[number] == _BYTES):
+        raise ValueError('a tensor lacks its name, its type or its numbers')
+    return parts
 
 
-def _only(found: dict[int, Any], number: int, value: Any) -> None:
-    if number in found:
-        raise _Damage(f'a field {number} occurs twice')
-    found[number] = value
-
-
-def _read_tensor(data: memoryview) -> _Tensor:
-    dims: list[int] = []
-    found: dict[int, Any] = {}
-    for number, value in _fields(data, {1: _VARINT, 2: _BYTES, 3: _BYTES}):
-        if number == 1:
-            dims.append(value)
-            if len(dims) > _MOST_SIZES:
-                raise _Damage(f'a tensor has more than {_MOST_SIZES} sizes')
-        else:
-            _only(found, number, value)
-    if found.keys() != {2, 3}:
-        raise _Damage('a tensor lacks its type or its numbers')
-    return _Tensor(tuple(dims), _text(found[2]), [found[3]])
-
-
-def _read_message(data: memoryview) -> dict[str, _Tensor]:
-    tensors: dict[str, _Tensor] = {}
+def _tensors(data: memoryview) -> dict[str, tuple[tuple[int, ...], str, list[memoryview]]]:
+    """Return the sizes, the type and the numbers of each tensor, in parts if it exceeds 512 MB."""
+    tensors: dict[str, tuple[tuple[int, ...], str, list[memoryview]]] = {}
     for count, (_, value) in enumerate(_fields(data, {1: _BYTES})):
         if count >= _MOST_TENSORS:
-            raise _Damage(f'it has more than {_MOST_TENSORS:,} tensors')
-        found: dict[int, Any] = {}
-        for number, part in _fields(value, {1: _BYTES, 2: _BYTES}):
-            _only(found, number, part)
-        if found.keys() != {1, 2}:
-            raise _Damage('a tensor lacks its name or itself')
-        name, tensor = _text(found[1]), _read_tensor(found[2])
+            raise ValueError(f'it has more than {_MOST_TENSORS:,} tensors')
+        field = _parts(value, {1: _BYTES, 2: _BYTES})
+        name, inner = bytes(field[1][0]).decode(), field[2][0]
+        field = _parts(inner, {1: _VARINT, 2: _BYTES, 3: _BYTES})
+        tensor = tuple(field[1]), bytes(field[2][0]).decode(), field[3]
         first = tensors.setdefault(name, tensor)
         if first is not tensor:
-            if (first.dims, first.kind) != (tensor.dims, tensor.kind):
-                raise _Damage(f'{name!r} occurs twice')
-            first.parts += tensor.parts
+            if first[:2] != tensor[:2]:
+                raise ValueError(f'{name!r} occurs twice')
+            first[2].extend(tensor[2])
     return tensors
 
 
-def _convert(name: str, tensor: _Tensor) -> torch.Tensor | str:
-    """Return a copy of the numbers, or the name of a type that is none of torch's."""
-    dtype = _DTYPES.get(tensor.kind)
+def _convert(
+    name: str, dims: tuple[int, ...], kind: str, parts: list[memoryview]
+) -> torch.Tensor | str:
+    """Return a copy of the numbers, or the name of a type that torch does not have."""
+    dtype = _DTYPES.get(kind)
     if dtype is None:
-        return tensor.kind
-    raw = bytearray().join(tensor.parts)
-    # MindSpore writes the size 0 for a scalar
-    dims = () if tensor.dims == (0,) and raw else tensor.dims
+        return kind
+    raw = bytearray().join(parts)
+    if dims == (0,) and raw:  # so MindSpore writes a scalar
+        dims = ()
     if math.prod(dims) * dtype.itemsize != len(raw):
-        raise _Damage(
-            f'{name!r} has {len(raw):,} bytes, not those of {tensor.kind} and {list(dims)}'
-        )
+        raise ValueError(f'{name!r} has {len(raw):,} bytes, not those of {kind} and {list(dims)}')
     if not raw:  # torch refuses an empty buffer
         return torch.empty(dims, dtype=dtype)
     return torch.frombuffer(raw, dtype=dtype).reshape(dims)
@@ -146,7 +113,7 @@ def _without_crc(data: memoryview) -> memoryview:
         return data
     message = data[:-_CRC_BYTES]
     if zlib.crc32(message) != int.from_bytes(tail[len(_CRC) :], 'big'):
-        raise _Damage('its checksum does not match')
+        raise ValueError('its checksum does not match')
     return message
 
 
@@ -156,7 +123,7 @@ def starts_as_ckpt(start: bytes) -> bool:
     try:
         _, at = _varint(data, 1)
         length, behind = _varint(data, at + 1)
-    except _Damage:
+    except ValueError:
         return False
     name = start[behind : behind + length]
     return (
@@ -174,15 +141,15 @@ def read_ckpt(raw: bytes) -> dict[str, Any]:
         raw: The content of the file.
 
     Returns:
-        By name: a tensor, or the name of its type if this is not one of torch's, such as 'str'.
+        By name: a tensor, or the name of its type if torch does not have it, such as 'str'.
 
     Raises:
         ValueError: It is not what MindSpore writes.
     """
     try:
-        found = _read_message(_without_crc(memoryview(raw)))
-        return {name: _convert(name, found.pop(name)) for name in list(found)}
-    except _Damage as error:
+        tensors = _tensors(_without_crc(memoryview(raw)))
+        return {name: _convert(name, *tensors.pop(name)) for name in list(tensors)}
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot have
         raise ValueError(
             f'it is cut short or damaged as a MindSpore checkpoint ({error}). Download it again.'
         ) from error

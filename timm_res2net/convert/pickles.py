@@ -50,32 +50,34 @@ class Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.shape, self.dtype, self.fortran, self.raw = state[-4:]
 
-    def kind(self) -> str:
-        """Return the name of the dtype, for errors."""
-        if not isinstance(self.dtype, _Dtype):
-            return 'an array without a dtype'
-        dtype = self.dtype.numpy()
-        code = str(self.dtype.code)
-        return dtype.name if dtype else {'O': 'object'}.get(code[:1], code)
+    def tensor(self, key: str) -> torch.Tensor:
+        """Return a copy of the numbers, and free the array's own.
 
-    def tensor(self) -> torch.Tensor | None:
-        """Return a copy of the numbers.
+        Args:
+            key: The key of the array, for errors.
 
-        Returns:
-            The tensor, or None if the dtype is not one of plain numbers or the number of bytes does
-            not fit the shape.
+        Raises:
+            ValueError: The array does not hold plain numbers, or has not as many as its shape.
         """
         dtype = self.dtype.numpy() if isinstance(self.dtype, _Dtype) else None
+        if dtype is None:
+            kind = repr(self.dtype.code) if isinstance(self.dtype, _Dtype) else 'none'
+            raise ValueError(
+                f'the entry {key!r} is an array of the type {kind}, not of numbers. Save it as '
+                'float32.'
+            )
         sizes = isinstance(self.shape, tuple) and all(type(n) is int and n >= 0 for n in self.shape)
-        if dtype is None or not sizes or not isinstance(self.raw, bytes | bytearray):
-            return None
-        if math.prod(self.shape) * dtype.itemsize != len(self.raw):
-            return None
-        numbers = np.frombuffer(self.raw, dtype).reshape(
-            self.shape, order='F' if self.fortran else 'C'
-        )
+        raw = self.raw if sizes and isinstance(self.raw, bytes | bytearray) else b''
+        if not sizes or math.prod(self.shape) * dtype.itemsize != len(raw):
+            raise ValueError(
+                f'the entry {key!r} does not have as many bytes as its shape needs. Download the '
+                'file again.'
+            )
+        numbers = np.frombuffer(raw, dtype).reshape(self.shape, order='F' if self.fortran else 'C')
         native = dtype.newbyteorder('=')
-        return torch.from_numpy(np.array(numbers, dtype=native, order='C', copy=True))
+        tensor = torch.from_numpy(np.array(numbers, dtype=native, order='C', copy=True))
+        self.raw = b''  # do not keep all arrays in memory twice
+        return tensor
 
 
 def _reconstruct(*_: Any) -> Array:
@@ -103,6 +105,14 @@ def _mapping(*_: Any) -> dict[str, Any]:
     return {}
 
 
+def _sequence(*_: Any) -> list[Any]:
+    return []
+
+
+def _no_bytes(*_: Any) -> bytes:  # a pickle of protocol 2 calls bytes() for an empty array
+    return b''
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ('numpy', 'ndarray'): Array,
     ('numpy', 'dtype'): _Dtype,
@@ -119,13 +129,10 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Ignored:
-    """The record of an object that is not read, whatever it is made of."""
+    """The record of an object that is not read, with any arguments."""
 
     def __new__(cls, *_: Any) -> '_Ignored':
         return super().__new__(cls)
-
-    def __init__(self, *_: Any):
-        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -138,14 +145,17 @@ class _Dictionary:
         return {}
 
 
-def _sequence(*_: Any) -> list[Any]:
-    return []
-
-
-def _no_bytes(*_: Any) -> bytes:  # a pickle of protocol 2 calls bytes() for an empty array
-    return b''
-
-
+_PATHS = ('Path', 'PurePath', 'PosixPath', 'PurePosixPath', 'WindowsPath', 'PureWindowsPath')
+_IGNORED = {
+    # factories of a defaultdict; a HistoryBuffer asks for its methods with getattr
+    'builtins': ('list', 'dict', 'tuple', 'int', 'float', 'str', 'bool', 'getattr'),
+    'pathlib': _PATHS,
+    'pathlib._local': _PATHS,
+    'datetime': ('date', 'datetime', 'time', 'timedelta', 'timezone'),
+    'types': ('SimpleNamespace',),
+    'mmengine.logging.history_buffer': ('HistoryBuffer',),
+    'numpy': ('mean', 'min', 'max'),  # the statistics of a HistoryBuffer
+}
 HARMLESS: dict[str, Any] = {
     **{
         f'{module}.{name}': record
@@ -155,38 +165,11 @@ HARMLESS: dict[str, Any] = {
     'collections.defaultdict': _mapping,
     'collections.deque': _sequence,
     'builtins.bytes': _no_bytes,
-    **dict.fromkeys(
-        (
-            'lightning.fabric.utilities.data.AttributeDict',
-            'lightning_fabric.utilities.data.AttributeDict',
-            'pytorch_lightning.utilities.parsing.AttributeDict',
-        ),
-        _Dictionary,
-    ),
-    **dict.fromkeys(
-        (
-            # factories of a defaultdict; a HistoryBuffer asks for its methods with getattr
-            *(
-                f'builtins.{name}'
-                for name in ('list', 'dict', 'tuple', 'int', 'float', 'str', 'bool', 'getattr')
-            ),
-            *(
-                f'{module}.{name}'
-                for module in ('pathlib', 'pathlib._local')
-                for name in (
-                    'Path', 'PurePath', 'PosixPath', 'PurePosixPath', 'WindowsPath',
-                    'PureWindowsPath',
-                )
-            ),
-            *(f'datetime.{name}' for name in ('date', 'datetime', 'time', 'timedelta', 'timezone')),
-            'types.SimpleNamespace',
-            'mmengine.logging.history_buffer.HistoryBuffer',
-            # what the statistics of a HistoryBuffer are, by their names in numpy
-            'numpy.mean', 'numpy.min', 'numpy.max',
-        ),
-        _Ignored,
-    ),
-}  # fmt: skip
+    'lightning.fabric.utilities.data.AttributeDict': _Dictionary,
+    'lightning_fabric.utilities.data.AttributeDict': _Dictionary,
+    'pytorch_lightning.utilities.parsing.AttributeDict': _Dictionary,
+    **{f'{module}.{name}': _Ignored for module, names in _IGNORED.items() for name in names},
+}
 """Inert records for what training scripts save beside weights, by the name in the file.
 
 A file of `torch.save` that asks for one of these names gets the record. Nothing of the name's own
@@ -194,29 +177,29 @@ module is called or imported.
 """
 
 
-class _Unwanted(pickle.UnpicklingError):
+class _UnknownName(ValueError):
     """A file asks for a name that is not in the table."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that finds nothing but the records of this module.
+    """An unpickler that knows nothing but the records of this module.
 
-    BUILD can write attributes of what is found. So every find is a new function, which no other
-    file gets and which leads to no class.
+    The opcode BUILD can write attributes of a function. So every name gives a new function, which
+    no other file gets and which leads to no class.
     """
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a function that makes the record of a name. pickle calls this method."""
         record = _ALLOWED.get((module, name))
         if record is None:
-            raise _Unwanted(
-                f"it wants to load '{module}.{name}', which a dictionary of arrays does not need"
+            raise _UnknownName(
+                f"it wants to load '{module}.{name}', which a dictionary of arrays does not need."
             )
         return lambda *args: record(*args)
 
 
-def unpickle_arrays(raw: bytes) -> dict[str, Any]:
-    """Unpickle a dictionary, with each array as an `Array`.
+def unpickle_arrays(raw: bytes) -> Any:
+    """Unpickle a file, with each array as an `Array`.
 
     A crafted file runs no code, but can exhaust memory or end the process.
 
@@ -227,18 +210,13 @@ def unpickle_arrays(raw: bytes) -> dict[str, Any]:
         ValueError: It is not a pickle, is cut short, or asks for more than arrays.
     """
     try:
-        content = _Unpickler(io.BytesIO(raw)).load()
-    except _Unwanted as error:
-        raise ValueError(f'{error}.') from error
+        return _Unpickler(io.BytesIO(raw)).load()
+    except _UnknownName:
+        raise
     except Exception as error:  # a damaged pickle can fail anywhere inside pickle
         raise ValueError(
             f'it is cut short or damaged as a pickle ({first_line(error)}). Download it again.'
         ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f'it holds {type(content).__name__}, not a dict. Save a dictionary of arrays.'
-        )
-    return content
 
 
 def dump_arrays(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..layers.text import table
-
 _TABLE = json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8'))
 
 
@@ -29,7 +27,7 @@ class PublishedFile(NamedTuple):
         box_ap: Box AP on COCO, or None.
         mask_ap: Mask AP on COCO, or None.
         pq: Panoptic quality on COCO, or None.
-        hash: First digits of its sha256, as the file's name gives them; '' without.
+        hash: First digits of its sha256, if the file's name has them; otherwise ''.
         tags: Registered names with tags that load it; empty if it has to be converted first.
     """
 
@@ -107,36 +105,3 @@ def file_of(tag: str) -> PublishedFile | None:
     'PaddleClas'
     """
     return next((file for file in FILES if tag in file.tags), None)
-
-
-def published_table() -> str:
-    """Return the Markdown table of all published files."""
-    rows = [
-        (
-            f'[{file.file}]({file.url})',
-            file.accuracy,
-            file.license,
-            file.by,
-            ', '.join(f'`{tag}`' for tag in file.tags) or '`convert`',
-        )
-        for file in FILES
-    ]
-    return table(('file', 'published accuracy', 'license', 'by', 'load with'), rows)
-
-
-_IN_A_PRODUCT = {'apache-2.0': 'yes', 'unknown': 'ask the publisher'}
-
-
-def licenses_table() -> str:
-    """Return the Markdown table of the licenses of published files, and of what names them."""
-    rows = dict.fromkeys(
-        (
-            file.by,
-            file.license,
-            file.license_source,
-            (file.accuracy and PUBLISHERS[file.by].figures) or 'none published',
-            _IN_A_PRODUCT[file.license],
-        )
-        for file in FILES
-    )
-    return table(('by', 'license', 'named by', 'accuracies from', 'in a product'), rows)

@@ -1,14 +1,15 @@
 """The way back: a model's tensors under the keys of another project."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..convert import SOURCES, infer_arguments, undo_rules
+from ..convert.engine import undo_rules
+from ..convert.infer import infer_arguments
 from ..convert.keys import without_counters
+from ..convert.sources import SOURCES
 from ..files import new_file
 from ..layers.text import sentence
 from ..models.hrnet_res2net import HighResolutionRes2Net
@@ -45,7 +46,7 @@ def back(model: Model, to: str) -> dict[str, torch.Tensor]:
         raise ValueError(sentence(f'{what}: {error}')) from error
 
 
-def write_back(tensors: Mapping[str, torch.Tensor], to: str, path: Path) -> None:
+def write_back(tensors: dict[str, torch.Tensor], to: str, path: Path) -> None:
     """Write a new file as a project does: all of it, or nothing.
 
     Args:

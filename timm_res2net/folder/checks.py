@@ -17,7 +17,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from ..layers.text import list_some, printable
-from ..models.half_loading import fill
+from ..models.loading import fill
 from .card import read_card
 from .config import CONFIG, MODES
 from .folder import CARD, WEIGHTS, ModelFolder

@@ -25,7 +25,7 @@ from ..layers.arguments import (
     as_it_is,
     choice,
     number,
-    read,
+    parse_arguments,
     several,
     whole,
 )
@@ -148,7 +148,7 @@ def check_arguments(given: Mapping[str, Any], name: str) -> None:
             f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
             'can set. Remove it.'
         )
-    read(table, _given(given), 'model_args.')
+    parse_arguments(table, _given(given), 'model_args.')
 
 
 def _check(config: Any) -> None:
@@ -160,8 +160,8 @@ def _check(config: Any) -> None:
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
         raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
-    read(_FIELDS, config)
-    read(_CFG, _given(config['pretrained_cfg']), 'pretrained_cfg.')
+    parse_arguments(_FIELDS, config)
+    parse_arguments(_CFG, _given(config['pretrained_cfg']), 'pretrained_cfg.')
     name = config['architecture'].partition('.')[0]
     if not is_res2net(name):
         raise ValueError(
@@ -384,7 +384,7 @@ class Config:
         in_chans = self.input_size[0]
         what = f'Images cannot be prepared with {dict(given)}'
         try:
-            read({**_CFG, 'img_size': whole(1, 4096)}, given)
+            parse_arguments({**_CFG, 'img_size': whole(1, 4096)}, given)
             data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
             create_transform(**data)
         except ValueError as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..convert import SOURCES
+from ..convert.sources import SOURCES
 from ..files import check_writable
 from .back import back, write_back
 from .card import ABOUT, with_card

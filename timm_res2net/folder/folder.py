@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..convert import read_checkpoint
+from ..convert.files import read_checkpoint
 from ..files import new_folder, read_text, write_file
 from ..layers.text import first_line, sentence
-from ..models.download import WEIGHT_FILES
+from ..models.loading import WEIGHT_FILES
 from .config import CONFIG, Config
 from .golden import GOLDEN, golden_tensors
 from .model import Model

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from ..convert import Move
+from ..convert.engine import Move
 from .config import Config
 
 

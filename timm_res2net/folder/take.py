@@ -17,25 +17,18 @@ from timm.models.resnet import ResNet
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..convert import (
-    SOURCES,
-    Checkpoint,
-    apply_rules,
-    convert_network,
-    explain_missing_stem,
-    find_network,
-    infer_arguments,
-    look_like_classifiers,
-    read_checkpoint,
-    recognise,
-)
+from ..convert.engine import apply_rules
+from ..convert.files import Checkpoint, read_checkpoint
+from ..convert.find import convert_network, find_network, look_like_classifiers
+from ..convert.infer import infer_arguments
 from ..convert.keys import is_branch
+from ..convert.sources import SOURCES, recognise
 from ..layers.fused_block import FusedBottle2neck
 from ..layers.semantics import SEMANTICS
 from ..layers.text import list_some, printable, sentence
 from ..models import hrnet_res2net
-from ..models.half_loading import fill
 from ..models.hrnet_res2net import HighResolutionRes2Net
+from ..models.loading import fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
 from .card import is_generated
 from .config import DATA, Config, check_arguments, in_chans_of, timm_names, without_origin
@@ -191,10 +184,6 @@ def _take_file(path: Path, hints: Hints) -> Model:
     _logger.info('Converting the tensors')
     network = find_network(checkpoint.values, hints.source, hints.prefix)
     tensors, moved = convert_network(checkpoint, network)
-    problem = explain_missing_stem(checkpoint.values, network, tensors.keys())
-    if problem:
-        raise ValueError(problem)
-    moved = tuple(move._replace(source=network.keys[move.source]) for move in moved)
     left_out = checkpoint.values.keys() - set(network.keys.values())
     training = _training(checkpoint.training, network.source)
     name, arguments, net = _identify(tensors, network.source, hints, training)
@@ -236,7 +225,7 @@ def _take_module(module: nn.Module) -> Model:
             'was made from.'
         )
     cfg = dict(getattr(plain, 'pretrained_cfg', None) or {})
-    name = cfg.get('architecture')
+    name: str = cfg.get('architecture') or ''
     is_hrnet = type(plain) is HighResolutionRes2Net and hasattr(plain.global_pool, 'pool_type')
     if isinstance(plain, Res2Net) or (is_hrnet and name):
         arguments = plain.model_args
@@ -252,11 +241,11 @@ def _take_module(module: nn.Module) -> Model:
             '`timm.models.push_to_hf_hub`.'
         )
     net = copy.deepcopy(plain).cpu().float().eval()
-    if isinstance(plain, Res2Net) and (name is None or name in timm_names()):
+    if isinstance(plain, Res2Net) and (not name or name in timm_names()):
         # made by its class, or by a function of the authors: timm's names do not take `arguments`
         inferred = _body(infer_arguments(net.state_dict()))
-        name = _name_of({**inferred, 'semantics': arguments['semantics']})
-        name = _CUSTOM if name is None or name in timm_names() else name
+        own = _name_of({**inferred, 'semantics': arguments['semantics']})
+        name = own if own and own not in timm_names() else _CUSTOM
     head = net.get_classifier()
     if isinstance(head, nn.Linear | nn.Identity):  # replaced, as in `model.fc = nn.Linear(...)`
         net.num_classes = head.out_features if isinstance(head, nn.Linear) else 0

@@ -13,7 +13,7 @@ from ..folder.checks import PICKLES
 from ..folder.config import CONFIG
 from ..folder.folder import FILES, PICKLE, WEIGHTS, ModelFolder
 from ..folder.target import Target
-from ..models.download import NOT_CACHED, WEIGHT_FILES, ask_hub
+from ..models.loading import NOT_CACHED, WEIGHT_FILES, ask_hub
 
 _logger = logging.getLogger(__name__)
 

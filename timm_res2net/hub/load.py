@@ -12,7 +12,7 @@ from torch import nn
 from ..files import read_text
 from ..folder.config import CONFIG, is_res2net
 from ..folder.target import Target, find_target
-from ..models.download import WEIGHT_FILES, prepare_weights
+from ..models.loading import WEIGHT_FILES, prepare_weights
 from .fetch import fetch
 
 _logger = logging.getLogger(__name__)

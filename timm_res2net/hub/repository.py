@@ -13,7 +13,7 @@ from ..folder.config import CONFIG, Config
 from ..folder.folder import CARD, ModelFolder
 from ..folder.golden import GOLDEN
 from ..folder.target import Target
-from ..models.download import ask_hub
+from ..models.loading import ask_hub
 from .fetch import is_same, siblings_of
 
 

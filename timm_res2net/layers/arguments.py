@@ -2,10 +2,10 @@
 
 They may come from a config.json, which is data from the network. A row says in words what a value
 must be, and returns it as it is used: scalars of numpy and torch as Python's numbers, lists as
-tuples. Texts, booleans and NaN are not numbers. The constructors read their arguments with
-`checked`, and `timm.create_model` those that no constructor has. What torch checks itself, such as
-a device, has no row. The ranges leave room for networks several times larger than any published
-one, and `ModelFolder.build` counts the parameters of one that a config.json describes.
+tuples. Texts, booleans and NaN are not numbers. `checked` applies the table to a constructor,
+`parse_arguments` to a dictionary. What torch checks itself, such as a device, has no row. The
+ranges leave room for networks several times larger than any published one, and `ModelFolder.build`
+counts the parameters of one that a config.json describes.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ class Field(NamedTuple):
 
     Attributes:
         kind: What a value must be, to follow the words "must be".
-        read: Returns a value as it is used, and raises any exception if it is of another kind.
+        parse: Returns a value as it is used, and raises any exception if it is of another kind.
     """
 
     kind: str
-    read: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
 
 
 def _require(is_so: bool) -> None:
@@ -49,11 +49,11 @@ def _require(is_so: bool) -> None:
 def as_it_is(kind: str, fits: Callable[[Any], bool]) -> Field:
     """A value that is used as it is."""
 
-    def read(value: Any) -> Any:
+    def parse(value: Any) -> Any:
         _require(fits(value))
         return value
 
-    return Field(kind, read)
+    return Field(kind, parse)
 
 
 def _plain(value: Any) -> Any:
@@ -64,13 +64,13 @@ def _plain(value: Any) -> Any:
 def number(low: float, high: float, kind: type = numbers.Real) -> Field:
     """A number in a range."""
 
-    def read(value: Any) -> float:
+    def parse(value: Any) -> float:
         value = _plain(value)
         _require(isinstance(value, kind) and not isinstance(value, bool))
         _require(low <= value <= high)
         return value if isinstance(value, int) else float(value)
 
-    return Field(f'a {"whole " if kind is int else ""}number from {low} to {high}', read)
+    return Field(f'a {"whole " if kind is int else ""}number from {low} to {high}', parse)
 
 
 whole = functools.partial(number, kind=int)
@@ -79,47 +79,47 @@ whole = functools.partial(number, kind=int)
 def choice(*values: Any) -> Field:
     """One of some texts, numbers or booleans."""
 
-    def read(value: Any) -> Any:
+    def parse(value: Any) -> Any:
         value = _plain(value)
         return next(known for known in values if type(known) is type(value) and known == value)
 
     listed = ', '.join(str(value) if value != '' else "''" for value in values)
-    return Field(f'one of {listed}' if len(values) > 1 else listed, read)
+    return Field(f'one of {listed}' if len(values) > 1 else listed, parse)
 
 
 def several(item: Field, shortest: int, longest: int) -> Field:
     """A sequence of values of one kind."""
 
-    def read(value: Any) -> tuple[Any, ...]:
+    def parse(value: Any) -> tuple[Any, ...]:
         _require(not isinstance(value, str | bytes | Mapping))
-        _require(shortest <= len(value) <= longest)  # before anything is read of it
-        return tuple(item.read(entry) for entry in value)
+        _require(shortest <= len(value) <= longest)  # before any entry is read
+        return tuple(item.parse(entry) for entry in value)
 
     count = str(shortest) if shortest == longest else f'{shortest} to {longest}'
-    return Field(f'a list of {count} values, each {item.kind}', read)
+    return Field(f'a list of {count} values, each {item.kind}', parse)
 
 
 def either(*fields: Field) -> Field:
     """A value of one of several kinds, the first that fits."""
 
-    def read(value: Any) -> Any:
+    def parse(value: Any) -> Any:
         for field in fields[:-1]:
-            with contextlib.suppress(Exception):  # as `Field.read` says
-                return field.read(value)
-        return fields[-1].read(value)
+            with contextlib.suppress(Exception):  # as `Field.parse` says
+                return field.parse(value)
+        return fields[-1].parse(value)
 
-    return Field(', or '.join(field.kind for field in fields), read)
+    return Field(', or '.join(field.kind for field in fields), parse)
 
 
 def of(fields: Mapping[str, Field]) -> Field:
     """A dictionary with the given keys."""
 
-    def read(value: Any) -> dict[str, Any]:
+    def parse(value: Any) -> dict[str, Any]:
         _require(value.keys() == fields.keys())
-        return {key: field.read(value[key]) for key, field in fields.items()}
+        return {key: field.parse(value[key]) for key, field in fields.items()}
 
     listed = '; '.join(f'{key}: {field.kind}' for key, field in fields.items())
-    return Field(f'a dictionary ({listed})', read)
+    return Field(f'a dictionary ({listed})', parse)
 
 
 def _name(kind: str, find: Callable[[str], Any]) -> Field:
@@ -135,10 +135,10 @@ def _levels(value: Any) -> tuple[int, ...]:
     """
     value = _plain(value)
     if isinstance(value, int):
-        value = range(-whole(1, 5).read(value), 0)
-    found = sorted(level % 5 for level in several(whole(-5, 4), 1, 5).read(value))
-    _require(len(set(found)) == len(found))
-    return tuple(found)
+        value = range(-whole(1, 5).parse(value), 0)
+    levels = sorted(level % 5 for level in several(whole(-5, 4), 1, 5).parse(value))
+    _require(len(set(levels)) == len(levels))
+    return tuple(levels)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -239,40 +239,43 @@ HRNET = {
 """Arguments of `HighResolutionRes2Net`."""
 
 
-def read(fields: Mapping[str, Field], given: Mapping[str, Any], where: str = '') -> dict[str, Any]:
+def parse_arguments(
+    fields: Mapping[str, Field], given: Mapping[str, Any], where: str = ''
+) -> dict[str, Any]:
     """Return the values that have a row as they are used, and the others as they are.
 
     Args:
         fields: A part of the table.
         given: Values by name.
-        where: What stands before a name in the error, such as 'model_args.'.
+        where: Prefix of the names in an error, such as 'model_args.'.
 
     Raises:
         ValueError: A value is not what its row says.
     """
-    found = {}
+    parsed = {}
     for name, value in given.items():
         try:
-            found[name] = fields[name].read(value) if name in fields else value
-        except Exception:  # as `Field.read` says: an object of any class can fail anywhere
-            told = f'{where}{name} must be {fields[name].kind}, got {brief(value)}.'
-            raise ValueError(told) from None
-    return found
+            parsed[name] = fields[name].parse(value) if name in fields else value
+        except Exception:  # as `Field.parse` says: an object of any class can fail anywhere
+            raise ValueError(
+                f'{where}{name} must be {fields[name].kind}, got {brief(value)}.'
+            ) from None
+    return parsed
 
 
 P = ParamSpec('P')
 
 
 def checked(fields: Mapping[str, Field]) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Let a constructor get its arguments as the table reads them, but for unknown ones."""
+    """Decorate a constructor to get its arguments as the table returns them."""
 
     def decorate(init: Callable[P, None]) -> Callable[P, None]:
         names = list(inspect.signature(init).parameters)
 
         @functools.wraps(init)
         def wrapper(*args: Any, **kwargs: Any) -> None:
-            positional = read(fields, dict(zip(names, args, strict=False))).values()
-            init(*positional, *args[len(names) :], **read(fields, kwargs))
+            positional = parse_arguments(fields, dict(zip(names, args, strict=False))).values()
+            init(*positional, *args[len(names) :], **parse_arguments(fields, kwargs))
 
         return wrapper
 

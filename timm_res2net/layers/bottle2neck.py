@@ -17,7 +17,7 @@ from timm.layers import SEModule, get_attn
 from torch import nn
 
 from .arguments import ATTN_LAYERS, BLOCK, checked
-from .fold import check_finite, check_layers
+from .fold import check_fusible
 from .fused_block import FusedBottle2neck
 from .semantics import SEMANTICS
 
@@ -132,7 +132,7 @@ class Bottle2neck(nn.Module):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value is not what the table in schema.py says, or a split would have no
+            ValueError: A value that arguments.py does not allow, or a split would have no
                 channel.
         """
         super().__init__()
@@ -252,6 +252,5 @@ class Bottle2neck(nn.Module):
         """
         what = f'Cannot reparameterize {type(self).__name__}'
         with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-            check_layers(self, what)
-            check_finite(self, what)
+            check_fusible(self, what)
             return FusedBottle2neck(self)

@@ -15,27 +15,43 @@ from .text import list_some
 Conv = TypeVar('Conv', bound=nn.Conv2d)
 
 
-def check_layers(model: nn.Module, what: str) -> None:
-    """Check that layers can be replaced by others that compute the same from their parameters.
-
-    Args:
-        model: Any module.
-        what: What is refused otherwise, the beginning of the error's sentence.
-
-    Raises:
-        ValueError: A layer has a LoRA adapter, a forward that was replaced, or a weight that is
-            quantized or computed from others (pruning, weight norm, spectral norm and other
-            parametrizations of `torch.nn.utils`). It is named, with the call that ends that.
-    """
+def _find_computed(layer: nn.Module) -> tuple[str, str] | None:
+    """Return a tensor of a layer that is computed from others, and the call that ends that."""
     from torch.nn.utils import prune  # which torch and timm do not load
 
-    # hooks that compute a tensor before each call, their attribute with the tensor's name, and the
-    # function that makes the tensor a parameter again
+    # hooks that compute a tensor before each call, and their attribute with the tensor's name
     kinds = (
         (prune.BasePruningMethod, '_tensor_name', 'prune.remove'),
         (WeightNorm, 'name', 'remove_weight_norm'),
         (SpectralNorm, 'name', 'remove_spectral_norm'),
     )
+    for hook in layer._forward_pre_hooks.values():
+        for kind, attribute, remove in kinds:
+            if isinstance(hook, kind):
+                return getattr(hook, attribute), remove
+    if parametrize.is_parametrized(layer):
+        tensors: Any = layer.parametrizations
+        return next(iter(tensors)), 'parametrize.remove_parametrizations'
+    return None
+
+
+def check_fusible(model: nn.Module, what: str) -> None:
+    """Check that layers can be replaced by others that compute the same from their parameters.
+
+    Weights must be finite: oneDNN's ReLU turns NaN into 0, so that a deployed model would give a
+    plausible answer.
+
+    Args:
+        model: Any module. Whether tensors on the meta device and of other classes are finite is not
+            checked.
+        what: What is refused otherwise, the beginning of the error's sentence.
+
+    Raises:
+        ValueError: A layer has a LoRA adapter, a forward that was replaced, or a weight that is
+            quantized or computed from others (pruning, weight norm, spectral norm and other
+            parametrizations of `torch.nn.utils`). It is named, with the call that ends that. Or
+            tensors are not finite, or a BatchNorm would take the root of a negative variance.
+    """
     for name, layer in model.named_modules():
         name = f"'{name}'" if name else 'the model'
         if isinstance(getattr(layer, 'base_layer', None), nn.Conv2d):
@@ -47,56 +63,29 @@ def check_layers(model: nn.Module, what: str) -> None:
                 f'{what}, because the forward of {name} was replaced. Replace it afterwards, '
                 'and call `del layer.forward` first.'
             )
-        computed = [
-            (getattr(hook, attribute), remove)
-            for hook in layer._forward_pre_hooks.values()
-            for kind, attribute, remove in kinds
-            if isinstance(hook, kind)
-        ]
-        if parametrize.is_parametrized(layer):
-            tensors: Any = layer.parametrizations
-            computed += [(tensor, 'parametrize.remove_parametrizations') for tensor in tensors]
-        for tensor, remove in computed:
+        computed = _find_computed(layer)
+        if computed:
             raise ValueError(
-                f'{what}, because the {tensor} of {name} is computed from other parameters. Call '
-                f"torch.nn.utils.{remove}(layer, '{tensor}') first."
+                f'{what}, because the {computed[0]} of {name} is computed from other parameters. '
+                f"Call torch.nn.utils.{computed[1]}(layer, '{computed[0]}') first."
             )
         if isinstance(layer, nn.Conv2d) and type(layer.weight) is not nn.Parameter:
             raise ValueError(
                 f'{what}, because the weight of {name} is a {type(layer.weight).__name__}, not a '
                 'plain parameter. Quantize the model, or compute its weights, afterwards.'
             )
-
-
-def check_finite(model: nn.Module, what: str) -> None:
-    """Check that no parameter and no buffer of a model holds NaN or infinity.
-
-    oneDNN's ReLU turns NaN into 0, so that a deployed model would give a plausible answer.
-
-    Args:
-        model: Any module. Tensors on the meta device and of other classes are not looked at.
-        what: What is refused otherwise, the beginning of the error's sentence.
-
-    Raises:
-        ValueError: A tensor is not finite, or a BatchNorm would take the root of a negative
-            variance. They are named.
-    """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    plain = (torch.Tensor, nn.Parameter)  # quantized ones do not know isfinite
-    tensors = {
-        name: t for name, t in tensors.items() if t.device.type != 'meta' and type(t) in plain
-    }
+    bad = []
     with torch.no_grad():
-        bad = {
-            name
-            for name, tensor in tensors.items()
-            if tensor.is_floating_point() and not tensor.isfinite().all()
-        }
-        bad |= {
-            f'{name}.running_var'
-            for name, norm in model.named_modules()
-            if f'{name}.running_var' in tensors and (norm.running_var + norm.eps).min() <= 0
-        }
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            # quantized tensors do not know isfinite
+            if tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter):
+                continue
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                bad.append(name)
+            elif name.endswith('.running_var'):
+                norm: Any = model.get_submodule(name.removesuffix('.running_var'))
+                if (tensor + norm.eps).min() <= 0:
+                    bad.append(name)
     if bad:
         raise ValueError(
             f'{what}, because weights hold NaN or infinity, or a variance is negative '

@@ -11,8 +11,8 @@ from .fused_conv import (
     FusedConv2d,
     fuse,
     fuse_sequential,
-    look,
     may_pack,
+    run_checked,
 )
 
 
@@ -118,15 +118,15 @@ class FusedBottle2neck(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block on x of shape (B, inplanes, H, W), in the plain form if x is not finite."""
         if not torch.jit.is_scripting():
-            return look(self.run, x)
+            return run_checked(self.run, x)
         return self.run(x)
 
 
 class FusedStage(nn.Sequential):
     """Deploy form of a stage, whose blocks may overwrite the output of the block before them.
 
-    At large batch sizes, reusing memory saves time. A stage does not do it where a hook sees one of
-    its layers, or where the forward of one was replaced.
+    At large batch sizes, reusing memory saves time. A stage does not do it if one of its layers has
+    a hook or a forward that was replaced.
 
     Shape:
         - Input: (B, C, H, W)
@@ -156,7 +156,7 @@ class FusedStage(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the blocks on x of shape (B, C, H, W), in the plain form if x is not finite."""
         if not torch.jit.is_scripting():
-            return look(self._run, x)
+            return run_checked(self._run, x)
         for block in self:
             x = block(x)
         return x

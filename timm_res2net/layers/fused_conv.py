@@ -25,7 +25,7 @@ _PACKS = platform.machine().lower() in ('x86_64', 'amd64') and torch.backends.mk
 
 
 class _Local(threading.local):
-    finite: bool | None = None  # whether the tensor that `look` has looked at is finite
+    finite: bool | None = None  # whether the tensor that `run_checked` got is finite
 
 
 _local = _Local()
@@ -57,11 +57,11 @@ def is_finite(x: torch.Tensor) -> bool:
     return math.isfinite(x.sum(dtype=torch.float32))
 
 
-def look(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Return run(x), for which this thread's layers run in the plain form if x is not finite.
+def run_checked(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Return run(x), with this thread's layers in the plain form if x is not finite.
 
-    oneDNN's ReLU turns NaN into 0, so that packed layers would make an all-NaN image an answer. A
-    `look` within another one does not look again.
+    oneDNN's ReLU turns NaN into 0, so that packed layers would make an answer of an all-NaN image.
+    A nested call does not check again.
     """
     if not may_pack(x) or _local.finite is not None:
         return run(x)
@@ -137,9 +137,9 @@ class FusedConv2d(nn.Conv2d):
     Torch does not count writes through `weight.data`: write under `torch.no_grad()` instead.
 
     oneDNN's ReLU turns NaN into 0. With `checks_input`, the layer runs in the plain form if its
-    input is not finite. Stages and blocks look at their input instead (see `look`), and weights are
-    checked when a model is deployed. What overflows inside stays infinite or, where infinities
-    cancel, becomes 0.
+    input is not finite. Stages and blocks check their input instead (see `run_checked`), and
+    weights are checked when a model is deployed. What overflows inside stays infinite or, if
+    infinities cancel, becomes 0.
 
     Shape:
         - Input: (B, in_channels, H, W)

@@ -55,10 +55,10 @@ _SHORT.maxlist = _SHORT.maxtuple = 10
 def brief(value: object) -> str:
     """Return the repr of a value of any kind in one line, without most of a long one."""
     try:
-        found = ' '.join(_SHORT.repr(value).split())
+        text = ' '.join(_SHORT.repr(value).split())
     except Exception:  # a number of too many digits, an object with a repr that fails
-        found = f'a value of type {type(value).__name__}'
-    return found if len(found) <= 200 else f'{found[:200]}...'
+        text = f'a value of type {type(value).__name__}'
+    return text if len(text) <= 200 else f'{text[:200]}...'
 
 
 def printable(text: str) -> str:

@@ -5,12 +5,11 @@ from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
-from timm.models.dla import DlaBottle2neck
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
 from ..layers.bottle2neck import Bottle2neck
-from ..layers.fold import check_finite, check_layers
+from ..layers.fold import check_fusible
 from ..layers.fused_block import FusedBottle2neck, FusedStage
 from ..layers.fused_conv import FusedConv2d, fuse_sequential
 
@@ -32,15 +31,10 @@ def _check(model: nn.Module, what: str) -> None:
             f'{what}, because it is already deployed, or its blocks are, by '
             'timm.utils.reparameterize_model. Pass the original model.'
         )
-    if any(isinstance(module, DlaBottle2neck) for module in modules):
-        raise ValueError(
-            f"{what}, because its blocks are timm's DlaBottle2neck, which adds a "
-            'shortcut of the tree around it and has no deploy form here. Pass a Res2Net, such as '
-            'res2net50_26w_4s.'
-        )
     if not any(is_block(module) for module in modules):
         raise ValueError(
-            f'{what}, because it has no Res2Net block. Pass a Res2Net of this package or of timm.'
+            f"{what}, because it has no Res2Net block (the blocks of timm's DLAs are others). "
+            'Pass a Res2Net of this package or of timm.'
         )
 
 
@@ -89,8 +83,7 @@ def reparameterize_model(model: Model) -> Model:
     what = f'Cannot reparameterize {type(model).__name__}'
     _check(model, what)
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-        check_layers(model, what)
-        check_finite(model, what)
+        check_fusible(model, what)
         deployed = copy.deepcopy(model)
         _replace(deployed)
     return deployed.eval()

@@ -18,14 +18,9 @@ from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from ..layers.arguments import (
-    FEATURES,
-    HRNET,
-    checked,
-    read,
-)
+from ..layers.arguments import FEATURES, HRNET, checked, parse_arguments
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .se_identity import checkpoint_filter_fn
+from .loading import checkpoint_filter_fn
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 
@@ -72,7 +67,7 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`, `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: A value that is not what the table in schema.py says.
+            ValueError: A value that layers/arguments.py does not allow.
             TypeError: An unknown argument.
         """
         super().__init__(cfg, in_chans=in_chans, **kwargs)
@@ -131,7 +126,7 @@ def _filter(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, 
 def _create_hrnet(
     variant: str, base: str, pretrained: bool = False, **kwargs: Any
 ) -> HighResolutionRes2Net:
-    kwargs = read(FEATURES, kwargs)
+    kwargs = parse_arguments(FEATURES, kwargs)
     features_only = kwargs.pop('features_only', False)
     feature_cls = kwargs.get('feature_cls')
     if feature_cls not in (None, 'getter'):

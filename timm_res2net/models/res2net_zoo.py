@@ -8,7 +8,7 @@ Papers:
 
 Weights from:
 * https://huggingface.co/timm, the files of the Res2Net authors. In the `_se` models they start the
-  squeeze-and-excitation gates at the identity (see se_identity.py).
+  squeeze-and-excitation gates at the identity (see loading.py).
 * https://github.com/PaddlePaddle/PaddleClas and https://github.com/mindspore-lab/mindcv, converted
   while they load
 
@@ -34,15 +34,14 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..convert.published import FILES, PUBLISHERS, PublishedFile
-from ..layers.arguments import (
-    FEATURES,
-    RES2NET,
-    checked,
-    read,
-)
+from ..layers.arguments import FEATURES, RES2NET, checked, parse_arguments
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .download import mark_foreign_files, prepare_weights
-from .se_identity import checkpoint_filter_fn
+from .loading import (
+    checkpoint_filter_fn,
+    load_foreign,
+    mark_foreign_files,
+    prepare_weights,
+)
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
 
@@ -140,8 +139,8 @@ class Res2Net(ResNet):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value that is not what the table in schema.py says, or that cannot be
-                built: an odd channels[0] with a plain stem.
+            ValueError: A value that layers/arguments.py does not allow, or an odd channels[0] with
+                a plain stem, which cannot be built.
             TypeError: An unknown argument.
         """
         recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
@@ -210,9 +209,6 @@ class Res2Net(ResNet):
         Raises:
             RuntimeError: The file cannot be read or does not fit the model.
         """
-        # it needs all of `convert`, which other weights do not
-        from .foreign_weights import load_foreign
-
         load_foreign(self, checkpoint_path)
 
 
@@ -231,7 +227,7 @@ def create_res2net(
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
-    kwargs = read(FEATURES, kwargs)
+    kwargs = parse_arguments(FEATURES, kwargs)
     given, overlay = (kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay'))
     overlay = mark_foreign_files(overlay)
     cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
@@ -268,7 +264,7 @@ def _untrained_cfg(description: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
-    """Return the cfg of weights that a publisher has, the Hub's as they are and others converted.
+    """Return the cfg of published weights, on the Hub or converted while they load.
 
     Args:
         tag: Registered name with its tag.

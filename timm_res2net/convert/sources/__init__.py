@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterable
 
 from ...layers.text import list_some
+from ..engine import Source
 from ..keys import is_branch
-from ..source import Source
 from .article import ARTICLE, PYTORCH_RES2NET
 from .detectron2 import SOURCE as DETECTRON2
 from .maskrcnn import SOURCE as MASKRCNN
@@ -16,54 +16,36 @@ from .official import SOURCE as OFFICIAL
 from .paddle import SOURCE as PADDLE
 from .timm import SOURCE as TIMM
 
-__all__ = ['SOURCES', 'recognise']
-
 # The first source whose mark fits is recognised. An earlier mark may also fit a later source.
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        PADDLE,
-        MINDCV,
-        ARTICLE,
-        PYTORCH_RES2NET,
-        DETECTRON2,
-        MASKRCNN,
-        MMDET,
-        MMPRETRAIN,
-        TIMM,
+        PADDLE, MINDCV, ARTICLE, PYTORCH_RES2NET, DETECTRON2, MASKRCNN, MMDET, MMPRETRAIN, TIMM,
         OFFICIAL,
     )
-}
+}  # fmt: skip
 """Every source by its name."""
 
-
-# What other networks have among their keys, and what to say of them
-_OTHERS: tuple[tuple[str, str], ...] = (
-    (
-        r'(.*\.)?level\d\.tree[12]\..*convs\.\d+\.weight',
-        'It is a DLA with Res2Net blocks, which timm has as dla60_res2net and dla60_res2next. Load '
-        "it with `timm.create_model('dla60_res2net', checkpoint_path=...)`",
-    ),
-    (
-        r'.*\bcb_(modules|linears)\..*',
-        'It is a cascade of two backbones (CBNet), where one network feeds the other at every '
-        'stage. No single Res2Net computes that, so it cannot be built',
-    ),
-    (
-        r'.*\.(convs?\.\d+\.conv_offset|conv2_offsets?\b).*',
-        'Its blocks have deformable convolutions, which cannot be built here',
-    ),
-)
+# Networks that cannot be built, by a regular expression of their keys
+_OTHERS = {
+    r'(.*\.)?level\d\.tree[12]\..*convs\.\d+\.weight': 'It is a DLA with Res2Net blocks, which '
+    'timm has as dla60_res2net and dla60_res2next. Load it with '
+    "`timm.create_model('dla60_res2net', checkpoint_path=...)`",
+    r'.*\bcb_(modules|linears)\..*': 'It is a cascade of two backbones (CBNet), where one network '
+    'feeds the other at every stage. No single Res2Net computes that, so it cannot be built',
+    r'.*\.(convs?\.\d+\.conv_offset|conv2_offsets?\b).*': 'Its blocks have deformable '
+    'convolutions, which cannot be built here',
+}
 
 
 def refuse_others(keys: Iterable[str]) -> None:
-    """Raise a ValueError if a key tells a network that cannot be built.
+    """Raise a ValueError if a key belongs to a network that cannot be built.
 
     Args:
         keys: The keys with the prefix of a larger model.
     """
     keys = tuple(keys)
-    for pattern, text in _OTHERS:
+    for pattern, text in _OTHERS.items():
         if any(re.fullmatch(pattern, key) for key in keys):
             raise ValueError(text)
 
@@ -80,18 +62,6 @@ def recognise(keys: Collection[str]) -> str:
     if 'layer1.0.conv2.weight' in keys:
         kind = 'plain HRNet' if any(map(is_branch, keys)) else 'ResNet'
         raise ValueError(f"It is a {kind}'s: its blocks have one 3x3 convolution")
-    convolved = any(part in key for key in keys for part in ('.conv2.', '.convs.'))
-    if 'layer1.0.conv1.weight' in keys and not convolved:
-        raise ValueError(
-            "Its blocks have no 3x3 convolution (the article's network at scales=1), and a block "
-            'of this package has at least one'
-        )
-    third = any(f'layer3.0.{name}.0.weight' in keys for name in ('convs', 'conv2'))
-    if third and not any(key.startswith('layer4.') for key in keys):
-        raise ValueError(
-            'It has three stages, as networks for CIFAR have, and a Res2Net of this package has '
-            'four, so it cannot be built'
-        )
     for name, source in SOURCES.items():
         mark = re.compile(source.mark)
         if any(mark.fullmatch(key) for key in keys):

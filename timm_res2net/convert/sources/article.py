@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 
-from ..engine import Rule
-from ..source import Source
-from .official import same
+from ..engine import Rule, Source, same
 
 _BLOCK = 'layer{stage}.{block}'
 _FIRST = r'layer1\.0\.conv2\.0\.weight'

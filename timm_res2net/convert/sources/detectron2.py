@@ -2,19 +2,18 @@
 
 Its configs leave detectron2's default `STRIDE_IN_1X1: True`, and its block cannot run with False.
 Its ImageNet backbone is the authors' classifier under other names, so its semantics are `official`.
-That file is told by the classifier's last layer, which a detector does not have.
+That file has the classifier's last layer, which a detector does not have.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import IO
 
 import torch
 
-from ..engine import Rule
-from ..source import Source
+from ..engine import Rule, Source, save_torch
 from .official import AUTHORS_LICENSE
 
-_FOUND = 'res{stage+1}.{block}'
+_THEIRS = 'res{stage+1}.{block}'
 _BLOCK = 'layer{stage}.{block}'
 _RULES = (
     Rule('stem.conv1.{i}.*', 'conv1.{i}.*'),
@@ -23,36 +22,29 @@ _RULES = (
         rule
         for i in (1, 3)
         for rule in (
-            Rule(f'{_FOUND}.conv{i}.weight', f'{_BLOCK}.conv{i}.weight'),
-            Rule(f'{_FOUND}.conv{i}.norm.*', f'{_BLOCK}.bn{i}.*'),
+            Rule(f'{_THEIRS}.conv{i}.weight', f'{_BLOCK}.conv{i}.weight'),
+            Rule(f'{_THEIRS}.conv{i}.norm.*', f'{_BLOCK}.bn{i}.*'),
         )
     ),
-    Rule(f'{_FOUND}.convs.{{i}}.weight', f'{_BLOCK}.convs.{{i}}.weight'),
-    Rule(f'{_FOUND}.bns.{{i}}.*', f'{_BLOCK}.bns.{{i}}.*'),
-    Rule(f'{_FOUND}.shortcut.1.weight', f'{_BLOCK}.downsample.1.weight'),
-    Rule(f'{_FOUND}.shortcut.1.norm.*', f'{_BLOCK}.downsample.2.*'),
-    # the name that the project's converter gives to a classifier's last layer
+    Rule(f'{_THEIRS}.convs.{{i}}.weight', f'{_BLOCK}.convs.{{i}}.weight'),
+    Rule(f'{_THEIRS}.bns.{{i}}.*', f'{_BLOCK}.bns.{{i}}.*'),
+    Rule(f'{_THEIRS}.shortcut.1.weight', f'{_BLOCK}.downsample.1.weight'),
+    Rule(f'{_THEIRS}.shortcut.1.norm.*', f'{_BLOCK}.downsample.2.*'),
+    # the project's converter names a classifier's last layer so
     Rule('stem.fc.*', 'fc.*'),
 )
 
 
-def detectron2_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """Return the rules for a backbone."""
-    return _RULES
-
-
 def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     # without an author, detectron2 matches the keys by heuristics
-    torch.save({'model': dict(tensors), '__author__': 'timm_res2net'}, file)
+    save_torch({'model': dict(tensors), '__author__': 'timm_res2net'}, file)
 
-
-_SHARE = 'https://mailnankaieducn-my.sharepoint.com/:u:/g/personal/shgao_mail_nankai_edu_cn'
 
 SOURCE = Source(
     name='detectron2',
     mark=r'res2\.0\.conv1\.norm\.weight',
     first=r'res2\.0\.convs\.0\.weight',
-    rules=detectron2_rules,
+    rules=lambda keys: _RULES,
     semantics=('detectron2', 'official', 'mmdet'),
     license=(
         f'{AUTHORS_LICENSE}, and Res2Net-detectron2 starts from those; its code is Apache-2.0.'

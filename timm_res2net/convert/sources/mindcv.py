@@ -5,27 +5,27 @@ from typing import Any
 
 import torch
 
-from ..engine import Rule, conv_bn
+from ..engine import Rule, Source, conv_bn, same
 from ..mindspore import dump_ckpt
-from ..source import Source
-from .official import same
 
 _BN = ('gamma', 'beta', 'moving_mean', 'moving_variance')
 _TORCH = ('weight', 'bias', 'running_mean', 'running_var')
 _BLOCK = 'layer{stage}.{block}'
 
 
-def _pair(place: str, theirs: tuple[str, str], ours: tuple[str, str]) -> tuple[Rule, ...]:
+def _pair(parent: str, theirs: tuple[str, str], ours: tuple[str, str]) -> tuple[Rule, ...]:
     """Return the rules of a convolution and its BatchNorm, which have the same parent."""
     conv, bn = theirs
-    return conv_bn(place, (f'{place}.{ours[0]}', f'{place}.{ours[1]}'), (f'{conv}.weight', bn, _BN))
+    return conv_bn(
+        parent, (f'{parent}.{ours[0]}', f'{parent}.{ours[1]}'), (f'{conv}.weight', bn, _BN)
+    )
 
 
 def mindcv_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     """Return the rules for a checkpoint with these keys, MindCV's or timm's.
 
     In v1b, which has a deep stem, the shortcuts start with an average pool, except that of stage 1.
-    timm has a placeholder there, so its convolution and BatchNorm stand one place later.
+    timm has an identity there, so the numbers of the convolution and BatchNorm are larger by 1.
     """
     names = [('conv1', 'bn1'), ('convs.{i}', 'bns.{i}'), ('conv3', 'bn3')]
     if 'conv1.0.weight' in keys:

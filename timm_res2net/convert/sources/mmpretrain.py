@@ -5,13 +5,12 @@ from typing import IO
 
 import torch
 
-from ..engine import Rule
-from ..source import Source
-from .official import AUTHORS_LICENSE, block_rules
+from ..engine import Rule, Source, save_torch
+from .official import AUTHORS_LICENSE, BLOCK_RULES
 
 
 def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
-    """Return the rules for a backbone, and for the classifier's `head.fc` that stands beside it."""
+    """Return the rules for a backbone, and for the classifier's `head.fc` beside it."""
     deep = any(key in keys for key in ('conv1.0.weight', 'stem.0.conv.weight'))
     stem = {'conv1.weight': 'conv1.weight', 'bn1.*': 'bn1.*'}
     if deep:
@@ -21,7 +20,7 @@ def mmpretrain_rules(keys: Collection[str]) -> tuple[Rule, ...]:
             stem.update({f'stem.{i}.conv.weight': f'{conv}.weight', f'stem.{i}.bn.*': f'{bn}.*'})
     return (
         *(Rule(theirs, ours) for theirs, ours in stem.items()),
-        *block_rules(),
+        *BLOCK_RULES,
         Rule('head.fc.*', 'fc.*'),
     )
 
@@ -37,7 +36,7 @@ def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
 
 def save_openmmlab(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     """Write a checkpoint as MMEngine does."""
-    torch.save({'meta': {}, 'state_dict': dict(tensors)}, file)
+    save_torch({'meta': {}, 'state_dict': dict(tensors)}, file)
 
 
 SOURCE = Source(

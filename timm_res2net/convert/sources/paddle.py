@@ -3,9 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from ..engine import Rule, conv_bn
+from ..engine import Rule, Source, conv_bn
 from ..pickles import dump_arrays
-from ..source import Source
 
 _BN = ('weight', 'bias', '_mean', '_variance')
 _CLAS = ('_conv.weight', '_batch_norm', _BN)
@@ -14,7 +13,7 @@ _BLOCK = 'layer{stage+1}.{block}'
 _IN_BLOCK = re.compile(r'layer(\d+)\.(\d+)\.')
 # convolutions and norms of the deep stem under timm's keys
 _STEM = {'1': ('conv1.0', 'conv1.1'), '2': ('conv1.3', 'conv1.4'), '3': ('conv1.6', 'bn1')}
-# The star stands for the block's name in Paddle's static graph, such as res2a or res4b22, which
+# The star matches the block's name in Paddle's static graph, such as res2a or res4b22, which
 # repeats {stage} and {block}. branch2b counts splits from 1.
 _CLAS_BODY = (
     *conv_bn('bb_{stage}_{block}.conv0', (f'{_BLOCK}.conv1', f'{_BLOCK}.bn1'), _CLAS),
@@ -53,7 +52,8 @@ def paddle_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     """Return the rules for a checkpoint with these keys, Paddle's or timm's.
 
     If the keys are timm's, the rules are PaddleClas's. Its models with a deep stem (vd) have an
-    average pool at the start of a shortcut, so the convolution and BatchNorm stand one place later.
+    average pool at the start of a shortcut, so the numbers of the convolution and BatchNorm are
+    larger by 1.
     """
     if 'res2.blocks.0.branch2a.conv.weight' in keys:
         return _DET_RULES
