@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 def _predict(
-    target: str = '',
+    target: str | None = None,
     images: Sequence[Path] = (),
     pretrained: bool = True,
     json: bool = False,
@@ -36,7 +36,7 @@ def _predict(
     timm-res2net predict my_flowers photo.jpg photos --top 1
     timm-res2net predict me/my_flowers photos --json
     """
-    if not target:
+    if target is None:
         return _predict_digits(pretrained, json)
     named = Path(target)
     if not images and named.suffix.lower() in SUFFIXES and named.is_file():
@@ -110,12 +110,13 @@ def _show(
 def add(commands: Any) -> None:
     """Add the commands `predict` and `show`."""
     parser = add_command(commands, _predict)
-    add_options(parser, 'target', nargs='?')
+    add_options(parser, 'target', nargs='?', default=None)
     parser.add_argument(
         'images',
         metavar='image',
         nargs='*',
         type=Path,
+        default=(),
         help='image, or folder that is searched with its subfolders (default: a bundled digit)',
     )
     parser.add_argument(
@@ -124,6 +125,8 @@ def add(commands: Any) -> None:
     add_options(parser, '--batch-size', '--random', '--json', '--debug')
     parser = add_command(commands, _show)
     add_options(parser, 'target')
-    parser.add_argument('image', nargs='?', type=Path, help='image (default: a bundled digit)')
+    parser.add_argument(
+        'image', nargs='?', type=Path, default=None, help='image (default: a bundled digit)'
+    )
     add_options(parser, '--out', help='PNG file to write')
     add_options(parser, '--random', '--json', '--debug')

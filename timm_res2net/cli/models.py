@@ -159,6 +159,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         'text',
         nargs='?',
+        default='*',
         help='part of the name, or a glob for the whole name, such as *_vd_*',
     )
     add_options(parser, '--license')

@@ -30,5 +30,5 @@ def is_branch(key: str) -> bool:
 
 
 def is_gate(key: str) -> bool:
-    """Return whether a key is one of the attention in a block."""
+    """Return whether a key belongs to a block's attention layer."""
     return '.se.' in key
