@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from timm_res2net import push_to_hub
 from timm_res2net.convert.published import FILES
-from timm_res2net.folder.folder import CARD, CONFIG, WEIGHTS, ModelFolder
+from timm_res2net.folder.config import CONFIG
+from timm_res2net.folder.folder import CARD, WEIGHTS, write
 from timm_res2net.folder.golden import GOLDEN
+from timm_res2net.folder.model import Model
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.res2net_zoo import default_cfgs
 
@@ -75,7 +77,7 @@ def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
     """A folder with random weights and statistics: those of the package would hide little."""
     model = randomise(timm.create_model(name, **kwargs)).eval()
     done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
-    return ModelFolder.write(path, done.config, model, done.card).path
+    return write(Model(model, done.config, done.card), path).path
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

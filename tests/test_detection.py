@@ -173,7 +173,7 @@ def test_other_models_of_timm():
 
 def test_folders_and_names(tmp_path):
     folder = model_folder(tmp_path / 'its_encoder', num_classes=3)
-    weights = ModelFolder(folder).loaded.state_dict()
+    weights = ModelFolder(folder).load().eval().state_dict()
     body = detection_backbone(str(folder), pretrained=True).body
     assert torch.equal(body.state_dict()['layer4.0.conv3.weight'], weights['layer4.0.conv3.weight'])
     with pytest.raises(ValueError, match=r"'res2net50_es' is not.*res2net50_se.*timm-res2net list"):

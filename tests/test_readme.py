@@ -19,6 +19,7 @@ from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
+from benchmarks.suite.records import time_ratio
 from tests.common import files_of, image, model_folder, randomise, slow_except
 from tests.export.test_quantize import draw
 from tests.hub.client import environment
@@ -27,7 +28,8 @@ from tests.integration import record_consumers
 from tests.newcomer import Newcomer, modules
 from timm_res2net import cli
 from timm_res2net.drawing import DIGITS
-from timm_res2net.folder.folder import ModelFolder
+from timm_res2net.folder.folder import write
+from timm_res2net.folder.model import Model
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -172,7 +174,7 @@ def trained_folder(path: Path) -> None:
     """The embedded model, whose answers bear int8 as those of random weights do not."""
     model = timm.create_model('test_res2net_se', pretrained=True).eval()
     done = timm_res2net.push_to_hub(model, 'me/my_res2net', license='mit', dry_run=True)
-    ModelFolder.write(path, done.config, model, done.card)
+    write(Model(model, done.config, done.card), path)
 
 
 def class_folders(path: Path) -> None:
@@ -369,10 +371,12 @@ def test_every_page_is_here():
 def test_figures():
     """Speed in READMEs is what the committed runs say."""
     files = claim.load_files()
-    se = claim.find(files, 'se').ratio()
-    frozen = [claim.find(files, name).ratio() for name in ('main_frozen', 'frozen_deploy')]
+    se = time_ratio(claim.find(files, 'se'))
+    frozen = [time_ratio(claim.find(files, name)) for name in ('main_frozen', 'frozen_deploy')]
     plain = [
-        claim.find(files, 'deploy', layout=layout, precision=precision, batch=batch).ratio().median
+        time_ratio(
+            claim.find(files, 'deploy', layout=layout, precision=precision, batch=batch)
+        ).median
         for layout in ('channels_last', 'contiguous')
         for precision in ('fp32', 'bf16-weights')
         for batch in (1, 8)
@@ -383,7 +387,7 @@ def test_figures():
     assert f'× {frozen[0].median:.2f} of the time of an equally compiled resnet50' in export
     assert f'× {frozen[1].median:.2f} in the deploy form' in export
     int8 = [
-        claim.find(files, pair, precision='int8', threads=1).ratio().median
+        time_ratio(claim.find(files, pair, precision='int8', threads=1)).median
         for pair in ('main_openvino', 'main_onnxruntime')
     ]
     told = '× {:.2f} of the time of resnet50 in OpenVINO, and × {:.2f} in ONNX Runtime'

@@ -18,7 +18,7 @@ from .models.res2net_zoo import Res2Net
 
 if TYPE_CHECKING:
     from .export import export_model
-    from .folder.take import convert_checkpoint
+    from .folder.conversion import convert_checkpoint
     from .hub import check, pull, push_to_hub
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 # that registering the models stays quick.
 _ON_USE = {
     'check': 'hub',
-    'convert_checkpoint': 'folder.take',
+    'convert_checkpoint': 'folder.conversion',
     'export_model': 'export',
     'pull': 'hub',
     'push_to_hub': 'hub',

@@ -166,7 +166,7 @@ def open_image(path: Path | None, in_chans: int) -> Image.Image:
         FileNotFoundError: There is no such file.
         ValueError: It is not an image, or the model takes other than 1 or 3 channels.
     """
-    from .folder.folder import MODES
+    from .folder.config import MODES
 
     if in_chans not in MODES:
         raise ValueError(

@@ -69,14 +69,14 @@ def test_official_files_give_timms_numbers(name, whole, tmp_path):
     """The authors' files have timm's keys: v1, v1b (timm's d), Res2NeXt."""
     model = randomise(timm.create_model(name, **shortened(whole))).eval()
     found = convert_checkpoint(save(model.state_dict(), tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.source == 'official'
-    assert found.architecture == name or not whole
+    assert found.notes.source == 'official'
+    assert found.config.architecture == name or not whole
     x = image()
     with torch.no_grad():
         assert torch.equal(from_folder(tmp_path / 'out')(x), model(x))
         # and by this package's network, which shares no code with timm's block
         own: Any = timm.create_model('res2net50_18w_4s', **infer_arguments(model.state_dict()))
-        own.load_state_dict(found.model.state_dict())
+        own.load_state_dict(found.net.state_dict())
         assert torch.equal(own.eval()(x), model(x))
     config = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert 'num_classes' not in config.get('model_args', {})
@@ -190,8 +190,8 @@ def test_v1b_152(whole, tmp_path):
     weights = random_weights('res2net152d', **shortened(whole))
     wrapped = {f'module.{key}': value for key, value in weights.items()}
     found = convert_checkpoint(save({'state_dict': wrapped}, tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.architecture == 'res2net152d' or not whole
-    assert found.file.entry == 'state_dict'
+    assert found.config.architecture == 'res2net152d' or not whole
+    assert found.notes.entry == 'state_dict'
     layers = (3, 8, 36, 3) if whole else LAYERS
     reference = Reference(weights, 'official', layers, 4, deep=True, avg_down=True)
     with torch.no_grad():
@@ -214,9 +214,9 @@ def test_mmpretrain_as_recorded(name, tmp_path):
     }
     path = save({'meta': {'CLASSES': ('a',)}, 'state_dict': weights}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
-    assert found.source == 'mmpretrain'
+    assert found.notes.source == 'mmpretrain'
     named = {'plain': 'res2net50_26w_4s', 'deep': 'res2net50d', 'scales 8': 'res2net50_14w_8s'}
-    assert found.architecture == named[name]
+    assert found.config.architecture == named[name]
     model = from_folder(tmp_path / 'out')
     x = torch.from_numpy(values.image())
     with torch.no_grad():
@@ -264,9 +264,9 @@ def test_mmdetections_backbones(whole, tmp_path):
     heads = {key: torch.ones(2) for key in HEADS['mmdet']}
     path = save({'state_dict': {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
-    assert (found.source, found.semantics) == ('mmdet', 'mmdet')
-    assert found.architecture == 'res2net101_v1d_26w_4s' or not whole
-    assert sorted(found.left_out) == sorted(heads)
+    assert (found.notes.source, found.config.semantics) == ('mmdet', 'mmdet')
+    assert found.config.architecture == 'res2net101_v1d_26w_4s' or not whole
+    assert sorted(found.notes.left_out) == sorted(heads)
     layers = (3, 4, 23, 3) if whole else LAYERS
     for kwargs in (
         {},
@@ -311,8 +311,8 @@ def test_detectron2s_detectors(whole, res5_dilation, tmp_path):
     heads = {key: torch.ones(2) for key in HEADS['detectron2']}
     path = save({'model': {**theirs, **heads}, 'iteration': 7}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
-    assert (found.source, found.semantics) == ('detectron2', 'detectron2')
-    assert sorted(found.left_out) == sorted(heads)
+    assert (found.notes.source, found.config.semantics) == ('detectron2', 'detectron2')
+    assert sorted(found.notes.left_out) == sorted(heads)
     stride = {'output_stride': 16} if res5_dilation == 2 else {}
     assert_same_levels(tmp_path / 'out', reference, **stride)
     if res5_dilation == 1:
@@ -327,9 +327,9 @@ def test_mmpretrain_with_the_style_of_caffe(tmp_path):
     theirs = respell(reference.state_dict(), lambda key: f'backbone.{key.removeprefix("stem.")}')
     path = save({'state_dict': theirs}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out', semantics='maskrcnn')
-    assert (found.prefix, found.semantics) == ('backbone.', 'maskrcnn')
+    assert (found.notes.prefix, found.config.semantics) == ('backbone.', 'maskrcnn')
     assert_same_levels(tmp_path / 'out', reference)
-    assert convert_checkpoint(path).semantics == 'official'
+    assert convert_checkpoint(path).config.semantics == 'official'
 
 
 @pytest.mark.parametrize(('width', 'scale'), slow_except([(26, 4)], [(26, 4), (48, 2), (14, 8)]))
@@ -346,7 +346,7 @@ def test_res2net_maskrcnn(width, scale, tmp_path):
     theirs = {**theirs, **dict.fromkeys(heads, torch.ones(2))}
     path = save({'model': theirs, 'iteration': 7}, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
-    assert (found.source, found.semantics) == ('maskrcnn', 'maskrcnn')
+    assert (found.notes.source, found.config.semantics) == ('maskrcnn', 'maskrcnn')
     ours = from_folder(tmp_path / 'out', features_only=True, out_indices=(1, 2, 3, 4))
     x = image()
     with torch.no_grad():
@@ -386,19 +386,19 @@ def test_a_backbone_that_still_is_the_authors_classifier(source, whole, tmp_path
     else:
         save(theirs, path)
     found = convert_checkpoint(path, tmp_path / 'out')
-    assert (found.source, found.semantics) == (source, 'official')
-    assert found.architecture == 'res2net101d' or not whole
+    assert (found.notes.source, found.config.semantics) == (source, 'official')
+    assert found.config.architecture == 'res2net101d' or not whole
     for key, value in from_folder(tmp_path / 'out').state_dict().items():
         assert torch.equal(value, weights[key])
     named = {'model': 'res2net101_v1d_26w_4s'} if whole else {'semantics': 'mmdet'}
-    assert convert_checkpoint(path, **named).semantics == 'mmdet'
+    assert convert_checkpoint(path, **named).config.semantics == 'mmdet'
 
 
 def test_paddle_as_recorded(tmp_path):
     """A file that paddle.save wrote, and what Paddle 3.3.1 answered:
     tests/fixtures/record_paddle.py."""
     found = convert_checkpoint(FIXTURES / 'paddle.pdparams', tmp_path / 'out')
-    assert (found.source, found.semantics) == ('paddle', 'paddle')
+    assert (found.notes.source, found.config.semantics) == ('paddle', 'paddle')
     x = torch.from_numpy(values.image())
     expected = torch.tensor(recorded('paddle.json')['logits'])
     with torch.no_grad():
@@ -415,9 +415,9 @@ def test_paddle_as_recorded(tmp_path):
 def test_paddles_own_file_under_other_semantics_is_wrong(tmp_path):
     """So the test above can fail."""
     found = convert_checkpoint(FIXTURES / 'paddle.pdparams')
-    arguments = {**found.arguments, 'semantics': 'official', 'num_classes': 10}
-    model = timm.create_model(found.architecture, **arguments).eval()
-    model.load_state_dict(found.model.state_dict())
+    arguments = {**found.config.model_args, 'semantics': 'official', 'num_classes': 10}
+    model = timm.create_model(found.config.architecture, **arguments).eval()
+    model.load_state_dict(found.net.state_dict())
     expected = torch.tensor(recorded('paddle.json')['logits'])
     with torch.no_grad():
         assert relative_error(model(torch.from_numpy(values.image())), expected) > 0.01
@@ -439,10 +439,10 @@ def test_mindcv_as_recorded(file, tmp_path):
     """A file that mindspore.save_checkpoint wrote, and what MindCV 0.3.0 answered:
     tests/fixtures/record_mindcv.py."""
     found = convert_checkpoint(FIXTURES / file, tmp_path / 'out')
-    assert (found.source, found.semantics) == ('mindcv', 'official')
+    assert (found.notes.source, found.config.semantics) == ('mindcv', 'official')
     assert_as_mindcv(from_folder(tmp_path / 'out'), recorded('mindcv.json')['files'][file])
     # and back; MindCV's constructor has no narrow networks
-    source, state_dict = SOURCES['mindcv'], without_counters(found.model.state_dict())
+    source, state_dict = SOURCES['mindcv'], without_counters(found.net.state_dict())
     back = undo_rules(state_dict, source.rules(state_dict), 'mindcv')
     theirs = read_checkpoint(FIXTURES / file).tensors
     assert back.keys() == theirs.keys()
@@ -455,9 +455,9 @@ def test_mindcvs_own_file_under_other_semantics_is_wrong(file):
     found = convert_checkpoint(FIXTURES / file)
     case = recorded('mindcv.json')['files'][file]
     for semantics in SEMANTICS.keys() - {'official'}:
-        arguments = {**found.arguments, 'semantics': semantics, 'num_classes': 10}
-        model = timm.create_model(found.architecture, **arguments)
-        model.load_state_dict(found.model.state_dict())
+        arguments = {**found.config.model_args, 'semantics': semantics, 'num_classes': 10}
+        model = timm.create_model(found.config.architecture, **arguments)
+        model.load_state_dict(found.net.state_dict())
         with pytest.raises(AssertionError):
             assert_as_mindcv(model, case)
 
@@ -488,8 +488,8 @@ def test_mindcvs_published_networks(theirs, timms, ours, tmp_path):
     with open(tmp_path / 'w.ckpt', 'wb') as file:
         dump_ckpt(weights, file)
     found = convert_checkpoint(tmp_path / 'w.ckpt')
-    assert found.architecture == timms
-    assert_as_mindcv(found.model, case)
+    assert found.config.architecture == timms
+    assert_as_mindcv(found.net, case)
     overlay = {'file': str(tmp_path / 'w.ckpt'), 'num_classes': 10}
     assert_as_mindcv(timm.create_model(ours, True, pretrained_cfg_overlay=overlay), case)
 
@@ -502,9 +502,9 @@ def test_jittors_files(tmp_path):
     path = tmp_path / 'res2net50_26w_4s.pkl'
     path.write_bytes(pickled + hashlib.sha1(pickled).digest() + b'HCAJSLHD')
     found = convert_checkpoint(path)
-    assert (found.source, found.semantics) == ('official', 'official')
+    assert (found.notes.source, found.config.semantics) == ('official', 'official')
     with torch.no_grad():
-        assert torch.equal(found.model(image()), model(image()))
+        assert torch.equal(found.net(image()), model(image()))
 
 
 BLOCKS = pytest.mark.parametrize(
@@ -534,12 +534,12 @@ def test_paddles_whole_files(name, block, tmp_path):
     weights = random_weights(name)
     path = save(weights, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'w.pdparams', to='paddle', model=name)
-    assert found.architecture == name
+    assert found.config.architecture == name
     arrays = read_checkpoint(tmp_path / 'w.pdparams').tensors
     assert {block, 'bb_2_0.res4a_branch2b_1._conv.weight'} <= arrays.keys()
     back = convert_checkpoint(tmp_path / 'w.pdparams')
-    assert back.architecture == name
-    for key, value in back.model.state_dict().items():
+    assert back.config.architecture == name
+    for key, value in back.net.state_dict().items():
         assert torch.equal(value, weights[key])
 
 
@@ -559,8 +559,8 @@ def test_paddle_detection(variant, whole, tmp_path):
     content = {**arrays, 'neck.fpn.weight': np.ones(3, np.float32)}
     (tmp_path / 'w.pdparams').write_bytes(pickle.dumps(content, 2))
     found = convert_checkpoint(tmp_path / 'w.pdparams', tmp_path / 'out')
-    assert (found.source, found.semantics) == ('paddle', 'paddle')
-    assert found.left_out == ('neck.fpn.weight',)
+    assert (found.notes.source, found.config.semantics) == ('paddle', 'paddle')
+    assert found.notes.left_out == ('neck.fpn.weight',)
     assert_same_levels(tmp_path / 'out', reference)
 
 
@@ -655,8 +655,8 @@ def test_the_articles_network(whole, tmp_path):
     layers = (3, 4, 6, 3) if whole else LAYERS
     weights = article_weights(layers)
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.source == 'article'
-    assert found.architecture == 'res2net50_16w_4s_se' or not whole
+    assert found.notes.source == 'article'
+    assert found.config.architecture == 'res2net50_16w_4s_se' or not whole
     model = timm.create_model(f'local-dir:{tmp_path / "out"}', num_classes=10).double().eval()
     model.load_state_dict(load_file(tmp_path / 'out' / 'model.safetensors'))
     x = image(dtype=torch.float64)
@@ -664,7 +664,7 @@ def test_the_articles_network(whole, tmp_path):
         expected = article(weights, x, layers, 4)
         assert relative_error(model(x).softmax(1), expected) < 1e-12
         assert relative_error(model(x).log_softmax(1), expected.log()) < 1e-12
-    steps = {move.rule.how for move in found.moves}
+    steps = {move.rule.how for move in found.notes.moved}
     assert steps == {'', 'first split moved to the end', 'subtracted from the running mean'}
     # and back: the article's biases are zeros, the numbers the same
     for to, bias in (('article', True), ('4uiiurz1', False)):
@@ -676,9 +676,9 @@ def test_the_articles_network(whole, tmp_path):
             assert relative_error(logits.softmax(1), expected) < 1e-12
             assert relative_error(logits.log_softmax(1), expected.log()) < 1e-12
         again = convert_checkpoint(tmp_path / f'{to}.pth')
-        assert again.source == to
-        state = again.model.state_dict()
-        assert all(torch.equal(v, state[key]) for key, v in found.model.state_dict().items())
+        assert again.notes.source == to
+        state = again.net.state_dict()
+        assert all(torch.equal(v, state[key]) for key, v in found.net.state_dict().items())
 
 
 @pytest.mark.parametrize('bias', [True, False], ids=['article', '4uiiurz1'])
@@ -687,13 +687,13 @@ def test_what_is_written_for_the_articles_code_loads_there(bias, groups, se, tmp
     to = 'article' if bias else '4uiiurz1'
     theirs = randomise(Article(LAYERS, 5, 6, 3, groups, se, bias)).eval()
     found = convert_checkpoint(save(theirs.state_dict(), tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.source == to
+    assert found.notes.source == to
     convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to=to)
     again = Article(LAYERS, 5, 6, 3, groups, se, bias).eval()
     again.load_state_dict(torch.load(tmp_path / 'back.pth'))  # strict
     with torch.no_grad():
         assert relative_error(again(image()), theirs(image())) < FLOAT32
-        assert relative_error(found.model(image()), theirs(image())) < FLOAT32
+        assert relative_error(found.net(image()), theirs(image())) < FLOAT32
 
 
 @settings(
@@ -711,11 +711,11 @@ def test_what_is_written_for_the_articles_code_loads_there(bias, groups, se, tmp
 def test_the_articles_options(tmp_path, layers, width, scales, groups, num_classes, se, bias):
     weights = article_weights(layers, width, scales, groups, num_classes, se, bias)
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'))
-    assert found.semantics == 'caffe'
+    assert found.config.semantics == 'caffe'
     x = image(size=33, dtype=torch.float64)
     with torch.no_grad():
         expected = article(weights, x, layers, scales, groups)
-        assert relative_error(found.model.double()(x).softmax(1), expected) < 1e-12
+        assert relative_error(found.net.double()(x).softmax(1), expected) < 1e-12
 
 
 def test_the_articles_network_without_splits():
@@ -791,11 +791,11 @@ def test_se_by_linear_layers(bias, tmp_path):
                 weights[key] = torch.zeros_like(matrix)
     path = save(theirs, tmp_path / 'w.pth')
     found = convert_checkpoint(path)
-    assert found.architecture == 'test_res2net_se'
-    got = found.model.state_dict()
+    assert found.config.architecture == 'test_res2net_se'
+    got = found.net.state_dict()
     assert all(torch.equal(got[key], value) for key, value in weights.items())
     # the gate is their gate
-    block: Any = found.model.layer1[0]
+    block: Any = found.net.layer1[0]
     x = torch.rand(2, 64, 3, 3)
     fc = [theirs[f'layer1.0.se.fc.{i}.weight'] for i in (0, 2)]
     biases = [theirs.get(f'layer1.0.se.fc.{i}.bias') for i in (0, 2)]

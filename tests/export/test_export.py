@@ -91,7 +91,9 @@ def test_they_compute_what_the_model_does(kind, features, deploy, tmp_path):
     assert done.path == out
     assert done.outputs == names
     assert 0 <= done.error < FLOAT
-    for shape in (ODD, (1, 64, 64)):
+    any_size = 'any size' in done.sizes
+    assert any_size or torch.__version__ < '2.14'  # 2.6 exports this model for multiples of 32
+    for shape in (ODD if any_size else (3, 96, 64), (1, 64, 64)):
         x = torch.randn(shape[0], 3, *shape[1:])
         check(run(out, kind, x), model, x)
     written = [out.name, *(f'net{suffix}' for suffix in FORMATS[kind].beside)]

@@ -9,7 +9,13 @@ from safetensors.torch import load_file, save_file
 from tests.common import image, model_folder, randomise, relative_error, slow_except
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
-from timm_res2net.folder.golden import GOLDEN, compare_golden, golden_tensors
+from timm_res2net.folder.golden import (
+    GOLDEN,
+    compare_golden,
+    compare_models,
+    differences,
+    golden_tensors,
+)
 
 
 @pytest.fixture
@@ -38,8 +44,8 @@ def test_logits_and_levels(files, capsys):
         found = convert_checkpoint(
             folder / 'w.pth', semantics='mmdet', compare=(folder / 'images.pt', folder / name)
         )
-        assert list(found.differences) == names
-        assert max(found.differences.values()) < 1e-5
+        assert list(found.notes.differences) == names
+        assert max(found.notes.differences.values()) < 1e-5
     command = ['convert', str(folder / 'w.pth'), '--semantics', 'mmdet', '--dry-run', '--compare']
     assert main([*command, str(folder / 'images.pt'), str(folder / 'logits.npy')]) == 0
     assert '(logits)' in capsys.readouterr().out
@@ -60,7 +66,8 @@ def test_another_network_writes_nothing(files):
     [
         ({'a': 1}, 'not tensors. Save a tensor'),
         (torch.zeros(2, 7), r'shapes \[\(2, 7\)\], and the model gives \[\(2, 5\)\]'),
-        (torch.full((2, 5), torch.nan), 'nan'),
+        (torch.full((2, 5), torch.nan), 'by inf'),
+        (torch.tensor([[0.0] * 5, [0.0] * 4 + [torch.nan]]), 'by inf'),
     ],
 )
 def test_files_that_do_not_compare(content, words, files):
@@ -132,7 +139,10 @@ def golden_files():
         'an empty input': ({**good, 'input': x[:0]}, 'does not hold an input'),
         'other channels': ({**good, 'input': x[:, :1]}, r'shape \(1, 1, 64, 64\).*does not run'),
         'other classes': ({**good, 'output': torch.ones(1, 9)}, r'\(1, 9\).*\(1, 5\)'),
-        'NaN': ({**good, 'output': torch.full((1, 5), torch.nan)}, 'nan'),
+        **{
+            f'NaN in {name}': ({**good, name: good[name] * torch.nan}, rf'inf \({name}\)')
+            for name in ('output', 'features', 'pre_logits')
+        },
         'another output': (
             {**good, 'output': torch.ones(1, 5)},
             r'\(output\).*rounding.*semantics',
@@ -159,9 +169,31 @@ def test_a_golden_file_that_is_wrong(case, tmp_path):
 
 def test_a_folder_whose_golden_tensors_differ_is_not_converted(tmp_path):
     folder = model_folder(tmp_path / 'net')
-    assert convert_checkpoint(folder, tmp_path / 'again').architecture == 'test_res2net_se'
+    assert convert_checkpoint(folder, tmp_path / 'again').config.architecture == 'test_res2net_se'
     golden = load_file(folder / GOLDEN)
     save_file({**golden, 'output': golden['output'] * 1.1}, folder / GOLDEN)
     with pytest.raises(ValueError, match=rf'{GOLDEN} by 0\.09.* \(output\)'):
         convert_checkpoint(folder, tmp_path / 'other')
     assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.parametrize('place', range(3))
+@pytest.mark.parametrize('whose', ['got', 'expected'])
+def test_nan_is_a_difference_wherever_it_is(place, whose):
+    outputs = {name: torch.ones(2, 3) for name in ('first', 'second', 'third')}
+    changed = dict(outputs)
+    name = [*outputs][place]
+    changed[name] = torch.tensor([[1.0, 1, 1], [1, 1, torch.nan]])
+    pair = (changed, outputs) if whose == 'got' else (outputs, changed)
+    assert differences(*pair) == {key: torch.inf if key == name else 0 for key in outputs}
+    assert max(differences(*pair).values()) == torch.inf
+
+
+def test_nan_in_one_level_of_two_models():
+    """A layer of another model that gives NaN, which later layers and the logits do not show."""
+    model, other = (randomise(timm.create_model('test_res2net_se')).eval() for _ in range(2))
+    assert set(compare_models(model, other, [3, 64, 64]).values()) == {0.0}
+    with torch.no_grad():
+        other.fc.bias[3] = torch.nan
+    errors = compare_models(model, other, [3, 64, 64])
+    assert [name for name, error in errors.items() if error == torch.inf] == ['the output']

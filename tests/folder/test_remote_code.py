@@ -16,7 +16,7 @@ import torch
 from tests.common import image, model_folder
 from timm_res2net import check, convert_checkpoint
 from timm_res2net.cli import main
-from timm_res2net.folder.checks import QUESTIONS, code_is_known
+from timm_res2net.folder.checks import QUESTIONS, Subject, code_is_known
 from timm_res2net.folder.folder import ModelFolder
 from timm_res2net.folder.remote_code import AUTO_MAP, MODULE, module_text
 
@@ -124,7 +124,7 @@ def test_code_of_others(case, converted, tmp_path):
     elif text:
         (folder / MODULE).write_text(text)
     with pytest.raises(ValueError) as error:
-        code_is_known(ModelFolder(folder))
+        code_is_known(Subject(ModelFolder(folder)))
     text = str(error.value)
     assert 'auto_map' in text and 'read it before' in text
     assert 'trust_remote_code=True' in text and '`timm-res2net push --remote-code`' in text

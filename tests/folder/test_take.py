@@ -20,8 +20,9 @@ from torch import nn
 from tests.common import TINY, Reference, image, randomise, relative_error, slow_except
 from timm_res2net import check, convert_checkpoint, push_to_hub
 from timm_res2net.convert import SOURCES
-from timm_res2net.folder.folder import ModelFolder
-from timm_res2net.folder.take import take_model
+from timm_res2net.folder.folder import write
+from timm_res2net.folder.model import Model
+from timm_res2net.folder.take import take
 from timm_res2net.layers.semantics import SEMANTICS
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
@@ -64,7 +65,7 @@ SHAPES = ['res2net50_18w_4s', 'res2next101', 'res2net50_se']
 def test_a_network_is_found_by_its_shapes(name, tmp_path):
     weights = random_weights(name, num_classes=7, in_chans=4)
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.architecture == name
+    assert found.config.architecture == name
     model = from_folder(tmp_path / 'out')
     assert (model.num_classes, model.in_chans) == (7, 4)
     for key, value in model.state_dict().items():
@@ -85,7 +86,7 @@ def test_a_network_without_a_name(semantics, tmp_path):
     found = convert_checkpoint(
         tmp_path / 'w.safetensors', tmp_path / 'out', semantics=None if official else semantics
     )
-    assert (found.source, found.semantics) == ('timm', semantics)
+    assert (found.notes.source, found.config.semantics) == ('timm', semantics)
     with torch.no_grad():
         assert torch.equal(from_folder(tmp_path / 'out')(image()), model(image()))
         neck = from_folder(tmp_path / 'out', features_only=True, out_indices=(4,))
@@ -106,7 +107,7 @@ def test_a_name_tells_the_semantics_that_keys_do_not(tmp_path):
     weights = random_weights('res2net50_pd_14w_8s')
     path = save(weights, tmp_path / 'w.pth')
     found = convert_checkpoint(path, tmp_path / 'out', model='res2net50_pd_14w_8s')
-    assert found.semantics == 'paddle'
+    assert found.config.semantics == 'paddle'
     reference = Reference(weights, 'paddle', (3, 4, 6, 3), 8)
     with torch.no_grad():
         expected = reference(image())
@@ -150,8 +151,11 @@ def test_round_trip(to, tmp_path):
     named = {'semantics': to} if to in ('detectron2', 'maskrcnn') else {'model': ROUND[to]}
     convert_checkpoint(path, tmp_path / 'theirs', to=to, **named)
     back = convert_checkpoint(tmp_path / 'theirs')
-    assert (back.source, back.architecture) == (to, ROUND[to] if 'model' in named else CUSTOM)
-    for key, value in back.model.state_dict().items():
+    assert (back.notes.source, back.config.architecture) == (
+        to,
+        ROUND[to] if 'model' in named else CUSTOM,
+    )
+    for key, value in back.net.state_dict().items():
         # maskrcnn's BatchNorm has no eps: it is added to the variance and subtracted again
         ulp = 2**-24 if to == 'maskrcnn' and key.endswith('running_var') else 0.0
         assert torch.allclose(value, weights[key], rtol=2 * ulp, atol=0), key
@@ -187,7 +191,7 @@ def test_what_a_layout_cannot_express(name, to, text, tmp_path):
 def test_widths_that_the_article_has_not(tmp_path):
     model = randomise(timm.create_model('res2net50_16w_4s_se', base_width=26))
     found = convert_checkpoint(save(model.state_dict(), tmp_path / 'w.pth'))
-    assert found.architecture == 'res2net50_se'  # the keys do not tell
+    assert found.config.architecture == 'res2net50_se'  # the keys do not tell
     save_for_hf(model, tmp_path / 'f', model_args=model.model_args, safe_serialization=True)
     with pytest.raises(ValueError, match='have 104 channels in 4 splits, and there 64 in at'):
         convert_checkpoint(tmp_path / 'f', to='article')
@@ -330,10 +334,10 @@ def test_a_file_that_cannot_be_read_safely(tmp_path, monkeypatch):
 def test_an_entry_by_name(tmp_path):
     zeros = {key: torch.zeros_like(value) for key, value in tiny().items()}
     path = save({'state_dict': zeros, 'state_dict_ema': tiny()}, tmp_path / 'w.pth')
-    assert convert_checkpoint(path).file.entry == 'state_dict_ema'
+    assert convert_checkpoint(path).notes.entry == 'state_dict_ema'
     found = convert_checkpoint(path, entry='state_dict')
-    assert (found.file.entry, found.file.format) == ('state_dict', 'torch')
-    assert not any(value.any() for value in found.model.state_dict().values())
+    assert (found.notes.entry, found.notes.format) == ('state_dict', 'torch')
+    assert not any(value.any() for value in found.net.state_dict().values())
 
 
 def test_of_many_shapes_two_are_shown(tmp_path):
@@ -359,7 +363,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     path = save(tiny(), tmp_path / 'w.pth')
-    monkeypatch.setattr('timm_res2net.folder.take.render_card', fail)
+    monkeypatch.setattr('timm_res2net.folder.card.render_card', fail)
     with pytest.raises(OSError, match='No space left'):
         convert_checkpoint(path, tmp_path / 'out')
     broken = dataclasses.replace(SOURCES['official'], save=fail)
@@ -417,7 +421,7 @@ def test_where_a_folder_may_be_made(tmp_path, monkeypatch):
     ('kwargs', 'text'),
     [
         ({'source': 'keras'}, "Unknown source 'keras'. Use auto, paddle, mindcv, article"),
-        ({'to': 'onnx'}, "Unknown layout 'onnx' to write. Use one of paddle, mindcv"),
+        ({'to': 'onnx'}, "Unknown source 'onnx' to write. Use one of paddle, mindcv"),
         ({'model': 'resnet50'}, "'resnet50' is not a registered Res2Net."),
         (
             {'model': 'res2net50_se'},
@@ -553,8 +557,8 @@ def test_arguments_of_train_py_imply_the_semantics(name, kwargs, semantics, tmp_
     args = argparse.Namespace(model=name, model_kwargs=kwargs, gp=None, img_size=None)
     weights = tiny() if kwargs else random_weights(name)
     path = save({'arch': name, 'args': args, 'state_dict': weights}, tmp_path / 'c.pth')
-    assert convert_checkpoint(path).semantics == semantics
-    assert convert_checkpoint(path, semantics='paddle').semantics == 'paddle'
+    assert convert_checkpoint(path).config.semantics == semantics
+    assert convert_checkpoint(path, semantics='paddle').config.semantics == 'paddle'
 
 
 @pytest.mark.parametrize('name', ['test_res2net_se', 'res2net50_26w_4s'])
@@ -579,7 +583,7 @@ def test_arguments_of_train_py_are_checked(name, notes, text, tmp_path):
 def test_a_name_of_train_py_that_is_not_a_text(tmp_path):
     args = argparse.Namespace(model=['res2net50_se'], model_kwargs=['act_layer'])
     path = save({'args': args, 'state_dict': tiny()}, tmp_path / 'c.pth')
-    assert convert_checkpoint(path, dry_run=True).architecture == 'test_res2net_se'
+    assert convert_checkpoint(path, dry_run=True).config.architecture == 'test_res2net_se'
 
 
 def test_a_network_without_a_name_is_not_called_by_anothers(tmp_path):
@@ -591,7 +595,7 @@ def test_a_network_without_a_name_is_not_called_by_anothers(tmp_path):
     path = save({'args': args, 'state_dict': model.state_dict()}, tmp_path / 'c.pth')
     found = convert_checkpoint(path, tmp_path / 'out')
     config = json.loads((tmp_path / 'out/config.json').read_text())
-    assert found.architecture == config['architecture'] == CUSTOM
+    assert found.config.architecture == config['architecture'] == CUSTOM
     assert config['model_args']['layers'] == [1, 1, 2, 1]
     assert found.config.network.startswith(f'{CUSTOM}(layers=[1, 1, 2, 1], ')
     assert f'`{found.config.network}`' in (tmp_path / 'out/README.md').read_text()
@@ -626,7 +630,7 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
         for key, value in tiny().items()
     }
     found = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
-    assert found.file.widened == sum(v.is_floating_point() for v in weights.values())
+    assert found.notes.widened == sum(v.is_floating_point() for v in weights.values())
     with safe_open(tmp_path / 'out' / 'model.safetensors', 'pt') as stored:
         for key, value in weights.items():
             assert stored.get_tensor(key).dtype in (torch.float32, torch.int64)
@@ -653,9 +657,9 @@ def test_a_folder_of_timms_own_model(tmp_path):
     model = randomise(timm.create_model('res2net50_48w_2s', num_classes=3)).eval()
     save_for_hf(model, str(tmp_path / 'net'), safe_serialization=True)
     found = convert_checkpoint(tmp_path / 'net', tmp_path / 'out')
-    assert (found.architecture, found.config.num_classes) == ('res2net50_48w_2s', 3)
-    assert 'num_classes' not in found.arguments
-    assert found.file.file == 'net'
+    assert (found.config.architecture, found.config.num_classes) == ('res2net50_48w_2s', 3)
+    assert 'num_classes' not in found.config.model_args
+    assert found.notes.file == 'net'
     made = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     with torch.no_grad():
         assert torch.equal(made(image()), model(image()))
@@ -667,10 +671,10 @@ def test_a_folder_of_a_converted_file(tmp_path):
     torch.save({'state_dict_ema': weights}, tmp_path / 'c.pth')
     convert_checkpoint(tmp_path / 'c.pth', tmp_path / 'net')
     found = convert_checkpoint(tmp_path / 'net', tmp_path / 'again')
-    assert (found.file.file, found.file.entry, found.file.format) == ('net', '', 'safetensors')
+    assert (found.notes.file, found.notes.entry, found.notes.format) == ('net', '', 'safetensors')
     for folder in ('net', 'again'):
         text = (tmp_path / folder / 'README.md').read_text()
-        assert ", from `c.pth` (timm, entry 'state_dict_ema', sha256 " in text
+        assert ", from `c.pth` (timm, entry 'state_dict_ema', prefix 'net.', sha256 " in text
         assert 'Left out, because they are not of the Res2Net, 1: head.x.' in text
     done = push_to_hub(tmp_path / 'again', 'me/net', license='mit', dry_run=True)
     assert ', from `c.pth` (timm' in done.card
@@ -708,7 +712,7 @@ def test_a_replaced_head_and_stem(tmp_path):
     randomise(model).eval()
     done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
     assert (done.config.num_classes, done.config.input_size[0]) == (5, 1)
-    folder = ModelFolder.write(tmp_path / 'net', done.config, model, done.card).path
+    folder = write(Model(model, done.config, done.card), tmp_path / 'net').path
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     x = image(channels=1)
     with torch.no_grad():
@@ -717,7 +721,7 @@ def test_a_replaced_head_and_stem(tmp_path):
     assert (model.num_classes, model.model_args['in_chans']) == (10, 3)  # not changed
 
     model.fc = nn.Identity()
-    assert take_model(model).config.num_classes == 0
+    assert take(model).config.num_classes == 0
 
 
 @pytest.mark.parametrize(
@@ -766,8 +770,8 @@ def test_the_current_folder(tmp_path, monkeypatch):
     """It is written as a dot; an empty path is none."""
     done = push_to_hub(timm.create_model(TINY), 'me/net', license='mit', dry_run=True)
     model = timm.create_model(TINY).eval()
-    monkeypatch.chdir(ModelFolder.write(tmp_path / 'net', done.config, model).path)
-    assert convert_checkpoint('.', dry_run=True).architecture == TINY
+    monkeypatch.chdir(write(Model(model, done.config), tmp_path / 'net').path)
+    assert convert_checkpoint('.', dry_run=True).config.architecture == TINY
     assert push_to_hub('.', 'me/net', license='mit', dry_run=True).config.architecture == TINY
     for use in (convert_checkpoint, lambda path: push_to_hub(path, 'me/net', dry_run=True)):
         with pytest.raises(ValueError, match='is empty') as error:

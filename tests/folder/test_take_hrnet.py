@@ -40,8 +40,8 @@ def test_a_file_becomes_a_folder_with_the_same_outputs(case, tmp_path):
     content = {'state_dict': {**keys, **beside}, 'args': args_of(**kwargs)}
     torch.save(content, tmp_path / 'w.pth')
     found = convert_checkpoint(tmp_path / 'w.pth', tmp_path / 'out')
-    assert (found.source, found.architecture) == ('timm', NAME)
-    assert (found.prefix, sorted(found.left_out)) == ('backbone.', sorted(beside))
+    assert (found.notes.source, found.config.architecture) == ('timm', NAME)
+    assert (found.notes.prefix, sorted(found.notes.left_out)) == ('backbone.', sorted(beside))
     again = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     x = image(1, channels=kwargs.get('in_chans', 3))
     with torch.no_grad():
@@ -56,12 +56,12 @@ def test_a_file_without_a_record(tmp_path):
     model = made(num_classes=3, in_chans=1)
     torch.save(model.state_dict(), tmp_path / 'w.pth')
     found = convert_checkpoint(tmp_path / 'w.pth', tmp_path / 'out', model=NAME)
-    assert (found.architecture, found.semantics) == (NAME, 'official')
+    assert (found.config.architecture, found.config.semantics) == (NAME, 'official')
     again = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     with torch.no_grad():
         assert torch.equal(again(image(1, channels=1)), model(image(1, channels=1)))
     found = convert_checkpoint(tmp_path / 'w.pth', model=NAME, semantics='paddle', dry_run=True)
-    assert found.semantics == 'paddle'
+    assert found.config.semantics == 'paddle'
 
 
 WRONG = {

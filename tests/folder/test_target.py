@@ -1,22 +1,12 @@
 """One function from a text to a registered name, a folder, a file or a repository."""
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
 
 from timm_res2net import check, convert_checkpoint, export_model, push_to_hub, show
 from timm_res2net.cli import main
-from timm_res2net.folder.target import (
-    File,
-    Folder,
-    Name,
-    Repository,
-    resolve,
-    resolve_name,
-    resolve_repository,
-)
+from timm_res2net.folder.target import Target, find_name, find_repository, find_target
 
 
 @pytest.fixture
@@ -28,27 +18,31 @@ def here(tmp_path, monkeypatch):
 def test_what_a_text_means(here):
     (here / 'net').mkdir()
     (here / 'net.pth').touch()
-    assert resolve('net') == Folder(Path('net'))
-    assert resolve('local-dir:net') == Folder(Path('net'))
-    assert resolve(here / 'net') == Folder(here / 'net')
-    assert resolve('net.pth') == File(Path('net.pth'))
-    assert resolve('me/net') == Repository('me/net')
-    assert resolve('hf-hub:me/net') == Repository('me/net')
-    assert resolve('me/net@v1') == resolve('me/net', 'v1') == Repository('me/net', 'v1')
-    found = resolve('res2net50_vd_26w_4s.in1k')
-    assert isinstance(found, Name)
-    assert (found.full, found.architecture) == ('res2net50_vd_26w_4s.in1k', 'res2net50_vd_26w_4s')
+    assert find_target('net') == Target('folder', 'net')
+    assert find_target('local-dir:net') == Target('folder', 'net')
+    assert find_target(here / 'net') == Target('folder', str(here / 'net'))
+    assert find_target('net.pth') == Target('file', 'net.pth')
+    assert find_target('me/net') == Target('repository', 'me/net')
+    assert find_target('hf-hub:me/net') == Target('repository', 'me/net')
+    assert (
+        find_target('me/net@v1')
+        == find_target('me/net', 'v1')
+        == Target('repository', 'me/net', 'v1')
+    )
+    found = find_target('res2net50_vd_26w_4s.in1k')
+    assert found == Target('name', 'res2net50_vd_26w_4s.in1k')
+    assert found.architecture == 'res2net50_vd_26w_4s'
     assert found.cfg.tag == 'in1k'
-    assert resolve('res2net50_vd_26w_4s').cfg.tag == 'ssld_in1k'
-    assert resolve('resnet18').architecture == 'resnet18'  # any model of timm
+    assert find_target('res2net50_vd_26w_4s').cfg.tag == 'ssld_in1k'
+    assert find_target('resnet18').architecture == 'resnet18'  # any model of timm
 
 
 def test_a_folder_that_is_called_like_a_model(here):
     """It is the folder if it holds a config, and the model otherwise."""
     (here / 'test_res2net_se').mkdir()
-    assert isinstance(resolve('test_res2net_se'), Name)
+    assert find_target('test_res2net_se').kind == 'name'
     (here / 'test_res2net_se' / 'config.json').touch()
-    assert isinstance(resolve('test_res2net_se'), Folder)
+    assert find_target('test_res2net_se').kind == 'folder'
 
 
 @pytest.mark.parametrize(
@@ -67,7 +61,7 @@ def test_every_verb_refuses_a_text_alike(text, value, remedy, here):
     """The model of a verb, whatever it does with it."""
     told = set()
     for verb in (
-        resolve,
+        find_target,
         check,
         lambda target: export_model(target, 'net.pt2', 'pt2', pretrained=False),
         lambda target: show(target, None, 'net.png', pretrained=False),
@@ -92,7 +86,7 @@ def test_every_verb_refuses_a_name_alike(name, value, remedy, here, capsys):
     """The name of an architecture: `info NAME`, `convert --model NAME`, `push --model NAME`."""
     torch.save({}, 'net.pth')
     with pytest.raises(ValueError) as error:
-        resolve_name(name)
+        find_name(name)
     assert value in str(error.value)
     assert remedy in str(error.value)
     for words in (
@@ -108,7 +102,7 @@ def test_every_verb_takes_a_tag(here):
     model = timm.create_model('test_res2net_se.digits')
     torch.save(model.state_dict(), 'net.pth')
     found = convert_checkpoint('net.pth', model='test_res2net_se.digits')
-    assert found.architecture == 'test_res2net_se'
+    assert found.config.architecture == 'test_res2net_se'
     done = push_to_hub(
         'net.pth', 'me/net', license='mit', dry_run=True, architecture='test_res2net_se.digits'
     )
@@ -116,11 +110,11 @@ def test_every_verb_takes_a_tag(here):
 
 
 def test_revisions():
-    assert resolve_repository('me/net@v1') == Repository('me/net', 'v1')
+    assert find_repository('me/net@v1') == Target('repository', 'me/net', 'v1')
     with pytest.raises(ValueError, match=r"'me/net@v1' and revision='v2'.*Name one"):
-        resolve_repository('me/net@v1', 'v2')
+        find_repository('me/net@v1', 'v2')
 
 
 def test_an_empty_tag():
     with pytest.raises(ValueError, match=r"'res2net50_se' has no tag ''.*Use one of se_identity"):
-        resolve_name('res2net50_se.')
+        find_name('res2net50_se.')

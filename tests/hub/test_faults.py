@@ -280,7 +280,7 @@ hub.check(repo)
 CONFIGS = {
     'a key that timm does not know': (
         lambda c: c['pretrained_cfg'].update(colour='grey'),
-        'ValueError',
+        'TypeError',
         "unexpected keyword argument 'colour'",
     ),
     'an argument that the model does not know': (

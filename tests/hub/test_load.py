@@ -17,14 +17,14 @@ def test_loading(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'no published weights .*res2net50_18w_4s.*--random'):
         load_model('res2net50_18w_4s')
     torch.save({}, 'net.pth')
-    with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
+    with pytest.raises(ValueError, match=r'net.pth is a checkpoint file.*timm-res2net convert'):
         load_model('net.pth')
 
 
 def test_a_pickle_in_a_folder(tmp_path):
     """It loads, and one with code in it is refused in a sentence."""
     folder = model_folder(tmp_path / 'net')
-    safe = ModelFolder(folder).loaded
+    safe = ModelFolder(folder).load().eval()
     (folder / 'model.safetensors').unlink()
     torch.save(safe.state_dict(), folder / 'pytorch_model.bin')
     model = load_model(folder).eval()

@@ -20,7 +20,7 @@ from tests.hub.client import Client, RemoteError, command, environment
 from tests.hub.server import hub as serve_hub
 from timm_res2net import Res2Net, hub, push_to_hub
 from timm_res2net.folder.card import Result, results_of
-from timm_res2net.folder.folder import Config
+from timm_res2net.folder.config import Config
 from timm_res2net.folder.golden import GOLDEN
 from timm_res2net.folder.remote_code import MODULE
 
@@ -368,7 +368,7 @@ def test_the_commands(world, tmp_path):
     assert [row[:2] for row in rows] == [
         ['ok', what]
         for what in (
-            'repository', 'content', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden',
+            'repository', 'config', 'weights', 'tensors', 'values', 'outputs', 'golden',
             'images', 'license', 'card',
         )
     ]  # fmt: skip

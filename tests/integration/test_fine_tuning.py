@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.hub.client import command, environment
 from tests.hub.server import hub
-from timm_res2net.folder.card import Result, results_of
-from timm_res2net.folder.folder import read_card
+from timm_res2net.folder.card import Result, read_card, results_of
 
 pytest.importorskip('mlxtend', reason='needs the extra scripts')
 

@@ -23,7 +23,7 @@ from tests.common import image, randomise, relative_error
 from tests.hub import test_push
 from tests.integration import record_train
 from timm_res2net import convert_checkpoint
-from timm_res2net.folder.folder import DATA
+from timm_res2net.folder.config import DATA
 from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.semantics import SEMANTICS
 
@@ -281,9 +281,9 @@ def test_the_script_above_saves_what_the_real_one_saves(trained):
         assert type(value).__name__ == RECORD['arguments'][name], name
     found = convert_checkpoint(trained)
     expected = RECORD['training']['converted']
-    assert found.file.entry == expected['entry']
-    assert found.architecture == expected['architecture']
-    assert len(found.moves) == expected['tensors']
+    assert found.notes.entry == expected['entry']
+    assert found.config.architecture == expected['architecture']
+    assert len(found.notes.moved) == expected['tensors']
 
 
 # --- two processes ------------------------------------------------------------------------------

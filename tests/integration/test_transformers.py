@@ -15,8 +15,9 @@ from tests.common import image, randomise, relative_error, slow_except
 from tests.hub.client import environment
 from tests.hub.server import hub
 from timm_res2net import push_to_hub
-from timm_res2net.folder.folder import ModelFolder
+from timm_res2net.folder.folder import write
 from timm_res2net.folder.golden import GOLDEN
+from timm_res2net.folder.model import Model
 
 transformers = pytest.importorskip('transformers', reason='needs the extra integration')
 
@@ -131,7 +132,7 @@ def with_module(path: Path, classes: int) -> torch.nn.Module:
     done = push_to_hub(
         model, 'me/net', license='mit', label_names=names, remote_code=True, dry_run=True
     )
-    ModelFolder.write(path, done.config, model, done.card)
+    write(Model(model, done.config, done.card), path)
     return model
 
 

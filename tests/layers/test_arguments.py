@@ -19,19 +19,22 @@ from timm.models import FeatureDictNet
 from torch import nn
 
 from tests.common import model_folder
-from timm_res2net import Bottle2neck, Res2Net, folder, schema
-from timm_res2net.folder.folder import MOST_PARAMETERS, Config, ModelFolder
+from timm_res2net import Bottle2neck, Res2Net
+from timm_res2net.folder import config
+from timm_res2net.folder.config import Config
+from timm_res2net.folder.folder import MOST_PARAMETERS, ModelFolder
+from timm_res2net.layers import arguments as rows
 from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
 
 HUB_CONFIGS = sorted((Path(__file__).parents[2] / 'hub_configs').glob('*/config.json'))
 TABLES = {
-    'BLOCK': schema.BLOCK,
-    'FEATURES': schema.FEATURES,
-    'RES2NET': schema.RES2NET,
-    'TIMM': schema.TIMM,
-    'HRNET': schema.HRNET,
-    'config': folder._FIELDS,
-    'pretrained_cfg': folder._CFG,
+    'BLOCK': rows.BLOCK,
+    'FEATURES': rows.FEATURES,
+    'RES2NET': rows.RES2NET,
+    'TIMM': rows.TIMM,
+    'HRNET': rows.HRNET,
+    'config': config._FIELDS,
+    'pretrained_cfg': config._CFG,
 }
 ROWS = [(table, name) for table, fields in TABLES.items() for name in fields]
 
@@ -58,10 +61,10 @@ def names_of(builder: Any) -> set[str]:
 
 def test_nothing_is_left_out():
     """An argument that is added needs a row, and then the tests below draw for it."""
-    assert set(schema.BLOCK) == names_of(Bottle2neck)
-    assert set(schema.RES2NET) == {*names_of(Res2Net), 'aa_layer'}
-    assert names_of(HighResolutionRes2Net) < set(schema.HRNET)
-    assert set(schema.TIMM) - {'block_args'} < set(schema.RES2NET)
+    assert set(rows.BLOCK) == names_of(Bottle2neck)
+    assert set(rows.RES2NET) == {*names_of(Res2Net), 'aa_layer'}
+    assert names_of(HighResolutionRes2Net) < set(rows.HRNET)
+    assert set(rows.TIMM) - {'block_args'} < set(rows.RES2NET)
 
 
 @pytest.mark.parametrize(('table', 'name'), ROWS)
@@ -72,14 +75,14 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
     taken = 0
     for value in JSON + OBJECTS:
         try:
-            got = schema.read(fields, {name: value}, 'args.')[name]
+            got = rows.read(fields, {name: value}, 'args.')[name]
         except ValueError as error:
             assert str(error).startswith(f'args.{name} must be {kind}, got ')
             assert '\n' not in str(error)
             assert len(str(error)) < len(kind) + 300
             continue
         taken += 1
-        assert schema.read(fields, {name: got})[name] is not None or got is None
+        assert rows.read(fields, {name: got})[name] is not None or got is None
         if kind.startswith(('a whole number', 'a number')):
             assert got is None or (type(got) in (int, float) and math.isfinite(got))
             assert not isinstance(value, bool | str | bytes | np.bool_)
@@ -87,7 +90,7 @@ def test_every_value_is_taken_or_refused_in_a_sentence(table, name):
 
 
 def test_what_has_no_row_is_left_alone():
-    assert schema.read(schema.BLOCK, {'nope': '4'}) == {'nope': '4'}
+    assert rows.read(rows.BLOCK, {'nope': '4'}) == {'nope': '4'}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_what_has_no_row_is_left_alone():
     ],
 )
 def test_what_is_taken(name, given, read):
-    got = schema.read({**schema.RES2NET, **schema.FEATURES}, {name: given})[name]
+    got = rows.read({**rows.RES2NET, **rows.FEATURES}, {name: given})[name]
     assert got == read
     assert type(got) is type(read)
 
@@ -134,7 +137,7 @@ def test_builders_are_taken():
         'attn_layer': lambda channels, **kwargs: nn.Identity(),
         'drop_block': functools.partial(DropBlock2d, drop_prob=0.1),
     }
-    assert schema.read(schema.BLOCK, builders) == builders
+    assert rows.read(rows.BLOCK, builders) == builders
 
 
 def test_numbers_of_numpy_are_recorded_as_pythons():
@@ -215,7 +218,7 @@ VALUES = st.recursive(
 FIELDS = st.sampled_from([
     *((name,) for name in ('architecture', 'num_classes', 'num_features', 'global_pool', 'x')),
     *((name,) for name in ('label_names', 'label_descriptions', 'model_args', 'pretrained_cfg')),
-    *(('model_args', name) for name in (*schema.RES2NET, *schema.FEATURES, 'device', 'nope')),
+    *(('model_args', name) for name in (*rows.RES2NET, *rows.FEATURES, 'device', 'nope')),
     *(('pretrained_cfg', name) for name in timm.models.PretrainedCfg.__dataclass_fields__),
     ('pretrained_cfg', 'nope'),
 ])  # fmt: skip

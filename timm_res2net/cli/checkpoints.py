@@ -2,12 +2,12 @@
 
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ..convert import SOURCES
+from ..folder.conversion import convert_checkpoint
 from ..folder.golden import describe
-from ..folder.take import convert_checkpoint
+from ..folder.model import Model
 from ..layers.text import list_some, printable
 from .frame import add_command, print_json, print_table
 from .options import add_options, read_label_names
@@ -33,8 +33,8 @@ def _convert(
     if out is None and not dry_run:
         raise ValueError('Name what to write with --out, or only look with --dry-run.')
     names = read_label_names(label_names)
-    model = _as_model(
-        convert_checkpoint(checkpoint, out, to=to, label_names=names, dry_run=dry_run, **options)
+    model = convert_checkpoint(
+        checkpoint, out, to=to, label_names=names, dry_run=dry_run, **options
     )
     params = sum(p.numel() for p in model.net.parameters())
     if json:
@@ -56,22 +56,7 @@ def _convert(
     return 0
 
 
-def _as_model(done: Any) -> Any:
-    """Goes when `convert_checkpoint` returns a `Model`."""
-    notes = SimpleNamespace(
-        **vars(done.file),
-        source=done.source,
-        prefix=done.prefix,
-        left_out=done.left_out,
-        others=done.other_entries,
-        classifiers=done.classifiers,
-        moved=done.moves,
-        differences=done.differences,
-    )
-    return SimpleNamespace(net=done.model, config=done.config, notes=notes)
-
-
-def _print_model(model: Any, path: str, params: int) -> None:
+def _print_model(model: Model, path: str, params: int) -> None:
     """Print which network was read, what became of the keys, and what was left out."""
     config, notes = model.config, model.notes
     entry = f", entry '{notes.entry}'" if notes.entry else ''

@@ -8,7 +8,7 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 
 from ..convert.published import COUNTS, PUBLISHERS, file_of
-from ..folder.target import resolve_name
+from ..folder.target import find_name
 from .frame import add_command, print_json, print_table
 from .options import add_options
 
@@ -115,7 +115,7 @@ def _info(name: str, json: bool = False) -> int:
     timm-res2net info res2net50_vd_26w_4s.in1k --json
     """
     architecture = name.partition('.')[0]
-    cfg = resolve_name(name).cfg
+    cfg = find_name(name).cfg
     if architecture not in COUNTS:
         raise ValueError(
             f"'{name}' is a model of timm, not of timm_res2net. `timm.create_model` makes it."

@@ -2,23 +2,21 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ..convert.published import PUBLISHERS, PublishedFile, file_of
 from ..layers.text import table
 from . import extras
-from .folder import (
-    MODES,
-    Config,
-    read_card,
-    timm_names,
-)
+from .config import MODES, Config, timm_names
+from .model import Model
 from .remote_code import MODULE
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
@@ -37,6 +35,23 @@ PERCENT = tuple(_METRICS)
 """Metrics that are given in percent."""
 
 _URLS = {publisher.figures: publisher.figures_url for publisher in PUBLISHERS.values()}
+
+
+def read_card(text: str) -> Any:
+    """Parse the text of a README.md.
+
+    Raises:
+        ValueError: The metadata cannot be read.
+    """
+    if not text.startswith('---'):
+        text = f'---\n{{}}\n---\n{text}'  # otherwise the client prints that metadata is missing
+    try:
+        return ModelCard(text)
+    except Exception as error:  # YAML and the checks of the Hub
+        raise ValueError(
+            f'The metadata of README.md cannot be read ({" ".join(str(error).split())}). Correct '
+            'the text between its --- lines.'
+        ) from error
 
 
 class Result(NamedTuple):
@@ -112,8 +127,6 @@ def _results_table(results: Sequence[Result]) -> str:
 def _metadata(
     title: str, config: Config, license: str | None, results: Sequence[Result], base: str | None
 ) -> Any:
-    from huggingface_hub import EvalResult, ModelCardData
-
     task = 'image-classification' if config.num_classes else 'image-feature-extraction'
     found = [
         EvalResult(
@@ -175,8 +188,6 @@ def render_card(
     Returns:
         YAML metadata and Markdown.
     """
-    from huggingface_hub import ModelCard
-
     own = config.architecture not in timm_names()
     in_chans = config.input_size[0]
     where, _, repo = load.partition(':')
@@ -209,6 +220,26 @@ def render_card(
         revision=f", revision='{revision}'" if revision else '',
     )
     return str(card).rstrip('\n') + '\n'
+
+
+def with_card(
+    model: Model, title: str, load: str, summary: str, keep_results: bool = True, **texts: Any
+) -> Model:
+    """Return a model with a new card, into which its owner's text goes.
+
+    Args:
+        model: The model. Its card is its owner's, or ''.
+        title: Heading.
+        load: First argument of `timm.create_model`.
+        summary: One paragraph on what the model is.
+        keep_results: As in `merge_card`.
+        **texts: Further arguments of `render_card`.
+
+    Raises:
+        ValueError: The metadata of the model's card cannot be read.
+    """
+    text = render_card(model.config, title, load, summary, **texts)
+    return replace(model, card=merge_card(text, model.card, keep_results) if model.card else text)
 
 
 def merge_card(new: str, old: str, keep_results: bool = True) -> str:

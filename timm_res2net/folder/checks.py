@@ -5,8 +5,10 @@ an error under `pull`; `check` prints everything. `check_values` asks one of the
 no folder.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,21 +18,15 @@ from torch import nn
 
 from ..layers.text import list_some, printable
 from ..models.half_loading import fill
-from .folder import (
-    CARD,
-    CONFIG,
-    MODES,
-    WEIGHTS,
-    ModelFolder,
-    Origin,
-    read_card,
-)
+from .card import read_card
+from .config import CONFIG, MODES
+from .folder import CARD, WEIGHTS, ModelFolder
 from .golden import GOLDEN, compare_golden, compare_models
 from .remote_code import MODULE, is_module
 
 _logger = logging.getLogger(__name__)
 
-Verb = Literal['push', 'check', 'pull']
+Command = Literal['push', 'check', 'pull']
 
 PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 """Suffixes of weights that are not safetensors."""
@@ -56,42 +52,72 @@ class Finding(NamedTuple):
         return f'{self.state:<8} {self.what:<11} {printable(self.text)}'
 
 
+class Subject:
+    """What questions are asked about.
+
+    Attributes:
+        folder: The folder.
+        original: The network that it was written from; None if nobody knows.
+    """
+
+    def __init__(self, folder: ModelFolder, original: nn.Module | None = None):
+        self.folder = folder
+        self.original = original
+
+    @functools.cached_property
+    def net(self) -> nn.Module:
+        """The network that the folder loads as, in eval mode."""
+        return self.folder.load().eval()
+
+    @property
+    def size(self) -> list[int]:
+        """Channels, height and width of an image to try it with."""
+        channels, *sides = self.folder.config.input_size
+        return [channels, *(min(side, _LARGEST) for side in sides)]
+
+    @property
+    def license(self) -> str | None:
+        """The license that the card names, else the config's."""
+        card = self.folder.card
+        return (read_card(card).data.license if card else None) or self.folder.config.license
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file, which the cache may lack while the Hub is not asked."""
+        path = self.folder.path / name
+        if self.folder.offline and not path.is_file():
+            raise FileNotFoundError(
+                f'{name} is not in the cache, and the Hub was not asked for it. Run again when the '
+                'Hub can be asked.'
+            )
+        return path
+
+
 # --- the questions: each returns what is fine ('' if that is not worth a line), or raises ---------
 
 
-def comes_from(folder: ModelFolder) -> str:
-    """Which commit of which repository is it?"""
-    origin = folder.origin or Origin()
-    return f'{origin.name} at {origin.commit}' if origin.name else ''
+def comes_from(subject: Subject) -> str:
+    """Which commit of which repository is it, and was the Hub asked?"""
+    folder = subject.folder
+    if folder.offline:
+        raise ValueError(f'{folder.offline} Only the cache was checked.')
+    # `hub.fetch` has compared the weights
+    if not folder.repo:
+        return ''
+    return f'{folder.repo} at {folder.path.name}, weights as the Hub announces'
 
 
-def hub_was_asked(folder: ModelFolder) -> str:
-    """Was the Hub asked, or was only the cache looked at?"""
-    if folder.origin and folder.origin.offline:
-        raise ValueError(f'{folder.origin.offline} Only the cache was checked.')
-    return ''
-
-
-def is_as_announced(folder: ModelFolder) -> str:
-    """Are the weights those that the Hub announces?"""
-    origin = folder.origin or Origin()
-    is_compared = origin.name and origin.sha256 and not origin.offline  # by `hub.fetch`
-    return f'sha256 {origin.sha256} as the Hub announces' if is_compared else ''
-
-
-def has_config(folder: ModelFolder) -> str:
+def has_config(subject: Subject) -> str:
     """Is there a config that describes a Res2Net?"""
-    _check_cached(folder, CONFIG)
-    config = folder.config
+    subject.path(CONFIG)
+    config = subject.folder.config
     return f'{config.architecture}, {config.num_classes} classes, {config.input_size[-1]} px'
 
 
-def has_weights(folder: ModelFolder) -> str:
+def has_weights(subject: Subject) -> str:
     """Are there weights as safetensors, and can they be read?"""
-    _check_cached(folder, WEIGHTS)
-    weights = folder.path / WEIGHTS
+    weights = subject.path(WEIGHTS)
     if not weights.is_file():
-        others = _pickles_in(folder)
+        others = _pickles_in(subject)
         if others:
             raise FileNotFoundError(
                 f'{others[0]} is a pickle, and there is no {WEIGHTS}. `timm-res2net convert` '
@@ -110,27 +136,27 @@ def has_weights(folder: ModelFolder) -> str:
     return f'{WEIGHTS}, {weights.stat().st_size:,} bytes, {count} tensors'
 
 
-def has_no_pickles(folder: ModelFolder) -> str:
+def has_no_pickles(subject: Subject) -> str:
     """Are there weights of other formats, which are not checked?"""
-    there = (*_pickles_in(folder), *(folder.origin.pickles if folder.origin else ()))
+    there = (*_pickles_in(subject), *subject.folder.pickles)
     if there:
         names = ', '.join(dict.fromkeys(there))
         raise ValueError(f'{names}: not checked. `timm-res2net convert` makes safetensors of them.')
     return ''
 
 
-def tensors_fit(folder: ModelFolder) -> str:
+def tensors_fit(subject: Subject) -> str:
     """Do the names and shapes of the weights fit the config?"""
-    model = folder.build()
+    model = subject.folder.build()
     tensors = model.state_dict()
-    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
+    with safe_open(subject.folder.path / WEIGHTS, framework='pt') as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
         kinds = {key: part.get_dtype() for key, part in slices.items()}
         shapes = {key: part.get_shape() for key, part in slices.items()}
     try:  # without the numbers, the shapes are enough
         fill(model, {key: torch.empty(shape, device='meta') for key, shape in shapes.items()})
     except ValueError as error:
-        if folder.original is not None:
+        if subject.original is not None:
             raise ValueError(
                 f'{error}. The model has layers that no recorded argument describes. Nothing was '
                 'pushed; `timm.models.push_to_hf_hub` takes models as they are.'
@@ -151,9 +177,9 @@ def tensors_fit(folder: ModelFolder) -> str:
     return f'all {len(tensors)} fit the config'
 
 
-def values_are_finite(folder: ModelFolder) -> str:
+def values_are_finite(subject: Subject) -> str:
     """Are all weights finite, and all variances positive?"""
-    problem = _values(_tensors(folder))
+    problem = _values(_tensors(subject))
     if problem:
         raise ValueError(problem)
     return 'all finite'
@@ -190,20 +216,20 @@ def _values(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return f'Weights are {"; ".join(problems)}. Use another checkpoint.' if problems else ''
 
 
-def outputs_are_finite(folder: ModelFolder) -> str:
+def outputs_are_finite(subject: Subject) -> str:
     """Does an image give finite outputs?"""
-    out = _outputs(folder.loaded, _size(folder))
+    out = _outputs(subject.net, subject.size)
     if not out.isfinite().all():
         raise ValueError('An image gives outputs that are NaN or infinite. Use another checkpoint.')
     return f'an image gives {out.shape[1]} finite outputs'
 
 
-def outputs_are_the_same(folder: ModelFolder) -> str:
+def outputs_are_the_same(subject: Subject) -> str:
     """Does the folder load as the model that it was written from?"""
-    if folder.original is None:
+    if subject.original is None:
         return ''
-    errors = compare_models(folder.original, folder.loaded, _size(folder))
-    first = next((name for name, error in errors.items() if not error <= _TOLERANCE), None)
+    errors = compare_models(subject.original, subject.net, subject.size)
+    first = next((name for name, error in errors.items() if error > _TOLERANCE), None)
     if first:
         raise ValueError(
             f'The folder loads as another model: {first} differs first, by {errors[first]:.1e} of '
@@ -214,21 +240,21 @@ def outputs_are_the_same(folder: ModelFolder) -> str:
     return f'same outputs, within {max(errors.values()):.0e}'
 
 
-def outputs_are_golden(folder: ModelFolder) -> str:
+def outputs_are_golden(subject: Subject) -> str:
     """Does the model give the outputs that are stored beside its weights?"""
-    path = folder.path / GOLDEN
+    path = subject.folder.path / GOLDEN
     if not path.is_file():
         return ''
-    errors = compare_golden(folder.loaded, path)
+    errors = compare_golden(subject.net, path)
     name = max(errors, key=lambda key: errors[key])
     return f'as in {GOLDEN}, largest relative difference {errors[name]:.0e} ({name})'
 
 
-def images_can_be_prepared(folder: ModelFolder) -> str:
+def images_can_be_prepared(subject: Subject) -> str:
     """Can images be prepared as the config says?"""
     from PIL import Image
 
-    config = folder.config
+    config = subject.folder.config
     # an empty pretrained_cfg stands for timm's defaults
     given = {} if config.pretrained_cfg else {'input_size': tuple(config.input_size)}
     data = resolve_data_config(given, pretrained_cfg=config.pretrained_cfg)
@@ -252,9 +278,9 @@ def images_can_be_prepared(folder: ModelFolder) -> str:
     return told
 
 
-def has_license(folder: ModelFolder) -> str:
+def has_license(subject: Subject) -> str:
     """Is the license known?"""
-    license = folder.license
+    license = subject.license
     if not license or license == 'unknown':
         known = "The license is only known as 'unknown'" if license else 'No license is known'
         raise ValueError(
@@ -266,11 +292,11 @@ def has_license(folder: ModelFolder) -> str:
     return license
 
 
-def license_is_free(folder: ModelFolder) -> str:
+def license_is_free(subject: Subject) -> str:
     """Does the license allow use of any kind, without a text of its own?"""
-    license = str(folder.license)
+    license = str(subject.license)
     if license == 'other':
-        data = read_card(folder.card).data
+        data = read_card(subject.folder.card).data
         link = f' ({data.license_link})' if data.license_link else ''
         named = str(data.license_name or "'other'") + link
         told = ' '.join(named.split())
@@ -282,12 +308,11 @@ def license_is_free(folder: ModelFolder) -> str:
     return ''
 
 
-def code_is_known(folder: ModelFolder) -> str:
+def code_is_known(subject: Subject) -> str:
     """Did this package write the code that transformers runs with `trust_remote_code=True`?"""
-    if not folder.config.auto_map:
+    if not subject.folder.config.auto_map:
         return ''
-    _check_cached(folder, MODULE)
-    if folder.config.remote_code and is_module(folder.path / MODULE):
+    if subject.folder.config.remote_code and is_module(subject.path(MODULE)):
         return f'{MODULE} as this version of timm_res2net writes it'
     raise ValueError(
         f'auto_map in {CONFIG} names code for transformers that this version of timm_res2net did '
@@ -296,10 +321,10 @@ def code_is_known(folder: ModelFolder) -> str:
     )
 
 
-def has_card(folder: ModelFolder) -> str:
+def has_card(subject: Subject) -> str:
     """Is there a card whose metadata can be read?"""
-    _check_cached(folder, CARD)
-    card = folder.card
+    subject.path(CARD)
+    card = subject.folder.card
     if not card:
         raise FileNotFoundError(f'There is no {CARD}. `timm-res2net push` writes one.')
     if not card.startswith('---'):
@@ -308,31 +333,19 @@ def has_card(folder: ModelFolder) -> str:
     return f'{CARD} with valid metadata'
 
 
-def _check_cached(folder: ModelFolder, name: str) -> None:
-    """Raise a FileNotFoundError for a file that the cache lacks while the Hub is not asked."""
-    if folder.origin and folder.origin.offline and not (folder.path / name).is_file():
-        raise FileNotFoundError(
-            f'{name} is not in the cache, and the Hub was not asked for it. Run again when the Hub '
-            'can be asked.'
-        )
+def _pickles_in(subject: Subject) -> list[str]:
+    return sorted(
+        path.name for path in subject.folder.path.iterdir() if path.name.endswith(PICKLES)
+    )
 
 
-def _pickles_in(folder: ModelFolder) -> list[str]:
-    return sorted(path.name for path in folder.path.iterdir() if path.name.endswith(PICKLES))
-
-
-def _tensors(folder: ModelFolder) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(subject: Subject) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights of the model in memory, or else of the file."""
-    if folder.original is not None:
-        yield from folder.original.state_dict().items()
+    if subject.original is not None:
+        yield from subject.original.state_dict().items()
         return
-    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
+    with safe_open(subject.folder.path / WEIGHTS, framework='pt') as file:
         yield from ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
-
-
-def _size(folder: ModelFolder) -> list[int]:
-    channels, *sides = folder.config.input_size
-    return [channels, *(min(side, _LARGEST) for side in sides)]
 
 
 def _outputs(model: nn.Module, size: Sequence[int]) -> torch.Tensor:
@@ -357,8 +370,8 @@ class Question(NamedTuple):
     """
 
     what: str
-    ask: Callable[[ModelFolder], str]
-    needs: tuple[Callable[[ModelFolder], str], ...]
+    ask: Callable[[Subject], str]
+    needs: tuple[Callable[[Subject], str], ...]
     push: str
     check: str
     pull: str
@@ -368,9 +381,7 @@ _E, _W = 'error', 'warning'
 # fmt: off
 QUESTIONS = (
     # what, question, needs, and what a problem is for push, check and pull
-    Question('repository', comes_from,             (),                        _E, _E, _E),
-    Question('hub',        hub_was_asked,          (),                        _E, _W, _W),
-    Question('content',    is_as_announced,        (),                        _E, _E, _E),
+    Question('repository', comes_from,             (),                        _E, _W, _W),
     Question('config',     has_config,             (),                        _E, _E, _E),
     Question('weights',    has_weights,            (),                        _E, _E, _E),
     Question('pickles',    has_no_pickles,         (),                        _W, _W, _W),
@@ -391,29 +402,32 @@ QUESTIONS = (
     Question('card',       has_card,               (),                        _E, _W, _W),
 
 )
-"""Every question with what a problem means for each verb: 'warning' or 'error'."""
+"""Every question with what a problem means for each command: 'warning' or 'error'."""
 # fmt: on
 
 
 def checks(
     folder: ModelFolder,
-    verb: Verb,
-    waive: Collection[Callable[[ModelFolder], str]] = (),
+    command: Command,
+    original: nn.Module | None = None,
+    waive: Collection[Callable[[Subject], str]] = (),
 ) -> list[Finding]:
     """Ask all questions about a folder.
 
     Args:
         folder: The folder.
-        verb: Whose column of the table says what a problem means.
+        command: Whose column of the table says what a problem means.
+        original: The network that the folder was written from.
         waive: Questions that are not asked.
 
     Returns:
         A finding for each question that has something to say.
     """
+    subject = Subject(folder, original)
     findings: list[Finding] = []
-    failed: set[Callable[[ModelFolder], str]] = set()
+    failed: set[Callable[[Subject], str]] = set()
     for question in QUESTIONS:
-        severity: str = getattr(question, verb)
+        severity: str = getattr(question, command)
         if question.ask in waive:
             continue
         if failed.intersection(question.needs):
@@ -421,7 +435,7 @@ def checks(
             continue
         _logger.info(f'Checking the {question.what}')
         try:
-            text = question.ask(folder)
+            text = question.ask(subject)
         except (OSError, ValueError, RuntimeError) as error:
             failed.add(question.ask)
             findings.append(Finding(question.what, severity, str(error)))

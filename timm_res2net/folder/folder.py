@@ -1,428 +1,33 @@
 """A model as a folder: config.json, weights and card, as timm, transformers and the Hub read it."""
 
-import dataclasses
 import functools
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.data import create_transform, resolve_data_config
-from timm.models import filter_pretrained_cfg, get_pretrained_cfg
 from torch import nn
 
 from ..convert import read_checkpoint
-from ..convert.published import COUNTS
 from ..files import new_folder, read_text, write_file
-from ..layers.arguments import (
-    FEATURES,
-    HRNET,
-    RES2NET,
-    TIMM,
-    Field,
-    as_it_is,
-    choice,
-    number,
-    read,
-    several,
-    whole,
-)
-from ..layers.text import brief, first_line, sentence
-from ..models import hrnet_res2net
+from ..layers.text import first_line, sentence
 from ..models.download import WEIGHT_FILES
+from .config import CONFIG, Config
 from .golden import GOLDEN, golden_tensors
-from .remote_code import AUTO_MAP, MODULE, module_text
+from .model import Model
+from .remote_code import MODULE, module_text
 
-CONFIG = 'config.json'
 WEIGHTS, PICKLE = WEIGHT_FILES
 CARD = 'README.md'
 FILES = (WEIGHTS, CONFIG, CARD, GOLDEN, MODULE)
 """The files of a model that are fetched, pulled and pushed, as far as they exist."""
-MODES = {1: 'L', 3: 'RGB'}
-"""Pillow's image modes by number of channels."""
-
-DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
-"""How images are prepared, under the names of timm's train.py."""
 
 MOST_PARAMETERS = 500_000_000
 """The most parameters of a network that a config.json may describe: 2 GB in float32, and 6 times
 the largest published."""
-
-# Fields of a pretrained_cfg that say where weights were loaded from, not what they are
-_NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
-
-
-@functools.cache
-def timm_names() -> tuple[str, ...]:
-    """Return the names of timm's own Res2Nets, whose folders load without this package."""
-    return tuple(timm.list_models(module='res2net'))
-
-
-def is_res2net(name: str) -> bool:
-    """Return whether a name without a tag is a Res2Net of this package or of timm."""
-    return name in COUNTS or name in timm_names()
-
-
-@functools.cache
-def _own_arguments(name: str) -> dict[str, Any]:
-    """Return the arguments of a registered name, as JSON values."""
-    model = timm.create_model(name, device='meta')
-    return json.loads(json.dumps(getattr(model, 'model_args', {})))
-
-
-def in_chans_of(model: Any) -> int:
-    """Return the number of image channels that a model takes."""
-    first: Any = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
-    return int(first.weight.shape[1])
-
-
-def check_license(license: str | None) -> None:
-    """Raise a ValueError if a text is not the identifier of a license. None is none."""
-    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
-        raise ValueError(
-            f"'{license}' is not the identifier of a license. Use one of the Hub's, such as "
-            'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
-        )
-
-
-def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return a `pretrained_cfg` without the fields that describe the registered weights."""
-    gone = ('url', 'file', 'hf_hub_id', 'notes', 'origin_url', 'license', 'label_names')
-    return {**cfg, **dict.fromkeys(gone), 'label_descriptions': None, 'url': '', **changes}
-
-
-def read_card(text: str) -> Any:
-    """Parse the text of a README.md.
-
-    Returns:
-        A `huggingface_hub.ModelCard`.
-
-    Raises:
-        ValueError: The metadata cannot be read.
-    """
-    from huggingface_hub import ModelCard
-
-    if not text.startswith('---'):
-        text = f'---\n{{}}\n---\n{text}'  # otherwise the client prints that metadata is missing
-    try:
-        return ModelCard(text)
-    except Exception as error:  # YAML and the checks of the Hub
-        raise ValueError(
-            f'The metadata of {CARD} cannot be read ({" ".join(str(error).split())}). Correct the '
-            'text between its --- lines.'
-        ) from error
-
-
-# --- config.json ----------------------------------------------------------------------------------
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000 and not re.search(r'[\0-\x1f\x7f]', value)
-
-
-def _are_names(value: Any) -> bool:
-    names = value.values() if isinstance(value, dict) else value
-    return value is None or (isinstance(value, list | dict) and all(map(_is_text, names)))
-
-
-_TEXT = as_it_is('a text of at most 1000 characters in one line', _is_text)
-_NAMES = as_it_is(f'a list or a dictionary, of which each value is {_TEXT.kind}', _are_names)
-_OBJECT = as_it_is('a dictionary', lambda value: isinstance(value, dict))
-
-# The fields with which something is computed; the others are left alone.
-_REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
-_FIELDS = {
-    'architecture': _TEXT,
-    'num_classes': RES2NET['num_classes'],
-    'label_names': _NAMES,
-    'model_args': _OBJECT,
-    'pretrained_cfg': _OBJECT,
-}
-_CFG = {
-    'input_size': several(RES2NET['in_chans'], 3, 3),
-    'interpolation': choice(
-        'bilinear', 'bicubic', 'nearest', 'box', 'hamming', 'lanczos', 'random'
-    ),
-    'crop_pct': number(0.01, 1),
-    'crop_mode': choice('center', 'squash', 'border'),
-    'mean': several(number(-1_000_000, 1_000_000), 1, 4096),
-    'std': several(number(1e-6, 1_000_000), 1, 4096),
-    'first_conv': choice('conv1', 'conv1.0'),
-    'classifier': choice('fc', 'classifier'),
-    # with another offset, timm drops rows of the classifier that the weights beside it do not have
-    'label_offset': choice(0),
-    'label_names': _NAMES,
-    'license': _TEXT,
-}
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None, which stands for timm's default."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def check_arguments(given: Mapping[str, Any], name: str) -> None:
-    """Check recorded arguments of a network.
-
-    Args:
-        given: The arguments. As in `timm.create_model`, None stands for the default.
-        name: The architecture, one of this package or a Res2Net of timm.
-
-    Raises:
-        ValueError: There is an unknown argument, or a value that the table does not allow.
-    """
-    table: Mapping[str, Field] = TIMM if name in timm_names() else RES2NET
-    if name in hrnet_res2net.default_cfgs:
-        table = HRNET
-    table = {**table, **FEATURES}
-    unknown = sorted(given.keys() - table.keys())
-    if unknown:
-        raise ValueError(
-            f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
-            'can set. Remove it.'
-        )
-    read(table, _given(given), 'model_args.')
-
-
-def _check(config: Any) -> None:
-    """Raise a ValueError for what timm would ignore or answer with a traceback."""
-    if not isinstance(config, dict):
-        raise ValueError(
-            f'it holds {type(config).__name__}, not an object. Write it again from the model.'
-        )
-    missing = [key for key in _REQUIRED if key not in config]
-    if missing:
-        raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
-    read(_FIELDS, config)
-    read(_CFG, _given(config['pretrained_cfg']), 'pretrained_cfg.')
-    name = config['architecture'].partition('.')[0]
-    if not is_res2net(name):
-        raise ValueError(
-            f"'{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` shows the "
-            'models.'
-        )
-    check_arguments(config.get('model_args', {}), name)
-    labels = config.get('label_names')
-    if isinstance(labels, list) and len(labels) != config['num_classes']:
-        raise ValueError(
-            f'it has {len(labels)} label_names for {config["num_classes"]} classes. Correct them, '
-            'or remove label_names.'
-        )
-
-
-@dataclass(frozen=True)
-class Config:
-    """The content of a config.json.
-
-    Attributes:
-        architecture: Name for `timm.create_model`.
-        num_classes: Classes of the head; 0 for none.
-        num_features: Channels of the last feature level.
-        global_pool: Pooling before the head.
-        pretrained_cfg: timm's description of the weights and of how images are prepared.
-        label_names: Names of the classes in order.
-        label_descriptions: Longer names by label name.
-        model_args: Further arguments of `timm.create_model`, JSON values.
-        auto_map: The code that transformers runs with `trust_remote_code=True`; None without any.
-    """
-
-    architecture: str
-    num_classes: int
-    num_features: int
-    global_pool: str
-    pretrained_cfg: dict[str, Any]
-    label_names: Sequence[str] | None = None
-    label_descriptions: Mapping[str, str] | None = None
-    model_args: dict[str, Any] = field(default_factory=dict)
-    auto_map: Any = None
-
-    @classmethod
-    def of(
-        cls,
-        model: Any,
-        architecture: str,
-        arguments: Mapping[str, Any],
-        cfg: Mapping[str, Any],
-    ) -> 'Config':
-        """Describe a model so that timm and transformers rebuild it.
-
-        timm's own `save_for_hf` writes the same fields with two differences. The class count is
-        not among `model_args`, because transformers would pass it twice. Label names stand at the
-        top level, because both libraries look for them there.
-
-        Args:
-            model: A Res2Net or HRNet.
-            architecture: Its name for `timm.create_model`.
-            arguments: Further arguments of `timm.create_model`, JSON values.
-            cfg: Its `pretrained_cfg`.
-        """
-        kept = filter_pretrained_cfg(dict(cfg), remove_source=True)
-        for key in _NOT_SAVED:
-            kept.pop(key, None)
-        names, descriptions = kept.pop('label_names', None), kept.pop('label_descriptions', None)
-        if len(names or ()) != model.num_classes:  # names of other classes
-            names = descriptions = None
-        in_chans = in_chans_of(model)
-        kept.update(num_classes=model.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
-        pool = getattr(model.global_pool, 'pool_type', '')  # an HRNet's backbone has none
-        return cls(
-            architecture, model.num_classes, model.num_features, pool,
-            kept, names, descriptions, dict(arguments),
-        )  # fmt: skip
-
-    @classmethod
-    def of_tag(cls, full: str) -> 'Config':
-        """Describe a registered tag of this package.
-
-        Args:
-            full: Name with its tag, such as 'res2net50_se.se_identity_in1k'.
-        """
-        cfg: Any = get_pretrained_cfg(full)
-        model: Any = timm.create_model(full, device='meta', num_classes=cfg.num_classes)
-        name = full.partition('.')[0]
-        return cls.of(model, name, model.model_args, model.pretrained_cfg)
-
-    @classmethod
-    def read(cls, path: Path) -> 'Config':
-        """Read a config.json and check what timm would not check.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is not JSON, lacks a field, has a field of another type or one that
-                timm does not know, or does not name a Res2Net.
-        """
-        what = f'{path} does not describe a model'
-        if not path.is_file():
-            raise FileNotFoundError(
-                f'There is no {path}. `timm-res2net convert` writes one from a checkpoint file.'
-            )
-        try:
-            found = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:  # JSON or UTF-8
-            raise ValueError(
-                f'{what}: {type(error).__name__}: {error}. Write it again from the model.'
-            ) from error
-        try:
-            _check(found)
-        except ValueError as error:
-            raise ValueError(f'{what}: {error}') from None
-        name, classes, labels = (
-            found.get(key) for key in ('architecture', 'num_classes', 'label_names')
-        )
-        return cls(
-            name, classes, found.get('num_features', 0), found.get('global_pool', ''),
-            found['pretrained_cfg'], labels, found.get('label_descriptions'),
-            found.get('model_args', {}), found.get('auto_map'),
-        )  # fmt: skip
-
-    def to_json(self) -> str:
-        """Return the text of the file. The same config gives the same text."""
-        found = dataclasses.asdict(self)
-        optional = ('label_names', 'label_descriptions', 'model_args', 'auto_map')
-        kept = {key: found[key] for key in found if found[key] or key not in optional}
-        kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
-        return json.dumps(kept, indent=2) + '\n'
-
-    @property
-    def input_size(self) -> list[int]:
-        """Channels, height and width of the image, by default timm's."""
-        return list(self.pretrained_cfg.get('input_size') or (3, 224, 224))
-
-    @property
-    def license(self) -> str | None:
-        """Identifier of the license of the weights."""
-        return self.pretrained_cfg.get('license')
-
-    @property
-    def semantics(self) -> str:
-        """Block semantics."""
-        return str(self.model_args.get('semantics', 'official'))
-
-    @property
-    def remote_code(self) -> bool:
-        """Whether it names this package's module for transformers, see `remote_code`."""
-        return bool(self.auto_map == AUTO_MAP)
-
-    @property
-    def network(self) -> str:
-        """The architecture with the arguments that are not its name's own.
-
-        For example `res2net_custom(layers=[3, 4, 23, 3])`.
-        """
-        own = _own_arguments(self.architecture)
-        # a config that was read has lists where others have tuples
-        given = json.loads(json.dumps(self.model_args))
-        other = {key: value for key, value in given.items() if value != own.get(key)}
-        arguments = ', '.join(f'{key}={value!r}' for key, value in other.items())
-        return f'{self.architecture}({arguments})' if other else self.architecture
-
-    def with_cfg(self, **changes: Any) -> 'Config':
-        """Return the config with other values in its `pretrained_cfg`; None removes a field."""
-        cfg = filter_pretrained_cfg({**self.pretrained_cfg, **changes})
-        return dataclasses.replace(self, pretrained_cfg=cfg)
-
-    def with_remote_code(self, wanted: bool) -> 'Config':
-        """Return the config with or without this package's module for transformers."""
-        return dataclasses.replace(self, auto_map=AUTO_MAP if wanted else None)
-
-    def with_labels(self, names: Sequence[str]) -> 'Config':
-        """Return the config with names for the classes.
-
-        Raises:
-            ValueError: `names` is not a list of as many names as there are classes.
-        """
-        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f'label_names must be a list of names, got {names!r}.')
-        if len(names) != self.num_classes:
-            raise ValueError(
-                f'There are {len(names)} label names for {self.num_classes} classes. Give one name '
-                'for each class, in order.'
-            )
-        return dataclasses.replace(self, label_names=list(names), label_descriptions=None)
-
-    def with_data(self, given: Mapping[str, Any]) -> 'Config':
-        """Return the config with another preparation of images, for its number of channels.
-
-        Args:
-            given: Some of `DATA` as timm's train.py takes them. The rest stays as it is.
-
-        Raises:
-            ValueError: An unknown name, or a value that timm refuses.
-        """
-        unknown = sorted(set(given) - set(DATA))
-        if unknown:
-            raise ValueError(
-                f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
-            )
-        given, before = _given(given), self.pretrained_cfg
-        in_chans = self.input_size[0]
-        what = f'Images cannot be prepared with {dict(given)}'
-        try:
-            read({**_CFG, 'img_size': whole(1, 4096)}, given)
-            data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
-            create_transform(**data)
-        except ValueError as error:
-            raise ValueError(f'{what}: {error}') from None
-        except (AssertionError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{what} ({type(error).__name__}: {error}). Give values as timm's train.py takes "
-                'them.'
-            ) from error
-        size = data['input_size'][1:]
-        data['input_size'] = [in_chans, *size]
-        for key in ('mean', 'std'):
-            values = list(data[key])
-            if len(values) != in_chans:  # statistics of colors, for another number of channels
-                values = [sum(values) / len(values)] * in_chans
-            data[key] = values
-        if data['input_size'][1:] != self.input_size[1:]:
-            data['pool_size'] = None
-        return self.with_cfg(**data)
 
 
 def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -433,74 +38,22 @@ def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The repository or the package that a folder's files come from.
-
-    Attributes:
-        name: Repository, or '' for weights in the package.
-        commit: Commit of the repository.
-        sha256: sha256 of the weights; '' if there are none.
-        offline: Why the Hub was not asked; '' if it was.
-        pickles: Weights of other formats in the repository.
-    """
-
-    name: str = ''
-    commit: str = ''
-    sha256: str = ''
-    offline: str = ''
-    pickles: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder. Its files are read when they are asked for.
+    """A model on the disk. Its files are read when they are asked for, and the config once.
 
     Attributes:
         path: The folder.
-        original: The model that the folder was written from, for `checks` to compare with.
-        origin: Where the folder was fetched from.
+        repo: Repository that its files come from, OWNER/NAME; '' for none.
+        offline: Why the Hub was not asked for the repository; '' if it was.
+        pickles: Weights of other formats in the repository.
     """
 
     path: Path
-    original: nn.Module | None = None
-    origin: Origin | None = None
+    repo: str = ''
+    offline: str = ''
+    pickles: tuple[str, ...] = ()
 
-    @classmethod
-    def write(
-        cls,
-        path: Path,
-        config: Config,
-        model: nn.Module,
-        card: str = '',
-    ) -> 'ModelFolder':
-        """Write a new folder: all of it, or nothing. The same model gives the same weights.
-
-        Golden tensors are written if the model can be run. Their last bits depend on the machine.
-
-        Args:
-            path: New or empty folder.
-            config: The config.
-            model: The model in eval mode.
-            card: The text of README.md; none is written if it is empty.
-        """
-        with new_folder(path) as made:
-            (made / CONFIG).write_text(config.to_json(), encoding='utf-8')
-            _save(model.state_dict(), made / WEIGHTS)
-            golden = golden_tensors(model, config.input_size)
-            if golden:
-                (made / GOLDEN).parent.mkdir()
-                _save(golden, made / GOLDEN)
-            if config.remote_code:
-                (made / MODULE).write_text(module_text(), encoding='utf-8')
-            if card:
-                (made / CARD).write_text(card, encoding='utf-8')
-        return cls(path, model)
-
-    def write_card(self, text: str) -> None:
-        """Write README.md, replacing one that exists."""
-        write_file(self.path / CARD, lambda file: file.write(text.encode()))
-
-    @property
+    @functools.cached_property
     def config(self) -> Config:
         """The config; errors as in `Config.read`."""
         return Config.read(self.path / CONFIG)
@@ -520,22 +73,15 @@ class ModelFolder:
             '`timm-res2net convert` or timm wrote.'
         )
 
-    @functools.cached_property
-    def loaded(self) -> nn.Module:
-        """The model with its weights in eval mode; errors as in `create_model`."""
-        return self.create_model().eval()
-
     @property
     def card(self) -> str:
         """The text of README.md, '' if there is none."""
         path = self.path / CARD
         return read_text(path) if path.is_file() else ''
 
-    @property
-    def license(self) -> str | None:
-        """The license that the card names, else the config's."""
-        card = self.card
-        return (read_card(card).data.license if card else None) or self.config.license
+    def write_card(self, text: str) -> None:
+        """Write README.md, replacing one that exists."""
+        write_file(self.path / CARD, lambda file: file.write(text.encode()))
 
     def build(self) -> nn.Module:
         """Build the config's model on the meta device, without weights.
@@ -549,9 +95,10 @@ class ModelFolder:
         try:
             model = timm.create_model(f'local-dir:{self.path}', device='meta')
         except Exception as error:  # what others wrote fails anywhere inside timm
-            told = first_line(error)
-            told = told if isinstance(error, ValueError) else f'{type(error).__name__}: {told}'
-            raise ValueError(sentence(f'{what}: {told}')) from error
+            reason = first_line(error)
+            if not isinstance(error, ValueError):
+                reason = f'{type(error).__name__}: {reason}'
+            raise ValueError(sentence(f'{what}: {reason}')) from error
         count = sum(p.numel() for p in model.parameters())
         if count > MOST_PARAMETERS:
             raise ValueError(
@@ -559,7 +106,7 @@ class ModelFolder:
             )
         return model
 
-    def create_model(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
+    def load(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
         """Create the model with timm.
 
         Args:
@@ -586,3 +133,26 @@ class ModelFolder:
             raise
         model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model
+
+
+def write(model: Model, path: Path) -> ModelFolder:
+    """Write a model as a new folder: all of it, or nothing. The same model gives the same weights.
+
+    Golden tensors are written if the model can be run. Their last bits depend on the machine.
+
+    Args:
+        model: The model.
+        path: New or empty folder.
+    """
+    with new_folder(path) as made:
+        (made / CONFIG).write_text(model.config.to_json(), encoding='utf-8')
+        _save(model.net.state_dict(), made / WEIGHTS)
+        golden = golden_tensors(model.net, model.config.input_size)
+        if golden:
+            (made / GOLDEN).parent.mkdir()
+            _save(golden, made / GOLDEN)
+        if model.config.remote_code:
+            (made / MODULE).write_text(module_text(), encoding='utf-8')
+        if model.card:
+            (made / CARD).write_text(model.card, encoding='utf-8')
+    return ModelFolder(path)

@@ -72,16 +72,60 @@ def read_tensors(path: str | os.PathLike[str]) -> list[torch.Tensor]:
 def relative_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference between two tensors over the largest expected value.
 
-    It is NaN if one of them holds NaN.
+    It is infinite if the shapes differ, or if one of them holds NaN: NaN is a difference, and
+    Python's `max` and `<` would lose it.
     """
-    return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    if got.shape != expected.shape:
+        return math.inf
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    return math.inf if math.isnan(difference) else difference
+
+
+def differences(
+    got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    """Return the relative difference of every expected output by name."""
+    return {name: relative_difference(got[name], tensor) for name, tensor in expected.items()}
+
+
+def describe(errors: Mapping[str, float]) -> str:
+    """Return differences in words."""
+    return ', '.join(f'{error:.2g} ({name})' for name, error in errors.items())
+
+
+def _refuse(
+    got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
+) -> dict[str, float]:
+    """Return the differences of a model's outputs from those of a file.
+
+    Raises:
+        ValueError: The shapes are others, or a difference is larger than rounding.
+    """
+    mine, theirs = (
+        [tuple(tensors[name].shape) for name in expected] for tensors in (got, expected)
+    )
+    if mine != theirs:
+        raise ValueError(
+            f'{what} has the shapes {theirs}, and the model gives {mine}: it is another network, '
+            'such as one with other strides. Give its arguments, or compare other outputs.'
+        )
+    errors = differences(got, expected)
+    if max(errors.values()) > TOLERANCE:
+        raise ValueError(
+            f'The outputs differ from {what} by {describe(errors)}, and at most {TOLERANCE:g} is '
+            'rounding: it is another network under the same keys, or the weights are others or '
+            'damaged. Give its semantics or arguments, or use the right weights.'
+        )
+    return errors
+
+
+def _levels(model: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    levels = model.forward_intermediates(batch, intermediates_only=True)
+    return {f'level {i}': level for i, level in enumerate(levels)}
 
 
 def compare_outputs(
-    model: Any,
-    image: str | os.PathLike[str],
-    outputs: str | os.PathLike[str],
-    tolerance: float = TOLERANCE,
+    model: Any, image: str | os.PathLike[str], outputs: str | os.PathLike[str]
 ) -> dict[str, float]:
     """Compare a model's outputs for a batch with those of the original code.
 
@@ -90,23 +134,28 @@ def compare_outputs(
         image: File with the batch (B, C, H, W), as the original network takes it.
         outputs: File with the logits (B, classes), or with feature maps (B, channels, H, W), the
             last of which is the last stage's.
-        tolerance: Largest relative difference.
 
     Returns:
         For each output the largest difference, relative to the largest expected value.
 
     Raises:
-        ValueError: A file cannot be read, the shapes are others, or the difference is larger.
+        ValueError: A file cannot be read, the shapes are others, or the difference is larger than
+            `TOLERANCE`.
     """
     (batch, *_), expected = read_tensors(image), read_tensors(outputs)
     if batch.ndim != 4:
         raise ValueError(f'{image} has the shape {tuple(batch.shape)}. Save a batch (B, C, H, W).')
     with torch.no_grad():
         if len(expected) == 1 and expected[0].ndim == 2:
-            found = {'logits': model(batch)}
+            got = {'logits': model(batch)}
         else:
-            found = dict(list(_levels(model, batch).items())[-len(expected) :])
-    return _differences(found, expected, str(outputs), tolerance)
+            got = dict([*_levels(model, batch).items()][-len(expected) :])
+    if len(got) != len(expected):
+        raise ValueError(
+            f'{outputs} holds {len(expected)} outputs, and the model has {len(got)} levels. Save '
+            'the logits, or the levels that end with the last stage.'
+        )
+    return _refuse(got, dict(zip(got, expected, strict=True)), str(outputs))
 
 
 def compare_models(model: Any, other: Any, size: Sequence[int]) -> dict[str, float]:
@@ -119,22 +168,17 @@ def compare_models(model: Any, other: Any, size: Sequence[int]) -> dict[str, flo
 
     Returns:
         For each level from the first to the last, and for the outputs, the largest difference,
-        relative to the largest value of `model`; infinite if the shapes differ.
+        relative to the largest value of `model`.
     """
     image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected, found = (
+        expected, got = (
             {**_levels(one, image), 'the output': one(image)} for one in (model, other)
         )
-    return {
-        name: relative_difference(got, tensor) if got.shape == tensor.shape else math.inf
-        for (name, tensor), got in zip(expected.items(), found.values(), strict=True)
-    }
+    return differences(got, expected)
 
 
-def _levels(model: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    levels = model.forward_intermediates(batch, intermediates_only=True)
-    return {f'level {i}': level for i, level in enumerate(levels)}
+# --- golden tensors -------------------------------------------------------------------------------
 
 
 def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -177,34 +221,30 @@ def _golden_outputs(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: tensor.float().contiguous().clone() for name, tensor in found.items()}
 
 
-def compare_golden(
-    model: nn.Module, path: str | os.PathLike[str], tolerance: float = TOLERANCE
-) -> dict[str, float]:
+def compare_golden(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, float]:
     """Compare a model's outputs with golden tensors.
 
     Args:
         model: A Res2Net or HRNet in eval mode.
         path: The file, which is not trusted.
-        tolerance: Largest relative difference.
 
     Returns:
         For each output the largest difference, relative to the largest expected value.
 
     Raises:
         ValueError: The file is too large, cannot be read or holds other tensors, or the difference
-            is larger.
+            is larger than `TOLERANCE`.
     """
     expected = _read_golden(Path(path))
     image = expected.pop('input')
     try:
-        found = _golden_outputs(model, image)
+        got = _golden_outputs(model, image)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f'The input of {GOLDEN} has the shape {tuple(image.shape)}, and the model does not run '
             'on it. Remove the file, or push the model again.'
         ) from error
-    named = {name: found[name] for name in expected}
-    return _differences(named, [*expected.values()], GOLDEN, tolerance)
+    return _refuse(got, expected, GOLDEN)
 
 
 def _read_golden(path: Path) -> dict[str, torch.Tensor]:
@@ -228,38 +268,3 @@ def _read_golden(path: Path) -> dict[str, torch.Tensor]:
             f'as floating-point numbers. {remedy}'
         )
     return {name: tensor.float() for name, tensor in kept.items()}
-
-
-def _differences(
-    found: Mapping[str, torch.Tensor],
-    expected: Sequence[torch.Tensor],
-    what: str,
-    tolerance: float,
-) -> dict[str, float]:
-    """Return the relative differences of a model's outputs from those of a file.
-
-    Raises:
-        ValueError: The shapes are others, or a difference is larger than the tolerance.
-    """
-    got, given = ([tuple(t.shape) for t in tensors] for tensors in (found.values(), expected))
-    if got != given:
-        raise ValueError(
-            f'{what} has the shapes {given}, and the model gives {got}: it is another network, '
-            'such as one with other strides. Give its arguments, or compare other outputs.'
-        )
-    errors = {
-        name: relative_difference(mine, theirs)
-        for (name, mine), theirs in zip(found.items(), expected, strict=True)
-    }
-    if not max(errors.values()) <= tolerance:
-        raise ValueError(
-            f'The outputs differ from {what} by {describe(errors)}, and at most {tolerance:g} is '
-            'rounding: it is another network under the same keys, or the weights are others or '
-            'damaged. Give its semantics or arguments, or use the right weights.'
-        )
-    return errors
-
-
-def describe(errors: dict[str, float]) -> str:
-    """Return the differences in words."""
-    return ', '.join(f'{error:.2g} ({name})' for name, error in errors.items())

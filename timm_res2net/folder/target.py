@@ -1,8 +1,9 @@
 """What a text means: a registered name, a folder, a file, or a repository of the Hub."""
 
+import difflib
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import timm
 from huggingface_hub.errors import HFValidationError
@@ -10,49 +11,39 @@ from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 from ..convert.published import COUNTS
-from ..layers.text import close_names
-from .folder import CONFIG, is_res2net, timm_names
+from .config import CONFIG, is_res2net, timm_names
 
 
-class Name(NamedTuple):
-    """A registered model.
-
-    Attributes:
-        full: The name, with a tag if one was given.
-        architecture: The name without a tag.
-        cfg: Its `PretrainedCfg`, of the default tag if none was given.
-    """
-
-    full: str
-    architecture: str
-    cfg: Any
-
-
-class Folder(NamedTuple):
-    """A folder on the disk."""
-
-    path: Path
-
-
-class File(NamedTuple):
-    """A file on the disk."""
-
-    path: Path
-
-
-class Repository(NamedTuple):
-    """A repository of the Hub.
+class Target(NamedTuple):
+    """What a text means.
 
     Attributes:
-        id: OWNER/NAME.
-        revision: Branch, tag or commit; None for main.
+        kind: What it names.
+        value: Registered name with or without a tag, path, or OWNER/NAME.
+        revision: Branch, tag or commit of a repository; None for main.
     """
 
-    id: str
+    kind: Literal['name', 'folder', 'file', 'repository']
+    value: str
     revision: str | None = None
 
+    @property
+    def path(self) -> Path:
+        """The path of a folder or file."""
+        return Path(self.value)
 
-def resolve_name(text: str, any_of_timm: bool = False) -> Name:
+    @property
+    def architecture(self) -> str:
+        """A registered name without its tag."""
+        return self.value.partition('.')[0]
+
+    @property
+    def cfg(self) -> Any:
+        """The `PretrainedCfg` of a registered name, of its default tag if none was given."""
+        return get_pretrained_cfg(self.value)
+
+
+def find_name(text: str, any_of_timm: bool = False) -> Target:
     """Find a registered model, of this package or a Res2Net of timm.
 
     Args:
@@ -69,10 +60,10 @@ def resolve_name(text: str, any_of_timm: bool = False) -> Name:
     if dot and text not in tags:
         names = ', '.join(name.partition('.')[2] for name in tags)
         raise ValueError(f"'{architecture}' has no tag '{tag}'. Use one of {names}, or none.")
-    return Name(text, architecture, get_pretrained_cfg(text))
+    return Target('name', text)
 
 
-def resolve_repository(text: str, revision: str | None = None) -> Repository:
+def find_repository(text: str, revision: str | None = None) -> Target:
     """Split OWNER/NAME or OWNER/NAME@REVISION.
 
     Raises:
@@ -92,50 +83,47 @@ def resolve_repository(text: str, revision: str | None = None) -> Repository:
         )
     if at and revision:
         raise ValueError(f"'{text}' and revision='{revision}' name two revisions. Name one.")
-    return Repository(name, revision or at or None)
+    return Target('repository', name, revision or at or None)
 
 
-def resolve(
-    target: str | os.PathLike[str], revision: str | None = None
-) -> Name | Folder | File | Repository:
+def find_target(text: str | os.PathLike[str], revision: str | None = None) -> Target:
     """Find out what a text means. A folder with a config.json comes before a name.
 
     Args:
-        target: Registered name, with or without a tag; path of a folder or file; or OWNER/NAME,
-            with or without @REVISION.
+        text: Registered name, with or without a tag; path of a folder or file; or OWNER/NAME, with
+            or without @REVISION.
         revision: Branch, tag or commit of a repository.
 
     Raises:
         FileNotFoundError: It is a path, and there is nothing at it.
         ValueError: It is none of these.
     """
-    text = os.fspath(target)
+    is_path, text = isinstance(text, os.PathLike), os.fspath(text)
     if not text.strip():
         raise ValueError('The name of the model is empty. Give a name, a folder or OWNER/NAME.')
     path = Path(text.removeprefix('local-dir:')).expanduser()
     is_name = timm.is_model(text)
     if path.is_dir() and ((path / CONFIG).is_file() or not is_name):
-        return Folder(path)
+        return Target('folder', str(path))
     if path.is_file() and not is_name:
-        return File(path)
-    if isinstance(target, os.PathLike) or text.startswith(('.', '/', '~', 'local-dir:')):
+        return Target('file', str(path))
+    if is_path or text.startswith(('.', '/', '~', 'local-dir:')):
         raise FileNotFoundError(f'There is no file or folder {text}. Check the path.')
     if '/' in text:
         if text.count('/') > 1:
             raise FileNotFoundError(
                 f'There is no file or folder {text}, and a repository is written as OWNER/NAME.'
             )
-        return resolve_repository(text, revision)
+        return find_repository(text, revision)
     if not is_name:
         raise ValueError(
             _refusal(text, 'a registered model, a folder or a repository (OWNER/NAME)')
         )
-    return resolve_name(text, any_of_timm=True)
+    return find_name(text, any_of_timm=True)
 
 
 def _refusal(text: str, what: str) -> str:
     tags = [tag for name in COUNTS for tag in get_arch_pretrained_cfgs(name)]
-    return (
-        f"'{text}' is not {what}.{close_names(text, [*COUNTS, *tags, *timm_names()])} "
-        '`timm-res2net list` shows the models.'
-    )
+    names = difflib.get_close_matches(text.lower(), [*COUNTS, *tags, *timm_names()], cutoff=0.4)
+    close = f' Did you mean {", ".join(names)}?' if names else ''
+    return f"'{text}' is not {what}.{close} `timm-res2net list` shows the models."

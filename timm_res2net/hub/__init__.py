@@ -9,33 +9,14 @@ import shutil
 from pathlib import Path
 
 from ..convert.published import COUNTS
-from ..files import (
-    check_writable,
-    new_folder,
-    sha256_of,
-    temporary_folder,
-)
+from ..files import check_writable, new_folder, temporary_folder
 from ..folder.card import card_of_tag
 from ..folder.checks import Finding as Finding
 from ..folder.checks import checks, refuse
-from ..folder.folder import (
-    CONFIG,
-    FILES,
-    WEIGHTS,
-    Config,
-    ModelFolder,
-    Origin,
-    timm_names,
-)
+from ..folder.config import CONFIG, Config, timm_names
+from ..folder.folder import FILES, WEIGHTS, ModelFolder
 from ..folder.remote_code import MODULE, is_module
-from ..folder.target import (
-    File,
-    Folder,
-    Name,
-    Repository,
-    resolve,
-    resolve_repository,
-)
+from ..folder.target import Target, find_repository, find_target
 from .fetch import fetch
 from .push import push_to_hub as push_to_hub
 from .repository import Push as Push
@@ -69,45 +50,46 @@ def check(
         >>> {finding.state for finding in timm_res2net.check('test_res2net_se')}
         {'ok'}
     """
-    found = resolve(target, revision)
-    if isinstance(found, Folder):
-        return checks(ModelFolder(found.path), 'check')
-    if isinstance(found, File):
+    named = find_target(target, revision)
+    if named.kind == 'file':
         raise ValueError(
-            f'{found.path} is a file. Check a folder or a repository; `timm-res2net convert '
+            f'{named.value} is a file. Check a folder or a repository; `timm-res2net convert '
             '--dry-run` looks at a checkpoint.'
         )
-    if isinstance(found, Repository):
-        return checks(fetch(found.id, found.revision, token), 'check')
-    if found.architecture not in COUNTS:
-        if found.architecture not in timm_names():
+    if named.kind == 'name':
+        if named.cfg.file and named.architecture in COUNTS:
+            return _check_embedded(named)
+        named = _repository_of(named, revision)
+    return checks(fetch(named, token), 'check')
+
+
+def _repository_of(named: Target, revision: str | None) -> Target:
+    """Return the repository that holds the weights of a registered name."""
+    cfg, name = named.cfg, named.value
+    if named.architecture not in COUNTS:
+        if named.architecture not in timm_names():
             raise ValueError(
-                f"'{found.full}' is not a Res2Net, and nothing else is checked. `timm-res2net "
-                'list` shows the models.'
+                f"'{name}' is not a Res2Net, and nothing else is checked. `timm-res2net list` "
+                'shows the models.'
             )
-        raise ValueError(
-            f"'{found.full}' is a model of timm. Check its repository, {found.cfg.hf_hub_id}."
-        )
-    if found.cfg.file:
-        return _check_embedded(found)
-    if not found.cfg.hf_hub_id:
-        where = (
-            f'The weights of {found.full} are at {found.cfg.url}, and only those of the Hub are '
-            'checked.'
-            if found.cfg.url
-            else f"There are no published weights for '{found.full}'."
-        )
+        raise ValueError(f"'{name}' is a model of timm. Check its repository, {cfg.hf_hub_id}.")
+    if not cfg.hf_hub_id:
+        where = f"There are no published weights for '{name}'."
+        if cfg.url:
+            where = (
+                f'The weights of {name} are at {cfg.url}, and only those of the Hub are checked.'
+            )
         raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
-    return checks(fetch(found.cfg.hf_hub_id, revision, token), 'check')
+    return Target('repository', cfg.hf_hub_id, revision)
 
 
-def _check_embedded(found: Name) -> list[Finding]:
+def _check_embedded(named: Target) -> list[Finding]:
     """Check weights of the package in the folder that a push would write."""
-    weights, tag = Path(found.cfg.file), found.cfg.tag or ''
-    config = Config.of_tag(f'{found.architecture}.{tag}')
+    tag = named.cfg.tag or ''
+    config = Config.of_tag(f'{named.architecture}.{tag}')
     with temporary_folder() as scratch:
-        folder = ModelFolder(scratch, origin=Origin(sha256=sha256_of(weights)))
-        shutil.copyfile(weights, folder.path / WEIGHTS)
+        folder = ModelFolder(scratch)
+        shutil.copyfile(named.cfg.file, folder.path / WEIGHTS)
         (folder.path / CONFIG).write_text(config.to_json(), encoding='utf-8')
         folder.write_card(card_of_tag(config, tag))
         return checks(folder, 'check')
@@ -140,11 +122,11 @@ def pull(
         >>> import timm_res2net
         >>> timm_res2net.pull('me/my_res2net', 'my_res2net')  # doctest: +SKIP
     """
-    found = resolve_repository(repo_id, revision)
+    named = find_repository(repo_id, revision)
     target = check_writable(Path(out), folder=True)
-    folder = fetch(found.id, found.revision, token)
+    folder = fetch(named, token)
     findings = checks(folder, 'pull')
-    refuse(findings, f'{found.id} is not in order, and nothing was written')
+    refuse(findings, f'{named.value} is not in order, and nothing was written')
     with new_folder(target) as made:
         for name in FILES:
             if name == MODULE and not is_module(folder.path / name):

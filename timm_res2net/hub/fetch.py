@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import ModelInfo, snapshot_download, try_to_load_from_cache
@@ -11,14 +10,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from ..files import sha256_of
 from ..folder.checks import PICKLES
-from ..folder.folder import (
-    CONFIG,
-    FILES,
-    PICKLE,
-    WEIGHTS,
-    ModelFolder,
-    Origin,
-)
+from ..folder.config import CONFIG
+from ..folder.folder import FILES, PICKLE, WEIGHTS, ModelFolder
+from ..folder.target import Target
 from ..models.download import NOT_CACHED, WEIGHT_FILES, ask_hub
 
 _logger = logging.getLogger(__name__)
@@ -37,20 +31,16 @@ def is_same(path: Path, there: RepoSibling) -> bool:
 
 
 def fetch(
-    repo: str,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    files: Sequence[str] = FILES,
+    target: Target, token: str | bool | None = None, files: Sequence[str] = FILES
 ) -> ModelFolder:
-    """Download the files of a model into the client's cache.
+    """Turn a repository into a folder: the client's cache of its files. A folder stays as it is.
 
     The client compares the size of a file with what the Hub announces, but not its content, so the
     weights are compared here. If the Hub cannot be reached, the cache is used as it is, and the
-    folder's origin says so. Nothing in the cache is removed.
+    folder says so. Nothing in the cache is removed.
 
     Args:
-        repo: OWNER/NAME.
-        revision: Branch, tag or commit; None for main.
+        target: Repository or folder.
         token: Access token.
         files: The files that are wanted. Those that the repository lacks are left out, and so is
             the pickle of a repository that has safetensors.
@@ -61,12 +51,14 @@ def fetch(
         ValueError: The repository holds no model, changed during the download, or its weights are
             not what the Hub announces.
     """
-    origin = Origin(repo)
+    if target.kind == 'folder':
+        return ModelFolder(target.path)
+    repo, revision = target.value, target.revision
     _logger.info(f'Asking the Hub for {repo}')
     try:
         info = ask_hub(repo, revision, token)
     except ConnectionError as error:
-        return _from_cache(replace(origin, offline=str(error)), revision, files, error)
+        return _from_cache(target, files, error)
     there = siblings_of(info)
     wanted = [n for n in files if n in there and (n != PICKLE or WEIGHTS not in there)]
     if not wanted:
@@ -87,22 +79,14 @@ def fetch(
                 f'{(path / name).resolve()} and run again.'
             )
     pickles = tuple(sorted(name for name in there if name.endswith(PICKLES)))
-    return _folder(path, replace(origin, pickles=pickles))
+    return ModelFolder(path, repo, pickles=pickles)
 
 
-def _from_cache(
-    origin: Origin, revision: str | None, files: Sequence[str], error: ConnectionError
-) -> ModelFolder:
+def _from_cache(target: Target, files: Sequence[str], error: ConnectionError) -> ModelFolder:
     """Return what the cache has of a model, which must be the config, and weights if wanted."""
-    config = try_to_load_from_cache(origin.name, CONFIG, revision=revision)
+    config = try_to_load_from_cache(target.value, CONFIG, revision=target.revision)
     path = Path(config).parent if isinstance(config, str) else None
     weights = [name for name in WEIGHT_FILES if name in files]
     if path is None or (weights and not any((path / name).is_file() for name in weights)):
         raise ConnectionError(f'{error}{NOT_CACHED}') from error
-    return _folder(path, origin)
-
-
-def _folder(path: Path, origin: Origin) -> ModelFolder:
-    weights = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
-    sha256 = sha256_of(weights) if weights else ''
-    return ModelFolder(path, origin=replace(origin, commit=path.name, sha256=sha256))
+    return ModelFolder(path, target.value, offline=str(error))

@@ -10,14 +10,8 @@ import timm
 from torch import nn
 
 from ..files import read_text
-from ..folder.folder import CONFIG, ModelFolder, is_res2net
-from ..folder.target import (
-    File,
-    Folder,
-    Name,
-    Repository,
-    resolve,
-)
+from ..folder.config import CONFIG, is_res2net
+from ..folder.target import Target, find_target
 from ..models.download import WEIGHT_FILES, prepare_weights
 from .fetch import fetch
 
@@ -40,21 +34,21 @@ def create_model(
         ValueError: There is no such model, it has no weights, or the Hub sent other weights than it
             announces.
     """
-    found = resolve(target)
+    named = find_target(target)
     _logger.info(f'Loading {target}')
-    if isinstance(found, File):
+    if named.kind == 'file':
         raise ValueError(
-            f'{found.path} is a file. Make a folder of it with `timm-res2net convert`, and give '
-            'that.'
+            f'{named.path} is a checkpoint file. Convert it first: `timm-res2net convert '
+            f'{named.path} --out DIR`.'
         )
-    if isinstance(found, Folder):
-        return ModelFolder(found.path).create_model(pretrained, **kwargs)
-    if isinstance(found, Repository):
-        return _load_repository(found, pretrained, **kwargs)
-    named = {'pretrained_cfg', 'pretrained_cfg_overlay'} & kwargs.keys()  # weights of the caller's
-    if not pretrained or named:
-        return timm.create_model(found.full, pretrained=pretrained, **kwargs)
-    return _load_registered(found, **kwargs)
+    if named.kind == 'name':
+        return _create_registered(named, pretrained, **kwargs)
+    folder = fetch(named, files=(*WEIGHT_FILES, CONFIG) if pretrained else (CONFIG,))
+    if folder.offline:
+        _logger.warning(f'{folder.offline} The copy in the cache is used.')
+    if named.kind == 'repository' and _is_of_others(folder.path / CONFIG):
+        return timm.create_model(f'local-dir:{folder.path}', pretrained=pretrained, **kwargs)
+    return folder.load(pretrained, **kwargs)
 
 
 def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs: Any) -> nn.Module:
@@ -73,17 +67,6 @@ def load_model(target: str | os.PathLike[str], pretrained: bool = True, **kwargs
     return model
 
 
-def _load_repository(found: Repository, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """Create the model of a repository, whose files are fetched and compared first."""
-    files = (*WEIGHT_FILES, CONFIG) if pretrained else (CONFIG,)
-    folder = fetch(found.id, found.revision, files=files)
-    if folder.origin and folder.origin.offline:
-        _logger.warning(f'{folder.origin.offline} The copy in the cache is used.')
-    if _is_of_others(folder.path / CONFIG):
-        return timm.create_model(f'local-dir:{folder.path}', pretrained=pretrained, **kwargs)
-    return folder.create_model(pretrained, **kwargs)
-
-
 def _is_of_others(path: Path) -> bool:
     """Return whether a config names another network of timm than a Res2Net."""
     try:
@@ -93,13 +76,14 @@ def _is_of_others(path: Path) -> bool:
     return not is_res2net(name) and timm.is_model(name)
 
 
-def _load_registered(found: Name, **kwargs: Any) -> nn.Module:
-    """Create a registered model, of this package or of timm, with its weights."""
-    cfg = found.cfg
-    if not (cfg and cfg.has_weights):
-        raise ValueError(
-            f"There are no published weights for '{found.full}'. Give a folder that `timm-res2net "
-            'convert` wrote, or use random weights (pretrained=False, --random).'
-        )
-    prepare_weights(cfg)  # for models of timm, too
-    return timm.create_model(found.full, pretrained=True, **kwargs)
+def _create_registered(named: Target, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Create a registered model, of this package or of timm."""
+    own = {'pretrained_cfg', 'pretrained_cfg_overlay'} & kwargs.keys()  # weights of the caller
+    if pretrained and not own:
+        if not (named.cfg and named.cfg.has_weights):
+            raise ValueError(
+                f"There are no published weights for '{named.value}'. Give a folder that "
+                '`timm-res2net convert` wrote, or use random weights (pretrained=False, --random).'
+            )
+        prepare_weights(named.cfg)  # for models of timm, too
+    return timm.create_model(named.value, pretrained=pretrained, **kwargs)

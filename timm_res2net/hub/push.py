@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,15 @@ from typing import Any
 from torch import nn
 
 from ..files import sha256_of, temporary_folder
-from ..folder.card import (
-    ABOUT,
-    PERCENT,
-    Result,
-    merge_card,
-    owners_text,
-    render_card,
-    results_of,
-)
+from ..folder.card import ABOUT, PERCENT, Result, owners_text, read_card, results_of, with_card
 from ..folder.checks import checks, has_license, refuse
-from ..folder.folder import (
-    FILES,
-    WEIGHTS,
-    Config,
-    ModelFolder,
-    check_license,
-    read_card,
-)
+from ..folder.folder import FILES, WEIGHTS, ModelFolder, write
 from ..folder.golden import GOLDEN, compare_golden
-from ..folder.take import Conversion, read, take_model
-from ..folder.target import Repository, resolve_repository
+from ..folder.model import Model
+from ..folder.take import Hints, take
+from ..folder.target import Target, find_repository
 from ..layers.text import list_some
-from .repository import (
-    FileSent,
-    Push,
-    Seen,
-    look,
-    send,
-)
+from .repository import FileSent, Push, Seen, look, send
 
 _logger = logging.getLogger(__name__)
 
@@ -118,51 +98,43 @@ def push_to_hub(
         >>> sorted(done.files)
         ['README.md', 'config.json', 'model.safetensors', 'test/rand_tensors.safetensors']
     """
-    target = _check_target(repo_id, revision)
-    _check_words(license, card)
-    measured = _check_results(results, dataset)
+    target = _branch_of(repo_id, revision)
+    measured = _results(results, dataset)
+    if card not in (None, 'folder', 'hub'):
+        raise ValueError(f"card must be 'folder', 'hub' or None, got {card!r}.")
     _logger.info('Reading the model')
-    taken = _take(model, architecture, semantics, entry, prefix)
-    seen = Seen()
-    if not dry_run:
-        seen = look(target, token, private)
-
-    old = _author_card(taken.card, seen.card, card, target.id)
-    config, notes = _adjust(taken, seen, license, label_names, remote_code, data, old)
+    hints = Hints(model=architecture, semantics=semantics, entry=entry, prefix=prefix)
+    taken = take(model, hints)
+    seen = Seen() if dry_run else look(target, token, private)
+    old = _author_card(taken.card, seen.card, card, target.value)
+    taken, notes = _described(taken, seen, old, license, label_names, remote_code, data)
     with temporary_folder() as scratch:
-        folder = ModelFolder.write(scratch / 'model', config, taken.model.model)
-        _keep_golden(folder, seen.golden)
-        text, more = _write_card(folder, taken, seen, old, target, measured)
-        folder.write_card(text)
+        folder = write(replace(taken, card=''), scratch / 'model')
+        _keep_golden(taken, folder, seen.golden)
+        carded, more = _with_card(taken, old, seen, folder, target, measured)
+        folder.write_card(carded.card)
         waived = [has_license] if license == 'unknown' else []
-        unknown = config.license in (None, 'unknown')
+        unknown = taken.config.license in (None, 'unknown')
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
-        refuse(checks(folder, 'push', waived), f'{target.id} was not pushed{asked}')
-        done = _describe(folder, target, seen, text, (*notes, *more))
-        if dry_run:
-            return done
-        return send(done, seen, folder, token, private, commit_message)
+        findings = checks(folder, 'push', taken.net, waived)
+        refuse(findings, f'{target.value} was not pushed{asked}')
+        done = _planned(carded, folder, target, seen, (*notes, *more))
+        return done if dry_run else send(done, seen, folder, token, private, commit_message)
 
 
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def _check_target(repo_id: str, revision: str | None) -> Repository:
-    target = resolve_repository(repo_id)
+def _branch_of(repo_id: str, revision: str | None) -> Target:
+    target = find_repository(repo_id)
     if target.revision:
         raise ValueError(
             f"'{repo_id}' names a branch. Pass it as revision='{target.revision}' (--revision)."
         )
-    return Repository(target.id, revision)
+    return target._replace(revision=revision)
 
 
-def _check_words(license: str | None, card: str | None) -> None:
-    check_license(license)
-    if card not in (None, 'folder', 'hub'):
-        raise ValueError(f"card must be 'folder', 'hub' or None, got {card!r}.")
-
-
-def _check_results(values: Mapping[str, float] | None, dataset: str | None) -> list[Result]:
+def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Result]:
     if not values:
         if dataset:
             raise ValueError(f"Give the results on '{dataset}', such as top1=78.3.")
@@ -184,84 +156,7 @@ def _check_results(values: Mapping[str, float] | None, dataset: str | None) -> l
     return [Result(metric, float(value), dataset) for metric, value in values.items()]
 
 
-# --- take and adjust ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A model that is to be pushed.
-
-    Attributes:
-        model: The model with its config.
-        card: Card of the folder that it was read from.
-        entry: Entry of the file that it was read from.
-    """
-
-    model: Conversion
-    card: str = ''
-    entry: str = ''
-
-
-def _take(
-    model: nn.Module | str | os.PathLike[str],
-    architecture: str | None,
-    semantics: str | None,
-    entry: str | None,
-    prefix: str | None,
-) -> _Taken:
-    if isinstance(model, nn.Module):
-        if architecture or semantics or entry or prefix:
-            raise ValueError(
-                'A model in memory knows its architecture and semantics. Leave architecture, '
-                'semantics, entry and prefix out.'
-            )
-        return _Taken(take_model(model))
-    if not isinstance(model, str | os.PathLike):
-        raise TypeError(
-            f'model must be a model or the path of a checkpoint or folder, not a '
-            f'{type(model).__name__}.'
-        )
-    text = os.path.expanduser(os.fspath(model).removeprefix('local-dir:'))
-    path = Path(text)
-    found = read(text, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
-    card = ModelFolder(path).card if path.is_dir() else ''
-    return _Taken(found, card, found.file.entry)
-
-
-def _adjust(
-    taken: _Taken,
-    seen: Seen,
-    license: str | None,
-    label_names: Sequence[str] | None,
-    remote_code: bool | None,
-    data: Mapping[str, Any] | None,
-    card: str,
-) -> tuple[Config, list[str]]:
-    """Return the config with what the arguments and the Hub say, and notes for the owner."""
-    config, notes = taken.model.config.with_data(data or {}), []
-    labels = seen.config.label_names if seen.config else None
-    if taken.entry:
-        notes.append(f"The weights are those of the entry '{taken.entry}'.")
-    if taken.model.left_out:
-        notes.append(
-            f"The Res2Net has the prefix '{taken.model.prefix}' in the file. Other tensors were "
-            f'left out, {list_some(taken.model.left_out)}.'
-        )
-    if label_names is not None:
-        config = config.with_labels(label_names)
-    elif isinstance(labels, list) and not config.label_names:
-        if len(labels) == config.num_classes:
-            config = config.with_labels(labels)
-            notes.append('The names of the classes are those that the Hub had.')
-        else:
-            notes.append('The Hub had names for another number of classes; they were removed.')
-    if remote_code is not None:
-        config = config.with_remote_code(remote_code)
-    elif seen.config and seen.config.remote_code and not config.remote_code:
-        config = config.with_remote_code(True)
-        notes.append('The module for transformers stays, as the Hub has it.')
-    on_card = read_card(card).data.license if card else None
-    return config.with_cfg(license=license or on_card or config.license), notes
+# --- what is pushed -------------------------------------------------------------------------------
 
 
 def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
@@ -276,16 +171,60 @@ def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
     )
 
 
-def _write_card(
-    folder: ModelFolder,
-    taken: _Taken,
+def _described(
+    taken: Model,
     seen: Seen,
+    card: str,
+    license: str | None,
+    label_names: Sequence[str] | None,
+    remote_code: bool | None,
+    data: Mapping[str, Any] | None,
+) -> tuple[Model, list[str]]:
+    """Return the model with what the arguments and the Hub say of it, and notes for the owner."""
+    config, notes = taken.config.with_data(data or {}), []
+    if taken.notes.entry:
+        notes.append(f"The weights are those of the entry '{taken.notes.entry}'.")
+    if taken.notes.left_out:
+        notes.append(
+            f"The Res2Net has the prefix '{taken.notes.prefix}' in the file. Other tensors were "
+            f'left out, {list_some(taken.notes.left_out)}.'
+        )
+    labels = seen.config.label_names if seen.config else None
+    if label_names is None and isinstance(labels, list) and not config.label_names:
+        if len(labels) == config.num_classes:
+            label_names = labels
+            notes.append('The names of the classes are those that the Hub had.')
+        else:
+            notes.append('The Hub had names for another number of classes; they were removed.')
+    on_hub = bool(seen.config and seen.config.remote_code)
+    if remote_code is None and on_hub and not config.remote_code:
+        remote_code = True
+        notes.append('The module for transformers stays, as the Hub has it.')
+    license = license or (read_card(card).data.license if card else None)
+    return replace(taken, config=config.as_asked(license, label_names, remote_code)), notes
+
+
+def _keep_golden(taken: Model, folder: ModelFolder, on_hub: Path | None) -> None:
+    """Keep the Hub's golden tensors if the model gives them.
+
+    Their last bits depend on the machine, so the same model would otherwise be pushed again.
+    """
+    if on_hub and (folder.path / GOLDEN).is_file():
+        with suppress(ValueError):
+            compare_golden(taken.net, on_hub)
+            shutil.copyfile(on_hub, folder.path / GOLDEN)
+
+
+def _with_card(
+    taken: Model,
     old: str,
-    target: Repository,
+    seen: Seen,
+    folder: ModelFolder,
+    target: Target,
     measured: Sequence[Result],
-) -> tuple[str, list[str]]:
-    """Return the text of the card, and notes on what was removed from it."""
-    config, notes = folder.config, []
+) -> tuple[Model, list[str]]:
+    """Return the model with its card, and notes on what was removed from it."""
+    notes = []
     # results belong to weights: those on the Hub stay as long as its weights do
     keep = old == taken.card or not seen.differs(WEIGHTS, folder.path / WEIGHTS)
     shown = results_of(taken.card) if taken.card else []
@@ -294,37 +233,28 @@ def _write_card(
         shown = on_hub if keep else []
         if on_hub and not keep:
             notes.append('The results on the card were of other weights and were removed.')
-    latest = {(r.metric, r.dataset): r for r in (*shown, *measured)}
+    latest = {(result.metric, result.dataset): result for result in (*shown, *measured)}
     branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
-    text = render_card(
-        config,
-        target.id.rpartition('/')[2],
-        f'hf-hub:{target.id}{branch}',
-        f'{config.pretrained_cfg.get("description") or config.architecture} {ABOUT}',
-        license=config.license,
+    carded = with_card(
+        replace(taken, card=old),
+        target.value.rpartition('/')[2],
+        f'hf-hub:{target.value}{branch}',
+        f'{taken.config.pretrained_cfg.get("description") or taken.config.architecture} {ABOUT}',
+        keep,
+        license=taken.config.license,
         results=[*latest.values()],
         stated=measured if keep else None,
     )
-    return (merge_card(text, old, keep_results=keep) if old else text), notes
+    return carded, notes
 
 
-def _keep_golden(folder: ModelFolder, on_hub: Path | None) -> None:
-    """Keep the Hub's golden tensors if the model gives them.
-
-    Their last bits depend on the machine, so the same model would otherwise be pushed again.
-    """
-    if on_hub and folder.original and (folder.path / GOLDEN).is_file():
-        with suppress(ValueError):
-            compare_golden(folder.original, on_hub)
-            shutil.copyfile(on_hub, folder.path / GOLDEN)
-
-
-def _describe(
-    folder: ModelFolder, target: Repository, seen: Seen, card: str, notes: Sequence[str]
+def _planned(
+    carded: Model, folder: ModelFolder, target: Target, seen: Seen, notes: Sequence[str]
 ) -> Push:
     files = {
         name: FileSent(path.stat().st_size, sha256_of(path), seen.differs(name, path))
         for name in FILES
         if (path := folder.path / name).is_file()
     }
-    return Push(target.id, target.revision or 'main', files, card, folder.config, tuple(notes))
+    revision = target.revision or 'main'
+    return Push(target.value, revision, files, carded.card, carded.config, tuple(notes))

@@ -9,14 +9,10 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, hf_
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..files import VERSION, read_text
-from ..folder.folder import (
-    CARD,
-    CONFIG,
-    Config,
-    ModelFolder,
-)
+from ..folder.config import CONFIG, Config
+from ..folder.folder import CARD, ModelFolder
 from ..folder.golden import GOLDEN
-from ..folder.target import Repository
+from ..folder.target import Target
 from ..models.download import ask_hub
 from .fetch import is_same, siblings_of
 
@@ -90,7 +86,7 @@ class Seen:
         return there is None or not is_same(path, there)
 
 
-def look(target: Repository, token: str | bool | None, private: bool | None) -> Seen:
+def look(target: Target, token: str | bool | None, private: bool | None) -> Seen:
     """Look at what the Hub has.
 
     Raises:
@@ -99,9 +95,9 @@ def look(target: Repository, token: str | bool | None, private: bool | None) -> 
     """
     on_branch = True
     try:
-        info = ask_hub(target.id, target.revision, token)
+        info = ask_hub(target.value, target.revision, token)
     except RevisionNotFoundError:
-        info = ask_hub(target.id, token=token)
+        info = ask_hub(target.value, token=token)
         on_branch = False
     except GatedRepoError:
         raise
@@ -109,12 +105,12 @@ def look(target: Repository, token: str | bool | None, private: bool | None) -> 
         return Seen()
     if private and not info.private:
         raise ValueError(
-            f'{target.id} exists and is public. Push without private, or make it private on the '
+            f'{target.value} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
     there = siblings_of(info)
     card, config, golden = (
-        Path(hf_hub_download(target.id, name, revision=info.sha, token=token))
+        Path(hf_hub_download(target.value, name, revision=info.sha, token=token))
         if name in there
         else None
         for name in (CARD, CONFIG, GOLDEN)

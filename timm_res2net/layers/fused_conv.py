@@ -46,7 +46,6 @@ def may_pack(x: torch.Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
         and _PACKS
-        and bool(torch.backends.mkldnn.enabled)
     )
 
 
@@ -171,6 +170,8 @@ class FusedConv2d(nn.Conv2d):
     def _pack_for(self, x: torch.Tensor) -> torch.Tensor | None:
         """Return the packed weight to run x with, None to run in the plain form."""
         if not may_pack(x) or x.numel() * self.work < SMALL or _local.finite is False:
+            return None
+        if not torch.backends.mkldnn.enabled:
             return None
         weight, packs = self.weight, self._packs
         if packs is None or not packs.is_of(weight):
