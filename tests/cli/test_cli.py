@@ -158,7 +158,7 @@ def test_convert_looks_only(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_convert_without_a_place_to_write(capsys):
+def test_convert_needs_out_or_dry_run(capsys):
     assert main(['convert', str(PADDLE)]) == 1
     error = capsys.readouterr().err
     assert error.startswith('timm-res2net convert: ')

@@ -230,7 +230,7 @@ def test_results_as_json(capsys, tmp_path):
     assert main(['show', 'test_res2net_se', '--out', str(out), '--json']) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown['path'] == str(out)
-    assert shown['top'][0][0] == '3'
+    assert shown['top'][0]['class'] == '3'
     assert shown['levels'][-1] == ['layer4', 192, 2, 2]
 
     out = tmp_path / 'net.pt2'

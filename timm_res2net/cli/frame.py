@@ -33,6 +33,8 @@ from ..layers.text import first_line, printable, table
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_UNUSABLE = 3  # a measurement without a verdict
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 def add_command(commands: Any, handler: Callable[..., int]) -> argparse.ArgumentParser:
@@ -104,7 +106,7 @@ def run_command(args: argparse.Namespace) -> int:
     options = vars(args)
     name, handler = f'timm-res2net {options.pop("command")}', options.pop('handler')
     debug = options.pop('debug', False)
-    with _printed_steps(name), _ending_signals() as received:
+    with _printed_steps(name), _ended_by_sigterm():
         try:
             code: int = handler(**options)
             sys.stdout.flush()
@@ -113,11 +115,11 @@ def run_command(args: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except (Exception, KeyboardInterrupt) as error:
-            if received or isinstance(error, KeyboardInterrupt):
-                number = received[0] if received else signal.SIGINT
-                word = 'terminated' if number == signal.SIGTERM else 'interrupted'
+            interrupt = _interrupt_in(error)
+            if interrupt is not None:
+                word = 'terminated' if interrupt.args else 'interrupted'
                 print(f'{name}: {word}. Run it again.', file=sys.stderr)
-                return 128 + number
+                return EXIT_TERMINATED if interrupt.args else EXIT_INTERRUPTED
             if debug:
                 traceback.print_exc()
             print(f'{name}: {printable(explain(error))}', file=sys.stderr)
@@ -125,29 +127,24 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _ending_signals() -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM raise a KeyboardInterrupt, so that `with` blocks clean up.
-
-    Yields:
-        The signals that came, because code in C++ may turn the KeyboardInterrupt into an error of
-        its own.
-    """
-    received: list[int] = []
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise a KeyboardInterrupt, as Ctrl-C does, so that `with` blocks clean up."""
 
     def end(number: int, frame: Any) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # a shell lets its background jobs ignore Ctrl-C
-    caught = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        for number in caught:
-            signal.signal(number, end)
-        yield received
+        yield
     finally:
-        for number in caught:
-            signal.signal(number, before[number])
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt that ended a command; C++ code may turn it into another error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 class _Steps(logging.Handler):

@@ -22,6 +22,10 @@ _DIGITS_MODEL = 'test_res2net_se'
 _logger = logging.getLogger(__name__)
 
 
+def _as_objects(top: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
+    return [{'class': label, 'probability': share} for label, share in top]
+
+
 def _predict(
     target: str | None = None,
     images: Sequence[Path] = (),
@@ -53,7 +57,14 @@ def _predict(
     )
     errors = [one.error for one in predictions if one.error]
     if json:
-        print_json(predictions)
+        print_json(
+            [
+                {'image': one.image, 'error': one.error}
+                if one.error
+                else {'image': one.image, 'top': _as_objects(one.top)}
+                for one in predictions
+            ]
+        )
     else:
         rows = [
             ('' if i else one.image, label, f'{100 * share:.1f} %')
@@ -95,7 +106,7 @@ def _show(
     """
     shown = show(target, image, out, pretrained=pretrained)
     if json:
-        print_json(shown)
+        print_json({**shown._asdict(), 'top': _as_objects(shown.top)})
         return 0
     if not pretrained:
         print('With random weights:')
