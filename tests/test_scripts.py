@@ -16,7 +16,9 @@ SCRIPTS = sorted(
     if re.search(r"^if __name__ == '__main__':", path.read_text(), re.MULTILINE)
     if path.stem != 'newcomer'
 )
-VERBS = ('benchmarks',)  # needs a verb; its extras are tested with the README and with the suite
+COMMANDS = (
+    'benchmarks',
+)  # needs a command; its extras are tested with the README and with the suite
 RECORDERS = tuple(name for name in SCRIPTS if '.record_' in name)
 
 
@@ -83,7 +85,7 @@ def test_help(module, newcomer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in VERBS + RECORDERS])
+@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in COMMANDS + RECORDERS])
 def test_a_missing_package_is_one_sentence(module, newcomer, tmp_path):
     """It names the extra, which has everything that the script imports."""
     code, printed = newcomer.run(['python', '-m', module], tmp_path)

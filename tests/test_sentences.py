@@ -36,7 +36,7 @@ from timm_res2net.folder.folder import ModelFolder
 
 SENTENCES = Path(__file__).with_name('sentences.txt')
 
-# --- verbs ----------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 TARGETS = {
     'a misspelt name': 'res2net50_es',
@@ -54,7 +54,7 @@ TARGETS = {
     'a deep path': 'a/b/c',
     'nothing': '',
 }
-VERBS: dict[str, Callable[[str], list[str]]] = {
+COMMANDS: dict[str, Callable[[str], list[str]]] = {
     'info': lambda target: ['info', target],
     'check': lambda target: ['check', target],
     'predict': lambda target: ['predict', target],
@@ -68,7 +68,7 @@ VERBS: dict[str, Callable[[str], list[str]]] = {
 
 @contextlib.contextmanager
 def world() -> Iterator[Path]:
-    """An empty folder to work in, and no network."""
+    """An empty folder to work in, offline."""
     with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
         here = Path(made).resolve()
         (here / 'notes.txt').write_text('notes')
@@ -87,24 +87,23 @@ def world() -> Iterator[Path]:
 def run(argv: list[str], here: Path) -> list[str]:
     """What a command line prints, without the folder's name."""
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        try:
-            main(argv)
-        except SystemExit:
-            pass
-        except Exception as error:  # a verb should never end so; the reader sees it
-            print(f'{type(error).__name__}: {error}')
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        main(argv)
     return printed.getvalue().replace(str(here), '/here').splitlines()
 
 
-def of_verbs() -> Iterator[str]:
+def of_commands() -> Iterator[str]:
     with world() as here:
         for what, target in TARGETS.items():
             yield f'## {what}'
-            for verb in VERBS:
-                lines = run(VERBS[verb](target), here)
+            for command in COMMANDS:
+                lines = run(COMMANDS[command](target), here)
                 # `info` of a known model is a page, not a sentence
-                yield from lines[:3] if verb == 'info' else lines
+                yield from lines[:3] if command == 'info' else lines
 
 
 # --- the Hub and servers --------------------------------------------------------------------------
@@ -134,7 +133,10 @@ def failures() -> dict[str, Exception]:
         'refused': httpx.ConnectError('Connection refused'),
         'too slow': httpx.ReadTimeout('timed out'),
         'refused, and not in the cache': missing,
-        'something else': ValueError('a reason'),
+        'a check of this package': ValueError('a reason'),
+        'a missing file': FileNotFoundError(2, 'No such file or directory', 'net.pth'),
+        'a missing package': ModuleNotFoundError("No module named 'onnx'"),
+        'something else': RuntimeError('a reason\nand more'),
     }
 
 
@@ -200,10 +202,10 @@ def of_folders() -> Iterator[str]:
             shutil.copytree(whole, folder)
             damage(folder)
             yield f'## {what}'
-            for verb in ('check', 'push', 'pull'):
-                for finding in checks(ModelFolder(folder), verb):
+            for command in ('check', 'push', 'pull'):
+                for finding in checks(ModelFolder(folder), command):
                     if what == 'in order' or finding.state != 'ok':
-                        yield f'{verb}: {finding}'.replace(str(here), '/here')
+                        yield f'{command}: {finding}'.replace(str(here), '/here')
             shutil.rmtree(folder)
 
 
@@ -212,9 +214,9 @@ def of_folders() -> Iterator[str]:
 
 def sentences() -> str:
     parts = {
-        'What each verb says of each kind of model, without a network': of_verbs,
+        'What each command says of each kind of model, offline': of_commands,
         'What failures of the Hub and of servers say': of_failures,
-        'What each verb finds in a damaged folder': of_folders,
+        'What each command finds in a damaged folder': of_folders,
     }
     lines = []
     for title, part in parts.items():

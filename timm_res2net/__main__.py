@@ -1,4 +1,4 @@
-"""`timm-res2net VERB` and `python -m timm_res2net VERB`."""
+"""`timm-res2net COMMAND` and `python -m timm_res2net COMMAND`."""
 
 import sys
 

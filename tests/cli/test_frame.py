@@ -1,5 +1,6 @@
-"""What all verbs share: usage errors, output on any terminal, steps, JSON."""
+"""What all commands share: usage errors, output on any terminal, steps, signals, errors."""
 
+import argparse
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from tests.cli.test_cli import PADDLE
 from timm_res2net.cli import main
-from timm_res2net.cli.frame import Verbs, run_verb
+from timm_res2net.cli.frame import explain, run_command
 from timm_res2net.files import new_folder, temporary_folder
 
 
@@ -24,65 +25,38 @@ def usage_error(capsys, argv) -> str:
 
 
 @pytest.mark.parametrize(
-    ('argv', 'verb', 'bad', 'close'),
+    ('argv', 'bad'),
     [
-        (['push', 'a', 'me/b', '--licence', 'mit'], 'push', '--licence', '--license'),
-        (['push', 'a', 'me/b', '--licence=mit'], 'push', '--licence=mit', '--license'),
-        (['convert', 'a', '--lable-names', 'x'], 'convert', '--lable-names', '--label-names'),
-        (['list', '--jsn'], 'list', '--jsn', '--json'),
-        (['convert', 'a', '--dry'], 'convert', '--dry', '--dry-run'),  # no abbreviations
+        (['push', 'a', 'me/b', '--licence', 'mit'], '--licence'),
+        (['convert', 'a', '--dry'], '--dry'),  # no abbreviations
+        (['info', 'res2net50_se', 'more'], 'more'),
+        (['predict', '--top', '0'], "'0'"),
     ],
 )
-def test_an_unknown_option(argv, verb, bad, close, capsys):
+def test_usage_errors(argv, bad, capsys):
     error = usage_error(capsys, argv)
-    assert error.startswith(f'usage: timm-res2net {verb} [-h]')
-    assert f"timm-res2net {verb}: error: unknown argument '{bad}'. Did you mean {close}" in error
+    assert error.startswith(f'usage: timm-res2net {argv[0]} [-h]')
+    assert bad in error.splitlines()[-1]
 
 
-def test_options_between_arguments():
-    verbs = Verbs('prog', 'Does.')
-    parser = verbs.add('work', lambda args: 0, 'work')
-    parser.add_argument('model')
-    parser.add_argument('images', nargs='*')
-    parser.add_argument('--top', type=int)
-    args = verbs.parse(['work', 'm', '--top', '1', 'a', 'b'])
-    assert (args.model, args.top, args.images) == ('m', 1, ['a', 'b'])
-    assert (args.verb, args.argv[:2]) == ('work', ['work', 'm'])
-
-
-def test_one_argument_too_many(capsys):
-    error = usage_error(capsys, ['info', 'res2net50_se', 'more'])
-    assert error.startswith('usage: timm-res2net info')
-    assert error.endswith("unknown argument 'more'.\n")
-
-
-@pytest.mark.parametrize(
-    ('argv', 'text'),
-    [
-        (
-            ['list', '--license=--'],
-            "argument --license: '--' is not a value. Write a path as ./--.",
-        ),
-        (
-            ['predict', '--', '-x.png'],
-            "unknown argument '-x.png'. Write a path that begins with - as",
-        ),
-    ],
-)
-def test_dashes(argv, text, capsys):
-    assert text in usage_error(capsys, argv)
-
-
-def test_no_verb(capsys):
-    """The help names the verbs."""
-    error = usage_error(capsys, [])
-    assert 'convert a checkpoint of another project' in ' '.join(error.split())
-
-
-def test_an_unknown_verb(capsys):
+def test_an_unknown_command(capsys):
     error = usage_error(capsys, ['shwo'])
-    assert "unknown verb 'shwo'. Did you mean show" in error
-    assert 'Use one of list, info' in error
+    assert "'shwo'" in error
+    assert 'list' in error
+
+
+def test_options_between_arguments(monkeypatch):
+    """Users write `predict MODEL --top 1 IMAGE`."""
+    monkeypatch.setattr('timm_res2net.cli.run_command', vars)
+    options = main(['predict', 'm', '--top', '1', 'a', '--json', 'b'])
+    assert [str(path) for path in options['images']] == ['a', 'b']
+    assert (options['target'], options['top'], options['json']) == ('m', 1, True)
+
+
+def test_no_command(capsys):
+    """The help names the commands."""
+    assert main([]) == 2
+    assert 'convert a checkpoint of another project' in ' '.join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
@@ -90,9 +64,9 @@ def test_an_unknown_verb(capsys):
 def test_any_terminal(encoding):
     """`×` and `…` are not in every encoding."""
     program = (
-        'import sys; from timm_res2net.cli.frame import Verbs, run_verb; verbs = Verbs("p", "P.");'
-        'verbs.add("v", lambda args: print("× …") or 0, "do");'
-        'sys.exit(run_verb(verbs, ["v"]))'
+        'import sys; from timm_res2net.cli import images, main;'
+        'images._show.__doc__ = "Show × ….";'
+        'sys.exit(main(["show", "--help"]))'
     )
     done = subprocess.run(
         [sys.executable, '-c', program],
@@ -101,8 +75,8 @@ def test_any_terminal(encoding):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    expected = '× …' if encoding == 'utf-8' else '? ?'
-    assert done.stdout.decode(encoding).strip() == expected
+    expected = 'Show × ….' if encoding == 'utf-8' else 'Show ? ?.'
+    assert expected in done.stdout.decode(encoding)
 
 
 @pytest.mark.slow
@@ -144,36 +118,36 @@ class FakeTimer:
             self.call(*self.args, **self.kwargs)
 
 
+def run(handler, **options) -> int:
+    return run_command(argparse.Namespace(command='work', handler=handler, **options))
+
+
 def test_long_steps_are_said(capsys, monkeypatch):
     """On the standard error, if a step takes a second; nothing stays behind."""
     monkeypatch.setattr('timm_res2net.cli.frame.Timer', FakeTimer)
     log = logging.getLogger('timm_res2net.some.module')
     before = (list(logging.getLogger('timm_res2net').handlers), log.getEffectiveLevel())
 
-    def work(args):
+    def work():
         log.info('Loading x')  # quick
         log.info('Exporting x')
         FakeTimer.made[-1].end()
         log.info('Comparing x')
         log.info('')
         FakeTimer.made[-1].end()
+        log.warning('The cache is used.')
+        log.info('Writing x')
         return 0
 
-    verbs = Verbs('prog', 'Does.')
-    verbs.add('work', work, 'work')
-    assert run_verb(verbs, ['work']) == 0
+    assert run(work) == 0
     for timer in FakeTimer.made:
         timer.end()  # too late
     captured = capsys.readouterr()
-    assert captured.err == 'prog work: Exporting x ...\n'
+    assert captured.err.splitlines() == [
+        'timm-res2net work: Exporting x ...', 'timm-res2net work: The cache is used.'
+    ]  # fmt: skip
     assert captured.out == ''
     assert before == (list(logging.getLogger('timm_res2net').handlers), log.getEffectiveLevel())
-
-
-def verb(handler) -> Verbs:
-    verbs = Verbs('prog', 'Does.')
-    verbs.add('work', handler, 'work')
-    return verbs
 
 
 @pytest.mark.parametrize(
@@ -181,10 +155,10 @@ def verb(handler) -> Verbs:
     [(signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')],
 )
 @pytest.mark.parametrize('turned', [False, True])
-def test_signals_end_a_verb(number, code, word, turned, tmp_path, capsys):
+def test_signals_end_a_command(number, code, word, turned, tmp_path, capsys):
     """Nothing is left; code in C++ may turn the interrupt into an error of its own."""
 
-    def work(args):
+    def work():
         with new_folder(tmp_path / 'net'), temporary_folder():
             try:
                 signal.raise_signal(number)
@@ -193,20 +167,51 @@ def test_signals_end_a_verb(number, code, word, turned, tmp_path, capsys):
         raise AssertionError('not ended')
 
     before = signal.getsignal(number)
-    assert run_verb(verb(work), ['work']) == code
-    assert capsys.readouterr().err == f'prog work: {word}. Run it again.\n'
+    assert run(work) == code
+    assert capsys.readouterr().err == f'timm-res2net work: {word}. Run it again.\n'
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(number) == before
 
 
+def test_an_ignored_signal_stays_ignored():
+    """As in a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run(lambda: signal.raise_signal(signal.SIGINT) or 0) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_error_is_one_line(capsys):
-    def fail(args):
+    """And --debug prints the traceback before it."""
+
+    def fail():
         raise ValueError('a\nb\x1b[31m\udcff é')
 
-    assert run_verb(verb(fail), ['work']) == 1
-    assert capsys.readouterr().err == 'prog work: a\\nb\\x1b[31m\\udcff é\n'
-    error = usage_error(capsys, ['info', 'a', 'b\n\x1b[31m'])
-    assert error.endswith("unknown argument 'b\\n\\x1b[31m'.\n")
+    assert run(fail) == 1
+    assert capsys.readouterr().err == 'timm-res2net work: a\\nb\\x1b[31m\\udcff é\n'
+    assert run(lambda: 1 // 0, debug=True) == 1
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith('Traceback')
+    assert last.startswith('timm-res2net work: ZeroDivisionError: ')
+
+
+@pytest.mark.parametrize(
+    ('error', 'text'),
+    [
+        (KeyError('x'), "KeyError: 'x'"),
+        (RuntimeError('size mismatch for fc.weight\n\tand more'), 'RuntimeError: size mismatch'),
+        (UnicodeDecodeError('utf-8', b'x', 0, 1, 'why'), 'UnicodeDecodeError: '),
+        (FileNotFoundError('There is no file x. Check the path.'), 'There is no file x. Check'),
+        (ModuleNotFoundError("No module named 'onnx'"), "No module named 'onnx'. An extra may"),
+        (ValueError('see https://hub/a?token=secret (b)'), 'see https://hub/a (b)'),
+    ],
+)
+def test_every_error_has_a_sentence(error, text):
+    said = explain(error)
+    assert text in said
+    assert '\n' not in said
+    assert 'secret' not in said
 
 
 def test_tables_fit_the_terminal(capsys, monkeypatch):
@@ -226,7 +231,7 @@ def test_results_as_json(capsys, tmp_path):
     shown = json.loads(capsys.readouterr().out)
     assert shown['path'] == str(out)
     assert shown['top'][0]['class'] == '3'
-    assert shown['levels'][-1] == {'name': 'layer4', 'channels': 192, 'height': 2, 'width': 2}
+    assert shown['levels'][-1] == ['layer4', 192, 2, 2]
 
     out = tmp_path / 'net.pt2'
     command = ['export', 'test_res2net_se', '--static', '--out', str(out), '--json']
@@ -241,6 +246,6 @@ def test_results_as_json(capsys, tmp_path):
     capsys.readouterr()
     assert main(command) == 0
     pushed = json.loads(capsys.readouterr().out)
-    assert pushed['license'] == 'mit'
+    assert pushed['config']['pretrained_cfg']['license'] == 'mit'
     assert len(pushed['files']['model.safetensors']['sha256']) == 64
     assert pushed['commit'] is None

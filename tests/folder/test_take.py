@@ -553,7 +553,7 @@ def test_a_folder_with_another_config(content, text, tmp_path):
         ('another_net', {'semantics': 'mmdet'}, 'official'),  # whose arguments they are not
     ],
 )
-def test_what_train_py_noted_tells_the_semantics(name, kwargs, semantics, tmp_path):
+def test_arguments_of_train_py_imply_the_semantics(name, kwargs, semantics, tmp_path):
     args = argparse.Namespace(model=name, model_kwargs=kwargs, gp=None, img_size=None)
     weights = tiny() if kwargs else random_weights(name)
     path = save({'arch': name, 'args': args, 'state_dict': weights}, tmp_path / 'c.pth')
@@ -573,14 +573,14 @@ def test_what_train_py_noted_tells_the_semantics(name, kwargs, semantics, tmp_pa
         ({'std': [0, 1, 1]}, r'std must be a list of .* from 1e-06 .*, got \[0, 1, 1\]'),
     ],
 )
-def test_what_train_py_noted_is_not_trusted(name, notes, text, tmp_path):
+def test_arguments_of_train_py_are_checked(name, notes, text, tmp_path):
     args = argparse.Namespace(model=name, **notes)
     path = save({'args': args, 'state_dict': tiny()}, tmp_path / 'c.pth')
     with pytest.raises(ValueError, match=text):
         convert_checkpoint(path, dry_run=True)
 
 
-def test_a_name_that_train_py_noted_and_that_is_none(tmp_path):
+def test_a_name_of_train_py_that_is_not_a_text(tmp_path):
     args = argparse.Namespace(model=['res2net50_se'], model_kwargs=['act_layer'])
     path = save({'args': args, 'state_dict': tiny()}, tmp_path / 'c.pth')
     assert convert_checkpoint(path, dry_run=True).config.architecture == 'test_res2net_se'

@@ -66,7 +66,7 @@ def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
 
 
 def command(*args: str) -> list[str]:
-    """The command line of a verb."""
+    """The words of a command line."""
     return [sys.executable, '-m', 'timm_res2net', *args]
 
 

@@ -672,7 +672,7 @@ REFUSED = {  # what is pushed, arguments, and what the error says: the value and
     'too few label names': (
         tiny, {'label_names': ['a']}, '1 label names for 5 classes', 'for each class, in order',
     ),
-    'label names that are none': (
+    'label names of the wrong type': (
         tiny, {'label_names': 'abcde'}, 'must be a list of names', "'abcde'",
     ),
     'results on nothing': (tiny, {'results': {'top1': 5}}, 'Name the data set', 'top1'),

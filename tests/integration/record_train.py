@@ -84,10 +84,10 @@ def train(command: str, folder: Path) -> dict[str, Any]:
         'command': command,
         'top1': top1,
         'converted': {
-            'entry': converted['file']['entry'],
-            'architecture': converted['architecture'],
-            'num_classes': converted['num_classes'],
-            'tensors': len(converted['moves']),
+            'entry': converted['notes']['entry'],
+            'architecture': converted['config']['architecture'],
+            'num_classes': converted['config']['num_classes'],
+            'tensors': len(converted['notes']['moved']),
         },
         'check': sorted({finding['state'] for finding in checked}),
         'predicted': {

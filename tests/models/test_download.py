@@ -111,11 +111,11 @@ def test_every_way_says_the_same_at_once(run, case, world, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-VERBS = """
+COMMANDS = """
 import contextlib, io
 from timm_res2net.cli import main
 answer = []
-for words in verbs:
+for words in commands:
     told = io.StringIO()
     with contextlib.redirect_stderr(told):
         code = main(words)
@@ -123,20 +123,22 @@ for words in verbs:
 """
 
 
-def test_every_verb_prints_it(world, tmp_path):
+def test_every_command_prints_it(world, tmp_path):
     client, _ = world
     client.run(SET, offline=False)
-    verbs = {
+    commands = {
         'export': ['--out', str(tmp_path / 'net.pt2')],
         'show': ['--out', str(tmp_path / 'net.png')],
         'predict': [],
         'check': [],
         'pull': ['--out', str(tmp_path / 'net')],
     }
-    told = client.run(VERBS, verbs=[[verb, COLD, *options] for verb, options in verbs.items()])
-    for verb, (code, line) in zip(verbs, told, strict=True):
+    told = client.run(
+        COMMANDS, commands=[[command, COLD, *options] for command, options in commands.items()]
+    )
+    for command, (code, line) in zip(commands, told, strict=True):
         assert code == 1
-        start = f'timm-res2net {verb}: The Hub cannot be reached for {COLD} (ConnectError: '
+        start = f'timm-res2net {command}: The Hub cannot be reached for {COLD} (ConnectError: '
         assert line.startswith(start)
         assert line.endswith(f'Check the network.{NOT_CACHED}')
     assert list(tmp_path.iterdir()) == []

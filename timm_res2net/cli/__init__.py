@@ -1,37 +1,42 @@
-"""The command line `timm-res2net VERB`: a file for each group of verbs."""
+"""The command line `timm-res2net COMMAND`: a file for each group of commands."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from ..files import VERSION
-from . import (
-    checkpoints,
-    export,
-    hub,
-    measure,
-    models,
-    predict,
-    run,
-    show,
-)
-from .frame import Verbs, run_verb
+from . import checkpoints, export, hub, images, models, run
+from .frame import EXIT_USAGE, run_command
 
 __all__ = ['main']
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb.
+    """Run one command.
 
     Args:
         argv: Arguments after the program's name; those of the process if None.
 
     Returns:
-        The exit code, as `timm_res2net.cli.frame.run_verb` and, for a script under `run`,
-        `timm_res2net.cli.run.run_script` describe it.
+        The exit code, as `run_command` describes it. Usage errors exit with 2, and a script that
+        `run` started with its own code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    verbs = Verbs('timm-res2net', 'Every public Res2Net for timm.', VERSION)
-    for group in (models, checkpoints, hub, export, measure, show, predict, run):
-        group.add(verbs)
-    # not through argparse, which would take options of the script for its own
-    return run.run_script(argv) if run.is_script(argv) else run_verb(verbs, argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='replace')  # a terminal may not know × or …
+    parser = argparse.ArgumentParser('timm-res2net', description='Every public Res2Net for timm.')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {VERSION}')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    for group in (models, checkpoints, hub, export, images, run):
+        group.add(commands)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    name, *rest = argv
+    if name == 'run':  # the script has its own options, errors and signals
+        args = commands.choices[name].parse_args(rest)
+        return run.run(args.script, args.arguments)
+    if name in commands.choices:  # options may stand anywhere: predict MODEL --top 1 IMAGE
+        return run_command(commands.choices[name].parse_intermixed_args(rest))
+    return run_command(parser.parse_args(argv))  # --help, --version, or a usage error

@@ -1,72 +1,27 @@
-"""`export`: a model for another runtime."""
+"""`export`, `measure`: a model for other runtimes, and the time of each form."""
 
-import argparse
-import json
 from pathlib import Path
+from typing import Any
 
-from ..export import (
-    FORMATS,
-    LEAST,
-    MAX_IMAGES,
-    Int8,
-    export_model,
-)
-from .frame import Verbs
-from .options import add_json, add_random
+from ..export import FORMATS, LEAST, MAX_IMAGES, Int8, export_model
+from ..export.measure import CONTROL, Comparison, compare_forms
+from .frame import EXIT_UNUSABLE, add_command, print_json, print_table
+from .options import add_options, positive_int
 
 
-def _check_int8(args: argparse.Namespace) -> None:
-    if args.int8 and args.calibrate is None:
-        raise ValueError('--int8 needs images to quantize with. Name a folder: --calibrate FOLDER.')
-    if not args.int8:
-        for option in ('calibrate', 'max_images', 'min_agreement'):
-            if getattr(args, option) is not None:
-                name = option.replace('_', '-')
-                raise ValueError(f'--{name} is for int8. Add --int8, or leave --{name} out.')
+def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
+    """Write a model for another runtime, and check the file by running it.
 
-
-_RUNTIMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}
-
-
-def _describe(found: Int8, out: Path) -> str:
-    """Return what int8 loses and gains, in words."""
-    errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in found.errors.items())
-    kept = (
-        f'{100 * found.agreement:.1f} % of {found.compared} images keep their top-1 answer; '
-        if list(found.errors) == ['logits']
-        else ''
-    )
-    forms = ', '.join(
-        f'{name} {found.bytes[name] / 1e6:.1f} MB and {1e3 * found.seconds[name]:.2f} ms'
-        for name in found.bytes
-    )
-    return (
-        f'Quantized to int8 with {found.calibrated} images, compared with {found.compared} others: '
-        f'{kept}the outputs are off by {errors}.\n'
-        f'In {_RUNTIMES[found.runtime]} on this machine: {forms}, × {found.time_ratio:.2f} of the '
-        f'time. Also in {out.with_suffix(".json")}.'
-    )
-
-
-def _export(args: argparse.Namespace) -> int:
-    _check_int8(args)
-    done = export_model(
-        args.model,
-        args.out,
-        args.format,
-        features=args.features,
-        deploy=args.deploy,
-        static=args.static,
-        img_size=args.img_size,
-        batch_size=args.batch_size,
-        pretrained=not args.random,
-        int8=args.calibrate,
-        max_images=MAX_IMAGES if args.max_images is None else args.max_images,
-        min_agreement=args.min_agreement,
-    )
-    if args.json:
-        int8 = done.int8 and done.int8._asdict()
-        print(json.dumps({**done._asdict(), 'path': str(done.path), 'int8': int8}, indent=2))
+    timm-res2net export res2net50_se --out res2net50_se.onnx
+    timm-res2net export res2net50_se --out res2net50_se.xml
+    timm-res2net export my_res2net --features --out features.onnx
+    timm-res2net export me/my_res2net --deploy --out my_res2net.pt2
+    timm-res2net export res2net50_se --format aoti --static --out compiled.pt2
+    timm-res2net export my_res2net --int8 photos --out my_res2net.xml
+    """
+    done = export_model(target, out, **options)
+    if json:
+        print_json(done)
         return 0
     print(
         f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
@@ -74,31 +29,83 @@ def _export(args: argparse.Namespace) -> int:
         'largest.'
     )
     if done.int8:
-        print(_describe(done.int8, done.path))
+        _print_int8(done.int8)
     if FORMATS[done.format].note:
         print(FORMATS[done.format].note)
     return 0
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb `export`."""
-    parser = verbs.add(
-        'export',
-        _export,
-        'write a model for another runtime, and check the file by running it',
-        'timm-res2net export res2net50_se --out res2net50_se.onnx',
-        'timm-res2net export res2net50_se --out res2net50_se.xml',
-        'timm-res2net export my_res2net --features --out features.onnx',
-        'timm-res2net export me/my_res2net --deploy --out my_res2net.pt2',
-        'timm-res2net export res2net50_se --format aoti --static --out compiled.pt2',
-        'timm-res2net export my_res2net --int8 --calibrate photos --out my_res2net.xml',
+def _print_int8(int8: Int8) -> None:
+    """Print what int8 loses and gains."""
+    errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in int8.errors.items())
+    kept = f'{100 * int8.agreement:.1f} % of the answers stay, and ' if 'logits' in errors else ''
+    sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in int8.bytes.items())
+    print(
+        f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} others {kept}the '
+        f'outputs are off by {errors}.\n'
+        f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.'
     )
-    add_random(parser)
+
+
+def _measure(target: str, all: bool = False, json: bool = False, **options: Any) -> int:
+    """Time a model in every form that this machine can run; its weights do not matter.
+
+    timm-res2net measure res2net50_se
+    timm-res2net measure my_res2net --batch-size 8 --img-size 320
+    timm-res2net measure res2net50_se --all --json
+    """
+    compared = compare_forms(target, slow=all, **options)
+    if json:
+        print_json({**compared._asdict(), 'usable': compared.usable})
+    else:
+        rows = [
+            (
+                one.form,
+                f'{one.milliseconds:.2f}',
+                f'× {one.ratio}',
+                '' if one.bytes is None else f'{one.bytes / 1e6:.1f}',
+            )
+            for one in compared.timings
+        ]
+        print_table(('form', 'ms', 'time over eager', 'file in MB'), rows)
+        for form, reason in compared.left_out.items():
+            print(f'Not timed: {form} ({reason}).')
+        print(_verdict(compared))
+    return 0 if compared.usable else EXIT_UNUSABLE
+
+
+def _changes_outputs(form: str) -> bool:
+    return 'int8' in form or 'bfloat16' in form
+
+
+def _verdict(compared: Comparison) -> str:
+    """Return what the figures say."""
+    if not compared.usable:
+        return (
+            f'These times cannot be used: a second copy of the model took × {compared.control} of '
+            f'the time of the first, and it must be within {CONTROL:.0%} of 1. Close other '
+            'programs, and run this again.'
+        )
+    fastest = compared.timings[0].form
+    text = f'The fastest form here is {fastest}.'
+    if _changes_outputs(fastest):
+        exact = next(one.form for one in compared.timings if not _changes_outputs(one.form))
+        text += (
+            ' It changes the outputs; `timm-res2net export --int8 FOLDER` measures how much int8 '
+            f'does. In float32 the fastest is {exact}.'
+        )
+    return text
+
+
+def add(commands: Any) -> None:
+    """Add the commands `export` and `measure`."""
+    parser = add_command(commands, _export)
+    add_options(parser, 'target', '--random')
+    add_options(parser, '--out', help='file to write')
     formats = ', '.join(f'{name} ({kind.help})' for name, kind in FORMATS.items())
     parser.add_argument(
         '--format', choices=FORMATS, help=f'{formats} (default: by the suffix of the file)'
     )
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='file to write')
     parser.add_argument(
         '--features',
         action='store_true',
@@ -111,29 +118,19 @@ def add(verbs: Verbs) -> None:
         'bottlenecks)',
     )
     parser.add_argument('--static', action='store_true', help='fix batch and image size')
-    parser.add_argument(
-        '--img-size', type=int, metavar='PX', help="side of the image (default: the model's)"
-    )
-    parser.add_argument(
-        '--batch-size', type=int, default=1, metavar='N', help='images (default: %(default)s)'
-    )
+    add_options(parser, '--img-size', '--batch-size')
     parser.add_argument(
         '--int8',
-        action='store_true',
-        help='quantize to int8 (openvino, onnx), and compare the file with float32',
-    )
-    parser.add_argument(
-        '--calibrate',
         type=Path,
         metavar='FOLDER',
-        help='images for --int8, like those that the model will see: half of them calibrate, the '
-        'others compare',
+        help='quantize to int8 (openvino, onnx) with images like those that the model will see: '
+        'half of them calibrate, the others compare the file with float32',
     )
     parser.add_argument(
         '--max-images',
-        type=int,
+        type=positive_int,
         metavar='N',
-        help=f'the most images of --calibrate that are used (default: {MAX_IMAGES})',
+        help=f'the most images of --int8 that are used (default: {MAX_IMAGES})',
     )
     parser.add_argument(
         '--min-agreement',
@@ -143,4 +140,16 @@ def add(verbs: Verbs) -> None:
         f'{LEAST["logits"]}); with --features, 1 minus the largest error of a level (default: '
         f'{LEAST["features"]})',
     )
-    add_json(parser)
+    add_options(parser, '--json', '--debug')
+    parser = add_command(commands, _measure)
+    add_options(parser, 'target', '--batch-size', '--img-size')
+    parser.add_argument('--threads', type=positive_int, help="threads (default: torch's)")
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        help='how long to time, once the forms are made (default: 30)',
+    )
+    parser.add_argument(
+        '--all', action='store_true', help='also time the forms that take minutes to make'
+    )
+    add_options(parser, '--json', '--debug')

@@ -1,17 +1,23 @@
-"""The frame of a command line with verbs: parser, output, exit codes and how errors are printed."""
+"""The frame of the command line: how a command is added, runs and ends, and what its errors say."""
 
 import argparse
+import contextlib
+import dataclasses
 import errno
+import inspect
+import json
 import logging
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Timer, current_thread, main_thread
-from typing import Any, NoReturn
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Timer
+from typing import Any
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,281 +27,210 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
 
-from ..layers.text import close_names, first_line, printable
+from ..layers.text import first_line, printable, table
 
 EXIT_ERROR = 1
-EXIT_UNUSABLE = 3  # a control is out of its band
+EXIT_USAGE = 2
+EXIT_UNUSABLE = 3  # a measurement without a verdict
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-Handler = Callable[[argparse.Namespace], int]
-"""Runs a verb with its parsed options and returns the exit code."""
 
+def add_command(commands: Any, handler: Callable[..., int]) -> argparse.ArgumentParser:
+    """Add a command.
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, whatever stands in the arguments."""
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+        handler: Runs the command and returns the exit code. It has the command's name, after an
+            underscore. The first paragraph of its docstring is the help text, and the rest are
+            examples. Its keyword arguments are the options that the user gave, so that defaults
+            are stated once, at the functions.
 
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
-
-
-class _Signals:
-    """The signals that end a verb: Ctrl-C, and SIGTERM, as `kill` and job schedulers send it.
-
-    Both raise a KeyboardInterrupt, so that every block on the way cleans up.
-
-    Attributes:
-        seen: The signal that came; None if there was none. Code in C++ may turn the
-            KeyboardInterrupt into an error of its own.
+    Returns:
+        The command's parser, which has no options yet.
     """
+    text, _, examples = inspect.cleandoc(handler.__doc__ or '').partition('\n\n')
+    name = handler.__name__.removeprefix('_')
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=f'{text[:1].lower()}{text[1:]}'.replace('\n', ' ').rstrip('.'),
+        description=text,
+        epilog='examples:\n' + textwrap.indent(examples, '  '),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=name, handler=handler)
+    return parser
 
-    def __init__(self) -> None:
-        self.seen: int | None = None
 
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch the signals in the block, where Python lets one: in the main thread."""
-        if current_thread() is not main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in _ENDING}
-        caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+def print_json(value: object) -> None:
+    """Print a result, with its records as objects."""
+    print(json.dumps(_plain(value), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, '_asdict'):
+        value = value._asdict()
+    elif dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table that fits the terminal. In a pipe or a file, no cell is folded."""
+    print(table(header, rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Run a command, and print its error, if any, in one line.
+
+    While it runs, the steps that the package logs are printed to the standard error if they take
+    longer than a second.
+
+    Args:
+        args: What the parser of a command returned.
+
+    Returns:
+        What the handler returned; 1 after an error; 130 after Ctrl-C; 143 after SIGTERM; 0 if the
+        reader of a pipe went away.
+    """
+    options = vars(args)
+    name, handler = f'timm-res2net {options.pop("command")}', options.pop('handler')
+    debug = options.pop('debug', False)
+    with _printed_steps(name), _ended_by_sigterm():
         try:
-            for number in caught:
-                signal.signal(number, self._raise)
-            yield
-        finally:
-            for number in caught:
-                signal.signal(number, before[number])
-
-    def _raise(self, number: int, frame: Any) -> None:
-        self.seen = number
-        raise KeyboardInterrupt
-
-    def end(self, name: str) -> int:
-        """Say that a verb was ended, and return the exit code."""
-        if self.seen == signal.SIGTERM:
-            print(f'{name}: terminated. Run it again.', file=sys.stderr)
-            return EXIT_TERMINATED
-        print(f'{name}: interrupted. Run it again.', file=sys.stderr)
-        return EXIT_INTERRUPTED
+            code: int = handler(**options)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # timm-res2net list | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            interrupt = _interrupt_in(error)
+            if interrupt is not None:
+                word = 'terminated' if interrupt.args else 'interrupted'
+                print(f'{name}: {word}. Run it again.', file=sys.stderr)
+                return EXIT_TERMINATED if interrupt.args else EXIT_INTERRUPTED
+            if debug:
+                traceback.print_exc()
+            print(f'{name}: {printable(explain(error))}', file=sys.stderr)
+            return EXIT_ERROR
 
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise a KeyboardInterrupt, as Ctrl-C does, so that `with` blocks clean up."""
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt that ended a command; C++ code may turn it into another error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 class _Steps(logging.Handler):
-    """Prints what the package logs to the standard error: each step that is not over in a second.
+    """Prints warnings at once, and a step if it is not over in a second. '' ends a step."""
 
-    Args:
-        name: Program and verb, which a line starts with.
-    """
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.setFormatter(logging.Formatter(f'{name}: %(message)s'))
-        self.timer: Timer | None = None
+    timer = Timer(0, print)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a step in a second, unless the next one begins before. '' ends a step.
-
-        A warning is printed at once.
-        """
-        self._cancel()
-        if not record.getMessage():
-            return
-        said = printable(self.format(record))
+        """Print a record, or wait whether another one follows within a second."""
+        self.timer.cancel()
+        line = printable(self.format(record))
         if record.levelno >= logging.WARNING:
-            print(said, file=sys.stderr, flush=True)
-            return
-        self.timer = Timer(1, print, (f'{said} ...',), {'file': sys.stderr, 'flush': True})
-        self.timer.daemon = True
-        self.timer.start()
-
-    def close(self) -> None:
-        """Print nothing more."""
-        self._cancel()
-        super().close()
-
-    def _cancel(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+            print(line, file=sys.stderr, flush=True)
+        elif record.getMessage():
+            self.timer = Timer(1, print, (f'{line} ...',), {'file': sys.stderr, 'flush': True})
+            self.timer.daemon = True
+            self.timer.start()
 
 
-class Verbs:
-    """A parser whose verbs each have their own options, handler, help text and example."""
-
-    def __init__(self, prog: str, description: str, version: str | None = None):
-        """
-        Args:
-            prog: Name of the program in help and error texts.
-            description: What the program does, in one sentence.
-            version: What `--version` prints after the name; without it there is no such option.
-        """
-        self.parser = _Parser(prog=prog, description=description, allow_abbrev=False)
-        if version is not None:
-            self.parser.add_argument('--version', action='version', version=f'%(prog)s {version}')
-        self._verbs = self.parser.add_subparsers(dest='verb', metavar='VERB', required=True)
-
-    def add(
-        self, name: str, handler: Handler, text: str, *examples: str
-    ) -> argparse.ArgumentParser:
-        """Add a verb.
-
-        Args:
-            name: The verb.
-            handler: Runs it.
-            text: What it does, as a phrase in lower case.
-            *examples: Command lines that the help text shows.
-
-        Returns:
-            The verb's parser, to add its options to.
-        """
-        sub = self._verbs.add_parser(
-            name,
-            help=text,
-            description=f'{text[0].upper()}{text[1:]}.',
-            epilog='examples:\n  ' + '\n  '.join(examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.set_defaults(handler=handler)
-        return sub
-
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line; a usage error exits with 2, after the usage of the verb.
-
-        Args:
-            argv: Arguments after the program's name.
-        """
-        verbs = self._verbs.choices
-        if not argv:
-            self.parser.print_help(sys.stderr)
-            self.parser.exit(2)
-        if not argv[0].startswith('-') and argv[0] not in verbs:
-            self.parser.error(
-                f"unknown verb '{argv[0]}'.{close_names(argv[0], verbs)} Use one of "
-                f'{", ".join(verbs)}.'
-            )
-        if argv[0] not in verbs:
-            return self.parser.parse_args(argv)
-        verb = verbs[argv[0]]
-        for word in argv:
-            if re.fullmatch(r'--[\w-]+=--', word):  # argparse would take -- for no value at all
-                verb.error(f"argument {word[:-3]}: '--' is not a value. Write a path as ./--.")
-        # options may stand between the arguments: predict MODEL --top 1 IMAGE
-        args, unknown = verb.parse_known_intermixed_args(argv[1:])
-        args.verb, args.argv = argv[0], list(argv)
-        if unknown:
-            option = next((word for word in unknown if word.startswith('-')), unknown[0])
-            known = re.findall(r'--[\w-]+', verb.format_usage())
-            close = close_names(option.partition('=')[0], known) if option[:1] == '-' else ''
-            if '--' in argv:
-                close = f' Write a path that begins with - as ./{option}.'
-            verb.error(f"unknown argument '{option}'.{close}")
-        return args
-
-
-def columns() -> int | None:
-    """Return the width of the terminal in characters; None for a pipe or a file."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def run_verb(verbs: Verbs, argv: Sequence[str]) -> int:
-    """Run one verb and print its error, if any, as one line.
-
-    While it runs, what the package logs is printed to the standard error, so that a step of more
-    than a second says what it is doing.
-
-    Args:
-        verbs: The command line.
-        argv: Arguments after the program's name.
-
-    Returns:
-        What the handler returned; 1 after an error that was printed; 130 after Ctrl-C, 143 after
-        SIGTERM; 0 if the reader of a pipe went away. Usage errors exit with 2, as argparse does.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):
-            stream.reconfigure(errors='replace')  # a terminal may not know × or …
-    args = verbs.parse(argv)
-    name = f'{verbs.parser.prog} {args.verb}'
-    log = logging.getLogger('timm_res2net')
-    steps = _Steps(name)
+@contextlib.contextmanager
+def _printed_steps(name: str) -> Iterator[None]:
+    """Print what the package logs while a command runs."""
+    log, steps = logging.getLogger('timm_res2net'), _Steps()
+    steps.setFormatter(logging.Formatter(f'{name}: %(message)s'))
     level = log.level
     log.addHandler(steps)
     log.setLevel(logging.INFO)
-    signals = _Signals()
     try:
-        with signals.caught():
-            code: int = args.handler(args)
-            sys.stdout.flush()
-            return code
-    except BrokenPipeError:  # timm-res2net list | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return signals.end(name)
-    except Exception as error:
-        if signals.seen is not None:
-            return signals.end(name)
-        if not isinstance(error, _PRINTED):
-            raise
-        print(f'{name}: {printable(explain(error))}', file=sys.stderr)
-        return EXIT_ERROR
+        yield
     finally:
-        steps.close()
+        steps.timer.cancel()
         log.removeHandler(steps)
         log.setLevel(level)
 
 
 # --- errors ---------------------------------------------------------------------------------------
 
-_PRINTED = (OSError, RuntimeError, ValueError, HTTPError, SafetensorError)
-"""Types whose errors are printed as one line. Others are faults of this package."""
-
 _LOGIN = 'log in with `hf auth login`, or set HF_TOKEN.'
-_OF_TYPE: tuple[tuple[type[Exception], str], ...] = (
+_SPACE = 'Free some space, or use another disk (HF_HOME names the cache of the Hub).'
+_ACCESS = 'Choose a folder you can write to (HF_HOME names the cache of the Hub).'
+_REMEDIES: tuple[tuple[type[Exception] | int, str], ...] = (
     (GatedRepoError, f'It is gated: accept its conditions on the Hub, then {_LOGIN}'),
     (RepositoryNotFoundError, f'It does not exist, or is private: check the name, or {_LOGIN}'),
     (RevisionNotFoundError, 'There is no such revision: name a branch, a tag or a commit.'),
+    (401, f'To get access, {_LOGIN}'),
+    (403, f'To get access, {_LOGIN}'),
+    (412, 'Someone else has pushed in the meantime. Nothing was changed; run again.'),
+    (429, 'Wait a while and run again.'),
+    (500, 'Run again later.'),
+    (HfHubHTTPError, 'Change what you ask for.'),
+    (HTTPError, 'Check the network and run again.'),
+    (ModuleNotFoundError, "An extra may bring it: pip install 'timm-res2net[plots,export,int8]'."),
+    (errno.ENOENT, 'Check the path.'),
+    (errno.ENOSPC, _SPACE),
+    (errno.EDQUOT, _SPACE),
+    (errno.EACCES, _ACCESS),
+    (errno.EPERM, _ACCESS),
+    (errno.EROFS, _ACCESS),
 )
-_OF_STATUS = {
-    401: f'To get access, {_LOGIN}',
-    403: f'To get access, {_LOGIN}',
-    412: 'Someone else has pushed in the meantime. Nothing was changed; run again.',
-    429: 'Wait a while and run again.',
-}
-_SPACE = 'Free some space, or use another disk (HF_HOME names the cache of the Hub).'
-_ACCESS = 'Choose a folder you can write to (HF_HOME names the cache of the Hub).'
-_OF_NUMBER = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ACCESS),
-}
+"""What to do after an error, by its type, the status of the Hub's answer (500 for all faults of a
+server) or the number of the system's error. The first row that fits counts."""
 
 
 def explain(error: BaseException) -> str:
-    """Return what went wrong and what to do. The query strings of URLs, with secrets, are cut."""
-    told = str(error)
+    """Return what went wrong and what to do.
+
+    The errors of this package's own checks are ValueErrors, and OSErrors without a number; their
+    texts name the remedy. Query strings of URLs may hold secrets and are cut.
+    """
+    cause = error.__cause__
+    if isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(cause, HTTPError):
+        return explain(cause)  # an upload, or a download of what is not cached
+    number = getattr(error, 'errno', None)
+    text = f'{type(error).__name__}: {first_line(error)}'
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
+        number = min(error.response.status_code, 500)
         reason = ' '.join((error.server_message or first_line(error)).split()).rstrip('.')
-        remedy = next(
-            (text for kind, text in _OF_TYPE if isinstance(error, kind)),
-            _OF_STATUS.get(
-                status, 'Run again later.' if status >= 500 else 'Change what you ask for.'
-            ),
-        )
-        told = f'The Hub answers {status} for {error.response.url} ({reason}). {remedy}'
-    elif isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(
-        error.__cause__, HTTPError
-    ):
-        return explain(error.__cause__)  # an upload, or a download of what is not cached
+        text = f'The Hub answers {error.response.status_code} for {error.response.url} ({reason})'
     elif isinstance(error, HTTPError):
-        told = f'The Hub cannot be reached ({type(error).__name__}: {first_line(error)}).'
-        told += ' Check the network and run again.'
-    elif isinstance(error, OSError) and error.errno in _OF_NUMBER:
-        told = f'{first_line(error)}. {_OF_NUMBER[error.errno]}'
-    return re.sub(r'(https?://[^\s?]+)\?[^\s)]*', r'\1', told)
+        text = f'The Hub cannot be reached ({text})'
+    elif type(error) is ValueError or (
+        isinstance(error, OSError) and type(error).__module__ == 'builtins' and number is None
+    ):
+        text = str(error)
+    for key, remedy in _REMEDIES:
+        if key == number or (isinstance(key, type) and isinstance(error, key)):
+            text = f'{text}. {remedy}'
+            break
+    return re.sub(r'(https?://[^\s?]+)\?[^\s)]*', r'\1', text)

@@ -1,67 +1,75 @@
-"""Options that several verbs have."""
+"""The options that several commands have, each stated once."""
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from timm.data import ImageDataset
 
 from ..convert.files import ENTRIES
 from ..files import read_text
 from ..layers.semantics import SEMANTICS
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the checkpoint to read, and what its keys and shapes may not tell."""
-    parser.add_argument(
-        'source', metavar='SOURCE', help='checkpoint file, or folder written by timm or `convert`'
-    )
-    parser.add_argument(
-        '--model', metavar='NAME', help='name of the model, if the shapes do not tell it'
-    )
-    parser.add_argument(
-        '--semantics',
-        metavar='NAME',
-        help=f'block semantics of the checkpoint, if its keys do not tell: {", ".join(SEMANTICS)}',
-    )
-    parser.add_argument(
-        '--entry',
-        metavar='KEY',
+def positive_int(word: str) -> int:
+    """Return the whole number of at least 1 that an option names."""
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    'checkpoint': dict(help='checkpoint file, or folder written by timm or `convert`'),
+    'target': dict(metavar='model', help='registered name, folder, or OWNER/NAME on the Hub'),
+    '--batch-size': dict(type=positive_int, metavar='N', help='images in a batch'),
+    '--debug': dict(action='store_true', help='print the traceback of an error'),
+    '--dry-run': dict(action='store_true', help='check everything; write and send nothing'),
+    '--entry': dict(
         help='entry of the file that holds the weights, such as ema.module (default: the first of '
-        f'{", ".join(ENTRIES)} that there is, else the whole file)',
-    )
-    parser.add_argument(
-        '--prefix',
-        metavar='TEXT',
-        help='what the keys of the Res2Net start with, if the file holds several',
-    )
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    parser.add_argument('--json', action='store_true', help='print JSON')
-
-
-def add_license_and_labels(parser: argparse.ArgumentParser) -> None:
-    """Add --license and --label-names."""
-    parser.add_argument(
-        '--license', metavar='ID', help='license, such as apache-2.0 or cc-by-nc-sa-4.0'
-    )
-    parser.add_argument(
-        '--label-names',
+        f'{", ".join(ENTRIES)} that exists, otherwise the whole file)'
+    ),
+    '--img-size': dict(
+        type=positive_int, metavar='PX', help="side of the images (default: the model's)"
+    ),
+    '--json': dict(action='store_true', help='print JSON'),
+    '--label-names': dict(
         type=Path,
         metavar='PATH',
         help='names of the classes: a text file with one per line, or a folder with one folder of '
         "images per class, in the order of timm's train.py",
-    )
-
-
-def add_remote_code(parser: argparse.ArgumentParser) -> None:
-    """Add --remote-code and --no-remote-code."""
-    parser.add_argument(
-        '--remote-code',
+    ),
+    '--license': dict(metavar='ID', help='license of the weights, such as apache-2.0'),
+    '--model': dict(metavar='NAME', help='name of the model, if the shapes do not imply it'),
+    '--out': dict(required=True, type=Path, metavar='PATH', help='file or folder to write'),
+    '--prefix': dict(help='prefix of the Res2Net in the keys, if the file holds several'),
+    '--random': dict(
+        action='store_false', dest='pretrained', help='do not load pretrained weights'
+    ),
+    '--remote-code': dict(
         action=argparse.BooleanOptionalAction,
         help='add a module of a few lines with which transformers loads the model by '
         'trust_remote_code=True, without an import of timm_res2net (default: only if there is one '
         'already)',
-    )
+    ),
+    '--revision': dict(help='branch, tag or commit of the repository'),
+    '--semantics': dict(
+        help='block semantics of the checkpoint, if the keys do not imply them: '
+        f'{", ".join(SEMANTICS)}'
+    ),
+}
+
+
+def add_options(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+    """Add arguments and options of `OPTIONS` to a command.
+
+    Args:
+        parser: The command's parser.
+        *names: Their names.
+        **changes: Arguments of `add_argument` that differ for this command, such as `help`.
+    """
+    for name in names:
+        parser.add_argument(name, **{**OPTIONS[name], **changes})
 
 
 def read_label_names(path: Path | None) -> list[str] | None:
@@ -72,7 +80,8 @@ def read_label_names(path: Path | None) -> list[str] | None:
             it; None if the option was not given.
 
     Raises:
-        ValueError: It cannot be read, a line is empty, or there are no class folders.
+        OSError: It cannot be read.
+        ValueError: A line is empty, it is not UTF-8, or there are no class folders.
     """
     if path is None:
         return None
@@ -81,11 +90,6 @@ def read_label_names(path: Path | None) -> list[str] | None:
         return _class_folders(path)
     try:
         lines = read_text(path, 'utf-8-sig').rstrip().splitlines()
-    except OSError as error:
-        raise ValueError(
-            f'Cannot read {path} ({error.strerror}). Give a text file with one class per line, or '
-            'a folder with one folder of images per class.'
-        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f'Cannot read {path} as UTF-8 ({error}). Save it as UTF-8.') from error
     names = [line.strip() for line in lines]
@@ -96,8 +100,6 @@ def read_label_names(path: Path | None) -> list[str] | None:
 
 def _class_folders(path: Path) -> list[str]:
     """Return the classes of a folder in the order that timm numbers them."""
-    from timm.data import ImageDataset
-
     try:
         names = list(ImageDataset(str(path)).reader.class_to_idx)
     except RuntimeError:  # no images
@@ -108,29 +110,3 @@ def _class_folders(path: Path) -> list[str]:
             'was trained on, such as DATA/train.'
         )
     return names
-
-
-def add_revision(parser: argparse.ArgumentParser) -> None:
-    """Add --revision."""
-    parser.add_argument(
-        '--revision', metavar='NAME', help='branch, tag or commit of the repository'
-    )
-
-
-def add_random(parser: argparse.ArgumentParser, without: str = '') -> None:
-    """Add the model to load, and --random.
-
-    Args:
-        parser: The verb's parser.
-        without: What the verb does if no model is named; '' if one must be named.
-    """
-    parser.add_argument(
-        'model',
-        metavar='MODEL',
-        nargs='?' if without else None,
-        help='registered name, folder, or OWNER/NAME'
-        + (f' (default: {without})' if without else ''),
-    )
-    parser.add_argument(
-        '--random', action='store_true', help='use random weights instead of loading some'
-    )

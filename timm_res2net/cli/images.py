@@ -1,0 +1,143 @@
+"""`predict`, `show`: what a model sees in images."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import create_transform, resolve_model_data_config
+from tqdm import tqdm
+
+from ..drawing import digits, show
+from ..folder.checks import check_values
+from ..hub.load import load_model
+from ..layers.text import printable
+from ..prediction import SUFFIXES, find_images, predict
+from .frame import EXIT_ERROR, add_command, print_json, print_table
+from .options import add_options, positive_int
+
+_DIGITS_MODEL = 'test_res2net_se'
+_logger = logging.getLogger(__name__)
+
+
+def _as_objects(top: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
+    return [{'class': label, 'probability': share} for label, share in top]
+
+
+def _predict(
+    target: str | None = None,
+    images: Sequence[Path] = (),
+    pretrained: bool = True,
+    json: bool = False,
+    **options: int,
+) -> int:
+    """Print the most probable classes of images; without arguments, of the bundled digits.
+
+    timm-res2net predict
+    timm-res2net predict res2net50_se photo.jpg
+    timm-res2net predict my_flowers photo.jpg photos --top 1
+    timm-res2net predict me/my_flowers photos --json
+    """
+    if target is None:
+        return _predict_digits(pretrained, json)
+    named = Path(target)
+    if not images and named.suffix.lower() in SUFFIXES and named.is_file():
+        raise ValueError(
+            f'{named} is an image. Name a model before it: `timm-res2net predict MODEL {named}`.'
+        )
+    paths: Sequence[Path | None] = find_images(images) or [None]
+    model = load_model(target, pretrained).eval()
+    check_values(model, f'{target} was not run')
+    _logger.info('')  # from here on a bar shows the progress
+    quiet = not sys.stderr.isatty() or len(paths) < 10
+    predictions = list(
+        tqdm(predict(model, paths, **options), total=len(paths), unit='image', disable=quiet)
+    )
+    errors = [one.error for one in predictions if one.error]
+    if json:
+        print_json(
+            [
+                {'image': one.image, 'error': one.error}
+                if one.error
+                else {'image': one.image, 'top': _as_objects(one.top)}
+                for one in predictions
+            ]
+        )
+    else:
+        rows = [
+            ('' if i else one.image, label, f'{100 * share:.1f} %')
+            for one in predictions
+            for i, (label, share) in enumerate(one.top)
+        ]
+        print_table(('image', 'class', 'probability'), rows)
+    for error in errors:
+        print(f'timm-res2net predict: {printable(error)}', file=sys.stderr)
+    return EXIT_ERROR if errors else 0
+
+
+def _predict_digits(pretrained: bool, json: bool) -> int:
+    """Classify the bundled digits, which the model was not trained on."""
+    model = load_model(_DIGITS_MODEL, pretrained).eval()
+    transform: Any = create_transform(**resolve_model_data_config(model))
+    images = torch.stack([transform(digit.convert('RGB')) for digit in digits()])
+    labels = [i % 10 for i in range(len(images))]
+    with torch.inference_mode():
+        predicted: list[int] = model(images).argmax(1).tolist()
+    right = sum(p == label for p, label in zip(predicted, labels, strict=True))
+    if json:
+        print_json({'label': labels, 'predicted': predicted, 'right': right})
+        return 0
+    print(f'{_DIGITS_MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, offline')
+    print('label    ', *labels)
+    print('predicted', *predicted)
+    print(f'{right} of {len(labels)} right')
+    return 0
+
+
+def _show(
+    target: str, out: Path, image: Path | None = None, pretrained: bool = True, json: bool = False
+) -> int:
+    """Draw what a model sees in an image: its levels, a block, the most probable classes.
+
+    timm-res2net show test_res2net_se --out digit.png
+    timm-res2net show res2net50_se photo.jpg --out seen.png
+    """
+    shown = show(target, image, out, pretrained=pretrained)
+    if json:
+        print_json({**shown._asdict(), 'top': _as_objects(shown.top)})
+        return 0
+    if not pretrained:
+        print('With random weights:')
+    for label, share in shown.top:
+        print(f'{100 * share:5.1f} %  {printable(label)}')
+    for name, channels, height, width in shown.levels:
+        print(f'{name:<7} {channels} x {height} x {width}')
+    print(f'Picture written to {shown.path}')
+    return 0
+
+
+def add(commands: Any) -> None:
+    """Add the commands `predict` and `show`."""
+    parser = add_command(commands, _predict)
+    add_options(parser, 'target', nargs='?', default=None)
+    parser.add_argument(
+        'images',
+        metavar='image',
+        nargs='*',
+        type=Path,
+        default=(),
+        help='image, or folder that is searched with its subfolders (default: a bundled digit)',
+    )
+    parser.add_argument(
+        '--top', type=positive_int, metavar='N', help='classes per image (default: 3)'
+    )
+    add_options(parser, '--batch-size', '--random', '--json', '--debug')
+    parser = add_command(commands, _show)
+    add_options(parser, 'target')
+    parser.add_argument(
+        'image', nargs='?', type=Path, default=None, help='image (default: a bundled digit)'
+    )
+    add_options(parser, '--out', help='PNG file to write')
+    add_options(parser, '--random', '--json', '--debug')
