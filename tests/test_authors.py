@@ -156,9 +156,8 @@ def test_a_file_of_the_authors(tmp_path):
 
 def test_what_is_not_there(tmp_path):
     path = tmp_path / 'none.pth'
-    with pytest.raises(FileNotFoundError, match=r'none\.pth') as error:
+    with pytest.raises(FileNotFoundError, match=r'none\.pth\. Check the path'):
         authors.res2net50(pretrained=path)
-    assert 'pretrained=True' in str(error.value)
     with pytest.raises(ValueError, match="no weights of 'res2net152d'") as error:
         authors.res2net152_v1b_26w_4s(pretrained=True)
     assert "pretrained='path.pth'" in str(error.value)

@@ -80,13 +80,7 @@ def _create(variant: str, pretrained: Pretrained, **arguments: Any) -> AuthorsRe
         **arguments: Arguments of `Res2Net`.
     """
     if not isinstance(pretrained, bool):
-        path = Path(pretrained).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"There is no file '{path}'. Give pretrained=True for the weights of the Hub, or "
-                'the path of a checkpoint.'
-            )
-        arguments['pretrained_cfg_overlay'] = dict(file=str(path))
+        arguments['pretrained_cfg_overlay'] = dict(file=str(Path(pretrained).expanduser()))
     elif pretrained and not getattr(get_pretrained_cfg(variant), 'has_weights', False):
         raise ValueError(
             f"The Hub has no weights of '{variant}'. Give the path of the authors' file, "
@@ -94,7 +88,7 @@ def _create(variant: str, pretrained: Pretrained, **arguments: Any) -> AuthorsRe
         )
     # the authors do not zero-initialize the last BatchNorm of a block
     arguments = {'zero_init_last': False, **arguments}
-    model: Any = create_res2net(variant, bool(pretrained), AuthorsRes2Net, **arguments)
+    model: Any = create_res2net(variant, pretrained is not False, AuthorsRes2Net, **arguments)
     return model
 
 

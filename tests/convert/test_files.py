@@ -361,7 +361,7 @@ def test_what_is_no_file(tmp_path):
     """A pipe would wait for a writer, and a device may never end."""
     os.mkfifo(tmp_path / 'pipe')
     for path in (tmp_path, tmp_path / 'pipe', Path('/dev/zero')):
-        with pytest.raises(ValueError, match=f'Cannot read {path} as .*a pipe or a device. Give'):
+        with pytest.raises(ValueError, match=f'Cannot read {path} as .*a device or a pipe. Give'):
             read_checkpoint(path)
         if path != tmp_path:
             with pytest.raises(ValueError, match='Give a file'):

@@ -287,7 +287,7 @@ def with_(**tensors):
 @pytest.mark.parametrize(
     ('change', 'text'),
     [
-        (without('layer3.1.bn3.bias'), 'are left without a value, 1: layer3.1.bn3.bias.'),
+        (without('layer3.1.bn3.bias'), 'without a value, 1: layer3.1.bn3.bias.'),
         (without('layer2.0.convs.0.weight'), "It has no 'layer2.0.convs.0.weight', which every"),
         (
             with_(layer3__3__odd=torch.ones(1), extra=torch.ones(1)),

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import io
 import re
-import stat
+import sys
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from ..compat import SIZES_COMPARED
+from ..files import read_file
 from ..layers.text import first_line
 from .keys import is_counter
 from .mindspore import read_ckpt, starts_as_ckpt
@@ -266,12 +267,10 @@ def _read_safetensors(raw: bytes) -> dict[str, torch.Tensor]:
 
 def _read_bytes(path: Path) -> bytes:
     """Read a file once, so that its sha256 is that of what is parsed."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
-        raise ValueError('it is a folder, a pipe or a device. Give a file.')
     part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
     if part and part[2] != '1':
         raise ValueError(f'it is shard {part[1]} of {part[2]}. {_SAVE_ONE}')
-    return path.read_bytes()
+    return read_file(path, sys.maxsize)
 
 
 def _parse(raw: bytes) -> tuple[Any, str]:
