@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.common import image, model_folder, randomise, relative_error
 from timm_res2net.cli import main
-from timm_res2net.drawing import activation_map, labels_of, look, open_image, show
+from timm_res2net.drawing import activation_map, look, show
+from timm_res2net.prediction import labels_of, open_image
 
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
@@ -107,12 +108,12 @@ def test_images_of_16_bits_and_turned_ones(tmp_path):
         'I;16', (256, 1), b''.join(i.to_bytes(2, 'little') for i in range(0, 65536, 256))
     )
     ramp.save(tmp_path / 'deep.png')
-    assert list(open_image(tmp_path / 'deep.png', 1).tobytes()) == list(range(256))
+    assert list(open_image(tmp_path / 'deep.png', 'L').tobytes()) == list(range(256))
     turned = Image.new('RGB', (30, 20))
     exif = turned.getexif()
     exif[0x0112] = 6  # a quarter turn
     turned.save(tmp_path / 'turned.jpg', exif=exif)
-    assert open_image(tmp_path / 'turned.jpg', 3).size == (20, 30)
+    assert open_image(tmp_path / 'turned.jpg', 'RGB').size == (20, 30)
 
 
 def test_an_image_too_large_to_be_one(tmp_path, monkeypatch):

@@ -180,7 +180,7 @@ def test_importing_is_silent_and_changes_nothing():
 API = {
     'Res2Net', 'Bottle2neck', 'SEMANTICS', 'reparameterize_model',
     'convert_checkpoint', 'export_model', 'push_to_hub', 'pull', 'check', 'detection_backbone',
-    'show',
+    'predict', 'show',
 }  # fmt: skip
 
 

@@ -26,8 +26,8 @@ from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
 from tests.newcomer import Newcomer, modules
 from timm_res2net import cli
-from timm_res2net.drawing import DIGITS
 from timm_res2net.folder.folder import ModelFolder
+from timm_res2net.prediction import DIGITS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from timm.data import create_transform, resolve_model_data_config
 
-from ..drawing import digits, labels_of
 from ..folder.checks import check_values
 from ..hub.load import load_model
 from ..layers.text import printable
 from ..prediction import (
     SUFFIXES,
     Prediction,
+    digits,
     find_images,
+    labels_of,
     predict,
 )
 from .frame import EXIT_ERROR, Verbs, columns
