@@ -32,12 +32,12 @@ import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export.measure import (
     CONTROL,
     FORMS,
-    Step,
     make_form,
     make_forms,
     packages_of,
     time_forms,
 )
+from timm_res2net.export.run import Run
 from timm_res2net.export.stats import ratio
 from timm_res2net.layers.text import table
 
@@ -67,7 +67,7 @@ def build(name: str) -> Any:
     return timm.create_model(name, zero_init_last=False).eval().requires_grad_(False)
 
 
-def deployed(model: nn.Module, name: str, form: str) -> Step:
+def deployed(model: nn.Module, name: str, form: str) -> Run:
     """Return the deployed form of a model, which is changed: 'deployed' or `LOW`."""
     fast = deploy(model, name)
     if form != LOW:

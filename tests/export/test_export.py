@@ -353,7 +353,7 @@ def test_a_model_in_memory_that_is_refused(model, features, texts, tmp_path):
             NAME,
             'x.pt2',
             {'img_size': 32},
-            'img_size=32 is below 33 px, the smallest free size. Use a larger one, or a fixed size',
+            'img_size must be a whole number of at least 33, got 32.',
         ),
         ('./none', 'x.pt2', {}, 'There is no file or folder ./none.'),
         ('a/b/c', 'x.pt2', {}, 'There is no file or folder a/b/c,'),
@@ -369,7 +369,12 @@ def test_a_model_in_memory_that_is_refused(model, features, texts, tmp_path):
             {'features': True, 'pretrained': False},
             'convnext_atto has no feature levels (1, 2, 3, 4). Use a network with five levels',
         ),
-        (NAME, 'x.pt2', {'img_size': 0}, 'img_size must be a whole number of at least 1, got 0.'),
+        (
+            NAME,
+            'x.pt2',
+            {'img_size': 0, 'static': True},
+            'img_size must be a whole number of at least 1, got 0.',
+        ),
         (
             NAME,
             'x.pt2',

@@ -115,10 +115,10 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
     [
         # 8 of 16 images have another answer
         (lambda logits: logits * torch.tensor([-1, 1] * 8)[:, None], LOGITS, None,
-         ['Only 50.0 % of 16 images keep their top-1 answer', 'min_agreement=0.98']),
-        (lambda level: 1.3 * level, LEVELS, None, ['off by 0.30', '0.70', 'min_agreement=0.8 ']),
-        (lambda level: 1.1 * level, LEVELS, 0.95, ['off by 0.10', '0.90', 'min_agreement=0.95']),
-        (lambda level: torch.nan * level, LEVELS, 0, ['off by nan', 'min_agreement=0 ']),
+         ['the agreement of the top-1 answers of 16 images is 0.500', 'min_agreement=0.98']),
+        (lambda level: 1.3 * level, LEVELS, None, ['16 images is 0.700', 'min_agreement=0.8 ']),
+        (lambda level: 1.1 * level, LEVELS, 0.95, ['16 images is 0.900', 'min_agreement=0.95']),
+        (lambda level: torch.nan * level, LEVELS, 0, ['levels of 16 images is nan']),
     ],
 )  # fmt: skip
 def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypatch):
@@ -158,11 +158,11 @@ def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypat
         ({'static': True, 'batch_size': 12}, ['digits has 34 images', 'at least 48 are needed']),
         (
             {'static': True, 'batch_size': 32, 'max_images': 40},
-            ['max_images must be', 'at least 64, got 40'],
+            ['digits has 34 images', 'max_images=40 is the limit', 'at least 64 are needed'],
         ),
         ({}, ['Cannot read', '999.png as an image', 'Give a PNG or JPEG file']),
         ({'out': 'net.pt'}, ["'torchscript' has no int8 form", 'Use onnx or openvino']),
-        ({'max_images': 31}, ['max_images must be', 'at least 32, got 31']),
+        ({'max_images': 31}, ['max_images=31 is the limit', 'at least 32 are needed']),
         ({'min_agreement': 98}, ['min_agreement must be a share from 0 to 1, got 98']),
         ({'in_chans': 5}, ['The model takes 5 channels', 'Use a model of 1 or 3 channels']),
         ({'out': 'is.xml'}, ['is.json already exists', 'Choose another name']),

@@ -137,7 +137,8 @@ def export_model(
     """
     format = _find_format(format, Path(out))
     kind = FORMATS[format]
-    _check_sizes(img_size, batch_size, static)
+    check_counts(batch_size=batch_size)
+    check_counts(1 if static else SMALLEST, img_size=img_size)
     path = check_writable(Path(out))
     batch = batch_size if static else 1  # images of one run in int8
     photos: list[Path] = []
@@ -196,20 +197,11 @@ def _find_format(name: str | None, out: Path) -> str:
     return name
 
 
-def _check_sizes(img_size: int | None, batch_size: int, static: bool) -> None:
-    check_counts(img_size=img_size, batch_size=batch_size)
-    if img_size is not None and not static and img_size < SMALLEST:
-        raise ValueError(
-            f'img_size={img_size} is below {SMALLEST} px, the smallest free size. Use a larger '
-            'one, or a fixed size (static=True, --static).'
-        )
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise a ValueError if an argument is neither None nor a whole number of at least 1."""
+def check_counts(least: int = 1, /, **counts: int | None) -> None:
+    """Raise a ValueError if an argument is neither None nor a whole number of at least `least`."""
     for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}.')
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}.')
 
 
 @contextlib.contextmanager

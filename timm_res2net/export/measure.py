@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from . import check_counts, export_model
 from .formats import FORMATS, noise
 from .network import load_network
 from .quantize import quantize_file, size_of
-from .run import load_aoti, load_onnx, load_openvino
+from .run import Run, load_aoti, load_onnx, load_openvino
 from .stats import Ratio, ratio
 
 _logger = logging.getLogger(__name__)
@@ -46,9 +46,6 @@ FORMS = {
 
 SLOW = ('torch.compile, frozen', 'AOTInductor')
 """Forms that take minutes to make."""
-
-Step = Callable[[torch.Tensor], object]
-"""Runs a form on images (B, in_chans, H, W)."""
 
 _NOISE = 32  # images that calibrate int8 forms
 _ROUNDS = 5  # at least
@@ -90,7 +87,7 @@ class Comparison(NamedTuple):
         return abs(self.control.median - 1) <= CONTROL
 
 
-def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
+def freeze(model: nn.Module, dynamic: bool | None = None) -> Run:
     """Compile a model with its weights as constants, so that they are folded and packed.
 
     Inductor's switch is on while the model runs and off in between, because a call in another grad
@@ -108,7 +105,7 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
     model.compile(dynamic=dynamic)
     frozen = torch._inductor.config.patch(freezing=True)  # once: every patch stays in memory
 
-    def run(images: torch.Tensor) -> object:
+    def run(images: torch.Tensor) -> Any:
         with frozen:
             return model(images)
 
@@ -123,7 +120,7 @@ def packages_of(form: str) -> tuple[str, ...]:
 
 def make_form(
     form: str, model: nn.Module, images: Sequence[torch.Tensor], folder: Path, threads: int
-) -> tuple[Step, Path | None]:
+) -> tuple[Run, Path | None]:
     """Return what runs a form, and its file, if it has one.
 
     Args:
@@ -226,7 +223,7 @@ def make_forms(
     folder: Path,
     slow: bool,
     forms: Collection[str],
-) -> tuple[dict[str, Step], dict[str, int], dict[str, str]]:
+) -> tuple[dict[str, Run], dict[str, int], dict[str, str]]:
     """Make the forms of a model, for as many threads as torch uses.
 
     Args:
@@ -240,7 +237,7 @@ def make_forms(
         What runs each form, with a second copy of the model as 'control'; the sizes of their files;
         and the forms that were left out, with the reason.
     """
-    steps: dict[str, Step] = {'control': copy.deepcopy(model)}
+    steps: dict[str, Run] = {'control': copy.deepcopy(model)}
     sizes, left_out = {}, {}
     for form in forms:
         missing = [name for name in packages_of(form) if importlib.util.find_spec(name) is None]
@@ -263,7 +260,7 @@ def make_forms(
 
 
 def time_forms(
-    steps: Mapping[str, Step],
+    steps: Mapping[str, Run],
     images: Sequence[torch.Tensor],
     seconds: float,
     clock: Callable[[], float],

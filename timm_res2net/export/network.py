@@ -24,16 +24,23 @@ class Network(nn.Module):
     """A model whose output is a tuple, whether it returns a tensor, a list or a dict of tensors.
 
     Attributes:
-        model: The model. The `input_size`, `mean` and `std` of its `pretrained_cfg` have as many
-            channels as it takes.
+        model: The model. Its `pretrained_cfg` has the size of its images, and as many channels in
+            `input_size`, `mean` and `std` as the model takes.
         title: What it is called in messages.
         input_size: Channels, height and width of its images.
         outputs: Names of its outputs: those of the feature levels, or 'logits' alone.
         is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
     """
 
-    def __init__(self, model: Any, title: str) -> None:
+    def __init__(self, model: Any, title: str, img_size: int | None = None) -> None:
+        """
+        Args:
+            model: The model. Its `pretrained_cfg` is changed.
+            title: What it is called in messages.
+            img_size: Side of the images in px; None for the size in the cfg.
+        """
         super().__init__()
+        _set_input_size(model, img_size)
         info = getattr(model, 'feature_info', None)
         self.model = model
         self.title = title
@@ -85,8 +92,7 @@ def load_network(
 ) -> Network:
     """Load a network, or copy a model from memory: in eval mode and float32, on the CPU.
 
-    Arguments and errors are those of `export_model`. The size of its images stands in its
-    `pretrained_cfg`.
+    Arguments and errors are those of `export_model`.
     """
     if isinstance(target, nn.Module):
         model = _copy(target, features)
@@ -94,10 +100,9 @@ def load_network(
     else:
         model = _load(target, pretrained, features, out_indices)
         title = str(target)
-    _set_input_size(model, img_size)
     if deploy:
         model = reparameterize_model(model)
-    return Network(model, title).eval().requires_grad_(False)
+    return Network(model, title, img_size).eval().requires_grad_(False)
 
 
 def _load(
@@ -135,14 +140,7 @@ def _copy(model: nn.Module, features: bool) -> nn.Module:
 
 
 def _set_input_size(model: Any, img_size: int | None) -> None:
-    """Write into the cfg of a model which images it takes.
-
-    timm keeps the channels of the registered weights there.
-
-    Args:
-        model: The model.
-        img_size: Side of the images in px; None for that of the cfg.
-    """
+    """Correct the images in the cfg of a model: timm keeps the channels of registered weights."""
     cfg = dict(model.pretrained_cfg)
     channels, height, width = cfg['input_size']
     weights = (weight for weight in model.parameters() if weight.ndim == 4)

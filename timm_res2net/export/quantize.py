@@ -85,18 +85,14 @@ def choose_images(folder: str | os.PathLike[str], limit: int, batch: int) -> lis
         FileNotFoundError: There is no such folder.
         ValueError: It has no images, or too few; or `limit` is too small.
     """
-    least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
-    if not isinstance(limit, int) or limit < least:
-        raise ValueError(
-            f'max_images must be a whole number of at least {least}, got {limit!r}: half of the '
-            'images calibrate, and the others compare.'
-        )
     paths = find_images([folder])
     number = min(len(paths), limit) // (2 * batch) * 2 * batch
+    least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
     if number < least:
         raise ValueError(
-            f'{folder} has {len(paths)} images, and at least {least} are needed: half of them '
-            'calibrate, and the others compare. Add images like those that the model will see.'
+            f'{folder} has {len(paths)} images, max_images={limit} is the limit, and at least '
+            f'{least} are needed: half of them calibrate, and the others compare. Add images like '
+            'those that the model will see.'
         )
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
     return [paths[i] for i in order[:number].tolist()]
@@ -146,15 +142,12 @@ def to_int8(
     if least is None:
         least = LEAST['logits' if network.is_classifier else 'features']
     if not int8.agreement >= least:
-        share, worst = int8.agreement, np.max(list(int8.errors.values()))
-        loss = (
-            f'Only {100 * share:.1f} % of {int8.compared} images keep their top-1 answer in int8,'
-            if network.is_classifier
-            else f'A level is off by {worst:.2f} in int8, an agreement of {share:.2f},'
-        )
+        what = 'top-1 answers' if network.is_classifier else 'feature levels'
         raise ValueError(
-            f'{loss} less than min_agreement={least:g} (--min-agreement). Nothing was written. '
-            'Calibrate with images like those that the model will see, or export float32.'
+            f'In int8 the agreement of the {what} of {int8.compared} images is '
+            f'{int8.agreement:.3f}, less than min_agreement={least:g} (--min-agreement). Nothing '
+            'was written. Calibrate with images like those that the model will see, or export '
+            'float32.'
         )
     report = {
         'model': network.title,

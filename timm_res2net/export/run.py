@@ -5,14 +5,14 @@ Each returns a function from images (B, in_chans, H, W) to the outputs of the fi
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-"""Runs a file on images (B, in_chans, H, W) and returns its outputs."""
+Run = Callable[[torch.Tensor], Any]
+"""Runs a file or a model on images (B, in_chans, H, W). A file returns a sequence of tensors."""
 
 PRECISION_HINT = 'INFERENCE_PRECISION_HINT'
 """OpenVINO's setting for the precision of layers that are not int8."""
