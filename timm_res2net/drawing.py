@@ -30,7 +30,7 @@ class Shown(NamedTuple):
     levels: tuple[tuple[str, int, int, int], ...]
 
 
-class Seen(NamedTuple):
+class Activations(NamedTuple):
     """Tensors of a model for one image.
 
     Attributes:
@@ -72,7 +72,7 @@ def _cascades(module: Any) -> bool:
     return is_block(module) and module.scale > 1 and adds_splits(module)
 
 
-def look(model: Any, image: torch.Tensor) -> Seen:
+def activations(model: Any, image: torch.Tensor) -> Activations:
     """Run a model on an image and return its feature levels, splits, logits and evidence.
 
     Args:
@@ -88,10 +88,10 @@ def look(model: Any, image: torch.Tensor) -> Seen:
     blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
     # an early block, whose maps are still large
     block_name, block = blocks[len(blocks) // 3] if blocks else ('', None)
-    seen: list[torch.Tensor] = []
+    joined: list[torch.Tensor] = []  # splits of the block, as its last convolution gets them
 
     def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0].detach())
+        joined.append(inputs[0].detach())
 
     handle = block.conv3.register_forward_pre_hook(keep) if block is not None else None
     try:
@@ -109,8 +109,8 @@ def look(model: Any, image: torch.Tensor) -> Seen:
         if handle is not None:
             handle.remove()
     names = [info['module'] for info in model.feature_info]
-    splits = tuple(seen[0][0].chunk(block.scale)) if block is not None else ()
-    return Seen(
+    splits = tuple(joined[0][0].chunk(block.scale)) if block is not None else ()
+    return Activations(
         {name: level[0].detach() for name, level in zip(names, levels, strict=True)},
         (block_name, splits),
         logits[0].detach() if has_classes else logits.new_empty(0),
@@ -164,13 +164,13 @@ def show(
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
     x = image_loader(model)(None if image is None else Path(image))[None]
-    seen = look(model, x)
+    tensors = activations(model, x)
     labels = labels_of(model)
-    shares, classes = seen.logits.softmax(0).topk(min(5, len(labels)))
+    shares, classes = tensors.logits.softmax(0).topk(min(5, len(labels)))
     top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
     title = str(target) if pretrained else f'{target} (random weights)'
-    _draw(path, title, _pixels(x[0], model), seen, top)
-    sizes = tuple((name, *level.shape) for name, level in seen.levels.items())
+    _draw(path, title, _pixels(x[0], model), tensors, top)
+    sizes = tuple((name, *level.shape) for name, level in tensors.levels.items())
     return Shown(path, top, sizes)
 
 
@@ -188,12 +188,12 @@ def _enlarged(level: torch.Tensor, like: Any) -> Any:
 
 
 def _draw(
-    path: Path, title: str, pixels: Any, seen: Seen, top: tuple[tuple[str, float], ...]
+    path: Path, title: str, pixels: Any, tensors: Activations, top: tuple[tuple[str, float], ...]
 ) -> None:
     """Draw the picture of `show` and write it."""
     from matplotlib.figure import Figure
 
-    block_name, splits = seen.splits
+    block_name, splits = tensors.splits
     figure = Figure(figsize=(13, 8.6 if splits else 6), layout='constrained')
     rows: Any = figure.subfigures(3 if splits else 2, 1)
     rows[0].suptitle(_plain(title))
@@ -202,9 +202,9 @@ def _draw(
         cell.axis('off')
     cells[0].imshow(pixels)
     cells[0].set_title(f'image, {pixels.shape[0]} x {pixels.shape[1]} px', fontsize=9)
-    if seen.evidence is not None:
+    if tensors.evidence is not None:
         evidence = F.interpolate(
-            seen.evidence[None, None], pixels.shape[:2], mode='bicubic', align_corners=False
+            tensors.evidence[None, None], pixels.shape[:2], mode='bicubic', align_corners=False
         )[0, 0]
         cells[1].imshow(pixels.mean(2), cmap='gray')
         limit = float(evidence.abs().max()) or 1.0
@@ -221,7 +221,7 @@ def _draw(
         bars.set_title('probability', fontsize=9)
     rows[1].suptitle('feature levels, mean over channels', fontsize=10)
     for cell, (name, level) in zip(
-        rows[1].subplots(1, len(seen.levels)), seen.levels.items(), strict=True
+        rows[1].subplots(1, len(tensors.levels)), tensors.levels.items(), strict=True
     ):
         cell.imshow(_enlarged(level.mean(0), pixels))
         channels, height, width = level.shape

@@ -55,7 +55,7 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         FileNotFoundError: There is nothing at a path.
         ValueError: A folder has no images.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = [p for p in sorted(path.rglob('*')) if _is_image(p)]
@@ -64,12 +64,12 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
                     f'There are no images in {path}. Name a folder with files that end in '
                     f'{", ".join(SUFFIXES)}.'
                 )
-            found += inside
+            files += inside
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise FileNotFoundError(f'There is no image or folder {path}. Check the path.')
-    return found
+    return files
 
 
 def _is_image(path: Path) -> bool:

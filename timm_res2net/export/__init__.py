@@ -159,12 +159,12 @@ def export_model(
     x = noise(batch_size if static else max(batch_size, 2), *network.input_size)
     what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
     with torch.no_grad(), _explaining(what), scratch_folder(path) as scratch:
-        # first, because one of them may not be an image, and the rest takes minutes
+        # before the export, which takes minutes: one of the files may not be an image
         images = prepare_images(network.model, photos, scratch / 'images.npy') if photos else None
         _logger.info(f'Exporting as {format}, which can take minutes')
         file = scratch / 'float32' / path.name
         file.parent.mkdir()
-        step = kind.write(network, x, static, network.describe(x), file)
+        step = kind.write(network, x, static, network.description(x), file)
         _logger.info('Running the file and comparing its outputs')
         error = _compare(network, kind.load(file), x, step)
         if not error <= _TOLERANCE:

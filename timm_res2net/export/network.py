@@ -55,7 +55,7 @@ class Network(nn.Module):
         # torch 2.6 cannot trace a union of types here
         return tuple(out) if isinstance(out, (list, tuple)) else (out,)
 
-    def describe(self, images: torch.Tensor) -> str:
+    def description(self, images: torch.Tensor) -> str:
         """Return the JSON text for a file: how images are prepared, and the classes.
 
         Args:
