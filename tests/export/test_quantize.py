@@ -317,7 +317,7 @@ def test_what_is_enclosed():
     ('name', 'built', 'arguments', 'floats'),
     [
         (TINY, {}, {}, 12),  # the gates of six blocks
-        (TINY, {}, {'deploy': True}, 14),  # and two layers that follow parts of two scales
+        (TINY, {}, {'deploy': True}, 12),
         (TINY, {'features_only': True}, {}, 13),  # and the stem, whose output is a level
         ('res2net50_26w_4s', {}, {'static': True, 'img_size': 64}, 0),
         ('hrnet_w18_res2net', {}, {'static': True, 'img_size': 64}, 0),
