@@ -29,7 +29,15 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.export.measure import CONTROL, FORMS, Job, Step, make_forms, time_forms
+from timm_res2net.export.measure import (
+    CONTROL,
+    FORMS,
+    make_form,
+    make_forms,
+    packages_of,
+    time_forms,
+)
+from timm_res2net.export.run import Run
 from timm_res2net.export.stats import ratio
 from timm_res2net.layers.text import table
 
@@ -59,7 +67,7 @@ def build(name: str) -> Any:
     return timm.create_model(name, zero_init_last=False).eval().requires_grad_(False)
 
 
-def deployed(model: nn.Module, name: str, form: str) -> Step:
+def deployed(model: nn.Module, name: str, form: str) -> Run:
     """Return the deployed form of a model, which is changed: 'deployed' or `LOW`."""
     fast = deploy(model, name)
     if form != LOW:
@@ -68,29 +76,28 @@ def deployed(model: nn.Module, name: str, form: str) -> Step:
     return lambda images: low(images.bfloat16())
 
 
-def peak_memory(name: str, form: str, path: str, shape: tuple[int, ...]) -> float:
+def peak_memory(name: str, form: str, folder: str, shape: tuple[int, ...]) -> float:
     """Return how much memory this process takes at most while it runs a form, in MB.
 
     Args:
         name: Name of the model.
         form: One of `all_forms`.
-        path: The form's file, if it has one.
+        folder: Folder that has the form's file, if it has one.
         shape: Shape of the images.
     """
     torch.set_num_threads(1)
     images = torch.randn(shape)
-    for package in FORMS[form].packages if form in FORMS else ():
+    for package in packages_of(form) if form in FORMS else ():
         __import__(package)
     if form.startswith('torch.compile'):
-        small = Job(build('test_res2net_se'), torch.randn(1, 3, 64, 64), True, Path(path), 1)
-        FORMS[form].open(small, Path(path))
+        make_form(form, build('test_res2net_se'), [torch.randn(1, 3, 64, 64)], Path(folder), 1)
     _trim()
     before = _status('VmRSS')
-    model = nn.Identity() if form in FORMS and FORMS[form].file else build(name)
+    model = nn.Identity() if FORMS.get(form) else build(name)
     if form in ('deployed', LOW):
         step = deployed(model, name, form)
     else:
-        step = FORMS[form].open(Job(model, images, True, Path(path), 1), Path(path))
+        step, _ = make_form(form, model, [images], Path(folder), 1)
     del model
     with torch.inference_mode():
         step(images)
@@ -131,9 +138,9 @@ def measure(
     model = build(name)
     found: dict[str, Any] = {'milliseconds': {}, 'ratios': {}, 'bytes': {}, 'memory': {}}
     with tempfile.TemporaryDirectory() as made:
-        job = Job(model, images[0], len(images) == 1, Path(made), 1)
+        kinds = [form for form in FORMS if form in names]
+        steps, sizes, left_out = make_forms(model, images, Path(made), slow, kinds)
         with torch.no_grad():
-            steps, sizes, left_out = make_forms(job, slow, names)
             for form in ('deployed', LOW):
                 if form in names:
                     steps[form] = deployed(copy.deepcopy(model), name, form)
@@ -146,9 +153,7 @@ def measure(
         if memory and len(images) == 1:
             for form in all_forms():
                 if form in steps:
-                    write = FORMS[form].file if form in FORMS else None
-                    path = write(job) if write else ''
-                    found['memory'][form] = _apart(name, form, str(path), CASES[case][0])
+                    found['memory'][form] = _apart(name, form, made, CASES[case][0])
     return found
 
 

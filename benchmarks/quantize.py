@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.export import FORMATS, export_model, onnx, openvino
+from timm_res2net.export import FORMATS, export_model
 from timm_res2net.export.quantize import quantize_file
+from timm_res2net.export.run import Run, load_onnx, load_openvino
 from timm_res2net.layers.text import table
 
 from .script import Script
@@ -72,29 +73,28 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
         calibration: Images (N, 3, H, W) that the ranges of activations are taken from.
         folder: Folder for the files.
     """
+    threads = torch.get_num_threads()
     in_bf16 = copy.deepcopy(model).to(torch.bfloat16)
     plain = {name: folder / f'plain{FORMATS[name].suffix}' for name in ('openvino', 'onnx')}
     for name, path in plain.items():
         export_model(model, path, name)
     found: dict[str, Answer] = {
         'torch, bfloat16': lambda x: in_bf16(x.to(torch.bfloat16)),
-        'OpenVINO, bfloat16': by_openvino(plain['openvino'], 'bf16'),
+        'OpenVINO, bfloat16': answer(load_openvino(plain['openvino'], threads, 'bf16')),
     }
     for preset in PRESETS:
         path = folder / f'{preset}.xml'
-        quantize_file(FORMATS['openvino'], plain['openvino'], path, calibration.numpy(), 1, preset)
-        found[f'OpenVINO, int8, preset {preset}'] = by_openvino(path, 'f32')
+        quantize_file(plain['openvino'], path, calibration.numpy(), 1, preset)
+        found[f'OpenVINO, int8, preset {preset}'] = answer(load_openvino(path, threads))
     path = folder / 'int8.onnx'
-    quantize_file(FORMATS['onnx'], plain['onnx'], path, calibration.numpy(), 1)
-    run = onnx.load(path, torch.get_num_threads())
-    found['ONNX Runtime, int8, preset mixed'] = lambda x: torch.from_numpy(run(x)[0])
+    quantize_file(plain['onnx'], path, calibration.numpy(), 1)
+    found['ONNX Runtime, int8, preset mixed'] = answer(load_onnx(path, threads))
     return found
 
 
-def by_openvino(path: Path, precision: str) -> Answer:
-    """Return what runs a file in OpenVINO; see `timm_res2net.export.openvino.load`."""
-    run = openvino.load(path, precision, torch.get_num_threads())
-    return lambda x: torch.from_numpy(run(x)[0])
+def answer(run: Run) -> Answer:
+    """Return what computes the only output of a file."""
+    return lambda x: run(x)[0]
 
 
 def logits(answer: Answer, images: torch.Tensor) -> torch.Tensor:

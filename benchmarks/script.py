@@ -81,7 +81,7 @@ class Script:
         self.argv = list(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(self.argv)
         try:
-            require('This script', 'scripts', *self.needs)
+            require('scripts', *self.needs)
         except ValueError as error:
             self.parser.exit(1, f'{self.parser.prog}: {error}\n')
         try:

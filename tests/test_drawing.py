@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.common import image, model_folder, randomise, relative_error
 from timm_res2net.cli import main
-from timm_res2net.drawing import activation_map, labels_of, look, open_image, show
+from timm_res2net.drawing import activation_map, activations, show
+from timm_res2net.prediction import labels_of, open_image
 
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
@@ -38,7 +39,7 @@ def test_the_map_is_the_class_activation_map():
 def test_its_sum_is_the_logit(pool):
     """Less the bias: what it shows is all of the evidence, and nothing else."""
     model = create(global_pool=pool)
-    seen = look(model, image(1, 96))
+    seen = activations(model, image(1, 96))
     best = int(seen.logits.argmax())
     assert seen.evidence.shape == (3, 3)
     expected = seen.logits[best] - model.fc.bias[best].detach()
@@ -49,7 +50,7 @@ def test_its_sum_is_the_logit(pool):
 def test_what_is_seen_is_what_the_model_computes(name):
     model = create(name)
     x = image(1)
-    seen = look(model, x)
+    seen = activations(model, x)
     with torch.no_grad():
         assert torch.equal(seen.logits, model(x)[0])
         levels = model.forward_intermediates(x, intermediates_only=True)
@@ -74,21 +75,21 @@ def test_what_is_seen_is_what_the_model_computes(name):
 def test_the_splits_shown_build_upon_each_other():
     """A first block of a stage, where they may not, is never shown."""
     for name in (NAME, 'res2net50_se', 'res2net50_26w_4s'):
-        block_name, _ = look(create(name), image(1)).splits
+        block_name, _ = activations(create(name), image(1)).splits
         assert not block_name.endswith('.0')
     # without other blocks there is none to show
-    assert look(create(layers=(1, 1, 1, 1)), image(1)).splits == ('', ())
-    assert look(create(scale=1), image(1)).splits == ('', ())
+    assert activations(create(layers=(1, 1, 1, 1)), image(1)).splits == ('', ())
+    assert activations(create(scale=1), image(1)).splits == ('', ())
 
 
 @pytest.mark.skipif(not HAS_HRNET, reason='no features on the way before timm 1.0.31')
 def test_an_hrnet():
-    seen = look(create('hrnet_w18_res2net'), image(1))
+    seen = activations(create('hrnet_w18_res2net'), image(1))
     assert [level.shape[0] for level in seen.levels.values()] == [64, 128, 256, 512, 1024]
 
 
 def test_without_classes():
-    seen = look(create(num_classes=0), image(1))
+    seen = activations(create(num_classes=0), image(1))
     assert seen.evidence is None
     assert seen.logits.numel() == 0
 
@@ -107,12 +108,12 @@ def test_images_of_16_bits_and_turned_ones(tmp_path):
         'I;16', (256, 1), b''.join(i.to_bytes(2, 'little') for i in range(0, 65536, 256))
     )
     ramp.save(tmp_path / 'deep.png')
-    assert list(open_image(tmp_path / 'deep.png', 1).tobytes()) == list(range(256))
+    assert list(open_image(tmp_path / 'deep.png', 'L').tobytes()) == list(range(256))
     turned = Image.new('RGB', (30, 20))
     exif = turned.getexif()
     exif[0x0112] = 6  # a quarter turn
     turned.save(tmp_path / 'turned.jpg', exif=exif)
-    assert open_image(tmp_path / 'turned.jpg', 3).size == (20, 30)
+    assert open_image(tmp_path / 'turned.jpg', 'RGB').size == (20, 30)
 
 
 def test_an_image_too_large_to_be_one(tmp_path, monkeypatch):
@@ -201,7 +202,7 @@ def test_features_that_are_not_given():
         pass
 
     with pytest.raises(ValueError, match=r'Plain has no feature levels'):
-        look(Plain(), image(1))
+        activations(Plain(), image(1))
 
 
 def test_features_that_are_no_maps(tmp_path):

@@ -16,7 +16,6 @@ from tests.cli.test_cli import PADDLE
 from tests.common import randomise
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli.options import read_label_names
-from timm_res2net.drawing import open_image
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -27,6 +26,7 @@ from timm_res2net.files import (
     write_file,
 )
 from timm_res2net.folder.config import Config
+from timm_res2net.prediction import open_image
 
 
 def test_paths_that_can_be_written(tmp_path):
@@ -162,7 +162,7 @@ def test_the_second_of_two_writers_says_so(links, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'read',
-    [read_label_names, read_text, lambda path: open_image(path, 3)],
+    [read_label_names, read_text, lambda path: open_image(path, 'RGB')],
     ids=['labels', 'config and card', 'image'],
 )
 def test_what_never_ends_is_not_read(read, tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from tests.common import TINY, model_folder, randomise
-from timm_res2net.drawing import DIGITS
 from timm_res2net.hub.load import load_model
-from timm_res2net.prediction import find_images, predict
+from timm_res2net.prediction import DIGITS, find_images, predict
 
 
 @pytest.fixture

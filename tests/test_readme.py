@@ -27,9 +27,9 @@ from tests.hub.server import Hub, hub
 from tests.integration import record_consumers
 from tests.newcomer import Newcomer, modules
 from timm_res2net import cli
-from timm_res2net.drawing import DIGITS
 from timm_res2net.folder.folder import write
 from timm_res2net.folder.model import Model
+from timm_res2net.prediction import DIGITS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -315,7 +315,7 @@ def test_commands_run(page, long, newcomer, server, tmp_path):
     for step in todo:
         command = [REPLACED.get(word, word) for word in step.command]
         code, printed = newcomer.run(command, tmp_path, step.installed)
-        lacking = re.search(r"needs (\w+)\. Install it: pip install '([^']*)'", printed)
+        lacking = re.search(r"(\w+) is not installed\. Install it: pip install '([^']*)'", printed)
         if code and lacking and importlib.util.find_spec(lacking[1]) is None:
             assert lacking[2] in step.installed, f'{page} does not name {lacking[2]}: {command}'
         else:

@@ -15,6 +15,7 @@ from .layers.semantics import SEMANTICS
 from .models import hrnet_res2net  # noqa: F401 registers its models
 from .models.deploy import reparameterize_model
 from .models.res2net_zoo import Res2Net
+from .prediction import predict
 
 if TYPE_CHECKING:
     from .export import export_model
@@ -29,6 +30,7 @@ __all__ = [
     'convert_checkpoint',
     'detection_backbone',
     'export_model',
+    'predict',
     'pull',
     'push_to_hub',
     'reparameterize_model',

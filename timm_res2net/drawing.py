@@ -1,32 +1,19 @@
 """Pictures of a model at work: its feature levels, the splits of a block and its predictions."""
 
-import io
 import os
-import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.Image import DecompressionBombError as BombError
-from timm.data import (
-    ImageNetInfo,
-    create_transform,
-    infer_imagenet_subset,
-    resolve_model_data_config,
-)
+from timm.data import resolve_model_data_config
 from torch import nn
 from torch.nn import functional as F
 
-from .files import check_writable, read_file, write_file
+from .files import check_writable, write_file
 from .folder.extras import require
 from .layers.fused_block import adds_splits
 from .models.deploy import is_block
-
-DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
-"""Twenty held-out digits in a row, 8x8 pixels each."""
-
-_LARGEST = 256 << 20  # bytes of an image file
+from .prediction import image_loader, labels_of
 
 
 class Shown(NamedTuple):
@@ -43,7 +30,7 @@ class Shown(NamedTuple):
     levels: tuple[tuple[str, int, int, int], ...]
 
 
-class Seen(NamedTuple):
+class Activations(NamedTuple):
     """Tensors of a model for one image.
 
     Attributes:
@@ -59,23 +46,6 @@ class Seen(NamedTuple):
     splits: tuple[str, tuple[torch.Tensor, ...]]
     logits: torch.Tensor
     evidence: torch.Tensor | None
-
-
-def labels_of(model: Any) -> list[str]:
-    """Return the names of a model's classes.
-
-    They come from its cfg, or from ImageNet if the number of classes fits. Otherwise they are
-    numbers.
-    """
-    number = model.num_classes
-    names = model.pretrained_cfg.get('label_names')
-    if names and len(names) == number:
-        return list(names.values() if isinstance(names, dict) else names)
-    subset = infer_imagenet_subset(model)
-    if subset:
-        info = ImageNetInfo(subset)
-        return [info.index_to_description(i) for i in range(number)]
-    return [str(i) for i in range(number)]
 
 
 def activation_map(features: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
@@ -102,7 +72,7 @@ def _cascades(module: Any) -> bool:
     return is_block(module) and module.scale > 1 and adds_splits(module)
 
 
-def look(model: Any, image: torch.Tensor) -> Seen:
+def activations(model: Any, image: torch.Tensor) -> Activations:
     """Run a model on an image and return its feature levels, splits, logits and evidence.
 
     Args:
@@ -118,10 +88,10 @@ def look(model: Any, image: torch.Tensor) -> Seen:
     blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
     # an early block, whose maps are still large
     block_name, block = blocks[len(blocks) // 3] if blocks else ('', None)
-    seen: list[torch.Tensor] = []
+    joined: list[torch.Tensor] = []  # splits of the block, as its last convolution gets them
 
     def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0].detach())
+        joined.append(inputs[0].detach())
 
     handle = block.conv3.register_forward_pre_hook(keep) if block is not None else None
     try:
@@ -139,79 +109,13 @@ def look(model: Any, image: torch.Tensor) -> Seen:
         if handle is not None:
             handle.remove()
     names = [info['module'] for info in model.feature_info]
-    splits = tuple(seen[0][0].chunk(block.scale)) if block is not None else ()
-    return Seen(
+    splits = tuple(joined[0][0].chunk(block.scale)) if block is not None else ()
+    return Activations(
         {name: level[0].detach() for name, level in zip(names, levels, strict=True)},
         (block_name, splits),
         logits[0].detach() if has_classes else logits.new_empty(0),
         evidence,
     )
-
-
-def digits() -> list[Image.Image]:
-    """Return the digits of the package: 0 to 9, twice."""
-    strip = Image.open(DIGITS)
-    size = strip.height
-    return [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
-
-
-def open_image(path: Path | None, in_chans: int) -> Image.Image:
-    """Open an image file, or a digit of the package if `path` is None.
-
-    Args:
-        path: The file.
-        in_chans: Channels that the model takes.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not an image, or the model takes other than 1 or 3 channels.
-    """
-    from .folder.config import MODES
-
-    if in_chans not in MODES:
-        raise ValueError(
-            f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
-            'model of 1 or 3 channels.'
-        )
-    if path is None:
-        return digits()[3].convert(MODES[in_chans])
-    try:
-        content = read_file(path, _LARGEST)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
-    try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
-            image = image.convert('I').point(lambda value: value / 256)
-        return image.convert(MODES[in_chans])
-    # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
-        # Pillow would name the object that holds the content
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = 'its format is unknown' if unknown else error
-        raise ValueError(
-            f'Cannot read {path} as an image ({reason}). Give a PNG or JPEG file.'
-        ) from error
-
-
-def check_picture(out: Path) -> Path:
-    """Check that a picture can be drawn to a path, before the work begins.
-
-    Args:
-        out: PNG file to write.
-
-    Returns:
-        The path without symbolic links.
-
-    Raises:
-        ValueError: matplotlib is missing, or the name does not end in .png.
-        OSError: `out` exists or cannot be written.
-    """
-    require('A picture', 'plots', 'matplotlib')
-    path = check_writable(out)
-    if path.suffix.lower() != '.png':
-        raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
-    return path
 
 
 def show(
@@ -253,24 +157,26 @@ def show(
     from .folder.checks import check_values
     from .hub.load import load_model
 
-    path = check_picture(Path(out))
+    require('plots', 'matplotlib')
+    path = check_writable(Path(out))
+    if path.suffix.lower() != '.png':
+        raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
-    data = resolve_model_data_config(model)
-    opened = open_image(None if image is None else Path(image), data['input_size'][0])
-    x = create_transform(**data)(opened)[None]
-    seen = look(model, x)
+    x = image_loader(model)(None if image is None else Path(image))[None]
+    tensors = activations(model, x)
     labels = labels_of(model)
-    shares, classes = seen.logits.softmax(0).topk(min(5, len(labels)))
+    shares, classes = tensors.logits.softmax(0).topk(min(5, len(labels)))
     top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
     title = str(target) if pretrained else f'{target} (random weights)'
-    _draw(path, title, _pixels(x[0], data), seen, top)
-    sizes = tuple((name, *level.shape) for name, level in seen.levels.items())
+    _draw(path, title, _pixels(x[0], model), tensors, top)
+    sizes = tuple((name, *level.shape) for name, level in tensors.levels.items())
     return Shown(path, top, sizes)
 
 
-def _pixels(x: torch.Tensor, data: dict[str, Any]) -> Any:
-    """Return a normalized image (C, H, W) as an array (H, W, 3) of values from 0 to 1."""
+def _pixels(x: torch.Tensor, model: nn.Module) -> Any:
+    """Return an image (C, H, W) normalized for a model as an array (H, W, 3) from 0 to 1."""
+    data = resolve_model_data_config(model)
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
     pixels = (x * std + mean).clamp(0, 1)
     return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
@@ -282,12 +188,12 @@ def _enlarged(level: torch.Tensor, like: Any) -> Any:
 
 
 def _draw(
-    path: Path, title: str, pixels: Any, seen: Seen, top: tuple[tuple[str, float], ...]
+    path: Path, title: str, pixels: Any, tensors: Activations, top: tuple[tuple[str, float], ...]
 ) -> None:
     """Draw the picture of `show` and write it."""
     from matplotlib.figure import Figure
 
-    block_name, splits = seen.splits
+    block_name, splits = tensors.splits
     figure = Figure(figsize=(13, 8.6 if splits else 6), layout='constrained')
     rows: Any = figure.subfigures(3 if splits else 2, 1)
     rows[0].suptitle(_plain(title))
@@ -296,9 +202,9 @@ def _draw(
         cell.axis('off')
     cells[0].imshow(pixels)
     cells[0].set_title(f'image, {pixels.shape[0]} x {pixels.shape[1]} px', fontsize=9)
-    if seen.evidence is not None:
+    if tensors.evidence is not None:
         evidence = F.interpolate(
-            seen.evidence[None, None], pixels.shape[:2], mode='bicubic', align_corners=False
+            tensors.evidence[None, None], pixels.shape[:2], mode='bicubic', align_corners=False
         )[0, 0]
         cells[1].imshow(pixels.mean(2), cmap='gray')
         limit = float(evidence.abs().max()) or 1.0
@@ -315,7 +221,7 @@ def _draw(
         bars.set_title('probability', fontsize=9)
     rows[1].suptitle('feature levels, mean over channels', fontsize=10)
     for cell, (name, level) in zip(
-        rows[1].subplots(1, len(seen.levels)), seen.levels.items(), strict=True
+        rows[1].subplots(1, len(tensors.levels)), tensors.levels.items(), strict=True
     ):
         cell.imshow(_enlarged(level.mean(0), pixels))
         channels, height, width = level.shape

@@ -1,16 +1,28 @@
 """The most probable classes of images."""
 
+import io
 import itertools
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import create_transform, resolve_model_data_config
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import DecompressionBombError as BombError
+from timm.data import (
+    ImageNetInfo,
+    create_transform,
+    infer_imagenet_subset,
+    resolve_model_data_config,
+)
 from torch import nn
 
-from .drawing import labels_of, open_image
+from .files import read_file
+
+DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
+"""Twenty held-out digits in a row, 8x8 pixels each."""
 
 SUFFIXES = (
     '.avif', '.bmp', '.gif', '.jp2', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff',
@@ -19,6 +31,7 @@ SUFFIXES = (
 """Files in a folder that count as images."""
 
 _DIGIT = 'bundled digit'
+_LARGEST = 256 << 20  # bytes of an image file
 
 
 class Prediction(NamedTuple):
@@ -42,7 +55,7 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         FileNotFoundError: There is nothing at a path.
         ValueError: A folder has no images.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = [p for p in sorted(path.rglob('*')) if _is_image(p)]
@@ -51,12 +64,12 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
                     f'There are no images in {path}. Name a folder with files that end in '
                     f'{", ".join(SUFFIXES)}.'
                 )
-            found += inside
+            files += inside
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise FileNotFoundError(f'There is no image or folder {path}. Check the path.')
-    return found
+    return files
 
 
 def _is_image(path: Path) -> bool:
@@ -64,14 +77,11 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.name[0] != '.' and path.is_file()
 
 
-def preparation(
-    model: nn.Module, input_size: Sequence[int] | None = None
-) -> Callable[[Path | None], torch.Tensor]:
-    """Return what opens an image and prepares it as the model's config says.
+def image_loader(model: nn.Module) -> Callable[[Path | None], torch.Tensor]:
+    """Return what opens an image and prepares it as the config of a model says.
 
     Args:
         model: Model of timm.
-        input_size: Channels, height and width of the result; by default those of the config.
 
     Returns:
         A function from an image file, or None for a digit of the package, to (in_chans, H, W). It
@@ -80,24 +90,89 @@ def preparation(
     Raises:
         ValueError: The model takes other than 1 or 3 channels.
     """
+    from .folder.config import MODES
+
     data = resolve_model_data_config(model)
-    if input_size is not None:
-        data['input_size'] = tuple(input_size)
     in_chans = data['input_size'][0]
+    if in_chans not in MODES:
+        raise ValueError(
+            f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
+            'model of 1 or 3 channels.'
+        )
     transform: Any = create_transform(**data)
-    open_image(None, in_chans)  # its error for other channels is not about one image
-    return lambda path: transform(open_image(path, in_chans))
+    return lambda path: transform(open_image(path, MODES[in_chans]))
+
+
+def open_image(path: Path | None, mode: str) -> Image.Image:
+    """Open an image file, or a digit of the package if `path` is None.
+
+    Args:
+        path: The file.
+        mode: Pillow's mode of the result, 'L' or 'RGB'.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not an image.
+    """
+    if path is None:
+        return digits()[3].convert(mode)
+    try:
+        content = read_file(path, _LARGEST)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
+            image = image.convert('I').point(lambda value: value / 256)
+        return image.convert(mode)
+    # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
+        # Pillow would name the object that holds the content
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = 'its format is unknown' if unknown else error
+        raise ValueError(
+            f'Cannot read {path} as an image ({reason}). Give a PNG or JPEG file.'
+        ) from error
+
+
+def digits() -> list[Image.Image]:
+    """Return the digits of the package: 0 to 9, twice."""
+    strip = Image.open(DIGITS)
+    size = strip.height
+    return [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
+
+
+def labels_of(model: Any) -> list[str]:
+    """Return the names of a model's classes.
+
+    They come from its cfg, or from ImageNet if the number of classes fits. Otherwise they are
+    numbers.
+    """
+    number = model.num_classes
+    names = model.pretrained_cfg.get('label_names')
+    if names and len(names) == number:
+        return list(names.values() if isinstance(names, dict) else names)
+    subset = infer_imagenet_subset(model)
+    if subset:
+        info = ImageNetInfo(subset)
+        return [info.index_to_description(i) for i in range(number)]
+    return [str(i) for i in range(number)]
 
 
 def predict(
-    model: nn.Module, images: Iterable[Path | None], *, top: int = 3, batch_size: int = 16
+    target: nn.Module | str | os.PathLike[str],
+    images: Iterable[str | os.PathLike[str] | None],
+    *,
+    top: int = 3,
+    batch_size: int = 16,
 ) -> Iterator[Prediction]:
     """Classify images, prepared as the model's config says.
 
     Only one batch of images is in memory at a time.
 
     Args:
-        model: Model of timm in eval mode.
+        target: Model of timm in eval mode; or a registered name of this package or of timm, a
+            folder, or a repository of the Hub (OWNER/NAME), whose weights are loaded.
         images: Image files; None is a digit of the package.
         top: Classes to return for each image, at most as many as the model has.
         batch_size: Images that go through the model at once.
@@ -106,52 +181,56 @@ def predict(
         A prediction for each image in order. It names no class if the image cannot be read.
 
     Raises:
-        ValueError: The model has no classes, or takes other than 1 or 3 channels.
+        OSError: `target` is a path and there is nothing at it, or the Hub refuses or cannot be
+            reached.
+        ValueError: An unknown model, or one that has no classes, or takes other than 1 or 3
+            channels.
 
     Example:
-        >>> import timm, timm_res2net
-        >>> from timm_res2net.prediction import predict
-        >>> model = timm.create_model('test_res2net_se', pretrained=True).eval()
-        >>> next(predict(model, [None])).top[0][0]
+        >>> from timm_res2net import predict
+        >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
+    from .hub.load import load_model
+
+    model = target if isinstance(target, nn.Module) else load_model(target).eval()
     labels = labels_of(model)
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
-    return _predict(model, labels, preparation(model), iter(images), top, batch_size)
+    paths = (None if image is None else Path(image) for image in images)
+    return _predict(model, labels, image_loader(model), paths, top, batch_size)
 
 
 def _predict(
     model: nn.Module,
     labels: Sequence[str],
-    prepare: Callable[[Path | None], torch.Tensor],
-    rest: Iterator[Path | None],
+    load: Callable[[Path | None], torch.Tensor],
+    paths: Iterator[Path | None],
     top: int,
     batch_size: int,
 ) -> Iterator[Prediction]:
-    while batch := list(itertools.islice(rest, batch_size)):
-        prepared, errors = [], {}
+    while batch := list(itertools.islice(paths, batch_size)):
+        loaded, errors = [], {}
         for i, path in enumerate(batch):
             try:
-                prepared.append(prepare(path))
+                loaded.append(load(path))
             except (OSError, ValueError) as error:
                 errors[i] = str(error)
-        shares = _probabilities(model, prepared, min(top, len(labels)))
+        rows = iter(_most_probable(model, labels, loaded, top))
         for i, path in enumerate(batch):
             name = _DIGIT if path is None else str(path)
-            if i in errors:
-                yield Prediction(name, (), errors[i])
-            else:
-                yield Prediction(name, tuple((labels[c], share) for c, share in next(shares)))
+            yield Prediction(name, () if i in errors else next(rows), errors.get(i, ''))
 
 
-def _probabilities(
-    model: nn.Module, prepared: Sequence[torch.Tensor], top: int
-) -> Iterator[list[tuple[int, float]]]:
-    """Return the most probable classes of prepared images (C, H, W)."""
-    if not prepared:
-        return iter(())
+def _most_probable(
+    model: nn.Module, labels: Sequence[str], images: Sequence[torch.Tensor], top: int
+) -> list[tuple[tuple[str, float], ...]]:
+    """Return the most probable labels of prepared images (C, H, W) with their probabilities."""
+    if not images:
+        return []
     with torch.inference_mode():
-        values, classes = model(torch.stack(list(prepared))).softmax(1).topk(top)
-    rows = zip(classes.tolist(), values.tolist(), strict=True)
-    return (list(zip(*row, strict=True)) for row in rows)
+        shares, classes = model(torch.stack(list(images))).softmax(1).topk(min(top, len(labels)))
+    return [
+        tuple((labels[i], share) for i, share in zip(*row, strict=True))
+        for row in zip(classes.tolist(), shares.tolist(), strict=True)
+    ]

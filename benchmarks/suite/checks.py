@@ -65,6 +65,6 @@ def require_packages(cell: Cell) -> None:
     """Raise ValueError if a package that the cell's runtimes need is not installed."""
     for mode in cell.modes:
         runtime = runtime_of(mode)
-        extras.require(f"Mode '{runtime}'", 'export', *EXPORTED.get(runtime, ()))
+        extras.require('export', *EXPORTED.get(runtime, ()))
     if cell.precision == 'int8':
-        extras.require("Precision 'int8'", 'int8', 'nncf')
+        extras.require('int8', 'nncf')

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 import timm_res2net
 from timm_res2net import Bottle2neck
-from timm_res2net.export import onnx, openvino
-from timm_res2net.export.measure import Job, freeze
+from timm_res2net.export.measure import freeze, make_form
+from timm_res2net.export.run import load_onnx, load_openvino
 from timm_res2net.layers.fused_conv import fuse, fuse_sequential
 
 from .cells import EXPORTED, Cell, Pair, Spec, deploys, runtime_of
@@ -121,8 +121,9 @@ def _exported(spec: str, mode: str, batch: int, size: int, int8: bool) -> bytes:
         model = deploy(model, name)
     x = torch.zeros(batch, 3, size, size)
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(model, x, True, Path(folder), torch.get_num_threads())
-        path = job.export_int8('onnx') if int8 else job.export('onnx')
+        form = 'ONNX Runtime, int8' if int8 else 'ONNX Runtime'
+        _, path = make_form(form, model, [x], Path(folder), torch.get_num_threads())
+        assert path is not None
         return path.read_bytes()
 
 
@@ -132,9 +133,9 @@ def _prepare_exported(spec: Spec, mode: str, cell: Cell, x: torch.Tensor) -> Wor
     file = _exported(text, mode, cell.batch, cell.size, cell.precision == 'int8')
     if runtime_of(mode) == 'openvino':
         precision = 'bf16' if cell.precision.startswith('bf16') else 'f32'
-        run = openvino.load(file, precision, cell.threads)
+        run = load_openvino(file, cell.threads, precision)
     else:
-        run = onnx.load(file, cell.threads)
+        run = load_onnx(file, cell.threads)
     images = x.float().contiguous()
     return Work(nn.Identity(), lambda: run(images)[0], lambda: [x])
 

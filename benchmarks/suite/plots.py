@@ -51,7 +51,7 @@ def plot(files: Files, folder: Path) -> list[Path]:
         ValueError: matplotlib is not installed.
         OSError: The folder cannot be made or written to, or is a file.
     """
-    require('--plots', 'plots', 'matplotlib')
+    require('plots', 'matplotlib')
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from tests.cli.test_frame import FakeTimer
 from tests.common import model_folder
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
-from timm_res2net.drawing import DIGITS
+from timm_res2net.prediction import DIGITS
 
 
 @pytest.fixture(autouse=True)

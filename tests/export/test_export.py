@@ -346,14 +346,16 @@ def test_a_model_in_memory_that_is_refused(model, features, texts, tmp_path):
             NAME,
             'x.bin',
             {'format': 'tflite'},
-            f"Unknown format 'tflite'. Use one of {', '.join(FORMATS)}.",
+            "Cannot write 'x.bin' as tflite. Choose a format (--format), and its suffix for the "
+            'file: onnx (*.onnx), openvino (*.xml), pt2 (*.pt2), aoti (*.pt2), torchscript (*.pt).',
         ),
-        (NAME, 'x.bin', {}, "Name the file for format 'pt2' x.pt2, not x.bin, or name another"),
+        (NAME, 'x.bin', {}, "Cannot write 'x.bin' as pt2. Choose a format (--format)"),
+        (NAME, 'x.bin', {'format': None}, "Cannot write 'x.bin'. Choose a format (--format)"),
         (
             NAME,
             'x.pt2',
             {'img_size': 32},
-            'img_size=32 is below 33 px, the smallest free size. Use a larger one, or a fixed size',
+            'img_size must be a whole number of at least 33, got 32.',
         ),
         ('./none', 'x.pt2', {}, 'There is no file or folder ./none.'),
         ('a/b/c', 'x.pt2', {}, 'There is no file or folder a/b/c,'),
@@ -369,7 +371,12 @@ def test_a_model_in_memory_that_is_refused(model, features, texts, tmp_path):
             {'features': True, 'pretrained': False},
             'convnext_atto has no feature levels (1, 2, 3, 4). Use a network with five levels',
         ),
-        (NAME, 'x.pt2', {'img_size': 0}, 'img_size must be a whole number of at least 1, got 0.'),
+        (
+            NAME,
+            'x.pt2',
+            {'img_size': 0, 'static': True},
+            'img_size must be a whole number of at least 1, got 0.',
+        ),
         (
             NAME,
             'x.pt2',
@@ -415,7 +422,7 @@ def test_a_missing_package(package, tmp_path, monkeypatch):
         export_model(NAME, tmp_path / 'x.onnx')
     monkeypatch.setattr(importlib.util, 'find_spec', find)
     assert str(error.value) == (
-        f"Format 'onnx' needs {package}. Install it: pip install 'timm-res2net[export]'."
+        f"{package} is not installed. Install it: pip install 'timm-res2net[export]'."
     )
 
 
@@ -458,17 +465,20 @@ def test_two_files_or_none(which, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [which]
     (tmp_path / which).unlink()
 
-    def write(request, path):
-        path.write_text('')
-        path.with_suffix('.bin').write_text('')
-        return request.subject
+    networks = []
+
+    def write(network, images, static, meta, file):
+        file.write_text('')
+        file.with_suffix('.bin').write_text('')
+        networks.append(network)
 
     def place(made, path, place=export.place):
         if path.name == which:
             raise OSError('refused')
         place(made, path)
 
-    monkeypatch.setitem(FORMATS, 'openvino', FORMATS['openvino']._replace(write=write))
+    kind = FORMATS['openvino']._replace(write=write, load=lambda file: networks[0])
+    monkeypatch.setitem(FORMATS, 'openvino', kind)
     monkeypatch.setattr(export, 'place', place)
     with pytest.raises((ValueError, OSError), match='refused'):
         export_model(NAME, tmp_path / 'net.xml')
@@ -479,10 +489,10 @@ def test_two_files_or_none(which, tmp_path, monkeypatch):
 @pytest.mark.parametrize('size', [64, 96])
 def test_a_file_that_answers_otherwise_is_not_written(size, wrong, tmp_path, monkeypatch):
     """At one of the sizes that are looked at, and in the last level alone."""
-    write = FORMATS['torchscript'].write
+    load = FORMATS['torchscript'].load
 
-    def spoilt(*args):
-        answer = write(*args)
+    def spoilt(file):
+        answer = load(file)
 
         def run(x):
             *others, last = answer(x)
@@ -491,9 +501,7 @@ def test_a_file_that_answers_otherwise_is_not_written(size, wrong, tmp_path, mon
 
         return run
 
-    monkeypatch.setitem(
-        export.FORMATS, 'torchscript', FORMATS['torchscript']._replace(write=spoilt)
-    )
+    monkeypatch.setitem(FORMATS, 'torchscript', FORMATS['torchscript']._replace(load=spoilt))
     with pytest.raises(ValueError) as error:
         export_model(NAME, tmp_path / 'x.pt', 'torchscript', features=True)
     assert f'outputs differ from the model by {wrong:.1e}' in str(error.value)

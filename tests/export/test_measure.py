@@ -14,10 +14,12 @@ from tests.common import image, randomise, relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (
     FORMS,
+    SLOW,
     Comparison,
-    Job,
     compare_forms,
+    make_form,
     make_forms,
+    packages_of,
     time_forms,
 )
 from timm_res2net.export.stats import Ratio
@@ -27,7 +29,7 @@ EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')
 
 
 def installed(name: str) -> bool:
-    return all(importlib.util.find_spec(package) for package in FORMS[name].packages)
+    return all(importlib.util.find_spec(package) for package in packages_of(name))
 
 
 def answer(step, x: torch.Tensor) -> torch.Tensor:
@@ -40,9 +42,11 @@ def answer(step, x: torch.Tensor) -> torch.Tensor:
 def test_every_form_runs_the_model(static, tmp_path):
     model = randomise(timm.create_model('test_res2net_se')).eval().requires_grad_(False)
     x = image(2)
-    steps, sizes, left_out = make_forms(Job(model, x, static, tmp_path, 1), slow=False)
+    other = image(1, 80)
+    images = [x] if static else [x, other]
+    steps, sizes, left_out = make_forms(model, images, tmp_path, False, FORMS)
     assert set(steps) == {'control'} | {
-        name for name, form in FORMS.items() if installed(name) and not form.slow
+        name for name in FORMS if installed(name) and name not in SLOW
     }
     assert set(left_out) == FORMS.keys() - steps.keys()
     assert all(left_out[name] == 'takes minutes to make' for name in left_out if installed(name))
@@ -54,7 +58,6 @@ def test_every_form_runs_the_model(static, tmp_path):
             limit = 1e-4 if name in EXACT else 0.5
             assert relative_error(answer(step, x), expected) < limit, name
             if not static and name in EXACT:
-                other = image(1, 80)
                 assert relative_error(answer(step, other), model(other)) < 1e-4, name
         x[:, :, 20, 20] = float('nan')
         for name, step in steps.items():  # as the README says
@@ -86,7 +89,7 @@ def test_the_fastest_comes_first(monkeypatch):
 
         return step
 
-    def make(job, slow):
+    def make(model, images, folder, slow, forms):
         assert not slow
         steps = {'control': taking(2), 'eager': taking(2), 'deployed': taking(3), 'int8': taking(1)}
         return steps, {'int8': 7}, {'other': 'needs other'}
@@ -110,13 +113,14 @@ def test_the_control(median, usable):
 
 
 def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
-    def fail(job, path):
+    def fail(model):
         raise OSError('no room\nmore')
 
-    monkeypatch.setattr(measure, 'FORMS', {'eager': FORMS['eager'], 'x': measure.Form(fail)})
+    monkeypatch.setattr(measure, 'reparameterize_model', fail)
+    monkeypatch.setattr(measure, 'FORMS', {'eager': '', 'deployed': ''})
     found = compare_forms('test_res2net_se', img_size=32, seconds=1e-9)
     assert [one.form for one in found.timings] == ['eager']
-    assert found.left_out == {'x': 'failed: no room'}
+    assert found.left_out == {'deployed': 'failed: no room'}
 
 
 @pytest.mark.parametrize('value', [0, -1, float('nan'), float('inf')])
@@ -141,10 +145,21 @@ def test_files_are_made_once(tmp_path, monkeypatch):
         made.append((format, kwargs))
         path.touch()
 
+    def quantize(plain: Path, path: Path, images, batch):
+        made.append((plain.name, images.shape, batch))
+        path.touch()
+
     monkeypatch.setattr(measure, 'export_model', export)
-    job = Job(torch.nn.Identity(), torch.zeros(4, 3, 64, 64), True, tmp_path, 1)
-    assert job.export('openvino') == job.export('openvino') == tmp_path / 'openvino.xml'
-    assert made == [('openvino', {'static': True, 'img_size': 64, 'batch_size': 4})]
+    monkeypatch.setattr(measure, 'quantize_file', quantize)
+    monkeypatch.setattr(measure, 'load_openvino', lambda *args: args)
+    images = [torch.zeros(4, 3, 64, 64)]
+    for form in 2 * ('OpenVINO, float32', 'OpenVINO, bfloat16', 'OpenVINO, int8'):
+        path = tmp_path / ('int8-openvino.xml' if 'int8' in form else 'openvino.xml')
+        precision = 'bf16' if 'bfloat16' in form else 'f32'
+        step = path, 1, precision
+        assert make_form(form, nn.Identity(), images, tmp_path, 1) == (step, path)
+    exported = 'openvino', {'static': True, 'img_size': 64, 'batch_size': 4}
+    assert made == [exported, ('openvino.xml', (32, 3, 64, 64), 4)]
 
 
 @pytest.fixture
@@ -183,13 +198,13 @@ def test_frozen_weights_are_constants(dynamic):
 @needs_compiler
 @pytest.mark.parametrize('static', [True, False])
 @pytest.mark.usefixtures('compiles')
-def test_the_timed_form_is_the_one_that_was_compiled(static, monkeypatch, tmp_path):
+def test_the_timed_form_is_the_one_that_was_compiled(static, tmp_path):
     kinds = ('eager', 'torch.compile, frozen')
-    monkeypatch.setattr(measure, 'FORMS', {name: FORMS[name] for name in kinds})
     model = randomise(timm.create_model('test_res2net_se')).eval().requires_grad_(False)
     x = image(1)
+    images = [x] if static else [x, image(1, 80)]
     before = compilations()
-    steps, _, left_out = make_forms(Job(model, x, static, tmp_path, 1), slow=True)
+    steps, _, left_out = make_forms(model, images, tmp_path, True, kinds)
     assert not left_out
     assert steps.keys() == {'control', *kinds}
     compiled = compilations()

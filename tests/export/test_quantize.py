@@ -11,13 +11,12 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import nn
 
 from tests.common import TINY, image, randomise, slow_except
 from timm_res2net.export import FORMATS, export_model, quantize
-from timm_res2net.export.onnx import enclose
-from timm_res2net.export.source import Source
-from timm_res2net.prediction import find_images, preparation
+from timm_res2net.export.network import Network, load_network
+from timm_res2net.export.quantize import enclose
+from timm_res2net.prediction import find_images, image_loader
 
 LOGITS = ['logits']
 LEVELS = ['layer1', 'layer4']
@@ -58,12 +57,14 @@ def test_which_images_are_used(tmp_path):
 
 
 def test_images_are_prepared_as_for_predict(tmp_path):
-    """Those of the model's config, at the size of the export."""
+    """As the model's config says, which has the size of the export."""
     (path,) = find_images([draw(tmp_path / 'digits', 1)])
     model = timm.create_model(TINY)
-    config = {**timm.data.resolve_model_data_config(model), 'input_size': (3, 40, 48)}
+    model.pretrained_cfg['input_size'] = (3, 40, 48)
+    config = timm.data.resolve_model_data_config(model)
+    assert config['input_size'] == (3, 40, 48)
     expected = timm.data.create_transform(**config)(Image.open(path).convert('RGB'))
-    assert torch.equal(preparation(model, (3, 40, 48))(path), expected)
+    assert torch.equal(image_loader(model)(path), expected)
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -74,17 +75,17 @@ def test_images_are_prepared_as_for_predict(tmp_path):
 def test_what_is_measured(features, tmp_path, monkeypatch):
     """Outputs that are a tenth too large: no answer changes, and every level is off by 0.1."""
 
-    def copy(kind, plain, out, images, batch):
+    def copy(plain, out, images, batch):
         for file in plain.parent.iterdir():
             shutil.copy(file, out.parent)
 
-    def load(path, load=quantize.openvino.load):
+    def load(path, load=quantize.load_openvino):
         run = load(path)
         factor = 1.1 if path.parent.name == 'int8' else 1
-        return lambda x: [factor * np.array(output) for output in run(x)]
+        return lambda x: [factor * output for output in run(x)]
 
     monkeypatch.setattr(quantize, 'quantize_file', copy)  # instead of NNCF
-    monkeypatch.setattr(quantize.openvino, 'load', load)
+    monkeypatch.setattr(quantize, 'load_openvino', load)
     folder = draw(tmp_path / 'digits', 36)
     arguments = {'features_only': True, 'out_indices': (1, 4)} if features else {}
     out = tmp_path / '[net].xml'
@@ -114,10 +115,10 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
     [
         # 8 of 16 images have another answer
         (lambda logits: logits * torch.tensor([-1, 1] * 8)[:, None], LOGITS, None,
-         ['Only 50.0 % of 16 images keep their top-1 answer', 'min_agreement=0.98']),
-        (lambda level: 1.3 * level, LEVELS, None, ['off by 0.30', '0.70', 'min_agreement=0.8 ']),
-        (lambda level: 1.1 * level, LEVELS, 0.95, ['off by 0.10', '0.90', 'min_agreement=0.95']),
-        (lambda level: torch.nan * level, LEVELS, 0, ['off by nan', 'min_agreement=0 ']),
+         ['the agreement of the top-1 answers of 16 images is 0.500', 'min_agreement=0.98']),
+        (lambda level: 1.3 * level, LEVELS, None, ['16 images is 0.700', 'min_agreement=0.8 ']),
+        (lambda level: 1.1 * level, LEVELS, 0.95, ['16 images is 0.900', 'min_agreement=0.95']),
+        (lambda level: torch.nan * level, LEVELS, 0, ['levels of 16 images is nan']),
     ],
 )  # fmt: skip
 def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypatch):
@@ -125,16 +126,17 @@ def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypat
         def run(images):
             outputs = [images.flatten(1)[:, :10]] * len(names)
             outputs[-1] = change(outputs[0]) if path.name == 'int8' else outputs[0]
-            return [output.numpy() for output in outputs]
+            return outputs
 
         return run
 
     monkeypatch.setattr(quantize, 'quantize_file', lambda *args: None)
-    monkeypatch.setattr(quantize.openvino, 'load', load)
+    monkeypatch.setattr(quantize, 'load_openvino', load)
     paths = tmp_path / 'float32', tmp_path / 'int8'
     with pytest.raises(ValueError) as error:
-        source = Source(nn.Identity(), 'net', names, [3, 16, 16])
-        quantize.to_int8(None, *paths, image(32, 16).numpy(), 16, source, least)
+        network = Network(timm.create_model(TINY), 'net')
+        network.outputs, network.is_classifier = names, names == LOGITS
+        quantize.to_int8(*paths, image(32, 16).numpy(), 16, network, least)
     for text in (*texts, '(--min-agreement). Nothing was written. Calibrate with images like'):
         assert text in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -156,11 +158,11 @@ def test_too_small_an_agreement(change, names, least, texts, tmp_path, monkeypat
         ({'static': True, 'batch_size': 12}, ['digits has 34 images', 'at least 48 are needed']),
         (
             {'static': True, 'batch_size': 32, 'max_images': 40},
-            ['max_images must be', 'at least 64, got 40'],
+            ['digits has 34 images', 'max_images=40 is the limit', 'at least 64 are needed'],
         ),
         ({}, ['Cannot read', '999.png as an image', 'Give a PNG or JPEG file']),
         ({'out': 'net.pt'}, ["'torchscript' has no int8 form", 'Use onnx or openvino']),
-        ({'max_images': 31}, ['max_images must be', 'at least 32, got 31']),
+        ({'max_images': 31}, ['max_images=31 is the limit', 'at least 32 are needed']),
         ({'min_agreement': 98}, ['min_agreement must be a share from 0 to 1, got 98']),
         ({'in_chans': 5}, ['The model takes 5 channels', 'Use a model of 1 or 3 channels']),
         ({'out': 'is.xml'}, ['is.json already exists', 'Choose another name']),
@@ -187,7 +189,9 @@ def test_a_missing_package(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         export_model(TINY, tmp_path / 'net.xml', int8=tmp_path)
     monkeypatch.setattr(importlib.util, 'find_spec', find)
-    assert str(error.value) == "int8 needs nncf. Install it: pip install 'timm-res2net[int8]'."
+    assert (
+        str(error.value) == "nncf is not installed. Install it: pip install 'timm-res2net[int8]'."
+    )
 
 
 # --- NNCF ---------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def test_the_digits_model(file, arguments, tmp_path):
     quantizers = [op for op in file.get_ops() if op.get_type_name() == 'FakeQuantize']
     assert len(quantizers) > 30  # one for nearly every convolution's input
     model = timm.create_model(TINY, pretrained=True).eval()
-    prepare = preparation(model)
+    prepare = image_loader(model)
     paths = sorted(draw(tmp_path / 'others', 120).iterdir())[80:]
     x = torch.stack([prepare(path) for path in paths])
     compiled = openvino.compile_model(out, 'CPU')
@@ -313,7 +317,7 @@ def test_what_is_enclosed():
     ('name', 'built', 'arguments', 'floats'),
     [
         (TINY, {}, {}, 12),  # the gates of six blocks
-        (TINY, {}, {'deploy': True}, 14),  # and two layers that follow parts of two scales
+        (TINY, {}, {'deploy': True}, 12),
         (TINY, {'features_only': True}, {}, 13),  # and the stem, whose output is a level
         ('res2net50_26w_4s', {}, {'static': True, 'img_size': 64}, 0),
         ('hrnet_w18_res2net', {}, {'static': True, 'img_size': 64}, 0),
@@ -329,8 +333,8 @@ def test_onnx_runtime_runs_layers_in_int8(name, built, arguments, floats, tmp_pa
     images = image(4).numpy()
     files = [tmp_path / 'nncf.onnx', tmp_path / 'net.onnx']
     for file, change in zip(files, (lambda graph: None, enclose), strict=True):
-        monkeypatch.setattr('timm_res2net.export.onnx.enclose', change)
-        quantize.quantize_file(FORMATS['onnx'], plain, file, images, 1)
+        monkeypatch.setattr(quantize, 'enclose', change)
+        quantize.quantize_file(plain, file, images, 1)
     one = image(1).numpy()
     others = [one] if arguments.get('static') else [one, image(3, 96).numpy()]
     for x in others:
@@ -353,7 +357,7 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(features, tmp_
     levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)} if features else {}
     model = timm.create_model(TINY, pretrained=True, **levels)
     done = export_model(model, tmp_path / 'net.xml')
-    prepare = preparation(model)
+    prepare = image_loader(model)
     paths = find_images([draw(tmp_path / 'digits', 132)])
     images = torch.stack([prepare(path) for path in paths]).numpy()
     mean, std = (np.float32(model.pretrained_cfg[key])[:, None, None] for key in ('mean', 'std'))
@@ -362,9 +366,9 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(features, tmp_
     for name, calibrating in (('right', images[:32]), ('wrong', dark[:32])):
         (tmp_path / name).mkdir()
         small = tmp_path / name / 'net.xml'
-        quantize.quantize_file(FORMATS['openvino'], done.path, small, calibrating, 1)
-        source = Source(model, TINY, list(done.outputs), [3, 64, 64])
-        found[name] = quantize._measure(done.path, small, images[32:], 1, source).agreement
+        quantize.quantize_file(done.path, small, calibrating, 1)
+        network = load_network(model)
+        found[name] = quantize.compare_files(done.path, small, images[32:], 1, network).agreement
     least = quantize.LEAST['features' if features else 'logits']
     assert found['right'] >= (0.87 if features else 1)
     assert found['wrong'] <= (0.6 if features else 0.95)

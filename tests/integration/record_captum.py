@@ -60,7 +60,7 @@ def main() -> None:
     add_out(parser, 'recorded/captum.json', HERE / 'captum.json')
     args = parser.parse_args()
     try:
-        require('This script', 'test', 'pytest')
+        require('test', 'pytest')
         if importlib.util.find_spec('captum') is None:
             raise ValueError('captum is not installed. Run pip install captum')
     except ValueError as error:

@@ -182,7 +182,7 @@ def main() -> None:
     installed = [name for name in CONSUMERS if importlib.util.find_spec(name)]
     missing = [name for name in args.only or () if name not in installed]
     try:
-        require('This script', 'test', 'sklearn', 'pytest')
+        require('test', 'sklearn', 'pytest')
         if missing or not installed:
             names = ', '.join(missing or CONSUMERS)
             raise ValueError(

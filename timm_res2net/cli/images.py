@@ -10,11 +10,11 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from tqdm import tqdm
 
-from ..drawing import digits, show
+from ..drawing import show
 from ..folder.checks import check_values
 from ..hub.load import load_model
 from ..layers.text import printable
-from ..prediction import SUFFIXES, find_images, predict
+from ..prediction import SUFFIXES, digits, find_images, predict
 from .frame import EXIT_ERROR, add_command, print_json, print_table
 from .options import add_options, positive_int
 

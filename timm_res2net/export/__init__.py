@@ -1,14 +1,11 @@
-"""A model as a file for another runtime, checked by running the file.
-
-A format is a file of this folder with a `FORMAT`, and a row of `FORMATS`.
-"""
+"""A model as a file for another runtime, checked by running the file."""
 
 import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,48 +14,27 @@ from ..files import check_writable, place, scratch_folder
 from ..folder.extras import require
 from ..folder.golden import relative_difference
 from ..layers.text import first_line
-from ..models.deploy import reparameterize_model
-from . import (
-    aoti,
-    onnx,
-    openvino,
-    pt2,
-    torchscript,
+from .formats import FORMATS, SMALLEST, larger, noise
+from .network import Network, load_network
+from .quantize import (
+    LEAST as LEAST,
 )
-from .base import INPUT as INPUT
-from .base import (
-    SMALLEST,
-    Request,
-    Run,
-    TupleOutput,
-    check_counts,
-    dynamic_shapes,
-)
-from .quantize import LEAST as LEAST
 from .quantize import (
     MAX_IMAGES,
     Int8,
-    check_request,
+    check_int8,
     choose_images,
     prepare_images,
     to_int8,
 )
-from .source import describe, take
-
-FORMATS = {
-    'onnx': onnx.FORMAT,
-    'openvino': openvino.FORMAT,
-    'pt2': pt2.FORMAT,
-    'aoti': aoti.FORMAT,
-    'torchscript': torchscript.FORMAT,
-}
-"""What `export_model` writes, by name."""
+from .run import Run
 
 _logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4  # relative, in float32: each format orders sums in its own way
 
 _SIZES = {
+    None: 'any batch, any size that the model takes',
     0: '{0}',
     1: f'any batch, any size from {SMALLEST} px',
     32: 'any batch, multiples of 32 px from 64 px',
@@ -84,42 +60,6 @@ class Exported(NamedTuple):
     sizes: str
     error: float
     int8: Int8 | None = None
-
-
-def _format(name: str | None, out: Path) -> str:
-    """Return the name of a format, found by the suffix of the file if it is not given."""
-    if name is None:
-        name = next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), None)
-        if name is None:
-            known = ', '.join(f'{kind.suffix} ({key})' for key, kind in FORMATS.items())
-            raise ValueError(
-                f"The suffix of '{out.name}' names no format. Use one of {known}, or name the "
-                'format (--format).'
-            )
-    if name not in FORMATS:
-        raise ValueError(f"Unknown format '{name}'. Use one of {', '.join(FORMATS)}.")
-    require(f"Format '{name}'", 'export', *FORMATS[name].packages)
-    suffix = FORMATS[name].suffix
-    if out.suffix != suffix:  # runtimes recognise their files by the suffix
-        raise ValueError(
-            f"Name the file for format '{name}' {out.stem}{suffix}, not {out.name}, or "
-            'name another format (--format).'
-        )
-    return name
-
-
-@contextlib.contextmanager
-def _explaining(what: str) -> Iterator[None]:
-    """Turn an exporter's error into one sentence with a remedy."""
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # torch, onnxscript and a C++ compiler each fail in their own way
-        raise ValueError(
-            f'{what} failed ({type(error).__name__}: {first_line(error)[:300]}). Try another size '
-            '(a multiple of 32 px), a fixed size (static=True, --static), or another format.'
-        ) from error
 
 
 def export_model(
@@ -195,67 +135,116 @@ def export_model(
         >>> timm_res2net.export_model('test_res2net_se', out, 'pt2', static=True).outputs
         ('logits',)
     """
-    format = _format(format, Path(out))
+    format = _find_format(format, Path(out))
     kind = FORMATS[format]
-    _check_sizes(img_size, batch_size, static)
+    check_counts(batch_size=batch_size)
+    check_counts(1 if static else SMALLEST, img_size=img_size)
     path = check_writable(Path(out))
-    beside = kind.beside
+    batch = batch_size if static else 1  # images of one run in int8
     photos: list[Path] = []
-    runs = batch_size if static else 1  # images of one run
     if int8 is not None:
-        _check_int8(format, max_images, min_agreement, runs)
-        beside += ('.json',)
-        photos = choose_images(int8, max_images, runs)
-    for suffix in beside:
+        check_int8(format, min_agreement)
+        photos = choose_images(int8, max_images, batch)
+    for suffix in (*kind.beside, *(['.json'] if photos else [])):
         check_writable(path.with_suffix(suffix))
-    source = take(target, pretrained, img_size, features, out_indices)
-    model = reparameterize_model(source.model) if deploy else source.model
-    whole = TupleOutput(model).eval().requires_grad_(False)
+    network = load_network(
+        target,
+        pretrained=pretrained,
+        features=features,
+        out_indices=out_indices,
+        img_size=img_size,
+        deploy=deploy,
+    )
     # with a free batch, torch.export would take a batch of 1 for a constant
-    x = _images(batch_size if static else max(batch_size, 2), *source.input_size)
-    what = f'Exporting {source.name} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
-    with (
-        torch.no_grad(),
-        _explaining(what),
-        scratch_folder(path) as made,
-    ):
-        # read before minutes of work: one of them may not be an image
-        images = prepare_images(source, photos, made / 'images.npy') if photos else None
+    x = noise(batch_size if static else max(batch_size, 2), *network.input_size)
+    what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
+    with torch.no_grad(), _explaining(what), scratch_folder(path) as scratch:
+        # before the export, which takes minutes: one of the files may not be an image
+        images = prepare_images(network.model, photos, scratch / 'images.npy') if photos else None
         _logger.info(f'Exporting as {format}, which can take minutes')
-        meta = describe(source, whole(x))
-        subject, step = _program(whole, x, static) if kind.exports else (whole, 0 if static else 32)
-        temporary = _folder(made, 'float32') / path.name
-        _logger.info(f'Writing {path.name}')
-        run = kind.write(Request(subject, x, step, source.outputs, meta), temporary)
+        file = scratch / 'float32' / path.name
+        file.parent.mkdir()
+        step = kind.write(network, x, static, network.description(x), file)
         _logger.info('Running the file and comparing its outputs')
-        difference = _compare(whole, run, x, step)
-        if not difference <= _TOLERANCE:
+        error = _compare(network, kind.load(file), x, step)
+        if not error <= _TOLERANCE:
             raise ValueError(
-                f'{what} gave a file whose outputs differ from the model by {difference:.1e} of '
-                f'the largest, more than {_TOLERANCE:.0e}. Nothing was written; use another format.'
+                f'{what} gave a file whose outputs differ from the model by {error:.1e} of the '
+                f'largest, more than {_TOLERANCE:.0e}. Nothing was written; use another format.'
             )
-        quantized = None
+        loss = None
         if images is not None:
-            plain, temporary = temporary, _folder(made, 'int8') / path.name
-            quantized = to_int8(kind, plain, temporary, images, runs, source, min_agreement)
-        _publish(temporary.parent, path)
+            plain, file = file, scratch / 'int8' / path.name
+            file.parent.mkdir()
+            loss = to_int8(plain, file, images, batch, network, min_agreement)
+        _publish(file.parent, path)
     sizes = _SIZES[step].format(tuple(x.shape))
-    if not kind.exports and not static:
-        sizes = 'any batch, any size that the model takes'
-    return Exported(path, format, tuple(source.outputs), sizes, difference, quantized)
+    return Exported(path, format, tuple(network.outputs), sizes, error, loss)
 
 
-def _folder(made: Path, name: str) -> Path:
-    folder = made / name
-    folder.mkdir()
-    return folder
+def _find_format(name: str | None, out: Path) -> str:
+    """Return the name of a format, found by the suffix of the file if it is not given."""
+    if name is None:
+        name = next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), '')
+    if name not in FORMATS or FORMATS[name].suffix != out.suffix:
+        # runtimes recognise their files by the suffix
+        formats = ', '.join(f'{key} (*{kind.suffix})' for key, kind in FORMATS.items())
+        raise ValueError(
+            f"Cannot write '{out.name}'{f' as {name}' if name else ''}. Choose a format "
+            f'(--format), and its suffix for the file: {formats}.'
+        )
+    require('export', *FORMATS[name].packages)
+    return name
 
 
-def _publish(made: Path, path: Path) -> None:
+def check_counts(least: int = 1, /, **counts: int | None) -> None:
+    """Raise a ValueError if an argument is neither None nor a whole number of at least `least`."""
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}.')
+
+
+@contextlib.contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    """Turn an exporter's error into one sentence with a remedy."""
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # torch, onnxscript and a C++ compiler each fail in their own way
+        raise ValueError(
+            f'{what} failed ({type(error).__name__}: {first_line(error)[:300]}). Try another size '
+            '(a multiple of 32 px), a fixed size (static=True, --static), or another format.'
+        ) from error
+
+
+def _compare(network: Network, run: Run, x: torch.Tensor, step: int | None) -> float:
+    """Return the largest difference between a file's and a network's outputs, over the largest one.
+
+    Args:
+        network: The network.
+        run: Runs the file.
+        x: The images that the file was exported with.
+        step: As the format's `write` returned it.
+    """
+    images = [x]
+    if step != 0:
+        step = step or 32
+        smallest = SMALLEST if step == 1 else 2 * step
+        images += [larger(x, step), noise(2, x.shape[1], smallest, smallest)]
+    errors = [
+        relative_difference(got, expected)
+        for image in images
+        for got, expected in zip(run(image), network(image), strict=True)
+    ]
+    return float(torch.tensor(errors).max())  # NaN if one of them is
+
+
+def _publish(folder: Path, path: Path) -> None:
     """Move the files of a folder to where `path` is, all of them or none, and `path` last."""
     moved: list[Path] = []
     try:
-        for file in sorted(made.iterdir(), key=lambda file: file.name == path.name):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.chmod(file, 0o644)
             place(file, path.parent / file.name)
             moved.append(path.parent / file.name)
@@ -263,61 +252,3 @@ def _publish(made: Path, path: Path) -> None:
         for file in moved:
             file.unlink()
         raise
-
-
-def _check_int8(format: str, max_images: int, min_agreement: float | None, batch: int) -> None:
-    if FORMATS[format].quantize is None:
-        known = ' or '.join(name for name, kind in FORMATS.items() if kind.quantize)
-        raise ValueError(f"Format '{format}' has no int8 form here. Use {known}.")
-    require('int8', 'int8', 'nncf')
-    check_request(max_images, min_agreement, batch)
-
-
-def _check_sizes(img_size: int | None, batch_size: int, static: bool) -> None:
-    check_counts(img_size=img_size, batch_size=batch_size)
-    if img_size is not None and not static and img_size < SMALLEST:
-        raise ValueError(
-            f'img_size={img_size} is below {SMALLEST} px, the smallest free size. Use a larger '
-            'one, or a fixed size (static=True, --static).'
-        )
-
-
-def _program(model: nn.Module, x: torch.Tensor, static: bool) -> tuple[Any, int]:
-    """Return the program of torch.export, and the step between the image sizes that it takes."""
-    if static:
-        return torch.export.export(model, (x,)), 0
-    try:
-        model(_larger(x, 1))
-        return torch.export.export(model, (x,), dynamic_shapes=dynamic_shapes(1)), 1
-    except RuntimeError:  # torch.export's errors are RuntimeErrors, too
-        # odd sizes break ceil-mode strides and branch merges; fall back to multiples of 32
-        return torch.export.export(model, (x,), dynamic_shapes=dynamic_shapes(32)), 32
-
-
-def _images(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def _larger(x: torch.Tensor, step: int) -> torch.Tensor:
-    """Return one image that is larger than those of x by one and two steps."""
-    return _images(1, x.shape[1], x.shape[2] + step, x.shape[3] + 2 * step)
-
-
-def _compare(model: nn.Module, run: Run, x: torch.Tensor, step: int) -> float:
-    """Return the largest difference between a file's and a model's outputs, over the largest one.
-
-    Args:
-        model: The model.
-        run: Runs the file.
-        x: The images that the file was exported with.
-        step: Step between the image sizes that the file takes; 0 if it takes those of x alone.
-    """
-    errors = []
-    images = [x]
-    if step:
-        smallest = SMALLEST if step == 1 else 2 * step
-        images += [_larger(x, step), _images(2, x.shape[1], smallest, smallest)]
-    for image in images:
-        for expected, got in zip(model(image), run(image), strict=True):
-            errors.append(relative_difference(torch.as_tensor(got), expected))
-    return float(torch.tensor(errors).max())  # NaN if one of them is

@@ -8,8 +8,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,90 +18,37 @@ from torch import nn
 from ..files import temporary_folder
 from ..layers.text import first_line
 from ..models.deploy import reparameterize_model
-from . import (
-    FORMATS,
-    export_model,
-    onnx,
-    openvino,
-)
-from .base import check_counts
+from . import check_counts, export_model
+from .formats import FORMATS, noise
+from .network import load_network
 from .quantize import quantize_file, size_of
-from .source import take
+from .run import Run, load_aoti, load_onnx, load_openvino
 from .stats import Ratio, ratio
 
 _logger = logging.getLogger(__name__)
-
-Step = Callable[[torch.Tensor], object]
-"""Runs a form on images (B, in_chans, H, W)."""
 
 CONTROL = 0.05
 """Largest share by which the time of a second copy of the model may differ from that of the first.
 If it differs by more, something else runs on the machine, and the times are of no use."""
 
+FORMS = {
+    'eager': '',
+    'deployed': '',
+    'torch.compile, frozen': '',
+    'AOTInductor': 'aoti',
+    'ONNX Runtime': 'onnx',
+    'ONNX Runtime, int8': 'onnx',
+    'OpenVINO, float32': 'openvino',
+    'OpenVINO, bfloat16': 'openvino',
+    'OpenVINO, int8': 'openvino',
+}
+"""Ways to run a model on a CPU, by name, with the format of their files; '' for those without."""
+
+SLOW = ('torch.compile, frozen', 'AOTInductor')
+"""Forms that take minutes to make."""
+
 _NOISE = 32  # images that calibrate int8 forms
 _ROUNDS = 5  # at least
-
-
-class Job(NamedTuple):
-    """What a form is made from.
-
-    Attributes:
-        model: The model in eval mode.
-        images: Images (B, in_chans, H, W) like those that it will get.
-        static: Whether all images have this shape.
-        folder: Where files are written; forms share those that they all need.
-        threads: Number of threads.
-    """
-
-    model: nn.Module
-    images: torch.Tensor
-    static: bool
-    folder: Path
-    threads: int
-
-    def export(self, format: str) -> Path:
-        """Return the model as a file of a format, written when it is first asked for."""
-        path = self.folder / f'{format}{FORMATS[format].suffix}'
-        if not path.exists():
-            export_model(
-                self.model,
-                path,
-                format,
-                static=self.static,
-                img_size=self.images.shape[2],
-                batch_size=len(self.images),
-            )
-        return path
-
-    def export_int8(self, format: str) -> Path:
-        """Return the model as an int8 file. Noise calibrates it, which does not change the time."""
-        plain = self.export(format)
-        path = plain.with_name(f'int8-{plain.name}')
-        batch = len(self.images)
-        noise = torch.randn(max(_NOISE // batch, 1) * batch, *self.images.shape[1:])
-        quantize_file(FORMATS[format], plain, path, noise.numpy(), batch)
-        return path
-
-
-class Form(NamedTuple):
-    """A way to run a model.
-
-    Attributes:
-        open: Returns what runs it, given what it is made from and its file.
-        file: Writes its file; None if it has none.
-        packages: Packages that it needs besides this one's.
-        slow: Whether making it takes minutes.
-    """
-
-    open: Callable[[Job, Path], Step]
-    file: Callable[[Job], Path] | None = None
-    packages: tuple[str, ...] = ()
-    slow: bool = False
-
-    def make(self, job: Job) -> tuple[Step, Path | None]:
-        """Return what runs it, and its file."""
-        path = self.file(job) if self.file else None
-        return self.open(job, path or job.folder), path
 
 
 class Timing(NamedTuple):
@@ -141,7 +87,7 @@ class Comparison(NamedTuple):
         return abs(self.control.median - 1) <= CONTROL
 
 
-def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
+def freeze(model: nn.Module, dynamic: bool | None = None) -> Run:
     """Compile a model with its weights as constants, so that they are folded and packed.
 
     Inductor's switch is on while the model runs and off in between, because a call in another grad
@@ -159,56 +105,57 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Step:
     model.compile(dynamic=dynamic)
     frozen = torch._inductor.config.patch(freezing=True)  # once: every patch stays in memory
 
-    def run(images: torch.Tensor) -> object:
+    def run(images: torch.Tensor) -> Any:
         with frozen:
             return model(images)
 
     return run
 
 
-def _compile(model: nn.Module, job: Job) -> Step:
-    step = freeze(model, dynamic=None if job.static else True)
-    with torch.inference_mode():  # as it will run
-        step(job.images)
-    return step
+def packages_of(form: str) -> tuple[str, ...]:
+    """Return the packages that a form needs besides this one's."""
+    packages = FORMATS[FORMS[form]].packages if FORMS[form] else ()
+    return (*packages, 'nncf') if 'int8' in form else packages
 
 
-def _open_aoti(job: Job, path: Path) -> Step:
-    inductor: Any = torch._inductor
-    return inductor.aoti_load_package(str(path))
+def make_form(
+    form: str, model: nn.Module, images: Sequence[torch.Tensor], folder: Path, threads: int
+) -> tuple[Run, Path | None]:
+    """Return what runs a form, and its file, if it has one.
 
-
-def _open_onnx(job: Job, path: Path) -> Step:
-    return onnx.load(path, job.threads)
-
-
-def _open_openvino(precision: str) -> Callable[[Job, Path], Step]:
-    return lambda job, path: openvino.load(path, precision, job.threads)
-
-
-def _exported(format: str, precision: str = '', int8: bool = False, slow: bool = False) -> Form:
-    """Return the form of an exported file; the precision is OpenVINO's."""
-    open_file = {'aoti': _open_aoti, 'onnx': _open_onnx}.get(format) or _open_openvino(precision)
-    packages = (*FORMATS[format].packages, *(['nncf'] if int8 else []))
-    if int8:
-        return Form(open_file, lambda job: job.export_int8(format), packages)
-    return Form(open_file, lambda job: job.export(format), packages, slow)
-
-
-FORMS: dict[str, Form] = {
-    'eager': Form(lambda job, path: job.model),
-    'deployed': Form(lambda job, path: reparameterize_model(job.model)),
-    'torch.compile, frozen': Form(
-        lambda job, path: _compile(copy.deepcopy(job.model), job), slow=True
-    ),
-    'AOTInductor': _exported('aoti', slow=True),
-    'ONNX Runtime': _exported('onnx'),
-    'ONNX Runtime, int8': _exported('onnx', int8=True),
-    'OpenVINO, float32': _exported('openvino', 'f32'),
-    'OpenVINO, bfloat16': _exported('openvino', 'bf16'),
-    'OpenVINO, int8': _exported('openvino', 'f32', int8=True),
-}
-"""Ways to run a model on a CPU, by name."""
+    Args:
+        form: A key of `FORMS`.
+        model: The model in eval mode. A form whose file exists needs none.
+        images: Images (B, in_chans, H, W) of every shape that the form will get. If there is only
+            one, the file takes no other.
+        folder: Folder for the files. A file that it has is used.
+        threads: Number of threads of runtimes other than torch.
+    """
+    format = FORMS[form]
+    if form == 'eager':
+        return model, None
+    if form == 'deployed':
+        return reparameterize_model(model), None
+    static = len(images) == 1
+    if not format:
+        step = freeze(copy.deepcopy(model), dynamic=None if static else True)
+        with torch.inference_mode():  # as it will run
+            step(images[0])
+        return step, None
+    batch, *shape = images[0].shape
+    plain = path = folder / f'{format}{FORMATS[format].suffix}'
+    if not plain.exists():
+        export_model(model, plain, format, static=static, img_size=shape[1], batch_size=batch)
+    if 'int8' in form:
+        path = plain.with_name(f'int8-{plain.name}')
+        if not path.exists():  # noise calibrates it, which does not change its time
+            calibration = noise(max(_NOISE // batch, 1) * batch, *shape)
+            quantize_file(plain, path, calibration.numpy(), batch)
+    if format == 'aoti':
+        return load_aoti(path), path
+    if format == 'onnx':
+        return load_onnx(path, threads), path
+    return load_openvino(path, threads, 'bf16' if 'bfloat16' in form else 'f32'), path
 
 
 def compare_forms(
@@ -240,8 +187,8 @@ def compare_forms(
 
     Example:
         >>> from timm_res2net.export.measure import compare_forms
-        >>> found = compare_forms('test_res2net_se', img_size=64, seconds=0.1)
-        >>> 'deployed' in [timing.form for timing in found.timings]
+        >>> comparison = compare_forms('test_res2net_se', img_size=64, seconds=0.1)
+        >>> 'deployed' in [timing.form for timing in comparison.timings]
         True
     """
     check_counts(batch_size=batch_size, img_size=img_size, threads=threads)
@@ -249,75 +196,71 @@ def compare_forms(
         raise ValueError(
             f'seconds must be a finite number above 0, got {seconds!r}. Name another one.'
         )
-    source = take(target, False, img_size, False, ())
-    images = torch.randn(batch_size, *source.input_size)
-    threads = threads or torch.get_num_threads()
-    with temporary_folder() as made, _threads(threads):
-        job = Job(source.model, images, True, made, threads)
-        steps, sizes, left_out = make_forms(job, slow)
-        samples = time_forms(steps, [images], seconds, time.perf_counter)
+    network = load_network(target, pretrained=False, img_size=img_size)
+    images = [torch.randn(batch_size, *network.input_size)]
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or threads_before)
+    try:
+        with temporary_folder() as folder:
+            steps, sizes, left_out = make_forms(network.model, images, folder, slow, FORMS)
+            samples = time_forms(steps, images, seconds, time.perf_counter)
+    finally:
+        torch.set_num_threads(threads_before)
     timings = [
         Timing(
-            form, 1000 * statistics.median(taken), ratio(taken, samples['eager']), sizes.get(form)
+            form, 1000 * statistics.median(times), ratio(times, samples['eager']), sizes.get(form)
         )
-        for form, taken in samples.items()
+        for form, times in samples.items()
         if form != 'control'
     ]
     timings.sort(key=lambda timing: timing.ratio.median)
     return Comparison(tuple(timings), ratio(samples['control'], samples['eager']), left_out)
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def make_forms(
-    job: Job, slow: bool, names: Collection[str] | None = None
-) -> tuple[dict[str, Step], dict[str, int], dict[str, str]]:
-    """Make the forms of a model.
+    model: nn.Module,
+    images: Sequence[torch.Tensor],
+    folder: Path,
+    slow: bool,
+    forms: Collection[str],
+) -> tuple[dict[str, Run], dict[str, int], dict[str, str]]:
+    """Make the forms of a model, for as many threads as torch uses.
 
     Args:
-        job: What they are made from.
+        model: The model in eval mode.
+        images: As in `make_form`.
+        folder: Folder for the files.
         slow: Also make those that take minutes.
-        names: Keys of `FORMS`; None for all.
+        forms: Keys of `FORMS`.
 
     Returns:
         What runs each form, with a second copy of the model as 'control'; the sizes of their files;
         and the forms that were left out, with the reason.
     """
-    steps: dict[str, Step] = {'control': copy.deepcopy(job.model)}
+    steps: dict[str, Run] = {'control': copy.deepcopy(model)}
     sizes, left_out = {}, {}
-    for name, form in FORMS.items():
-        if names is not None and name not in names:
-            continue
-        missing = [
-            package for package in form.packages if importlib.util.find_spec(package) is None
-        ]
+    for form in forms:
+        missing = [name for name in packages_of(form) if importlib.util.find_spec(name) is None]
         if missing:
-            left_out[name] = f'needs {", ".join(missing)}'
-        elif form.slow and not slow:
-            left_out[name] = 'takes minutes to make'
+            left_out[form] = f'needs {", ".join(missing)}'
+        elif form in SLOW and not slow:
+            left_out[form] = 'takes minutes to make'
         else:
-            _logger.info(f'Making the form {name}')
+            _logger.info(f'Making the form {form}')
             try:
                 with torch.no_grad():
-                    steps[name], path = form.make(job)
+                    step, path = make_form(form, model, images, folder, torch.get_num_threads())
             except Exception as error:  # every compiler and runtime fails in its own way
-                left_out[name] = f'failed: {first_line(error)}'
+                left_out[form] = f'failed: {first_line(error)}'
                 continue
+            steps[form] = step
             if path is not None:
-                sizes[name] = size_of(path)
+                sizes[form] = size_of(path)
     return steps, sizes, left_out
 
 
 def time_forms(
-    steps: Mapping[str, Step],
+    steps: Mapping[str, Run],
     images: Sequence[torch.Tensor],
     seconds: float,
     clock: Callable[[], float],

@@ -1,7 +1,6 @@
 """int8: quantize an exported file with images, and measure with others what it loses."""
 
 import contextlib
-import functools
 import io
 import json
 import logging
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..prediction import find_images, preparation
-from . import onnx, openvino
-from .base import INPUT, Format
-from .source import Source
+from ..folder.extras import require
+from ..prediction import find_images, image_loader
+from .formats import FORMATS, INPUT
+from .network import Network
+from .run import load_onnx, load_openvino
 
 _logger = logging.getLogger(__name__)
 
@@ -63,24 +63,12 @@ class Int8(NamedTuple):
     runtime: str
 
 
-def _least(batch: int) -> int:
-    """Return the smallest number of images: two halves, each a multiple of a batch."""
-    return math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
-
-
-def check_request(max_images: int, min_agreement: float | None, batch: int) -> None:
-    """Raise a ValueError if a number is out of its range.
-
-    Args:
-        max_images: The most images.
-        min_agreement: Smallest agreement; None for `LEAST`.
-        batch: Number of images of one run.
-    """
-    if not isinstance(max_images, int) or max_images < _least(batch):
-        raise ValueError(
-            f'max_images must be a whole number of at least {_least(batch)}, got {max_images!r}: '
-            'half of the images calibrate, and the others compare.'
-        )
+def check_int8(format: str, min_agreement: float | None) -> None:
+    """Raise a ValueError if int8 files of a format cannot be made, or a share is out of range."""
+    if not FORMATS[format].int8:
+        names = ' or '.join(name for name, kind in FORMATS.items() if kind.int8)
+        raise ValueError(f"Format '{format}' has no int8 form here. Use {names}.")
+    require('int8', 'nncf')
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
 
@@ -91,98 +79,92 @@ def choose_images(folder: str | os.PathLike[str], limit: int, batch: int) -> lis
     Args:
         folder: Folder whose images are searched for in all its subfolders.
         limit: The most images.
-        batch: Both halves of the images are multiples of this number.
+        batch: Number of images of one run. Both halves of the images are multiples of it.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no images, or too few.
+        ValueError: It has no images, or too few; or `limit` is too small.
     """
-    found = find_images([folder])
-    least = _least(batch)
-    number = min(len(found), limit) // (2 * batch) * 2 * batch
+    paths = find_images([folder])
+    number = min(len(paths), limit) // (2 * batch) * 2 * batch
+    least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
     if number < least:
         raise ValueError(
-            f'{folder} has {len(found)} images, and at least {least} are needed: half of them '
-            'calibrate, and the others compare. Add images like those that the model will see.'
+            f'{folder} has {len(paths)} images, max_images={limit} is the limit, and at least '
+            f'{least} are needed: half of them calibrate, and the others compare. Add images like '
+            'those that the model will see.'
         )
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
-    return [found[i] for i in order[:number].tolist()]
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
+    return [paths[i] for i in order[:number].tolist()]
 
 
-def prepare_images(source: Source, paths: list[Path], file: Path) -> Any:
+def prepare_images(model: Any, paths: list[Path], file: Path) -> Any:
     """Return prepared images as an array (N, in_chans, H, W) that is kept in a file.
 
+    Args:
+        model: The model, whose config says how images are prepared.
+        paths: Image files.
+        file: File for the array.
+
     Raises:
-        ValueError: One of them cannot be read, or the model takes other than 1 or 3 channels.
+        ValueError: An image cannot be read, or the model takes other than 1 or 3 channels.
     """
-    prepare = preparation(source.model, source.input_size)
-    shape = (len(paths), *source.input_size)
+    load = image_loader(model)
+    shape = (len(paths), *model.pretrained_cfg['input_size'])
     images = np.lib.format.open_memmap(file, 'w+', np.dtype(np.float32), shape)
     for i, path in enumerate(paths):
         if i % 50 == 0:
             _logger.info(f'Preparing image {i + 1} of {len(paths)}')
-        images[i] = prepare(path).numpy()
+        images[i] = load(path).numpy()
     return images
 
 
 def to_int8(
-    kind: Format,
-    plain: Path,
-    out: Path,
-    images: Any,
-    batch: int,
-    source: Source,
-    min_agreement: float | None,
+    plain: Path, out: Path, images: Any, batch: int, network: Network, least: float | None
 ) -> Int8:
     """Write a file's int8 form, with a .json beside it that holds what it loses and gains.
 
     Args:
-        kind: The format of the file.
         plain: The file in float32.
         out: The file to write, in a folder of its own.
         images: Images (N, in_chans, H, W). The first half calibrates, the second compares.
         batch: Number of images of one run.
-        source: The model of the files.
-        min_agreement: Smallest agreement; None for `LEAST`.
+        network: The network of the files.
+        least: Smallest agreement; None for `LEAST`.
 
     Raises:
         ValueError: The agreement is smaller.
     """
     half = len(images) // 2
     _logger.info('Quantizing to int8')
-    quantize_file(kind, plain, out, images[:half], batch)
-    found = _measure(plain, out, images[half:], batch, source)
-    least = LEAST['logits' if source.is_classifier else 'features']
-    least = least if min_agreement is None else min_agreement
-    if not found.agreement >= least:
-        share, worst = found.agreement, np.max(list(found.errors.values()))
-        lost = (
-            f'Only {100 * share:.1f} % of {found.compared} images keep their top-1 answer in int8,'
-            if source.is_classifier
-            else f'A level is off by {worst:.2f} in int8, an agreement of {share:.2f},'
-        )
+    quantize_file(plain, out, images[:half], batch)
+    int8 = compare_files(plain, out, images[half:], batch, network)
+    if least is None:
+        least = LEAST['logits' if network.is_classifier else 'features']
+    if not int8.agreement >= least:
+        what = 'top-1 answers' if network.is_classifier else 'feature levels'
         raise ValueError(
-            f'{lost} less than min_agreement={least:g} (--min-agreement). Nothing was written. '
-            'Calibrate with images like those that the model will see, or export float32.'
+            f'In int8 the agreement of the {what} of {int8.compared} images is '
+            f'{int8.agreement:.3f}, less than min_agreement={least:g} (--min-agreement). Nothing '
+            'was written. Calibrate with images like those that the model will see, or export '
+            'float32.'
         )
-    told = {
-        'model': source.name,
+    report = {
+        'model': network.title,
         'file': out.name,
-        'input_size': source.input_size,
-        **found._asdict(),
+        'input_size': images.shape[1:],
+        **int8._asdict(),
         'min_agreement': least,
         'preset': 'mixed',
         # not from the metadata: ONNX Runtime is also installed as onnxruntime-gpu
-        'versions': {name: import_module(name).__version__ for name in ('nncf', found.runtime)},
+        'versions': {name: import_module(name).__version__ for name in ('nncf', int8.runtime)},
     }
-    out.with_suffix('.json').write_text(json.dumps(told, indent=2) + '\n', encoding='utf-8')
-    return found
+    out.with_suffix('.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+    return int8
 
 
-def quantize_file(
-    kind: Format, plain: Path, out: Path, images: Any, batch: int, preset: str = 'mixed'
-) -> None:
-    """Quantize with NNCF after training.
+def quantize_file(plain: Path, out: Path, images: Any, batch: int, preset: str = 'mixed') -> None:
+    """Quantize a file of OpenVINO or ONNX with NNCF after training.
 
     Weights are quantized per channel and symmetrically, activations per tensor: those after a ReLU
     symmetrically, the others not (preset 'mixed'). NNCF leaves the convolutions of SE in float32
@@ -190,8 +172,7 @@ def quantize_file(
     on the digits model (6.1 % with both) nor time (res2net50_se, × 0.31 with both).
 
     Args:
-        kind: The format of the file.
-        plain: The file in float32.
+        plain: The file in float32, an .onnx or .xml.
         out: The file to write.
         images: Images (N, in_chans, H, W) that calibrate.
         batch: Number of images of one run.
@@ -205,22 +186,75 @@ def quantize_file(
             _logger.info(f'Calibrating with image {i + 1} of {len(images)}')
         return {INPUT: np.array(images[i : i + batch])}
 
-    steps = range(0, len(images), batch)
-    assert kind.quantize is not None
-    with contextlib.redirect_stdout(io.StringIO()):  # NNCF's progress bars
-        kind.quantize(
-            plain,
-            out,
-            functools.partial(
-                nncf.quantize,
-                calibration_dataset=nncf.Dataset(steps, read),
+    def quantize(model: Any) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # NNCF's progress bars
+            return nncf.quantize(
+                model,
+                nncf.Dataset(steps, read),
                 preset=nncf.QuantizationPreset(preset),
                 subset_size=len(steps),
-            ),
-        )
+            )
+
+    steps = range(0, len(images), batch)
+    if plain.suffix == '.onnx':
+        import onnx
+
+        model = quantize(onnx.load(plain))
+        enclose(model.graph)
+        onnx.save(model, out)
+    else:
+        import openvino
+
+        model = quantize(openvino.Core().read_model(plain))
+        openvino.save_model(model, out, compress_to_fp16=False)
 
 
-def _measure(plain: Path, small: Path, images: Any, batch: int, source: Source) -> Int8:
+def enclose(graph: Any) -> None:
+    """Rewrite a graph of NNCF, in place, so that ONNX Runtime runs in int8 what NNCF quantized.
+
+    ONNX Runtime does so if the inputs of a layer come from a DequantizeLinear and its output goes
+    to a QuantizeLinear of the same type. NNCF adds none after a Split or a Concat, which only move
+    values, and mixes uint8 with int8. Then half of a Res2Net's convolutions run in float32. Here
+    all activations become uint8, and a QuantizeLinear and a DequantizeLinear with the scale of the
+    inputs follow each Split and Concat. Neither changes a value. What has inputs of two scales, or
+    a scale for each channel, stays as it is.
+    """
+    from onnx import helper, numpy_helper
+
+    activations = {x.input[2] for x in graph.node if x.op_type == 'QuantizeLinear'}
+    numbers = {}  # scales and zero points, but not those by channel
+    for initializer in graph.initializer:
+        array = numpy_helper.to_array(initializer)
+        if initializer.name in activations and array.dtype == np.int8:
+            array = (array.astype(np.int16) + 128).astype(np.uint8)
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+        if array.ndim == 0:
+            numbers[initializer.name] = array.item()
+    scales: dict[str, tuple[str, ...]] = {}  # scale and zero point of a dequantized tensor
+    renamed: dict[str, str] = {}
+    nodes = list(graph.node)
+    del graph.node[:], graph.value_info[:]  # value_info has the old types
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        graph.node.append(node)
+        if node.op_type == 'DequantizeLinear' and all(x in numbers for x in node.input[1:]):
+            scales[node.output[0]] = tuple(node.input[1:])
+        moved = {'Split': node.input[:1], 'Concat': node.input}.get(node.op_type, ())
+        inputs = [scales.get(name, ()) for name in moved]
+        if not all(inputs) or len({tuple(numbers[x] for x in scale) for scale in inputs}) != 1:
+            continue
+        for name in node.output:
+            quantized, renamed[name] = f'{name}_quantized', f'{name}_dequantized'
+            for kind, source, result in (
+                ('QuantizeLinear', name, quantized),
+                ('DequantizeLinear', quantized, renamed[name]),
+            ):
+                graph.node.append(helper.make_node(kind, [source, *inputs[0]], [result]))
+            scales[renamed[name]] = inputs[0]
+
+
+def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Network) -> Int8:
     """Compare two files on images.
 
     Args:
@@ -228,43 +262,42 @@ def _measure(plain: Path, small: Path, images: Any, batch: int, source: Source) 
         small: The file in int8.
         images: Images (N, in_chans, H, W).
         batch: Number of images of one run.
-        source: The model of the files.
+        network: The network of the files.
     """
-    names = source.outputs
-    in_onnx = small.suffix == '.onnx'
-    runs = [(onnx if in_onnx else openvino).load(path) for path in (plain, small)]
+    is_onnx = small.suffix == '.onnx'
+    runs = [(load_onnx if is_onnx else load_openvino)(file) for file in (plain, small)]
     for run in runs:  # the first run of a file takes longer
         run(torch.from_numpy(np.array(images[:batch])))
     seconds: list[list[float]] = [[], []]
-    squares = np.zeros((2, len(names)))
+    squares = np.zeros((2, len(network.outputs)))
     same = 0
     for i in range(0, len(images), batch):
         if i % (100 * batch) == 0:
             _logger.info(f'Comparing with image {i + 1} of {len(images)}')
         x = torch.from_numpy(np.array(images[i : i + batch]))
-        found = []
+        results = []
         for run, times in zip(runs, seconds, strict=True):
             start = time.perf_counter()
             outputs = run(x)
             times.append(time.perf_counter() - start)
-            found.append([np.array(output, np.float64) for output in outputs])
-        for k, (expected, got) in enumerate(zip(*found, strict=True)):
-            squares[:, k] += ((got - expected) ** 2).sum(), (expected**2).sum()
-        same += int((found[0][0].argmax(1) == found[1][0].argmax(1)).sum())
+            results.append([output.double() for output in outputs])
+        for k, (expected, got) in enumerate(zip(*results, strict=True)):
+            squares[:, k] += float((got - expected).square().sum()), float(expected.square().sum())
+        same += int((results[0][0].argmax(1) == results[1][0].argmax(1)).sum())
     errors = [math.sqrt(a / b) if b else math.sqrt(a) for a, b in squares.T]
     # NaN if one of the errors is
-    agreement = same / len(images) if source.is_classifier else 1 - float(np.max(errors))
+    agreement = same / len(images) if network.is_classifier else 1 - float(np.max(errors))
     ratios = [b / a for a, b in zip(*seconds, strict=True)]
     forms = ('float32', 'int8')
     return Int8(
         agreement,
-        dict(zip(names, errors, strict=True)),
+        dict(zip(network.outputs, errors, strict=True)),
         len(images),
         len(images),
         dict(zip(forms, map(size_of, (plain, small)), strict=True)),
         dict(zip(forms, map(statistics.median, seconds), strict=True)),
         statistics.median(ratios),
-        'onnxruntime' if in_onnx else 'openvino',
+        'onnxruntime' if is_onnx else 'openvino',
     )
 
 

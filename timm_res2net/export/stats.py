@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_LEVEL = 0.95  # share of the intervals that should contain the true median
+
 
 class Ratio(NamedTuple):
     """A median with its 95 % interval."""
@@ -27,12 +29,12 @@ class Ratio(NamedTuple):
         return f'{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]'
 
 
-def _t(level: float, freedom: int) -> float:
-    """Return the two-sided quantile of Student's t.
+def _t(freedom: int) -> float:
+    """Return the two-sided quantile of Student's t at `_LEVEL`.
 
     By its expansion in 1 / freedom (Abramowitz and Stegun 1964, 26.7.5).
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
     terms = (
         z,
         (z**3 + z) / 4,
@@ -40,13 +42,6 @@ def _t(level: float, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return sum(term / freedom**i for i, term in enumerate(terms))
-
-
-def _medians(rows: np.ndarray) -> np.ndarray:
-    """Return the median of every row; for short rows sorting is faster than `np.median`."""
-    rows.sort(axis=1)
-    last = rows.shape[1] - 1
-    return (rows[:, last // 2] + rows[:, (last + 1) // 2]) / 2
 
 
 def _medians_of_blocks(values: np.ndarray, blocks: Sequence[int], drawn: np.ndarray) -> np.ndarray:
@@ -57,25 +52,20 @@ def _medians_of_blocks(values: np.ndarray, blocks: Sequence[int], drawn: np.ndar
         blocks: Number of values in each block.
         drawn: (draws, n) numbers of blocks, with repetition.
     """
-    draws, n = drawn.shape
-    counts = np.zeros((draws, n), np.int64)
-    np.add.at(counts, (np.arange(draws)[:, None], drawn), 1)
-    order = values.argsort(kind='stable')
-    # how often the smallest, the two smallest, ... values occur in each draw
-    upto = counts[:, np.repeat(np.arange(n), blocks)[order]].cumsum(axis=1)
-    last = upto[:, -1:] - 1
-    low, high = ((upto <= place).sum(axis=1) for place in (last // 2, (last + 1) // 2))
-    return (values[order][low] + values[order][high]) / 2
+    padded = np.full((len(blocks), max(blocks)), np.nan)
+    for row, block in zip(padded, np.split(values, np.cumsum(blocks)[:-1]), strict=True):
+        row[: len(block)] = block
+    return np.nanmedian(padded[drawn].reshape(len(drawn), -1), axis=1)
 
 
 def interval(
     values: Sequence[float],
     blocks: Sequence[int] = (),
-    level: float = 0.95,
     draws: int = 2000,
-    seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of the median (Efron 1979).
+    """Return the bootstrap percentile interval of the median, of 95 % (Efron 1979).
+
+    The same samples give the same interval.
 
     Values of one block, here of one build of the models, share what that build brought with it.
     With several blocks, whole blocks are drawn (Davison and Hinkley 1997, 3.8), and the percentiles
@@ -85,9 +75,7 @@ def interval(
     Args:
         values: At least one sample.
         blocks: How many of the values, in order, belong to each block; empty for one block.
-        level: Share of such intervals that should contain the true median.
         draws: Number of resamples.
-        seed: Seed of the resampling, so that the same samples give the same interval.
 
     Raises:
         ValueError: There are no values, or the blocks do not add up to them.
@@ -98,14 +86,15 @@ def interval(
         raise ValueError(f'blocks={list(blocks)} must add up to the {len(values)} values.')
     array = np.asarray(values, dtype=float)
     # numpy keeps the numbers of RandomState between versions, unlike those of its generators
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     n = len(blocks)
     if n < 2:
-        medians = _medians(array[random.randint(len(array), size=(draws, len(array)))])
-        tail = (1 - level) / 2
+        drawn = random.randint(len(array), size=(draws, len(array)))
+        medians = np.median(array[drawn], axis=1)
+        tail = (1 - _LEVEL) / 2
     else:
         medians = _medians_of_blocks(array, blocks, random.randint(n, size=(draws, n)))
-        tail = NormalDist().cdf(-_t(level, n - 1) * math.sqrt(n / (n - 1)))
+        tail = NormalDist().cdf(-_t(n - 1) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(medians, (tail, 1 - tail))
     return float(low), float(high)
 

@@ -16,19 +16,15 @@ def how_to_install() -> str:
     )
 
 
-def require(what: str, extra: str, *packages: str) -> None:
-    """Check that the packages of an extra are installed, without importing them.
+def require(extra: str, *packages: str) -> None:
+    """Raise a ValueError if a package of an extra is missing. None of them is imported.
 
     Args:
-        what: What needs them, the subject of the error's sentence.
         extra: An extra of this package.
         *packages: Packages by the names that are imported.
-
-    Raises:
-        ValueError: One of them is missing; the text names it and the extra.
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"{what} needs {package}. Install it: pip install 'timm-res2net[{extra}]'."
+                f"{package} is not installed. Install it: pip install 'timm-res2net[{extra}]'."
             )

@@ -74,11 +74,11 @@ def test_what_does_not_go_together(changes, texts, machine):
 def test_a_missing_package(runtime, machine):
     for missing in EXPORTED[runtime]:
         machine(lacks=(missing,))
-        with pytest.raises(ValueError, match=rf"'{runtime}' needs {missing}.*\[export\]"):
+        with pytest.raises(ValueError, match=rf'{missing} is not installed.*\[export\]'):
             check(cell(mode=f'deploy+{runtime}'))
     machine(lacks=('nncf',))
     check(cell(mode=runtime))
-    with pytest.raises(ValueError, match=r"Precision 'int8' needs nncf.*\[int8\]"):
+    with pytest.raises(ValueError, match=r'nncf is not installed.*\[int8\]'):
         check(cell(mode=runtime, precision='int8'))
     machine()
     check(cell(mode=runtime, precision='int8'))

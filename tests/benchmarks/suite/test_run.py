@@ -311,7 +311,7 @@ def test_errors_are_one_line(tmp_path, capsys, monkeypatch):
     assert 'missing.json' in error
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     error = errors(capsys, 'report', f'{ROOT}/benchmarks/results/main-1.json', '--plots', 'plots')
-    assert "--plots needs matplotlib. Install it: pip install 'timm-res2net[plots]'" in error
+    assert "matplotlib is not installed. Install it: pip install 'timm-res2net[plots]'" in error
     assert list(tmp_path.iterdir()) == []
     for words in (['run', '--suite', 'nothing'], ['--help'], []):
         with pytest.raises(SystemExit) as stop:

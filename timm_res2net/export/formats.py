@@ -1,0 +1,213 @@
+"""Formats of exported files: a function that writes each one, and their table."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .network import Network
+from .run import (
+    PRECISION_HINT,
+    Run,
+    ignore_deprecation,
+    load_aoti,
+    load_onnx,
+    load_openvino,
+    load_pt2,
+    load_torchscript,
+)
+
+INPUT = 'image'
+"""Name of the input in every file."""
+
+META = 'timm_res2net'
+"""Name of the text in every file that describes the network."""
+
+SMALLEST = 33
+"""Smallest free side of an image in px. Below it the last level has one pixel, which torch.export
+treats as a special case."""
+
+
+def noise(*shape: int) -> torch.Tensor:
+    """Return images of noise, the same ones for a shape."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def larger(images: torch.Tensor, step: int) -> torch.Tensor:
+    """Return one image that is larger than those of a batch by one and two steps."""
+    _, channels, height, width = images.shape
+    return noise(1, channels, height + step, width + 2 * step)
+
+
+# --- writing --------------------------------------------------------------------------------------
+#
+# All take a network, images (B, in_chans, H, W) to export it with, whether batch and size are fixed
+# to those of the images, a text that describes the network, and the file to write. They return the
+# number of px that the sizes of images must be multiples of: 0 if sizes are fixed, None if the file
+# takes every size that the network takes.
+
+
+def write_onnx(
+    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
+) -> int | None:
+    """Write an ONNX file."""
+    program, step = _export(network, images, static)
+    exported: Any = torch.onnx.export(
+        program,
+        (images,),
+        dynamo=True,
+        verbose=False,
+        input_names=[INPUT],
+        output_names=network.outputs,
+        dynamic_shapes=_free_shapes(step) if step else None,
+    )
+    exported.model.metadata_props[META] = meta
+    exported.save(str(file), external_data=False)
+    return step
+
+
+def write_openvino(
+    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
+) -> int | None:
+    """Write OpenVINO's intermediate representation (IR): an .xml file, and the weights in .bin.
+
+    It starts from the network rather than from the program of torch.export. Then the file takes
+    every size that the network takes, conversion takes a third of the time, and layers keep their
+    names.
+    """
+    import openvino
+
+    shape = list(images.shape) if static else [-1, images.shape[1], -1, -1]
+    with ignore_deprecation():
+        model = openvino.convert_model(
+            network, example_input=images, input=[openvino.PartialShape(shape)]
+        )
+    model.inputs[0].get_tensor().set_names({INPUT})
+    for output, name in zip(model.outputs, network.outputs, strict=True):
+        output.get_tensor().set_names({name})
+    model.set_rt_info(meta, META)
+    openvino.save_model(model, file, compress_to_fp16=False)
+    return 0 if static else None
+
+
+def write_pt2(
+    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
+) -> int | None:
+    """Write the program of torch.export."""
+    program, step = _export(network, images, static)
+    content = io.BytesIO()  # torch's own writer aborts the process if the disk is full
+    torch.export.save(program, content, extra_files={f'{META}.json': meta})
+    file.write_bytes(content.getbuffer())
+    return step
+
+
+def write_aoti(
+    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
+) -> int | None:
+    """Write the program of torch.export, compiled by AOTInductor for machines like this one."""
+    program, step = _export(network, images, static)
+    inductor: Any = torch._inductor
+    configs = {
+        'aot_inductor.metadata': {META: meta},
+        'freezing': static,  # oneDNN packs for a fixed shape; free sizes gain nothing
+    }
+    content = io.BytesIO()  # as in `write_pt2`
+    inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=configs)
+    file.write_bytes(content.getbuffer())
+    return step
+
+
+def write_torchscript(
+    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
+) -> int | None:
+    """Write a TorchScript trace."""
+    content = io.BytesIO()  # as in `write_pt2`
+    with ignore_deprecation():
+        traced = torch.jit.trace(network, images, check_trace=False)
+        torch.jit.save(traced, content, _extra_files={f'{META}.json': meta})
+    file.write_bytes(content.getbuffer())
+    return 0 if static else None
+
+
+def _export(network: Network, images: torch.Tensor, static: bool) -> tuple[Any, int]:
+    """Return the program of torch.export, and the step between the image sizes that it takes."""
+    if static:
+        return torch.export.export(network, (images,)), 0
+    try:
+        network(larger(images, 1))
+        return torch.export.export(network, (images,), dynamic_shapes=_free_shapes(1)), 1
+    except RuntimeError:  # torch.export's errors are RuntimeErrors, too
+        # odd sizes break ceil-mode strides and branch merges; fall back to multiples of 32
+        return torch.export.export(network, (images,), dynamic_shapes=_free_shapes(32)), 32
+
+
+def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
+    """Return torch.export's description of a free batch and free sizes.
+
+    Args:
+        step: 1 for any size from `SMALLEST` px, or the number of px that sizes are multiples of.
+    """
+    dim = torch.export.Dim
+    if step == 1:
+        sizes = [dim(name, min=SMALLEST) for name in ('height', 'width')]
+    else:
+        sizes = [step * dim(f'{name}_over_{step}', min=2) for name in ('height', 'width')]
+    return {INPUT: {0: dim('batch'), 2: sizes[0], 3: sizes[1]}}
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Format(NamedTuple):
+    """A format.
+
+    Attributes:
+        write: Writes a file, as described above.
+        load: Returns what runs a file.
+        suffix: Suffix of the file's name.
+        help: What it is, in a few words.
+        packages: Packages that it needs, of the extra `export`.
+        beside: Suffixes of further files that it writes beside the file.
+        int8: Whether files of this format can be quantized.
+        note: How to run the file, in a sentence.
+    """
+
+    write: Callable[[Network, torch.Tensor, bool, str, Path], int | None]
+    load: Callable[[Path], Run]
+    suffix: str
+    help: str
+    packages: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    int8: bool = False
+    note: str = ''
+
+
+FORMATS = {
+    'onnx': Format(
+        write_onnx,
+        load_onnx,
+        '.onnx',
+        'ONNX Runtime, OpenVINO, ...',
+        packages=('onnx', 'onnxscript', 'onnxruntime'),
+        int8=True,
+    ),
+    'openvino': Format(
+        write_openvino,
+        load_openvino,
+        '.xml',
+        'OpenVINO',
+        packages=('openvino',),
+        beside=('.bin',),
+        int8=True,
+        note=f'Compile it with {PRECISION_HINT} f32 for float32, or bf16 for bfloat16, the default '
+        'of a CPU that has it.',
+    ),
+    'pt2': Format(write_pt2, load_pt2, '.pt2', 'torch.export'),
+    'aoti': Format(
+        write_aoti, load_aoti, '.pt2', 'compiled by AOTInductor for this kind of machine'
+    ),
+    'torchscript': Format(write_torchscript, load_torchscript, '.pt', 'a trace'),
+}
+"""What `export_model` writes, by name."""
