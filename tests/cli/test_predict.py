@@ -121,7 +121,9 @@ def test_names_of_imagenet_and_80_columns(digits, monkeypatch, capsys):
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {len(line) for line in lines} == {80}
-    assert '| goldfish, Carassius' in ' '.join(lines)
+    assert lines[2].startswith('| ...') and '_long_name_.png |' in lines[2]
+    assert any('| goldfish, Carassius auratus ' in line for line in lines)
+    assert any('... |' in line for line in lines[3:])  # a name that is too long
 
 
 @pytest.mark.parametrize(
@@ -147,12 +149,14 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize('terminal', [False, True])
-def test_progress(terminal, digits, monkeypatch):
-    """A bar on a terminal."""
+@pytest.mark.parametrize('to_a_terminal', [False, True])
+def test_progress(to_a_terminal, digits, monkeypatch):
+    """A bar, unless the rows themselves appear on the terminal."""
     for i in range(20):
         Image.new('L', (8, 8)).save(digits / f'{i + 10}.png')
-    errors = Terminal() if terminal else io.StringIO()
+    errors, out = Terminal(), Terminal() if to_a_terminal else io.StringIO()
     monkeypatch.setattr('sys.stderr', errors)
+    monkeypatch.setattr('sys.stdout', out)
     assert main(['predict', 'test_res2net_se', str(digits), '--top', '1']) == 0
-    assert ('22/22' in errors.getvalue()) is terminal
+    assert ('22/22' in errors.getvalue()) is not to_a_terminal
+    assert len(out.getvalue().splitlines()) == 24

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from timm_res2net.cli import main
 
@@ -38,3 +41,32 @@ def test_another_script(capsys):
     told = capsys.readouterr().err
     assert "There is no script 'mine/training.py'. Give the path of a Python file." in told
     assert 'curl' not in told
+
+
+@pytest.mark.parametrize(
+    ('rank', 'size', 'gpus', 'said'),
+    [('0', '2', False, True), ('1', '2', False, False), ('0', '2', True, False),
+     ('0', '1', False, False)],
+)  # fmt: skip
+def test_several_processes_without_a_gpu(rank, size, gpus, said, tmp_path, monkeypatch, capsys):
+    """One process says once what timm's train.py will do; the script runs."""
+    (tmp_path / 'script.py').write_text('print("ran")')
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: gpus)
+    monkeypatch.setattr('sys.argv', [])
+    monkeypatch.setattr('sys.path', [''])
+    monkeypatch.setenv('RANK', rank)
+    monkeypatch.setenv('WORLD_SIZE', size)
+    assert main(['run', str(tmp_path / 'script.py')]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == 'ran\n'
+    assert captured.err.count('\n') == ('device_ids=[cpu]' in captured.err) == said
+
+
+def test_several_processes_are_why_it_is_said():
+    """If torch takes `device_ids=[cpu]`, or timm stops passing it, the sentence can go."""
+    distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match='device_ids'):
+            DistributedDataParallel(nn.Linear(2, 2), device_ids=[torch.device('cpu')])
+    finally:
+        distributed.destroy_process_group()

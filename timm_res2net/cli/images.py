@@ -1,8 +1,9 @@
 """`predict`, `show`: what a model sees in images."""
 
 import logging
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from ..drawing import show
 from ..folder.checks import check_values
 from ..hub.load import load_model
 from ..layers.text import printable
-from ..prediction import SUFFIXES, digits, find_images, predict
-from .frame import EXIT_ERROR, add_command, print_json, print_table
+from ..prediction import SUFFIXES, Prediction, digits, find_images, labels_of, predict
+from .frame import EXIT_ERROR, add_command, print_json
 from .options import add_options, positive_int
 
 _DIGITS_MODEL = 'test_res2net_se'
@@ -50,31 +51,66 @@ def _predict(
     paths: Sequence[Path | None] = find_images(images) or [None]
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
-    _logger.info('')  # from here on a bar shows the progress
-    quiet = not sys.stderr.isatty() or len(paths) < 10
-    predictions = list(
-        tqdm(predict(model, paths, **options), total=len(paths), unit='image', disable=quiet)
-    )
-    errors = [one.error for one in predictions if one.error]
+    _logger.info('')  # nothing is printed between the rows
+    predictions = _with_bar(predict(model, paths, **options), len(paths))
     if json:
-        print_json(
-            [
-                {'image': one.image, 'error': one.error}
-                if one.error
-                else {'image': one.image, 'top': _as_objects(one.top)}
-                for one in predictions
-            ]
-        )
+        errors = _print_objects(predictions)
     else:
-        rows = [
-            ('' if i else one.image, label, f'{100 * share:.1f} %')
-            for one in predictions
-            for i, (label, share) in enumerate(one.top)
-        ]
-        print_table(('image', 'class', 'probability'), rows)
+        names = [len(str(path)) for path in paths]
+        errors = _print_rows(predictions, max(names), max(map(len, labels_of(model))))
     for error in errors:
         print(f'timm-res2net predict: {printable(error)}', file=sys.stderr)
     return EXIT_ERROR if errors else 0
+
+
+def _with_bar(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """Show a progress bar, unless the rows appear on the terminal and are the progress."""
+    if total < 10 or sys.stdout.isatty() or not sys.stderr.isatty():
+        return predictions
+    return iter(tqdm(predictions, total=total, unit='image'))
+
+
+def _print_objects(predictions: Iterable[Prediction]) -> list[str]:
+    """Print predictions as JSON, and return the errors among them."""
+    objects = [
+        {'image': one.image, 'error': one.error}
+        if one.error
+        else {'image': one.image, 'top': _as_objects(one.top)}
+        for one in predictions
+    ]
+    print_json(objects)
+    return [str(one['error']) for one in objects if 'error' in one]
+
+
+def _print_rows(predictions: Iterable[Prediction], path: int, label: int) -> list[str]:
+    """Print predictions as they come, and return the errors among them.
+
+    Args:
+        predictions: The predictions.
+        path: Length of the longest path.
+        label: Length of the longest label.
+    """
+    path, label = max(path, len('bundled digit')), max(label, len('class'))
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - len('|  |  | probability |')
+        path = min(path, max(room - label, room // 2))
+        label = min(label, room - path)
+
+    def print_row(image: str, name: str, share: str) -> None:
+        image, name = printable(image), printable(name)
+        image = image if len(image) <= path else f'...{image[3 - path :]}'
+        name = name if len(name) <= label else f'{name[: label - 3]}...'
+        print(f'| {image:<{path}} | {name:<{label}} | {share:>11} |', flush=True)
+
+    errors = []
+    print_row('image', 'class', 'probability')
+    print_row('-' * path, '-' * label, '-' * 11)
+    for one in predictions:
+        if one.error:
+            errors.append(one.error)
+        for i, (name, share) in enumerate(one.top):
+            print_row('' if i else one.image, name, f'{100 * share:.1f} %')
+    return errors
 
 
 def _predict_digits(pretrained: bool, json: bool) -> int:
