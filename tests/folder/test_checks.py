@@ -1,4 +1,4 @@
-"""What `check` asks about a folder, and what each verb makes of the answers."""
+"""What `check` asks about a folder, and what each command makes of the answers."""
 
 import json
 import os
@@ -107,12 +107,12 @@ LICENSES = {  # the lines of a card that name it, and what the warning says, if 
 }
 
 
-@pytest.mark.parametrize('verb', ['check', 'pull'])
+@pytest.mark.parametrize('command', ['check', 'pull'])
 @pytest.mark.parametrize('case', LICENSES)
-def test_a_license_with_conditions_is_a_warning(case, verb, folder):
+def test_a_license_with_conditions_is_a_warning(case, command, folder):
     lines, warning = LICENSES[case]
     (folder / 'README.md').write_text(f'---\n{lines}\n---\nWords.')
-    told = [f for f in checks(ModelFolder(folder), verb) if f.what == 'license']
+    told = [f for f in checks(ModelFolder(folder), command) if f.what == 'license']
     assert told[0][1:] == ('ok', lines.partition('\n')[0].removeprefix('license: '))
     assert [f.state for f in told[1:]] == ['warning'] * bool(warning)
     assert warning in told[-1].text
@@ -127,14 +127,14 @@ def test_a_license_with_conditions_is_a_warning(case, verb, folder):
     ],
 )
 def test_weights_that_mislead(key, value, words, folder, tmp_path, capsys):
-    """Every verb says it; those that would hand on or use the weights refuse."""
+    """Every command says it; those that would hand on or use the weights refuse."""
     weights = load_file(folder / 'model.safetensors')
     weights[key].view(-1)[0] = value
     save_file(weights, folder / 'model.safetensors')
     (folder / GOLDEN).unlink()  # they would tell that the weights are others
     states = {
-        verb: next(f.state for f in checks(ModelFolder(folder), verb) if words in f.text)
-        for verb in ('push', 'check', 'pull')
+        command: next(f.state for f in checks(ModelFolder(folder), command) if words in f.text)
+        for command in ('push', 'check', 'pull')
     }
     assert states == {'push': 'error', 'check': 'warning', 'pull': 'warning'}
     out = tmp_path / 'out'
@@ -297,16 +297,16 @@ def test_every_question_is_asked_once_and_after_what_it_needs():
         asked.append(question.ask)
 
 
-@pytest.mark.parametrize('verb', ['push', 'check', 'pull'])
-def test_one_problem_under_every_verb(verb, folder):
-    """NaN is what the table says, whichever verb looks."""
+@pytest.mark.parametrize('command', ['push', 'check', 'pull'])
+def test_one_problem_under_every_command(command, folder):
+    """NaN is what the table says, whichever command looks."""
     tensors = load_file(folder / 'model.safetensors')
     tensors['bn1.bias'][0] = float('nan')
     save_file(tensors, folder / 'model.safetensors')
     row = next(question for question in QUESTIONS if question.what == 'values')
-    findings = checks(ModelFolder(folder), verb)
+    findings = checks(ModelFolder(folder), command)
     state, text = next((f.state, f.text) for f in findings if f.what == 'values')
-    assert state == getattr(row, verb)
+    assert state == getattr(row, command)
     assert '1: bn1.bias' in text
     if state == 'error':
         with pytest.raises(ValueError, match=r'me/net was.*bn1\.bias.*another checkpoint'):

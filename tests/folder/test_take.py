@@ -484,7 +484,7 @@ def config(changed: str) -> str:
         ('{', 'JSONDecodeError'),
         ('{}', 'it lacks architecture, num_classes, pretrained_cfg. Write it again'),
         ('{"architecture": "vgg11", "pretrained_cfg": {}}', 'it lacks num_classes. Write it again'),
-        ('[]', 'it holds list, not an object'),
+        ('[]', 'must contain a JSON object, not a list'),
         (config('"architecture": "vgg11"'), "'vgg11' is not a Res2Net of timm_res2net or timm"),
         (
             config('"architecture": 5'),

@@ -57,17 +57,17 @@ def test_a_folder_that_is_called_like_a_model(here):
         ('me/ne t', "'me/ne t'", 'OWNER/NAME'),
     ],
 )
-def test_every_verb_refuses_a_text_alike(text, value, remedy, here):
-    """The model of a verb, whatever it does with it."""
+def test_every_command_refuses_a_text_alike(text, value, remedy, here):
+    """The model of a command, whatever it does with it."""
     told = set()
-    for verb in (
+    for command in (
         find_target,
         check,
         lambda target: export_model(target, 'net.pt2', 'pt2', pretrained=False),
         lambda target: show(target, None, 'net.png', pretrained=False),
     ):
         with pytest.raises((ValueError, FileNotFoundError)) as error:
-            verb(text)
+            command(text)
         told.add(str(error.value))
     assert len(told) == 1
     assert value in told.pop()
@@ -82,7 +82,7 @@ def test_every_verb_refuses_a_text_alike(text, value, remedy, here):
         ('res2net50_se.in21k', "'res2net50_se' has no tag 'in21k'", 'Use one of se_identity_in1k'),
     ],
 )
-def test_every_verb_refuses_a_name_alike(name, value, remedy, here, capsys):
+def test_every_command_refuses_a_name_alike(name, value, remedy, here, capsys):
     """The name of an architecture: `info NAME`, `convert --model NAME`, `push --model NAME`."""
     torch.save({}, 'net.pth')
     with pytest.raises(ValueError) as error:
@@ -98,7 +98,7 @@ def test_every_verb_refuses_a_name_alike(name, value, remedy, here, capsys):
         assert capsys.readouterr().err == f'timm-res2net {words[0]}: {error.value}\n'
 
 
-def test_every_verb_takes_a_tag(here):
+def test_every_command_takes_a_tag(here):
     model = timm.create_model('test_res2net_se.digits')
     torch.save(model.state_dict(), 'net.pth')
     found = convert_checkpoint('net.pth', model='test_res2net_se.digits')

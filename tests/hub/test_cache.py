@@ -144,12 +144,12 @@ uses = {
     'export': lambda: export_model(repo, f'{out}/exported.pt', 'torchscript'),
 }
 answer = {}
-for verb, use in uses.items():
+for command, use in uses.items():
     try:
         use()
-        answer[verb] = ''
+        answer[command] = ''
     except OSError as error:
-        answer[verb] = str(error)
+        answer[command] = str(error)
 answer['waits'] = waits
 """
 

@@ -154,9 +154,7 @@ def check_arguments(given: Mapping[str, Any], name: str) -> None:
 def _check(config: Any) -> None:
     """Raise a ValueError for what timm would ignore or answer with a traceback."""
     if not isinstance(config, dict):
-        raise ValueError(
-            f'it holds {type(config).__name__}, not an object. Write it again from the model.'
-        )
+        raise ValueError(f'config.json must contain a JSON object, not a {type(config).__name__}.')
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
         raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
