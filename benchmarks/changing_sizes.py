@@ -8,8 +8,7 @@ order. A second copy of the plain model is the control. If no size comes again, 
 for every input, and the first model on a size would make them for the next one. So each model
 starts a quarter of the list after the one before. When it reaches a size, oneDNN's cache of 1024
 kernels has dropped those of the others, if there are about as many calls as by default. The memory
-of the packed weights is compared with that of the weights of the convolutions. The last case
-compares the deployed model with itself without the check for NaN and infinity.
+of the packed weights is compared with that of the weights of the convolutions.
 """
 
 import copy
