@@ -179,7 +179,7 @@ def test_folders_and_names(tmp_path):
     with pytest.raises(ValueError, match=r"'res2net50_es' is not.*res2net50_se.*timm-res2net list"):
         detection_backbone('res2net50_es')
     (tmp_path / 'net.pth').touch()
-    with pytest.raises(ValueError, match=r'net.pth is a file.*timm-res2net convert'):
+    with pytest.raises(ValueError, match=r'net.pth is a checkpoint file.*timm-res2net convert'):
         detection_backbone(str(tmp_path / 'net.pth'))
 
 

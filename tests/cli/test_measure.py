@@ -37,6 +37,7 @@ def test_what_is_fastest(monkeypatch, capsys):
     assert '| OpenVINO, int8 | 20.00  | × 0.20 [0.19, 0.21] | 26.0       |' in out
     assert 'Not timed: AOTInductor (takes minutes to make).' in out
     assert 'The fastest form here is OpenVINO, int8. It changes the outputs.' in out
+    assert 'In float32 the fastest is deployed.' in out
 
 
 def test_without_int8(monkeypatch, capsys):

@@ -301,7 +301,7 @@ def with_(**tensors):
         ),
         (
             with_(layer1__0__downsample__5__weight=torch.ones(24)),
-            'weights have no place in the model, 1: layer1.0.downsample.5.weight.',
+            'weights that the model does not have, 1: layer1.0.downsample.5.weight.',
         ),
     ],
 )  # fmt: skip
@@ -741,10 +741,15 @@ def test_a_replaced_head_and_stem(tmp_path):
             TINY,
             'fc',
             nn.Sequential(nn.Dropout(), nn.Linear(192, 10)),
-            'no place in the model, 2: fc.1.bias',
+            'weights that the model does not have, 2: fc.1.bias',
         ),
-        (TINY, 'aux', nn.Linear(3, 3), 'no place in the model, 2: aux.bias, aux.weight'),
-        ('res2net50d', 'conv1', nn.Conv2d(3, 64, 7, 2, 3, bias=False), 'no place in the model, 1'),
+        (TINY, 'aux', nn.Linear(3, 3), 'the model does not have, 2: aux.bias, aux.weight'),
+        (
+            'res2net50d',
+            'conv1',
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            'the model does not have, 1',
+        ),
     ],
 )
 def test_a_layer_that_no_argument_describes(name, module, replacement, words):

@@ -91,8 +91,8 @@ def _verdict(compared: Comparison) -> str:
     if _changes_outputs(fastest):
         exact = next(one.form for one in compared.timings if not _changes_outputs(one.form))
         text += (
-            ' It changes the outputs; `timm-res2net export --int8 FOLDER` measures how much int8 '
-            f'does. In float32 the fastest is {exact}.'
+            ' It changes the outputs. `timm-res2net export --int8 FOLDER` measures how much, for '
+            f'int8. In float32 the fastest is {exact}.'
         )
     return text
 
