@@ -249,3 +249,16 @@ def test_results_as_json(capsys, tmp_path):
     assert pushed['config']['pretrained_cfg']['license'] == 'mit'
     assert len(pushed['files']['model.safetensors']['sha256']) == 64
     assert pushed['commit'] is None
+
+
+def test_urls_are_printed_without_secrets(capsys):
+    """In the line and in the traceback: signatures of the Hub's storage, passwords of a proxy."""
+    url = 'https://me:pass@example.org/file?X-Amz-Signature=SECRET'
+
+    def handler() -> int:
+        raise RuntimeError(f'cut short: {url}')
+
+    assert run_command(argparse.Namespace(command='check', handler=handler, debug=True)) == 1
+    error = capsys.readouterr().err
+    assert 'Traceback' in error and error.count('https://example.org/file') == 2
+    assert 'SECRET' not in error and 'pass@' not in error

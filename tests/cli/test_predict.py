@@ -160,3 +160,8 @@ def test_progress(to_a_terminal, digits, monkeypatch):
     assert main(['predict', 'test_res2net_se', str(digits), '--top', '1']) == 0
     assert ('22/22' in errors.getvalue()) is not to_a_terminal
     assert len(out.getvalue().splitlines()) == 24
+
+
+def test_options_without_a_model_are_not_ignored(capsys):
+    assert main(['predict', '--top', '5']) == 1
+    assert 'Name a model and images to use --top' in capsys.readouterr().err

@@ -1,9 +1,12 @@
-"""Models by a text. Repositories are in tests/hub/test_cache.py and tests/test_download.py."""
+"""Models by a text. Repositories are in test_cache.py and tests/models/test_download.py."""
+
+import json
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 from tests.common import image, model_folder
 from tests.hub.test_cache import Evil
@@ -57,3 +60,31 @@ def test_random_weights_let_every_block_count():
             m for m in load_model(name, pretrained=False).modules() if hasattr(m, 'running_var')
         ]
         assert all(norm.weight.any() for norm in norms)
+
+
+def test_a_config_of_a_huge_model_takes_no_memory(tmp_path):
+    """Its parameters are counted on the meta device before timm makes it."""
+    folder = model_folder(tmp_path / 'net')
+    config = json.loads((folder / 'config.json').read_text())
+    arguments = {'layers': [3, 4, 23, 3], 'base_width': 400, 'scale': 8}
+    config |= {'architecture': 'res2net_custom', 'model_args': arguments}
+    (folder / 'config.json').write_text(json.dumps(config))
+    for pretrained in (True, False):
+        with pytest.raises(ValueError, match=r'at most 500,000,000 parameters'):
+            load_model(folder, pretrained)
+
+
+@pytest.mark.parametrize('kwargs', [{'features_only': True}, {'num_classes': 3}, {}])
+@pytest.mark.parametrize('name', ['test_res2net_se', 'res2net50_48w_2s'])
+def test_weights_that_would_fill_a_part(name, kwargs, tmp_path):
+    """timm would leave random weights, and says nothing with features or other classes."""
+    small = {} if name.startswith('test') else {'layers': (1, 1, 1, 1)}
+    folder = tmp_path / 'net'
+    model = timm.create_model(name, **small)
+    save_for_hf(model, folder, model_args=small, safe_serialization=True)
+    assert load_model(folder, **kwargs)
+    weights = model.state_dict()
+    del weights['layer2.0.conv1.weight']
+    save_file(weights, folder / 'model.safetensors')
+    with pytest.raises(RuntimeError, match=r'lacks weights.*layer2\.0\.conv1\.weight'):
+        load_model(folder, **kwargs)

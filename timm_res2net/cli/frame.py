@@ -121,7 +121,7 @@ def run_command(args: argparse.Namespace) -> int:
                 print(f'{name}: {word}. Run it again.', file=sys.stderr)
                 return EXIT_TERMINATED if interrupt.args else EXIT_INTERRUPTED
             if debug:
-                traceback.print_exc()
+                print(_without_secrets(traceback.format_exc()), file=sys.stderr)
             print(f'{name}: {printable(explain(error))}', file=sys.stderr)
             return EXIT_ERROR
 
@@ -212,7 +212,7 @@ def explain(error: BaseException) -> str:
     """Return what went wrong and what to do.
 
     The errors of this package's own checks are ValueErrors, and OSErrors without a number; their
-    texts name the remedy. Query strings of URLs may hold secrets and are cut.
+    texts name the remedy. What URLs may hold of secrets is cut.
     """
     cause = error.__cause__
     if isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(cause, HTTPError):
@@ -233,4 +233,10 @@ def explain(error: BaseException) -> str:
         if key == number or (isinstance(key, type) and isinstance(error, key)):
             text = f'{text}. {remedy}'
             break
+    return _without_secrets(text)
+
+
+def _without_secrets(text: str) -> str:
+    """Return a text without the query strings, users and passwords of its URLs."""
+    text = re.sub(r'(https?://)[^\s/@]+@', r'\1', text)
     return re.sub(r'(https?://[^\s?]+)\?[^\s)]*', r'\1', text)

@@ -42,6 +42,8 @@ def _predict(
     timm-res2net predict me/my_flowers photos --json
     """
     if target is None:
+        if options:
+            raise ValueError(f'Name a model and images to use --{next(iter(options))}.')
         return _predict_digits(pretrained, json)
     named = Path(target)
     if not images and named.suffix.lower() in SUFFIXES and named.is_file():

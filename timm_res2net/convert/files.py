@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +210,7 @@ def _check_zip(raw: bytes) -> None:
                     'nothing: save the weights again with torch.'
                 )
             damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise _damage(error) from error
     if damaged is not None:
         raise ValueError(

@@ -18,7 +18,7 @@ class PublishedFile(NamedTuple):
 
     Attributes:
         file: Name of the file, or a description in words if it has none.
-        source: Source of its keys, one of `timm_res2net.convert.SOURCES`.
+        source: Source of its keys, one of `timm_res2net.convert.sources.SOURCES`.
         by: The project that published it, one of `PUBLISHERS`.
         license: Identifier of the license.
         license_source: What names this license.

@@ -400,7 +400,6 @@ QUESTIONS = (
     # nothing of this package runs it
     Question('code',       code_is_known,          (has_config,),             _W, _W, _W),
     Question('card',       has_card,               (),                        _E, _W, _W),
-
 )
 """Every question with what a problem means for each command: 'warning' or 'error'."""
 # fmt: on

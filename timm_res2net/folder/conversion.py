@@ -71,8 +71,8 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: There is no such file.
         FileExistsError: `out` already exists.
-        ValueError: The file cannot be read safely, changes meanwhile, is of no known source, holds
-            several Res2Nets, or does not fit; keys without a rule, parameters without a value and
+        ValueError: The file cannot be read safely, is of no known source, holds several Res2Nets,
+            or does not fit; keys without a rule, parameters without a value and
             shapes that do not fit are listed. Weights are not finite, a variance is negative, or
             outputs differ from those of `compare` or of a folder's golden tensors. Or the project
             of `to` cannot express the network, or the license or the label names.
@@ -114,6 +114,7 @@ def convert_checkpoint(
 
 def _with_card(model: Model, title: str, license: str | None) -> Model:
     """Return a model with the card of a new folder."""
+    license = license or model.config.license
     text = SOURCES[model.notes.source].license
     if model.card:
         text = 'The model was converted from a folder, whose card may name a license.'

@@ -8,13 +8,14 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from ..convert.files import read_checkpoint
 from ..files import new_folder, read_text, write_file
 from ..layers.text import first_line, sentence
-from ..models.loading import WEIGHT_FILES
+from ..models.loading import WEIGHT_FILES, refuse_part
 from .config import CONFIG, Config
 from .golden import GOLDEN, golden_tensors
 from .model import Model
@@ -116,11 +117,15 @@ class ModelFolder:
         Raises:
             FileNotFoundError: There is no config, or there are no weights.
             ValueError: The config does not describe a model, or not that of the weights.
+            RuntimeError: The weights are only a part of the model's.
         """
-        _ = self.config  # its errors are the clearer ones
+        own = self.build().state_dict()  # counts the parameters before memory is taken for them
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
         if pretrained and self.weights.name == PICKLE:  # our errors are the clearer ones
             overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
+        elif pretrained:  # timm reports no missing weights with features_only or other classes
+            with safe_open(self.weights, framework='pt') as file:
+                refuse_part(file.keys(), own)
         try:
             model: Any = timm.create_model(
                 f'local-dir:{self.path}',
@@ -128,15 +133,14 @@ class ModelFolder:
                 pretrained_cfg_overlay=overlay,
                 **kwargs,
             )
-        except Exception as error:
-            self.build()  # says so if it is the config that is wrong
-            if isinstance(error, RuntimeError) and 'state_dict' in str(error):
-                some = '; '.join(' '.join(line.split()) for line in str(error).splitlines()[1:3])
-                raise ValueError(
-                    f'Config and weights of {self.path} are of different models ({some[:300]}). '
-                    'Write the folder again from the model.'
-                ) from error
-            raise
+        except RuntimeError as error:
+            if 'state_dict' not in str(error):
+                raise
+            some = '; '.join(' '.join(line.split()) for line in str(error).splitlines()[1:3])
+            raise ValueError(
+                f'Config and weights of {self.path} are of different models ({some[:300]}). '
+                'Write the folder again from the model.'
+            ) from error
         model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model
 

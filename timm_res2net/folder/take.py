@@ -407,7 +407,9 @@ def _build_hrnet(
     """Build an HRNet as `_identify` does, by its name; only classes and channels have shapes."""
     if name is None or name not in hrnet_res2net.default_cfgs:
         names = ' or '.join(hrnet_res2net.default_cfgs)
-        raise ValueError(f'It is an HRNet, whose name its keys do not tell. Name it: model={names}')
+        raise ValueError(
+            f'It is an HRNet, whose name cannot be read from its keys. Name it: model={names}'
+        )
     classifier = tensors.get('classifier.weight')
     arguments = {
         **further,

@@ -187,6 +187,30 @@ def _body(keys: Iterable[str]) -> set[str]:
     return {key for key in keys if not (is_head(key) or is_gate(key) or is_counter(key))}
 
 
+def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
+    """Refuse a checkpoint that would fill only part of a network.
+
+    Args:
+        keys: Keys of the checkpoint.
+        own: Keys of the network.
+
+    Raises:
+        RuntimeError: Weights of the body are missing.
+    """
+    given, own = set(keys), set(own)
+    missing = _body(own) - given
+    if missing:
+        others = {key for key in given - own if not is_head(key)}
+        raise RuntimeError(
+            f'The checkpoint lacks weights of the network ({list_some(missing)})'
+            + (f' and has other keys ({list_some(others)})' if others else '')
+            + '. Give the whole checkpoint, and create the model with the layers and the scale of '
+            'the checkpoint. If the keys are those of another project, `timm-res2net convert FILE '
+            '--out FOLDER` makes a folder of it, which loads with '
+            "timm.create_model('local-dir:FOLDER', pretrained=True)."
+        )
+
+
 def checkpoint_filter_fn(
     state_dict: dict[str, torch.Tensor], model: nn.Module
 ) -> dict[str, torch.Tensor]:
@@ -210,17 +234,7 @@ def checkpoint_filter_fn(
             loads with strict=False, for example with `features_only`.
     """
     own = model.state_dict()
-    missing = _body(own) - state_dict.keys()
-    if missing:
-        others = {key for key in state_dict if key not in own and not is_head(key)}
-        raise RuntimeError(
-            f'The checkpoint lacks weights of the network ({list_some(missing)})'
-            + (f' and has other keys ({list_some(others)})' if others else '')
-            + '. Give the whole checkpoint, and create the model with the layers and the scale of '
-            'the checkpoint. If the keys are those of another project, `timm-res2net convert FILE '
-            '--out FOLDER` makes a folder of it, which loads with '
-            "timm.create_model('local-dir:FOLDER', pretrained=True)."
-        )
+    refuse_part(state_dict, own)
     gates, given = (set(filter(is_gate, keys)) for keys in (own, state_dict))
     if given - gates:
         raise RuntimeError(
