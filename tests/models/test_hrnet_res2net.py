@@ -15,11 +15,7 @@ from timm.models.resnet import Bottleneck
 from torch import nn
 
 from tests.common import HRNETS, image, randomise, relative_error, slow_except
-from timm_res2net import (
-    Bottle2neck,
-    push_to_hub,
-    reparameterize_model,
-)
+from timm_res2net import Bottle2neck, push_to_hub, reparameterize_model
 from timm_res2net.convert.published import COUNTS
 
 NAME = 'hrnet_w18_res2net'

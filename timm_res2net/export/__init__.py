@@ -16,17 +16,8 @@ from ..folder.golden import relative_difference
 from ..layers.text import first_line
 from .formats import FORMATS, SMALLEST, larger, noise
 from .network import Network, load_network
-from .quantize import (
-    LEAST as LEAST,
-)
-from .quantize import (
-    MAX_IMAGES,
-    Int8,
-    check_int8,
-    choose_images,
-    prepare_images,
-    to_int8,
-)
+from .quantize import LEAST as LEAST
+from .quantize import MAX_IMAGES, Int8, check_int8, choose_images, prepare_images, to_int8
 from .run import Run
 
 _logger = logging.getLogger(__name__)

@@ -7,13 +7,7 @@ import torch
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
-from .fused_conv import (
-    FusedConv2d,
-    fuse,
-    fuse_sequential,
-    may_pack,
-    run_checked,
-)
+from .fused_conv import FusedConv2d, fuse, fuse_sequential, may_pack, run_checked
 
 
 def adds_splits(block: Any) -> bool:

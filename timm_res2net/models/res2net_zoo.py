@@ -36,12 +36,7 @@ from torch import nn
 from ..convert.published import FILES, PUBLISHERS, PublishedFile
 from ..layers.arguments import FEATURES, RES2NET, checked, parse_arguments
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
-from .loading import (
-    checkpoint_filter_fn,
-    load_foreign,
-    mark_foreign_files,
-    prepare_weights,
-)
+from .loading import checkpoint_filter_fn, load_foreign, mark_foreign_files, prepare_weights
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
 
