@@ -1,6 +1,5 @@
 """What a text means: a registered name, a folder, a file, or a repository of the Hub."""
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,6 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 from ..convert.published import COUNTS
+from ..layers.text import close_names
 from .config import CONFIG, is_res2net, timm_names
 
 
@@ -124,6 +124,5 @@ def find_target(text: str | os.PathLike[str], revision: str | None = None) -> Ta
 
 def _refusal(text: str, what: str) -> str:
     tags = [tag for name in COUNTS for tag in get_arch_pretrained_cfgs(name)]
-    names = difflib.get_close_matches(text.lower(), [*COUNTS, *tags, *timm_names()], cutoff=0.4)
-    close = f' Did you mean {", ".join(names)}?' if names else ''
+    close = close_names(text, [*COUNTS, *tags, *timm_names()])
     return f"'{text}' is not {what}.{close} `timm-res2net list` shows the models."
