@@ -93,7 +93,7 @@ def add(commands: Any) -> None:
     """Add the command `convert`."""
     parser = add_command(commands, _convert)
     add_options(parser, 'checkpoint', '--model', '--semantics', '--entry', '--prefix')
-    add_options(parser, '--out', required=False, help='folder to write; with --to, file to write')
+    add_options(parser, '--out', required=False, help='folder to write, or file for another --to')
     parser.add_argument(
         '--from',
         dest='source',

@@ -13,10 +13,9 @@ from ..layers.semantics import SEMANTICS
 
 def positive_int(word: str) -> int:
     """Return the whole number of at least 1 that an option names."""
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"'{word}' is not a whole number of at least 1")
+    return int(word)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
