@@ -109,7 +109,7 @@ OTHERS = {
         {'layers': (1, 1, 1, 1), 'attn_layer': 'eca', 'in_chans': 1},
         'any batch, multiples of 32 px from 64 px',
     ),
-    'res2net50_16w_4s_se': ('any batch, any size from 33 px',),
+    'res2net50_16w_4s_se': ({'layers': (1, 1, 1, 1)}, 'any batch, any size from 33 px'),
 }
 
 

@@ -71,7 +71,7 @@ WRONG = {
     'it is a Res2Net': ({'network': 'res2net50_18w_4s'}, ['size mismatch', ' more']),
     'another layout is asked for': (
         {'to': 'official'},
-        ['cannot be written as official', 'HRNet', "timm's"],
+        ['cannot be written as official', 'an HRNet', 'only timm'],
     ),
     'a tensor is missing': ({'without': 'bn2.weight'}, ['bn2.weight', 'without a value']),
     'the stem is missing': ({'without': 'conv1.weight'}, ["no stem 'conv1'"]),

@@ -139,6 +139,7 @@ def test_the_same_again_is_no_commit(world, tmp_path):
         Result('ece', 0.02, 'digits'),
     ]
     assert '| digits   | Top-1 accuracy | 99.5  | the owner of the weights' in card
+    assert 'source:' not in card  # an address that is empty is none
 
 
 def test_what_the_owner_wrote_on_the_card_stays(world, tmp_path):
@@ -360,7 +361,7 @@ def test_the_commands(world, tmp_path):
     assert lines[9:] == ["timm.create_model('hf-hub:me/typed', pretrained=True)"]
     again = run('push', 'c.pth', 'me/typed', '--label-names', 'names.txt')
     assert again.returncode == 0, again.stderr
-    assert 'me/typed, branch main, already has it (commit ' in again.stdout
+    assert f'Nothing to change at {server.url}/me/typed, branch main, commit ' in again.stdout
 
     checked = run('check', 'hf-hub:me/typed')
     assert checked.returncode == 0, checked.stdout

@@ -34,7 +34,11 @@ _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Acc
 PERCENT = tuple(_METRICS)
 """Metrics that are given in percent."""
 
-_URLS = {publisher.figures: publisher.figures_url for publisher in PUBLISHERS.values()}
+_URLS = {
+    publisher.figures: publisher.figures_url
+    for publisher in PUBLISHERS.values()
+    if publisher.figures
+}
 
 
 def read_card(text: str) -> Any:
