@@ -207,7 +207,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     'train.py': lambda path: path.write_text(TRAIN),
     'classes.txt': lambda path: path.write_text('\n'.join('abcdefghij')),
     'cpu.json': lambda path: shutil.copy(ROOT / 'benchmarks/results/cpu.json', path),
-    'out/RUN/model_best.pth.tar': train_checkpoint,
+    'output/train/RUN/model_best.pth.tar': train_checkpoint,
     'output/train/flowers/model_best.pth.tar': train_checkpoint,
     'DATA/train': class_folders,
     'DATA/validation': class_folders,
