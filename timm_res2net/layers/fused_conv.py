@@ -201,6 +201,8 @@ class FusedConv2d(nn.Conv2d):
             x = ops._convolution_pointwise(x, *where, 'relu' if relu else 'none', [], '')
         else:
             other = residual.to(dtype).contiguous(memory_format=torch.channels_last)
+            if other is residual and other.shape[2:] == (1, 1):
+                other = residual.clone()  # torch 2.6 writes the sum of single pixels only in place
             where += ('add', 1.0, 'relu' if relu else None, [], '')
             if overwrite or other is not residual:
                 x = ops._convolution_pointwise_.binary(other, x, *where)
