@@ -347,13 +347,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json({'errors': [], 'warnings': warnings})
 
-    def _preupload(self, name: str, revision: str) -> None:
-        repo = self._repo(name, write=True)
-        if repo is None:
-            return
-        at = repo.files(revision)
-        if at is None:
+    def _repo_at(self, name: str, revision: str, write: bool = False) -> tuple[Any, Any]:
+        """A repository and its files at a revision; after an error was sent, None for one."""
+        repo = self._repo(name, write=write)
+        at = None if repo is None else repo.files(revision)
+        if repo is not None and at is None:
             self._error(404, 'RevisionNotFound', f'no revision {revision}')
+        return repo, at
+
+    def _preupload(self, name: str, revision: str) -> None:
+        repo, at = self._repo_at(name, revision, write=True)
+        if repo is None or at is None:
             return
         answer = []
         for file in json.loads(self.body)['files']:
@@ -461,12 +465,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, name: str, revision: str) -> None:
         """The files that `snapshot_download` asks for."""
-        repo = self._repo(name)
-        if repo is None:
-            return
-        at = repo.files(revision)
-        if at is None:
-            self._error(404, 'RevisionNotFound', f'no revision {revision}')
+        repo, at = self._repo_at(name, revision)
+        if repo is None or at is None:
             return
         entries = []
         for path, content in sorted(at[1].items()):
