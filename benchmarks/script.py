@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_res2net.files import check_writable
-from timm_res2net.folder.extras import require
+from timm_res2net.files import require
 
 from .suite.environment import environment
 from .suite.records import save

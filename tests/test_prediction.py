@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.common import TINY, model_folder, randomise
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 from timm_res2net.prediction import DIGITS, find_images, predict
 
 

@@ -19,7 +19,7 @@ from .prediction import predict
 
 if TYPE_CHECKING:
     from .export import export_model
-    from .folder.conversion import convert_checkpoint
+    from .folder import convert_checkpoint
     from .hub import check, pull, push_to_hub
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 # that registering the models stays quick.
 _ON_USE = {
     'check': 'hub',
-    'convert_checkpoint': 'folder.conversion',
+    'convert_checkpoint': 'folder',
     'export_model': 'export',
     'pull': 'hub',
     'push_to_hub': 'hub',

@@ -103,7 +103,7 @@ def detection_backbone(
     ['0', '1', '2', '3', 'pool']
     >>> detector = FasterRCNN(backbone, num_classes=91)
     """
-    from .hub.load import create_model
+    from .hub.fetch import create_model
 
     has_weights = bool(kwargs.get('pretrained') or kwargs.get('checkpoint_path'))
     if norm is None:

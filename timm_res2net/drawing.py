@@ -9,8 +9,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from torch.nn import functional as F
 
-from .files import check_writable, write_file
-from .folder.extras import require
+from .files import check_writable, require, write_file
 from .layers.fused_block import adds_splits
 from .models.deploy import is_block
 from .prediction import image_loader, labels_of
@@ -155,7 +154,7 @@ def show(
     '3'
     """
     from .folder.checks import check_values
-    from .hub.load import load_model
+    from .hub.fetch import load_model
 
     require('plots', 'matplotlib')
     path = check_writable(Path(out))

@@ -1,4 +1,4 @@
-"""Reading within bounds, and writing so that an error leaves nothing half-written.
+"""Atomic writes, reading within bounds, hashes, and which packages are installed.
 
 A file or folder is written in a temporary folder `.NAME.XXXXXXXX.partial` beside its place, and
 renamed when it is complete.
@@ -7,6 +7,7 @@ renamed when it is complete.
 import contextlib
 import errno
 import importlib.metadata
+import importlib.util
 import io
 import os
 import stat
@@ -224,3 +225,20 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal."""
     with open(path, 'rb') as file:
         return sha_fileobj(file).hex()
+
+
+# --- packages -------------------------------------------------------------------------------------
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise a ValueError if a package of an extra is missing. None of them is imported.
+
+    Args:
+        extra: An extra of this package.
+        *packages: Packages by the names that are imported.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"{package} is not installed. Install it: pip install 'timm-res2net[{extra}]'."
+            )

@@ -191,7 +191,7 @@ def predict(
         >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
-    from .hub.load import load_model
+    from .hub.fetch import load_model
 
     model = target if isinstance(target, nn.Module) else load_model(target).eval()
     labels = labels_of(model)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from timm_res2net.folder import extras
+from timm_res2net.files import require
 
 from .cells import COMPILED, EXPORTED, Cell, deploys, runtime_of
 from .environment import cpu_has_bf16
@@ -65,6 +65,6 @@ def require_packages(cell: Cell) -> None:
     """Raise ValueError if a package that the cell's runtimes need is not installed."""
     for mode in cell.modes:
         runtime = runtime_of(mode)
-        extras.require('export', *EXPORTED.get(runtime, ()))
+        require('export', *EXPORTED.get(runtime, ()))
     if cell.precision == 'int8':
-        extras.require('int8', 'nncf')
+        require('int8', 'nncf')

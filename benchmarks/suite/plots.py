@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_res2net.files import write_file
-from timm_res2net.folder.extras import require
+from timm_res2net.files import require
 
 from . import records
 from .records import Files, Row, is_usable, select, time_ratio

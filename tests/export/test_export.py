@@ -19,7 +19,7 @@ from tests.common import HRNETS, image, model_folder, randomise, relative_error,
 from timm_res2net import detection_backbone, export, reparameterize_model
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 
 NAME = 'test_res2net_se'
 FLOAT = 1e-5  # float32, and what runtimes reorder

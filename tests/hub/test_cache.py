@@ -134,7 +134,7 @@ import pathlib
 from huggingface_hub.utils import _http
 from timm_res2net import export_model, show
 from timm_res2net.prediction import predict
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 
 waits = []
 _http.time.sleep = waits.append  # between the client's tries
@@ -188,7 +188,7 @@ def test_uses_without_the_hub_do_not_wait(case, repo, shared, files, tmp_path):
 
 
 LOAD_MODEL = """
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 answer = load_model(repo).eval()(torch.ones(1, 3, 64, 64)).detach().tolist()
 """
 

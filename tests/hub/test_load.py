@@ -11,7 +11,7 @@ from timm.models import save_for_hf
 from tests.common import image, model_folder
 from tests.hub.test_cache import Evil
 from timm_res2net.folder.folder import ModelFolder
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 
 
 def test_loading(tmp_path, monkeypatch):

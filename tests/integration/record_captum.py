@@ -22,7 +22,7 @@ from torch import nn
 
 from benchmarks.script import add_out
 from timm_res2net import reparameterize_model
-from timm_res2net.folder.extras import require
+from timm_res2net.files import require
 
 HERE = Path(__file__).parent
 NAME = 'test_res2net_se'

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.script import add_out
 from benchmarks.trainings.train_digits import NAME, accuracy, digits, to_batch
-from timm_res2net.folder.extras import require
+from timm_res2net.files import require
 
 HERE = Path(__file__).parent
 RATE = 2e-3

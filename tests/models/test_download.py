@@ -13,13 +13,13 @@ import timm
 from tests.common import repository_files
 from tests.hub.client import Client, RemoteError, environment
 from tests.hub.server import Fault, hub
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 from timm_res2net.models.loading import NOT_CACHED, prepare_weights
 
 WARM = 'me/warm'  # in the cache
 COLD = 'me/cold'
 LOAD = """
-from timm_res2net.hub.load import load_model
+from timm_res2net.hub.fetch import load_model
 answer = load_model(target).num_classes
 """
 
@@ -82,10 +82,10 @@ TROUBLE = {
 RUNS = {
     'create_model': ("timm.create_model('res2net50_se', True)", 'timm/res2net50_26w_4s.in1k'),
     'a model of timm': (
-        "from timm_res2net.hub.load import load_model; load_model('resnet18.tv_in1k')",
+        "from timm_res2net.hub.fetch import load_model; load_model('resnet18.tv_in1k')",
         'timm/resnet18.tv_in1k',
     ),
-    'a repository': (f"from timm_res2net.hub.load import load_model; load_model('{COLD}')", COLD),
+    'a repository': (f"from timm_res2net.hub.fetch import load_model; load_model('{COLD}')", COLD),
     'export': (f"import timm_res2net as t; t.export_model('{COLD}', out, 'pt2')", COLD),
     'show': (f"import timm_res2net as t; t.show('{COLD}', None, out.replace('pt2', 'png'))", COLD),
     'check': (f"hub.check('{COLD}')", COLD),

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..convert.sources import SOURCES
-from ..folder.conversion import convert_checkpoint
-from ..folder.golden import describe
+from ..folder import convert_checkpoint
+from ..folder.golden import in_words
 from ..folder.model import Model
 from ..layers.text import list_some, printable
 from .frame import add_command, print_json, print_table
@@ -86,7 +86,7 @@ def _print_model(model: Model, path: str, params: int) -> None:
     if notes.others:
         print(f'Other entries with weights (--entry): {", ".join(notes.others)}')
     if notes.differences:
-        print(f'Relative differences from the outputs given: {describe(dict(notes.differences))}')
+        print(f'Relative differences from the outputs given: {in_words(dict(notes.differences))}')
 
 
 def add(commands: Any) -> None:

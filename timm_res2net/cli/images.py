@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..drawing import show
 from ..folder.checks import check_values
-from ..hub.load import load_model
+from ..hub.fetch import load_model
 from ..layers.text import printable
 from ..prediction import SUFFIXES, Prediction, digits, find_images, labels_of, predict
 from .frame import EXIT_ERROR, add_command, print_json

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..files import check_writable, place, scratch_folder
-from ..folder.extras import require
+from ..files import check_writable, place, require, scratch_folder
 from ..folder.golden import relative_difference
 from ..layers.text import first_line
 from .formats import FORMATS, SMALLEST, larger, noise

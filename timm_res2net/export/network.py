@@ -10,7 +10,7 @@ import torch
 from timm.models import FeatureInfo
 from torch import nn
 
-from ..hub.load import load_model
+from ..hub.fetch import load_model
 from ..models.deploy import reparameterize_model
 
 # The fields of a pretrained_cfg that go into the file

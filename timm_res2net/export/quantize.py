@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..folder.extras import require
+from ..files import require
 from ..prediction import find_images, image_loader
 from .formats import FORMATS, INPUT
 from .network import Network

@@ -1,6 +1,5 @@
 """The way back: a model's tensors under the keys of another project."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from ..convert.engine import undo_rules
 from ..convert.infer import infer_arguments
 from ..convert.keys import without_counters
 from ..convert.sources import SOURCES
-from ..files import new_file
 from ..layers.text import sentence
 from ..models.hrnet_res2net import HighResolutionRes2Net
 from .model import Model
@@ -44,18 +42,6 @@ def back(model: Model, to: str) -> dict[str, torch.Tensor]:
         return undo_rules(tensors, source.rules(tensors.keys()), to)
     except ValueError as error:
         raise ValueError(sentence(f'{what}: {error}')) from error
-
-
-def write_back(tensors: dict[str, torch.Tensor], to: str, path: Path) -> None:
-    """Write a new file as a project does: all of it, or nothing.
-
-    Args:
-        tensors: Tensors under the project's keys, from `back`.
-        to: The project.
-        path: The file.
-    """
-    with new_file(path) as made, open(made, 'wb') as file:
-        SOURCES[to].save(tensors, file)
 
 
 def _unusual(model: Any) -> list[str]:

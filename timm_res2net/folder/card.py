@@ -4,20 +4,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg
-from torch import nn
 
-from ..convert.published import PUBLISHERS, PublishedFile, file_of
+from ..convert.published import PUBLISHERS, file_of
 from ..layers.text import table
-from . import extras
 from .config import MODES, Config, timm_names
 from .model import Model
-from .remote_code import MODULE
+from .remote_code import INSTALL, MODULE
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _REGION = re.compile(
@@ -58,46 +56,45 @@ def read_card(text: str) -> Any:
         ) from error
 
 
-class Result(NamedTuple):
-    """A measured or published accuracy.
+def accuracy(metric: str, value: float, dataset: str, source: str = '') -> EvalResult:
+    """Return a measured or published accuracy, as the metadata of a card holds it.
 
-    Attributes:
+    Args:
         metric: 'top1', 'top5', 'accuracy', or the name of another metric.
         value: Its value; percent for the first three.
         dataset: Name of the data set on the Hub.
         source: Who published it; '' for the owner of the weights.
     """
-
-    metric: str
-    value: float
-    dataset: str
-    source: str = ''
-
-
-def _count_gmacs(model: nn.Module, size: Sequence[int]) -> float:
-    """Count the multiply-accumulates of one image, in 1e9, of a model on the meta device.
-
-    They are half of the operations that `torch.utils.flop_counter` counts.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(torch.empty(1, *size, device='meta'))
-    return counter.get_total_flops() / 2e9
+    return EvalResult(
+        task_type='image-classification',
+        dataset_type=dataset,
+        dataset_name=dataset,
+        metric_type='accuracy' if metric in _METRICS else metric,
+        metric_name=_METRICS.get(metric, metric),
+        metric_value=value,
+        source_name=source or None,
+        source_url=_URLS.get(source) or None,
+    )
 
 
 def _facts(config: Config) -> dict[str, str]:
-    """Return the rows of a card's table of facts."""
+    """Return the rows of a card's table of facts.
+
+    Multiply-accumulates are half of the operations that `torch.utils.flop_counter` counts.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
     model: Any = timm.create_model(
         config.architecture, device='meta', num_classes=config.num_classes, **config.model_args
     ).eval()
     size = config.input_size
     parameters = sum(p.numel() for p in model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, *size, device='meta'))
     return {
         'architecture': f'`{config.network}`',
         'parameters': f'{parameters / 1e6:.2f} M',
-        'multiply-accumulates': f'{_count_gmacs(model, size):.2f} G at the image size',
+        'multiply-accumulates': f'{counter.get_total_flops() / 2e9:.2f} G at the image size',
         'image size': ' × '.join(map(str, size[1:])) + ' px',
         'classes': f'{config.num_classes:,}' if config.num_classes else 'none, features only',
         'block semantics': f'`{config.semantics}`',
@@ -108,53 +105,17 @@ def _facts(config: Config) -> dict[str, str]:
     }
 
 
-def _auto_class(config: Config) -> str:
-    """Return the class of transformers that the config's remote code serves, '' without any."""
-    if not config.remote_code:
-        return ''
-    return 'AutoModelForImageClassification' if config.num_classes else 'AutoModel'
-
-
-def _results_table(results: Sequence[Result]) -> str:
+def _results_table(results: Sequence[EvalResult]) -> str:
     rows = [
         (
-            result.dataset.replace('|', '/'),
-            _METRICS.get(result.metric, result.metric).replace('|', '/'),
-            f'{result.value:g}',
-            result.source or 'the owner of the weights',
+            result.dataset_name.replace('|', '/'),
+            str(result.metric_name or result.metric_type).replace('|', '/'),
+            f'{result.metric_value:g}',
+            result.source_name or 'the owner of the weights',
         )
         for result in results
     ]
     return table(('data set', 'metric', 'value', 'published by'), rows)
-
-
-def _metadata(
-    title: str, config: Config, license: str | None, results: Sequence[Result], base: str | None
-) -> Any:
-    task = 'image-classification' if config.num_classes else 'image-feature-extraction'
-    found = [
-        EvalResult(
-            task_type='image-classification',
-            dataset_type=result.dataset,
-            dataset_name=result.dataset,
-            metric_type='accuracy' if result.metric in _METRICS else result.metric,
-            metric_name=_METRICS.get(result.metric, result.metric),
-            metric_value=result.value,
-            source_name=result.source or None,
-            source_url=_URLS.get(result.source),
-        )
-        for result in results
-    ]
-    return ModelCardData(
-        library_name='timm',
-        license=license,
-        pipeline_tag=task,
-        tags=[task, 'timm', 'res2net', 'transformers'],
-        datasets=list(dict.fromkeys(result.dataset for result in results)) or None,
-        base_model=base,
-        model_name=title if results else None,
-        eval_results=found or None,
-    )
 
 
 def render_card(
@@ -165,8 +126,7 @@ def render_card(
     *,
     license: str | None = None,
     license_text: str = '',
-    results: Sequence[Result] = (),
-    stated: Sequence[Result] | None = None,
+    results: Sequence[EvalResult] = (),
     base: str | None = None,
     remarks: Sequence[str] = (),
     paper: str = '',
@@ -182,7 +142,6 @@ def render_card(
         license: Identifier of the license for the Hub; None if unknown.
         license_text: The text on the license; by default that of `weights_of`, or the identifier.
         results: Accuracies to show.
-        stated: Those of them that the metadata names; all of them if None.
         base: Repository whose weights the model starts from.
         remarks: Further sentences, each an item of a list.
         paper: The paper, with its identifier.
@@ -193,11 +152,22 @@ def render_card(
         YAML metadata and Markdown.
     """
     own = config.architecture not in timm_names()
-    in_chans = config.input_size[0]
     where, _, repo = load.partition(':')
     repo, _, revision = repo.partition('@') if where == 'hf-hub' else (repo, '', '')
+    task = 'image-classification' if config.num_classes else 'image-feature-extraction'
+    metadata: Any = ModelCardData(
+        library_name='timm',
+        license=license,
+        pipeline_tag=task,
+        tags=[task, 'timm', 'res2net', 'transformers'],
+        datasets=list(dict.fromkeys(result.dataset_type for result in results)) or None,
+        base_model=base,
+        model_name=title if results else None,
+        eval_results=list(results) or None,
+    )
+    auto_class = 'AutoModelForImageClassification' if config.num_classes else 'AutoModel'
     card = ModelCard.from_template(
-        _metadata(title, config, license, results if stated is None else stated, base),
+        metadata,
         template_str=re.sub(r'(\{% .*? %\})\n', r'\1', _TEMPLATE.read_text(encoding='utf-8')),
         title=title,
         summary=summary,
@@ -206,19 +176,18 @@ def render_card(
         origin=config.pretrained_cfg.get('origin_url'),
         imports='import timm, timm_res2net' if own else 'import timm',
         load=load,
-        mode=MODES.get(in_chans) if config.num_classes else None,
+        mode=MODES.get(config.input_size[0]) if config.num_classes else None,
         top=min(5, config.num_classes),
         pools=bool(config.global_pool),
         own=own,
         facts=table(('what', ''), _facts(config).items()),
         results=_results_table(results) if results else '',
-        published=any(result.source for result in results),
+        published=any(result.source_name for result in results),
         license_text=license_text,
         weights_of=weights_of,
         se=config.model_args.get('attn_layer') == 'se',
-        install=extras.how_to_install(),
-        repository=extras.REPOSITORY,
-        auto_class=_auto_class(config),
+        install=INSTALL,
+        auto_class=auto_class if config.remote_code else '',
         module=MODULE,
         repo=repo,
         revision=f", revision='{revision}'" if revision else '',
@@ -260,14 +229,13 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
         ValueError: The metadata of the old card cannot be read.
     """
     ours, theirs = read_card(new), read_card(old)
+    if keep_results and ours.data.eval_results and theirs.data.eval_results:
+        stated = set(map(key_of, ours.data.eval_results))
+        others = [result for result in theirs.data.eval_results if key_of(result) not in stated]
+        ours.data.eval_results = [*others, *ours.data.eval_results]
     data, kept = ours.data.to_dict(), theirs.data.to_dict()
     if not keep_results:
         kept.pop('model-index', None)
-    elif data.get('model-index') and kept.get('model-index'):
-        stated = {_key(result) for result in ours.data.eval_results}
-        others = [result for result in theirs.data.eval_results if _key(result) not in stated]
-        ours.data.eval_results = [*others, *ours.data.eval_results]
-        data = ours.data.to_dict()
     merged = {**kept, **data}
     for key in ('tags', 'datasets'):
         both = [*_as_list(kept.get(key)), *_as_list(data.get(key))]
@@ -279,7 +247,8 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
     return f'---\n{type(ours.data)(**merged).to_yaml()}\n---\n{text}\n'
 
 
-def _key(result: Any) -> tuple[Any, ...]:
+def key_of(result: EvalResult) -> tuple[Any, ...]:
+    """Return what a result is of: data set and metric."""
     return result.dataset_type, result.metric_type, result.metric_name
 
 
@@ -299,23 +268,14 @@ def owners_text(card: str) -> str:
     return _REGION.sub('', read_card(card).text).strip()
 
 
-def results_of(card: str) -> list[Result]:
+def results_of(card: str) -> list[EvalResult]:
     """Return the numeric results that the metadata of a card names.
 
     Raises:
         ValueError: The metadata cannot be read.
     """
-    names = {name: metric for metric, name in _METRICS.items()}
-    return [
-        Result(
-            names.get(found.metric_name, found.metric_type),
-            found.metric_value,
-            found.dataset_type,
-            found.source_name or '',
-        )
-        for found in read_card(card).data.eval_results or []
-        if isinstance(found.metric_value, int | float)
-    ]
+    results = read_card(card).data.eval_results or []
+    return [result for result in results if isinstance(result.metric_value, int | float)]
 
 
 def card_of_tag(config: Config, tag: str) -> str:
@@ -325,13 +285,15 @@ def card_of_tag(config: Config, tag: str) -> str:
         config: Config of the registered model.
         tag: The tag, without the name.
     """
-    name = config.architecture
-    full = f'{name}.{tag}'
+    full = f'{config.architecture}.{tag}'
     cfg: Any = get_pretrained_cfg(full)
-    results = []
     file = file_of(full)
-    if file and file.top1:
-        results = [Result('top1', file.top1, 'imagenet-1k', PUBLISHERS[file.by].figures)]
+    results, owner = [], ''
+    if file:
+        owner = 'authors' if file.by == 'timm' else file.by
+        if file.top1:
+            figures = PUBLISHERS[file.by].figures
+            results = [accuracy('top1', file.top1, 'imagenet-1k', figures)]
     return render_card(
         config,
         full,
@@ -342,12 +304,5 @@ def card_of_tag(config: Config, tag: str) -> str:
         base=cfg.hf_hub_id,
         remarks=cfg.notes or (),
         paper=f'{cfg.paper_name}, {cfg.paper_ids}',
-        weights_of=_owner(file),
+        weights_of=owner,
     )
-
-
-def _owner(file: PublishedFile | None) -> str:
-    """Return whose weights a published file has, as the template names them."""
-    if file is None:
-        return ''
-    return 'authors' if file.by == 'timm' else file.by

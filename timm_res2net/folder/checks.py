@@ -1,14 +1,12 @@
 """Check a model's folder: a function for each question, and a table of what a problem means.
 
 `push_to_hub` refuses what the table calls an error under `push`; `pull` writes nothing if there is
-an error under `pull`; `check` prints everything. `check_values` asks one of them of a model that is
-no folder.
+an error under `pull`; `check` prints everything.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,11 +15,10 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from ..layers.text import list_some, printable
-from ..models.loading import fill
 from .card import read_card
 from .config import CONFIG, MODES
 from .folder import CARD, WEIGHTS, ModelFolder
-from .golden import GOLDEN, compare_golden, compare_models
+from .golden import GOLDEN, compare_golden, differences, noise_image, outputs_of
 from .remote_code import MODULE, is_module
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +30,7 @@ PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 
 _TOLERANCE = 1e-4  # relative, in float32: another memory format adds in another order
 _LARGEST = 512  # px; a config that is not trusted may claim any size
+_CONVERT = '`timm-res2net convert` writes one from a checkpoint file.'
 
 
 class Finding(NamedTuple):
@@ -41,7 +39,7 @@ class Finding(NamedTuple):
     Attributes:
         what: What was looked at.
         state: 'ok', 'warning' or 'error'.
-        text: What was found.
+        text: The result.
     """
 
     what: str
@@ -69,27 +67,17 @@ class Subject:
         """The network that the folder loads as, in eval mode."""
         return self.folder.load().eval()
 
-    @property
-    def size(self) -> list[int]:
-        """Channels, height and width of an image to try it with."""
+    @functools.cached_property
+    def image(self) -> torch.Tensor:
+        """A noise image (1, C, H, W) to try it with."""
         channels, *sides = self.folder.config.input_size
-        return [channels, *(min(side, _LARGEST) for side in sides)]
+        return noise_image([channels, *(min(side, _LARGEST) for side in sides)])
 
     @property
     def license(self) -> str | None:
         """The license that the card names, else the config's."""
         card = self.folder.card
         return (read_card(card).data.license if card else None) or self.folder.config.license
-
-    def path(self, name: str) -> Path:
-        """Return the path of a file, which the cache may lack while the Hub is not asked."""
-        path = self.folder.path / name
-        if self.folder.offline and not path.is_file():
-            raise FileNotFoundError(
-                f'{name} is not in the cache, and the Hub was not asked for it. Run again when the '
-                'Hub can be asked.'
-            )
-        return path
 
 
 # --- the questions: each returns what is fine ('' if that is not worth a line), or raises ---------
@@ -108,78 +96,52 @@ def comes_from(subject: Subject) -> str:
 
 def has_config(subject: Subject) -> str:
     """Is there a config that describes a Res2Net?"""
-    subject.path(CONFIG)
     config = subject.folder.config
     return f'{config.architecture}, {config.num_classes} classes, {config.input_size[-1]} px'
 
 
 def has_weights(subject: Subject) -> str:
     """Are there weights as safetensors, and can they be read?"""
-    weights = subject.path(WEIGHTS)
+    weights = subject.folder.path / WEIGHTS
     if not weights.is_file():
-        others = _pickles_in(subject)
-        if others:
-            raise FileNotFoundError(
-                f'{others[0]} is a pickle, and there is no {WEIGHTS}. `timm-res2net convert` '
-                'writes one from a checkpoint file.'
-            )
-        raise FileNotFoundError(
-            f'There is no {WEIGHTS}. `timm-res2net convert` writes one from a checkpoint file.'
-        )
+        pickles = _pickles_in(subject)
+        instead = f'{pickles[0]} is a pickle, and there' if pickles else 'There'
+        raise FileNotFoundError(f'{instead} is no {WEIGHTS}. {_CONVERT}')
     try:
         with safe_open(weights, framework='pt') as file:
             count = len(file.keys())
     except SafetensorError as error:
         raise ValueError(f'{WEIGHTS} is damaged ({error}). Download or write it again.') from error
-    if not count:
-        raise ValueError(f'{WEIGHTS} is empty. Push the model again.')
     return f'{WEIGHTS}, {weights.stat().st_size:,} bytes, {count} tensors'
 
 
 def has_no_pickles(subject: Subject) -> str:
     """Are there weights of other formats, which are not checked?"""
-    there = (*_pickles_in(subject), *subject.folder.pickles)
-    if there:
-        names = ', '.join(dict.fromkeys(there))
-        raise ValueError(f'{names}: not checked. `timm-res2net convert` makes safetensors of them.')
+    pickles = dict.fromkeys((*_pickles_in(subject), *subject.folder.pickles))
+    if pickles:
+        raise ValueError(
+            f'{", ".join(pickles)}: not checked. `timm-res2net convert` makes safetensors of them.'
+        )
     return ''
 
 
 def tensors_fit(subject: Subject) -> str:
-    """Do the names and shapes of the weights fit the config?"""
-    model = subject.folder.build()
-    tensors = model.state_dict()
-    with safe_open(subject.folder.path / WEIGHTS, framework='pt') as file:
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-        kinds = {key: part.get_dtype() for key, part in slices.items()}
-        shapes = {key: part.get_shape() for key, part in slices.items()}
-    try:  # without the numbers, the shapes are enough
-        fill(model, {key: torch.empty(shape, device='meta') for key, shape in shapes.items()})
+    """Do the names, shapes and types of the weights fit the config?"""
+    try:
+        return f'all {subject.folder.check_weights()} fit the config'
     except ValueError as error:
-        if subject.original is not None:
-            raise ValueError(
-                f'{error}. The model has layers that no recorded argument describes. Nothing was '
-                'pushed; `timm.models.push_to_hf_hub` takes models as they are.'
-            ) from error
+        if subject.original is None:
+            raise
         raise ValueError(
-            f'{error}. Config and weights are of different models: push again.'
+            f'{error} The model has layers that no recorded argument describes. Nothing was '
+            'pushed; `timm.models.push_to_hf_hub` takes models as they are.'
         ) from error
-    odd = [
-        key
-        for key, tensor in tensors.items()
-        if tensor.is_floating_point() and not kinds[key].startswith(('F', 'BF'))
-    ]
-    if odd:  # torch would load them all the same, and drop imaginary parts
-        raise ValueError(
-            f'Weights are {kinds[odd[0]]}, not floating-point numbers, {list_some(odd)}. Save them '
-            'as float32.'
-        )
-    return f'all {len(tensors)} fit the config'
 
 
 def values_are_finite(subject: Subject) -> str:
     """Are all weights finite, and all variances positive?"""
-    problem = _values(_tensors(subject))
+    with safe_open(subject.folder.path / WEIGHTS, framework='pt') as file:
+        problem = _problem((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
     if problem:
         raise ValueError(problem)
     return 'all finite'
@@ -195,12 +157,12 @@ def check_values(model: nn.Module, what: str) -> None:
     Raises:
         ValueError: A weight is not finite, or a variance is negative.
     """
-    problem = _values(model.state_dict().items())
+    problem = _problem(model.state_dict().items())
     if problem:
         raise ValueError(f'{what}: {problem}')
 
 
-def _values(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+def _problem(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Return which weights are not finite and which variances negative, '' if none."""
     bad, negative = [], []
     for key, tensor in tensors:
@@ -218,7 +180,8 @@ def _values(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 def outputs_are_finite(subject: Subject) -> str:
     """Does an image give finite outputs?"""
-    out = _outputs(subject.net, subject.size)
+    with torch.no_grad():
+        out = subject.net(subject.image)
     if not out.isfinite().all():
         raise ValueError('An image gives outputs that are NaN or infinite. Use another checkpoint.')
     return f'an image gives {out.shape[1]} finite outputs'
@@ -228,7 +191,8 @@ def outputs_are_the_same(subject: Subject) -> str:
     """Does the folder load as the model that it was written from?"""
     if subject.original is None:
         return ''
-    errors = compare_models(subject.original, subject.net, subject.size)
+    nets = (subject.net, subject.original)
+    errors = differences(*(outputs_of(net, subject.image) for net in nets))
     first = next((name for name, error in errors.items() if error > _TOLERANCE), None)
     if first:
         raise ValueError(
@@ -258,24 +222,20 @@ def images_can_be_prepared(subject: Subject) -> str:
     # an empty pretrained_cfg stands for timm's defaults
     given = {} if config.pretrained_cfg else {'input_size': tuple(config.input_size)}
     data = resolve_data_config(given, pretrained_cfg=config.pretrained_cfg)
-    told = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
+    text = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
+    channels = data['input_size'][0]
     try:
         transform: Any = create_transform(**data)
-        channels = data['input_size'][0]
-        mode = MODES.get(channels)
-        if mode:
-            image = transform(Image.new(mode, (64, 64)))
-            fits = image.shape[0] == channels and bool(image.isfinite().all())
-        else:
-            fits = {len(data['mean']), len(data['std'])} <= {1, channels}
+        if channels in MODES:
+            transform(Image.new(MODES[channels], (64, 64)))
+        elif not {len(data['mean']), len(data['std'])} <= {1, channels}:
+            raise ValueError(f'there are {channels} channels')
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f'Images cannot be prepared with {told} ({type(error).__name__}: {error}). Push again '
+            f'Images cannot be prepared with {text} ({type(error).__name__}: {error}). Push again '
             'with other values.'
         ) from error
-    if not fits:
-        raise ValueError(f'{told} do not suit {channels} channels. Push again with other values.')
-    return told
+    return text
 
 
 def has_license(subject: Subject) -> str:
@@ -298,9 +258,8 @@ def license_is_free(subject: Subject) -> str:
     if license == 'other':
         data = read_card(subject.folder.card).data
         link = f' ({data.license_link})' if data.license_link else ''
-        named = str(data.license_name or "'other'") + link
-        told = ' '.join(named.split())
-        raise ValueError(f'The license is {told}. Read it before you use the weights.')
+        named = ' '.join(f'{data.license_name or "other"}{link}'.split())
+        raise ValueError(f'The license is {named}. Read it before you use the weights.')
     if '-nc' in license:
         raise ValueError(
             f'{license} does not allow commercial use. Use other weights in a product.'
@@ -312,7 +271,7 @@ def code_is_known(subject: Subject) -> str:
     """Did this package write the code that transformers runs with `trust_remote_code=True`?"""
     if not subject.folder.config.auto_map:
         return ''
-    if subject.folder.config.remote_code and is_module(subject.path(MODULE)):
+    if subject.folder.config.remote_code and is_module(subject.folder.path / MODULE):
         return f'{MODULE} as this version of timm_res2net writes it'
     raise ValueError(
         f'auto_map in {CONFIG} names code for transformers that this version of timm_res2net did '
@@ -323,10 +282,10 @@ def code_is_known(subject: Subject) -> str:
 
 def has_card(subject: Subject) -> str:
     """Is there a card whose metadata can be read?"""
-    subject.path(CARD)
     card = subject.folder.card
     if not card:
-        raise FileNotFoundError(f'There is no {CARD}. `timm-res2net push` writes one.')
+        where = ' in the cache' if subject.folder.offline else ''
+        raise FileNotFoundError(f'There is no {CARD}{where}. `timm-res2net push` writes one.')
     if not card.startswith('---'):
         raise ValueError(f'{CARD} has no metadata. `timm-res2net push` writes it.')
     read_card(card)
@@ -334,24 +293,7 @@ def has_card(subject: Subject) -> str:
 
 
 def _pickles_in(subject: Subject) -> list[str]:
-    return sorted(
-        path.name for path in subject.folder.path.iterdir() if path.name.endswith(PICKLES)
-    )
-
-
-def _tensors(subject: Subject) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights of the model in memory, or else of the file."""
-    if subject.original is not None:
-        yield from subject.original.state_dict().items()
-        return
-    with safe_open(subject.folder.path / WEIGHTS, framework='pt') as file:
-        yield from ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
-
-
-def _outputs(model: nn.Module, size: Sequence[int]) -> torch.Tensor:
-    image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return model(image)
+    return sorted(p.name for p in subject.folder.path.iterdir() if p.name.endswith(PICKLES))
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -366,7 +308,7 @@ class Question(NamedTuple):
         needs: Questions without an error, before which this one cannot be asked.
         push: What a problem is for `push_to_hub`: 'error' refuses the push.
         check: What it is for `check`.
-        pull: What it is for `pull`: 'error' keeps it from writing.
+        pull: What it is for `pull`: 'error' writes nothing.
     """
 
     what: str

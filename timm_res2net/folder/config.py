@@ -1,17 +1,16 @@
 """The config of a model: what config.json holds, checked once, as timm and transformers read it."""
 
-import dataclasses
 import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.data import create_transform, resolve_data_config
-from timm.models import filter_pretrained_cfg, get_pretrained_cfg
+from timm.data import create_transform, resolve_input_data_config
+from timm.models import filter_pretrained_cfg, get_model_args, get_pretrained_cfg
 from torch import nn
 
 from ..convert.published import COUNTS
@@ -29,7 +28,7 @@ from ..layers.arguments import (
     several,
     whole,
 )
-from ..layers.text import brief
+from ..layers.text import brief, sentence
 from ..models import hrnet_res2net
 from .remote_code import AUTO_MAP
 
@@ -55,11 +54,15 @@ def is_res2net(name: str) -> bool:
     return name in COUNTS or name in timm_names()
 
 
+def _as_json(value: Any) -> Any:
+    """Return a value as it is read from JSON, which has lists where Python has tuples."""
+    return json.loads(json.dumps(value))
+
+
 @functools.cache
 def _own_arguments(name: str) -> dict[str, Any]:
     """Return the arguments of a registered name, as JSON values."""
-    model = timm.create_model(name, device='meta')
-    return json.loads(json.dumps(getattr(model, 'model_args', {})))
+    return _as_json(getattr(timm.create_model(name, device='meta'), 'model_args', {}))
 
 
 def in_chans_of(model: Any) -> int:
@@ -68,13 +71,16 @@ def in_chans_of(model: Any) -> int:
     return int(first.weight.shape[1])
 
 
-def check_license(license: str | None) -> None:
-    """Raise a ValueError if a text is not the identifier of a license. None is none."""
-    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
-        raise ValueError(
-            f"'{license}' is not the identifier of a license. Use one of the Hub's, such as "
-            'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
-        )
+def arguments_of(model: Any) -> dict[str, Any]:
+    """Return the arguments of `timm.create_model` that rebuild a Res2Net or HRNet, but its name.
+
+    The class count is not among them, because a config has a field for it. The channels are those
+    of its first convolution, which may have been replaced.
+    """
+    own = getattr(model, 'model_args', None)  # timm's models have none, but a record of timm's
+    arguments = {**(get_model_args(model) if own is None else own), 'in_chans': in_chans_of(model)}
+    arguments.pop('num_classes', None)
+    return arguments
 
 
 def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
@@ -146,7 +152,7 @@ def check_arguments(given: Mapping[str, Any], name: str) -> None:
     if unknown:
         raise ValueError(
             f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
-            'can set. Remove it.'
+            'can set'
         )
     parse_arguments(table, _given(given), 'model_args.')
 
@@ -157,22 +163,18 @@ def _check(config: Any) -> None:
         raise ValueError(f'config.json must contain a JSON object, not a {type(config).__name__}.')
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
-        raise ValueError(f'it lacks {", ".join(missing)}. Write it again from the model.')
+        raise ValueError(f'it lacks {", ".join(missing)}')
     parse_arguments(_FIELDS, config)
     parse_arguments(_CFG, _given(config['pretrained_cfg']), 'pretrained_cfg.')
     name = config['architecture'].partition('.')[0]
     if not is_res2net(name):
         raise ValueError(
-            f"'{name}' is not a Res2Net of timm_res2net or timm. `timm-res2net list` shows the "
-            'models.'
+            f"'{name}' is not a Res2Net of timm_res2net or timm, see `timm-res2net list`"
         )
     check_arguments(config.get('model_args', {}), name)
     labels = config.get('label_names')
     if isinstance(labels, list) and len(labels) != config['num_classes']:
-        raise ValueError(
-            f'it has {len(labels)} label_names for {config["num_classes"]} classes. Correct them, '
-            'or remove label_names.'
-        )
+        raise ValueError(f'it has {len(labels)} label_names for {config["num_classes"]} classes')
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,9 @@ class Config:
     Attributes:
         architecture: Name for `timm.create_model`.
         num_classes: Classes of the head; 0 for none.
+        pretrained_cfg: timm's description of the weights and of how images are prepared.
         num_features: Channels of the last feature level.
         global_pool: Pooling before the head.
-        pretrained_cfg: timm's description of the weights and of how images are prepared.
         label_names: Names of the classes in order.
         label_descriptions: Longer names by label name.
         model_args: Further arguments of `timm.create_model`, JSON values.
@@ -193,9 +195,9 @@ class Config:
 
     architecture: str
     num_classes: int
-    num_features: int
-    global_pool: str
     pretrained_cfg: dict[str, Any]
+    num_features: int = 0
+    global_pool: str = ''
     label_names: Sequence[str] | None = None
     label_descriptions: Mapping[str, str] | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -206,7 +208,6 @@ class Config:
         cls,
         model: Any,
         architecture: str,
-        arguments: Mapping[str, Any],
         cfg: Mapping[str, Any],
     ) -> 'Config':
         """Describe a model so that timm and transformers rebuild it.
@@ -218,7 +219,6 @@ class Config:
         Args:
             model: A Res2Net or HRNet.
             architecture: Its name for `timm.create_model`.
-            arguments: Further arguments of `timm.create_model`, JSON values.
             cfg: Its `pretrained_cfg`.
         """
         kept = filter_pretrained_cfg(dict(cfg), remove_source=True)
@@ -231,8 +231,8 @@ class Config:
         kept.update(num_classes=model.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
         pool = getattr(model.global_pool, 'pool_type', '')  # an HRNet's backbone has none
         return cls(
-            architecture, model.num_classes, model.num_features, pool,
-            kept, names, descriptions, dict(arguments),
+            architecture, model.num_classes, kept, model.num_features, pool,
+            names, descriptions, arguments_of(model),
         )  # fmt: skip
 
     @classmethod
@@ -245,7 +245,7 @@ class Config:
         cfg: Any = get_pretrained_cfg(full)
         model: Any = timm.create_model(full, device='meta', num_classes=cfg.num_classes)
         name = full.partition('.')[0]
-        return cls.of(model, name, model.model_args, model.pretrained_cfg)
+        return cls.of(model, name, model.pretrained_cfg)
 
     @classmethod
     def read(cls, path: Path) -> 'Config':
@@ -256,35 +256,25 @@ class Config:
             ValueError: The file is not JSON, lacks a field, has a field of another type or one that
                 timm does not know, or does not name a Res2Net.
         """
-        what = f'{path} does not describe a model'
         if not path.is_file():
             raise FileNotFoundError(
                 f'There is no {path}. `timm-res2net convert` writes one from a checkpoint file.'
             )
         try:
-            found = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:  # JSON or UTF-8
+            values = json.loads(read_text(path))
+            _check(values)
+        except (ValueError, RecursionError) as error:  # also of JSON and UTF-8
             raise ValueError(
-                f'{what}: {type(error).__name__}: {error}. Write it again from the model.'
+                f'{path} does not describe a model: {sentence(str(error))} Correct it, or write it '
+                'again from the model.'
             ) from error
-        try:
-            _check(found)
-        except ValueError as error:
-            raise ValueError(f'{what}: {error}') from None
-        name, classes, labels = (
-            found.get(key) for key in ('architecture', 'num_classes', 'label_names')
-        )
-        return cls(
-            name, classes, found.get('num_features', 0), found.get('global_pool', ''),
-            found['pretrained_cfg'], labels, found.get('label_descriptions'),
-            found.get('model_args', {}), found.get('auto_map'),
-        )  # fmt: skip
+        return cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
 
     def to_json(self) -> str:
         """Return the text of the file. The same config gives the same text."""
-        found = dataclasses.asdict(self)
+        values = asdict(self)
         optional = ('label_names', 'label_descriptions', 'model_args', 'auto_map')
-        kept = {key: found[key] for key in found if found[key] or key not in optional}
+        kept = {key: value for key, value in values.items() if value or key not in optional}
         kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
         return json.dumps(kept, indent=2) + '\n'
 
@@ -315,8 +305,7 @@ class Config:
         For example `res2net_custom(layers=[3, 4, 23, 3])`.
         """
         own = _own_arguments(self.architecture)
-        # a config that was read has lists where others have tuples
-        given = json.loads(json.dumps(self.model_args))
+        given = _as_json(self.model_args)
         other = {key: value for key, value in given.items() if value != own.get(key)}
         arguments = ', '.join(f'{key}={value!r}' for key, value in other.items())
         return f'{self.architecture}({arguments})' if other else self.architecture
@@ -324,7 +313,7 @@ class Config:
     def with_cfg(self, **changes: Any) -> 'Config':
         """Return the config with other values in its `pretrained_cfg`; None removes a field."""
         cfg = filter_pretrained_cfg({**self.pretrained_cfg, **changes})
-        return dataclasses.replace(self, pretrained_cfg=cfg)
+        return replace(self, pretrained_cfg=cfg)
 
     def as_asked(
         self,
@@ -340,34 +329,37 @@ class Config:
             remote_code: Whether it names this package's module for transformers.
 
         Raises:
-            ValueError: The license is no identifier, or there is another number of names.
+            ValueError: The license is no identifier, or there is not one name for each class.
         """
-        check_license(license)
-        config = self if label_names is None else self.with_labels(label_names)
+        config = self
+        if license is not None:
+            if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+                raise ValueError(
+                    f"'{license}' is not the identifier of a license. Use one of the Hub's, such "
+                    'as apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
+                )
+            config = config.with_cfg(license=license)
+        if label_names is not None:
+            if isinstance(label_names, str) or not all(
+                isinstance(name, str) and name for name in label_names
+            ):
+                raise ValueError(f'label_names must be a list of names, got {label_names!r}.')
+            if len(label_names) != self.num_classes:
+                raise ValueError(
+                    f'There are {len(label_names)} label names for {self.num_classes} classes. '
+                    'Give one name for each class, in order.'
+                )
+            config = replace(config, label_names=list(label_names), label_descriptions=None)
         if remote_code is not None:
-            auto_map = AUTO_MAP if remote_code else None
-            config = dataclasses.replace(config, auto_map=auto_map)
-        return config if license is None else config.with_cfg(license=license)
+            config = replace(config, auto_map=AUTO_MAP if remote_code else None)
+        return config
 
-    def with_labels(self, names: Sequence[str]) -> 'Config':
-        """Return the config with names for the classes.
-
-        Raises:
-            ValueError: `names` is not a list of as many names as there are classes.
-        """
-        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f'label_names must be a list of names, got {names!r}.')
-        if len(names) != self.num_classes:
-            raise ValueError(
-                f'There are {len(names)} label names for {self.num_classes} classes. Give one name '
-                'for each class, in order.'
-            )
-        return dataclasses.replace(self, label_names=list(names), label_descriptions=None)
-
-    def with_data(self, given: Mapping[str, Any]) -> 'Config':
-        """Return the config with another preparation of images, for its number of channels.
+    def with_data(self, net: nn.Module, given: Mapping[str, Any]) -> 'Config':
+        """Return the config with another preparation of images.
 
         Args:
+            net: Its network. As timm does, a mean or standard deviation of colors is averaged for
+                other than 3 channels.
             given: Some of `DATA` as timm's train.py takes them. The rest stays as it is.
 
         Raises:
@@ -378,27 +370,16 @@ class Config:
             raise ValueError(
                 f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
             )
-        given, before = _given(given), self.pretrained_cfg
-        in_chans = self.input_size[0]
-        what = f'Images cannot be prepared with {dict(given)}'
+        given = _given(given)
         try:
             parse_arguments({**_CFG, 'img_size': whole(1, 4096)}, given)
-            data = resolve_data_config({'in_chans': in_chans, **given}, pretrained_cfg=before)
+            data = resolve_input_data_config(net, dict(given), self.pretrained_cfg)
             create_transform(**data)
-        except ValueError as error:
-            raise ValueError(f'{what}: {error}') from None
-        except (AssertionError, KeyError, TypeError) as error:
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{what} ({type(error).__name__}: {error}). Give values as timm's train.py takes "
-                'them.'
+                f'Images cannot be prepared with {dict(given)} ({type(error).__name__}: {error}). '
+                "Give values as timm's train.py takes them."
             ) from error
-        size = data['input_size'][1:]
-        data['input_size'] = [in_chans, *size]
-        for key in ('mean', 'std'):
-            values = list(data[key])
-            if len(values) != in_chans:  # statistics of colors, for another number of channels
-                values = [sum(values) / len(values)] * in_chans
-            data[key] = values
-        if data['input_size'][1:] != self.input_size[1:]:
+        if data['input_size'][1:] != tuple(self.input_size[1:]):
             data['pool_size'] = None
-        return self.with_cfg(**data)
+        return self.with_cfg(**{key: _as_json(value) for key, value in data.items()})

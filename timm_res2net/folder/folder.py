@@ -8,18 +8,18 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from ..convert.files import read_checkpoint
 from ..files import new_folder, read_text, write_file
-from ..layers.text import first_line, sentence
-from ..models.loading import WEIGHT_FILES, refuse_part
+from ..layers.text import first_line, list_some, sentence
+from ..models.loading import WEIGHT_FILES, fill
 from .config import CONFIG, Config
 from .golden import GOLDEN, golden_tensors
 from .model import Model
-from .remote_code import MODULE, module_text
+from .remote_code import MODULE, MODULE_TEXT
 
 WEIGHTS, PICKLE = WEIGHT_FILES
 CARD = 'README.md'
@@ -96,16 +96,61 @@ class ModelFolder:
         try:
             model = timm.create_model(f'local-dir:{self.path}', device='meta')
         except Exception as error:  # what others wrote fails anywhere inside timm
-            reason = first_line(error)
-            if not isinstance(error, ValueError):
-                reason = f'{type(error).__name__}: {reason}'
-            raise ValueError(sentence(f'{what}: {reason}')) from error
+            raise ValueError(
+                sentence(f'{what}: {type(error).__name__}: {first_line(error)}')
+            ) from error
         count = sum(p.numel() for p in model.parameters())
         if count > MOST_PARAMETERS:
             raise ValueError(
                 f'{what} of at most {MOST_PARAMETERS:,} parameters, but one of {count:,}.'
             )
         return model
+
+    def check_weights(self) -> int:
+        """Compare the weights with the config, without reading them into memory.
+
+        timm does not report missing weights if it creates a model with `features_only` or other
+        classes.
+
+        Returns:
+            The number of tensors.
+
+        Raises:
+            FileNotFoundError: There is no config, or there are no weights.
+            ValueError: Names or shapes are not those of the config's model, or weights are not
+                floating-point numbers.
+        """
+        model, weights = self.build(), self.weights
+        floating = {key for key, t in model.state_dict().items() if t.is_floating_point()}
+        try:
+            if weights.name == PICKLE:
+                tensors = read_checkpoint(weights).tensors
+                odd = []
+            else:
+                with safe_open(weights, framework='pt') as file:
+                    parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                    # torch would load other types all the same, and drop imaginary parts
+                    odd = [k for k in floating & parts.keys() if 'F' not in parts[k].get_dtype()]
+                    tensors = {
+                        key: torch.empty(part.get_shape(), device='meta')
+                        for key, part in parts.items()
+                    }
+            fill(model, tensors)
+        except SafetensorError as error:
+            raise ValueError(
+                f'{weights} is damaged ({error}). Download or write it again.'
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f'Config and weights of {self.path} are of different models: '
+                f'{sentence(str(error))} Write the folder again from the model.'
+            ) from error
+        if odd:
+            raise ValueError(
+                f'{weights} holds weights that are not floating-point numbers, {list_some(odd)}. '
+                'Save them as float32.'
+            )
+        return len(tensors)
 
     def load(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
         """Create the model with timm.
@@ -117,30 +162,18 @@ class ModelFolder:
         Raises:
             FileNotFoundError: There is no config, or there are no weights.
             ValueError: The config does not describe a model, or not that of the weights.
-            RuntimeError: The weights are only a part of the model's.
         """
-        own = self.build().state_dict()  # counts the parameters before memory is taken for them
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
-        if pretrained and self.weights.name == PICKLE:  # our errors are the clearer ones
-            overlay = {'source': '', 'state_dict': read_checkpoint(self.weights).tensors, **overlay}
-        elif pretrained:  # timm reports no missing weights with features_only or other classes
-            with safe_open(self.weights, framework='pt') as file:
-                refuse_part(file.keys(), own)
-        try:
-            model: Any = timm.create_model(
-                f'local-dir:{self.path}',
-                pretrained=pretrained,
-                pretrained_cfg_overlay=overlay,
-                **kwargs,
-            )
-        except RuntimeError as error:
-            if 'state_dict' not in str(error):
-                raise
-            some = '; '.join(' '.join(line.split()) for line in str(error).splitlines()[1:3])
-            raise ValueError(
-                f'Config and weights of {self.path} are of different models ({some[:300]}). '
-                'Write the folder again from the model.'
-            ) from error
+        if not pretrained:
+            self.build()  # counts the parameters before memory is taken for them
+        else:
+            self.check_weights()
+            if self.weights.name == PICKLE:
+                tensors = read_checkpoint(self.weights).tensors
+                overlay = {'source': '', 'state_dict': tensors, **overlay}
+        model: Any = timm.create_model(
+            f'local-dir:{self.path}', pretrained, pretrained_cfg_overlay=overlay, **kwargs
+        )
         model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         return model
 
@@ -162,7 +195,7 @@ def write(model: Model, path: Path) -> ModelFolder:
             (made / GOLDEN).parent.mkdir()
             _save(golden, made / GOLDEN)
         if model.config.remote_code:
-            (made / MODULE).write_text(module_text(), encoding='utf-8')
+            (made / MODULE).write_text(MODULE_TEXT, encoding='utf-8')
         if model.card:
             (made / CARD).write_text(model.card, encoding='utf-8')
     return ModelFolder(path)

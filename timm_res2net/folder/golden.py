@@ -18,8 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ..files import TEXT_LIMIT
-
 TOLERANCE = 1e-3
 """Largest relative difference that rounding explains. Wrong semantics differ by 8 % and more.
 
@@ -30,6 +28,7 @@ whose TF32 has 10 bits; timm compares its own golden tensors with the same toler
 GOLDEN = 'test/rand_tensors.safetensors'
 """File of the golden tensors, in a folder or repository."""
 
+_OUTPUTS = ('output', 'features', 'pre_logits')
 _LARGEST_SIDE = 384  # px; the input of a larger model is smaller than its config says
 _LARGEST_TENSOR = 4 << 20  # bytes; larger tensors are not written
 
@@ -88,13 +87,13 @@ def differences(
     return {name: relative_difference(got[name], tensor) for name, tensor in expected.items()}
 
 
-def describe(errors: Mapping[str, float]) -> str:
+def in_words(errors: Mapping[str, float]) -> str:
     """Return differences in words."""
     return ', '.join(f'{error:.2g} ({name})' for name, error in errors.items())
 
 
 def _refuse(
-    got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
+    outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
 ) -> dict[str, float]:
     """Return the differences of a model's outputs from those of a file.
 
@@ -102,26 +101,40 @@ def _refuse(
         ValueError: The shapes are others, or a difference is larger than rounding.
     """
     mine, theirs = (
-        [tuple(tensors[name].shape) for name in expected] for tensors in (got, expected)
+        [tuple(tensors[name].shape) for name in expected] for tensors in (outputs, expected)
     )
     if mine != theirs:
         raise ValueError(
-            f'{what} has the shapes {theirs}, and the model gives {mine}: it is another network, '
+            f'{what} has the shapes {theirs}, and the model returns {mine}: it is another network, '
             'such as one with other strides. Give its arguments, or compare other outputs.'
         )
-    errors = differences(got, expected)
+    errors = differences(outputs, expected)
     if max(errors.values()) > TOLERANCE:
         raise ValueError(
-            f'The outputs differ from {what} by {describe(errors)}, and at most {TOLERANCE:g} is '
+            f'The outputs differ from {what} by {in_words(errors)}, and at most {TOLERANCE:g} is '
             'rounding: it is another network under the same keys, or the weights are others or '
             'damaged. Give its semantics or arguments, or use the right weights.'
         )
     return errors
 
 
-def _levels(model: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    levels = model.forward_intermediates(batch, intermediates_only=True)
-    return {f'level {i}': level for i, level in enumerate(levels)}
+def noise_image(size: Sequence[int]) -> torch.Tensor:
+    """Return a batch of one image of noise, the same at every call.
+
+    Args:
+        size: Channels, height and width.
+
+    Returns:
+        (1, C, H, W) with values from 0 to 1.
+    """
+    return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+
+
+def outputs_of(model: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the feature levels and the logits of a model for a batch, by name."""
+    with torch.no_grad():
+        levels = model.forward_intermediates(batch, intermediates_only=True)
+        return {**{f'level {i}': level for i, level in enumerate(levels)}, 'logits': model(batch)}
 
 
 def compare_outputs(
@@ -145,44 +158,22 @@ def compare_outputs(
     (batch, *_), expected = read_tensors(image), read_tensors(outputs)
     if batch.ndim != 4:
         raise ValueError(f'{image} has the shape {tuple(batch.shape)}. Save a batch (B, C, H, W).')
-    with torch.no_grad():
-        if len(expected) == 1 and expected[0].ndim == 2:
-            got = {'logits': model(batch)}
-        else:
-            got = dict([*_levels(model, batch).items()][-len(expected) :])
-    if len(got) != len(expected):
+    mine = outputs_of(model, batch)
+    *levels, logits = mine
+    names = [logits] if len(expected) == 1 and expected[0].ndim == 2 else levels[-len(expected) :]
+    if len(names) != len(expected):
         raise ValueError(
-            f'{outputs} holds {len(expected)} outputs, and the model has {len(got)} levels. Save '
+            f'{outputs} holds {len(expected)} outputs, and the model has {len(names)} levels. Save '
             'the logits, or the levels that end with the last stage.'
         )
-    return _refuse(got, dict(zip(got, expected, strict=True)), str(outputs))
-
-
-def compare_models(model: Any, other: Any, size: Sequence[int]) -> dict[str, float]:
-    """Compare the feature levels and the outputs of two models for a noise image.
-
-    Args:
-        model: A Res2Net or HRNet in eval mode.
-        other: One that should compute the same.
-        size: Channels, height and width of the image.
-
-    Returns:
-        For each level from the first to the last, and for the outputs, the largest difference,
-        relative to the largest value of `model`.
-    """
-    image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, got = (
-            {**_levels(one, image), 'the output': one(image)} for one in (model, other)
-        )
-    return differences(got, expected)
+    return _refuse(mine, dict(zip(names, expected, strict=True)), str(outputs))
 
 
 # --- golden tensors -------------------------------------------------------------------------------
 
 
 def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Return a noise image and what a model gives for it, under timm's names and in float32.
+    """Return a noise image and what a model returns for it, under timm's names and in float32.
 
     The image is the same for every model of a size. Tensors of more than 4 MB are left out.
 
@@ -191,17 +182,16 @@ def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
         size: Channels, height and width of its images.
 
     Returns:
-        The tensors; none if the model cannot be run, has no logits, or gives values that are not
+        The tensors; none if the model cannot be run, has no logits, or returns values that are not
         finite.
     """
     channels, *sides = size
-    shape = (1, channels, *(min(side, _LARGEST_SIDE) for side in sides))
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    image = noise_image([channels, *(min(side, _LARGEST_SIDE) for side in sides)])
     try:
-        found = {'input': image, **_golden_outputs(model, image)}
+        tensors = {'input': image, **_golden_outputs(model, image)}
     except (RuntimeError, ValueError):  # images too small, weights on the meta device
         return {}
-    kept = {name: tensor for name, tensor in found.items() if tensor.nbytes <= _LARGEST_TENSOR}
+    kept = {name: tensor for name, tensor in tensors.items() if tensor.nbytes <= _LARGEST_TENSOR}
     is_whole = 'input' in kept and all(bool(tensor.isfinite().all()) for tensor in kept.values())
     return kept if is_whole else {}
 
@@ -209,16 +199,18 @@ def golden_tensors(model: Any, size: Sequence[int]) -> dict[str, torch.Tensor]:
 def _golden_outputs(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
     if not hasattr(model.global_pool, 'pool_type'):  # an HRNet without a head returns branches
         raise ValueError('The model has no logits.')
-    dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        features = model.forward_features(image.to(dtype))
-        found = {
-            'output': model.forward_head(features),
-            'features': features,
-            'pre_logits': model.forward_head(features, pre_logits=True),
-        }
+        features = model.forward_features(image.to(next(model.parameters()).dtype))
+        outputs = (
+            model.forward_head(features),
+            features,
+            model.forward_head(features, pre_logits=True),
+        )
     # without a head two of them are one tensor, which safetensors does not write
-    return {name: tensor.float().contiguous().clone() for name, tensor in found.items()}
+    return {
+        name: tensor.float().contiguous().clone()
+        for name, tensor in zip(_OUTPUTS, outputs, strict=True)
+    }
 
 
 def compare_golden(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, float]:
@@ -232,39 +224,26 @@ def compare_golden(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, 
         For each output the largest difference, relative to the largest expected value.
 
     Raises:
-        ValueError: The file is too large, cannot be read or holds other tensors, or the difference
-            is larger than `TOLERANCE`.
+        ValueError: The file cannot be read or holds other tensors, or a difference is larger than
+            `TOLERANCE`.
     """
-    expected = _read_golden(Path(path))
-    image = expected.pop('input')
-    try:
-        got = _golden_outputs(model, image)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f'The input of {GOLDEN} has the shape {tuple(image.shape)}, and the model does not run '
-            'on it. Remove the file, or push the model again.'
-        ) from error
-    return _refuse(got, expected, GOLDEN)
-
-
-def _read_golden(path: Path) -> dict[str, torch.Tensor]:
-    """Read golden tensors: the input and one output or more."""
     remedy = 'Remove the file, or push the model again.'
-    size = path.stat().st_size
-    if size > TEXT_LIMIT:
-        raise ValueError(
-            f'{GOLDEN} has {size:,} bytes, and at most {TEXT_LIMIT:,} are read. {remedy}'
-        )
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f'{GOLDEN} is damaged ({error}). {remedy}') from error
-    names = ('input', 'output', 'features', 'pre_logits')
-    kept = {name: tensors[name] for name in names if name in tensors}
-    usable = all(tensor.is_floating_point() and tensor.numel() for tensor in kept.values())
-    if not usable or 'input' not in kept or len(kept) == 1 or kept['input'].ndim != 4:
+    expected = {name: tensors[name].float() for name in _OUTPUTS if name in tensors}
+    image = tensors.get('input', torch.empty(0))
+    if not expected or image.ndim != 4 or not all(map(torch.numel, expected.values())):
         raise ValueError(
-            f'{GOLDEN} does not hold an input (B, C, H, W) and an output, features or pre_logits '
-            f'as floating-point numbers. {remedy}'
+            f'{GOLDEN} does not hold an input (B, C, H, W) and an output, features or pre_logits. '
+            f'{remedy}'
         )
-    return {name: tensor.float() for name, tensor in kept.items()}
+    try:
+        outputs = _golden_outputs(model, image)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'The input of {GOLDEN} has the shape {tuple(image.shape)}, and the model does not run '
+            f'on it. {remedy}'
+        ) from error
+    return _refuse(outputs, expected, GOLDEN)

@@ -16,7 +16,6 @@ class Notes:
     Attributes:
         file: Name of the file, or of the folder that it is in; '' for a model in memory.
         sha256: Its sha256.
-        bytes: Its size.
         format: How it was read, such as 'torch' or 'safetensors'.
         entry: Entry of the file that held the weights; '' if the file itself did.
         widened: Number of tensors that were widened to float32.
@@ -32,7 +31,6 @@ class Notes:
 
     file: str = ''
     sha256: str = ''
-    bytes: int = 0
     format: str = ''
     entry: str = ''
     widened: int = 0

@@ -4,15 +4,16 @@ transformers knows timm's models and builds them by name. The names of this pack
 when it is imported, which a few lines in the repository can do: a `config.json` with `auto_map`
 names a module beside it, and `AutoModelForImageClassification.from_pretrained(REPO,
 trust_remote_code=True)` runs that. timm ignores both, and so does transformers without
-`trust_remote_code`.
-
-The images need no code: `AutoImageProcessor` reads the same `config.json`.
+`trust_remote_code`. Images need no code: `AutoImageProcessor` reads the same `config.json`.
 """
 
 from pathlib import Path
 
-from . import extras
-
+INSTALL = (
+    'It is not on a package index yet: install it from a clone of its repository, with '
+    '`pip install .`.'
+)
+"""How this package is installed, for cards and errors."""
 MODULE = 'modeling_timm_res2net.py'
 """File of the module, in a folder or repository."""
 AUTO_MAP = {
@@ -24,7 +25,7 @@ AUTO_MAP = {
 # transformers looks for missing packages outside of `try` only, and would name them as packages of
 # the index. It writes to the classes that it loads, so they must not be its own; their names must
 # be, because its pipelines look for them.
-_TEXT = '''"""Loads this model in transformers: timm_res2net registers its network with timm.
+MODULE_TEXT = f'''"""Loads this model in transformers: timm_res2net registers its network with timm.
 
 timm_res2net wrote this file, and it is the same in every repository.
 """
@@ -38,7 +39,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(
         'The network of this model is in the package timm_res2net, which is not installed. '
-        {install!r}
+        {INSTALL!r}
     ) from error
 
 
@@ -49,14 +50,9 @@ class TimmWrapperModel(transformers.TimmWrapperModel):
 class TimmWrapperForImageClassification(transformers.TimmWrapperForImageClassification):
     """The network with its classifier."""
 '''
-
-
-def module_text() -> str:
-    """Return the text of the module."""
-    return _TEXT.format(install=extras.how_to_install())
+"""The text of the module."""
 
 
 def is_module(path: Path) -> bool:
     """Return whether a file is the module, as this version of the package writes it."""
-    text = module_text().encode()
-    return path.is_file() and path.stat().st_size == len(text) and path.read_bytes() == text
+    return path.is_file() and path.read_bytes() == MODULE_TEXT.encode()

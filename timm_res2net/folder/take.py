@@ -7,8 +7,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -31,7 +30,7 @@ from ..models.hrnet_res2net import HighResolutionRes2Net
 from ..models.loading import fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
 from .card import is_generated
-from .config import DATA, Config, check_arguments, in_chans_of, timm_names, without_origin
+from .config import DATA, Config, check_arguments, timm_names, without_origin
 from .folder import ModelFolder
 from .golden import GOLDEN, compare_golden
 from .model import Model, Notes
@@ -43,43 +42,34 @@ _logger = logging.getLogger(__name__)
 _CUSTOM = 'res2net_custom'
 
 
-class Hints(NamedTuple):
-    """What the keys and shapes of a checkpoint may not say.
+def take(
+    target: nn.Module | str | os.PathLike[str],
+    *,
+    source: str = 'auto',
+    model: str | None = None,
+    semantics: str | None = None,
+    entry: str | None = None,
+    prefix: str | None = None,
+) -> Model:
+    """Take a model in memory, a checkpoint file or a folder.
 
-    Attributes:
+    Args:
+        target: Module, which is not changed, or path.
         source: Project whose keys the file has, one of `timm_res2net.convert.sources.SOURCES`;
             'auto' recognises it.
         model: Name of the model; None for the model whose arguments the shapes give.
         semantics: Block semantics; None for those of the source or the model.
         entry: Entry of the file that holds the weights; None for the usual one.
         prefix: What the network's keys start with; None looks everywhere.
-    """
-
-    source: str = 'auto'
-    model: str | None = None
-    semantics: str | None = None
-    entry: str | None = None
-    prefix: str | None = None
-
-
-_NO_HINTS = Hints()
-
-
-def take(target: nn.Module | str | os.PathLike[str], hints: Hints = _NO_HINTS) -> Model:
-    """Take a model in memory, a checkpoint file or a folder.
-
-    Args:
-        target: Module, which is not changed, or path.
-        hints: What the keys and shapes of a file may not say.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
         TypeError: It is neither a module nor a path.
         ValueError: It is not a whole Res2Net, the file cannot be read safely, holds several
-            Res2Nets or does not fit, or a hint is unknown or not for this kind of target.
+            Res2Nets or does not fit, or an argument is unknown or not for this kind of target.
     """
     if isinstance(target, nn.Module):
-        if hints != _NO_HINTS:
+        if model or semantics or entry or prefix:
             raise ValueError(
                 'A model in memory knows its architecture and semantics. Leave architecture, '
                 'semantics, entry and prefix out.'
@@ -90,22 +80,23 @@ def take(target: nn.Module | str | os.PathLike[str], hints: Hints = _NO_HINTS) -
             f'model must be a model or the path of a checkpoint or folder, not a '
             f'{type(target).__name__}.'
         )
-    _check_hints(hints)
+    if source not in ('auto', *SOURCES):
+        raise ValueError(f"Unknown source '{source}'. Use auto, {', '.join(SOURCES)}.")
+    if semantics not in (None, *SEMANTICS):
+        raise ValueError(f"Unknown semantics '{semantics}'. Use one of {', '.join(SEMANTICS)}.")
+    name = find_name(model).architecture if model else None
     path = _existing(os.fspath(target))
     try:
-        return _take_folder(path, hints) if path.is_dir() else _take_file(path, hints)
+        if not path.is_dir():
+            return _take_file(path, source, name, semantics, entry, prefix)
+        if model or semantics or prefix:
+            raise ValueError(
+                'it is a folder, and its config.json names the model. Leave model, semantics and '
+                'prefix out.'
+            )
+        return _take_folder(path, source, entry)
     except ValueError as error:
         raise ValueError(sentence(f'{path} does not convert: {error}')) from error
-
-
-def _check_hints(hints: Hints) -> None:
-    if hints.source not in ('auto', *SOURCES):
-        raise ValueError(f"Unknown source '{hints.source}'. Use auto, {', '.join(SOURCES)}.")
-    if hints.semantics not in (None, *SEMANTICS):
-        known = ', '.join(SEMANTICS)
-        raise ValueError(f"Unknown semantics '{hints.semantics}'. Use one of {known}.")
-    if hints.model:
-        find_name(hints.model)
 
 
 def _existing(text: str) -> Path:
@@ -123,7 +114,76 @@ def _existing(text: str) -> Path:
     return path
 
 
-# --- from a file or a folder ----------------------------------------------------------------------
+# --- from a folder --------------------------------------------------------------------------------
+
+
+def _take_folder(path: Path, source: str, entry: str | None) -> Model:
+    folder = ModelFolder(path)
+    config, net = folder.config, folder.build()
+    checkpoint = read_checkpoint(folder.weights, entry)
+    tensors = checkpoint.tensors
+    source = recognise(tensors) if source == 'auto' else source
+    tensors, moved = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
+    fill(net, tensors)
+    if (path / GOLDEN).is_file():
+        compare_golden(net.eval(), path / GOLDEN)
+    labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
+    cfg = {**config.pretrained_cfg, 'input_size': config.input_size, **labels}
+    name = config.architecture.partition('.')[0]
+    if not is_generated(folder.card):
+        # timm writes no card, and describes the weights that a training started from
+        description = f'{name} with {config.num_classes:,} classes.'
+        cfg |= {'description': description, 'tag': 'converted', 'notes': None, 'origin_url': None}
+    config = Config.of(net, name, cfg).as_asked(remote_code=config.remote_code)
+    notes = _notes(path, checkpoint, source=source, moved=moved)
+    return Model(net.eval(), config, folder.card, notes)
+
+
+# --- from a file ----------------------------------------------------------------------------------
+
+
+def _take_file(
+    path: Path,
+    source: str,
+    name: str | None,
+    semantics: str | None,
+    entry: str | None,
+    prefix: str | None,
+) -> Model:
+    _logger.info(f'Reading {path}')
+    checkpoint = read_checkpoint(path, entry)
+    _logger.info('Converting the tensors')
+    network = find_network(checkpoint.values, source, prefix)
+    tensors, moved = convert_network(checkpoint, network)
+    left_out = checkpoint.values.keys() - set(network.keys.values())
+    recorded = _recorded(checkpoint.training, network.source)
+    if name is None:
+        semantics = semantics or recorded.get('semantics')
+    semantics = _semantics(tensors, network.source, name, semantics)
+    build = _build_hrnet if any(map(is_branch, tensors)) else _build
+    if name in hrnet_res2net.default_cfgs:
+        build = _build_hrnet
+    name, net = build(tensors, semantics, name, recorded)
+    fill(net, tensors)
+    lost = left_out if net.num_classes == 0 else ()
+    notes = _notes(
+        path, checkpoint, left_out, source=network.source, prefix=network.prefix, moved=moved,
+        others=checkpoint.others,
+        classifiers=tuple(look_like_classifiers(checkpoint.values, lost, net.num_features)),
+    )  # fmt: skip
+    cfg: Any = net.pretrained_cfg
+    if name == _CUSTOM and 'model' in recorded:  # the images were prepared as that model's
+        cfg = get_pretrained_cfg(recorded['model'])
+        cfg = cfg.to_dict()
+    cfg = without_origin(
+        cfg,
+        tag='converted',
+        description=f'{name} with {net.num_classes:,} classes, {_origin(notes)}',
+        first_conv='conv1.0' if 'conv1.0.weight' in tensors else 'conv1',
+    )
+    data = {key: checkpoint.training[key] for key in DATA if checkpoint.training.get(key)}
+    config = Config.of(net, name, cfg).with_data(net, data)
+    return Model(net.eval(), config, notes=notes)
 
 
 def _notes(
@@ -131,8 +191,8 @@ def _notes(
 ) -> Notes:
     used = checkpoint.values.keys() - set(left_out)
     return Notes(
-        path.resolve().name, checkpoint.sha256, checkpoint.bytes, checkpoint.format,
-        checkpoint.entry, checkpoint.narrow(used), left_out=tuple(left_out), **more,
+        path.resolve().name, checkpoint.sha256, checkpoint.format, checkpoint.entry,
+        checkpoint.narrow(used), left_out=tuple(left_out), **more,
     )  # fmt: skip
 
 
@@ -145,68 +205,6 @@ def _origin(notes: Notes) -> str:
     if notes.left_out:
         text += f' Left out, because they are not of the Res2Net, {list_some(notes.left_out, 3)}.'
     return text
-
-
-def _take_folder(path: Path, hints: Hints) -> Model:
-    if hints.model or hints.semantics or hints.prefix:
-        raise ValueError(
-            'it is a folder, and its config.json names the model. Leave model, semantics and '
-            'prefix out.'
-        )
-    folder = ModelFolder(path)
-    config, net = folder.config, folder.build()
-    checkpoint = read_checkpoint(folder.weights, hints.entry)
-    tensors = checkpoint.tensors
-    source = recognise(tensors) if hints.source == 'auto' else hints.source
-    tensors, moved = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
-    fill(net, tensors)
-    if (path / GOLDEN).is_file():
-        compare_golden(net.eval(), path / GOLDEN)
-    # timm 1.0.31 records the class count too, which has a field of its own
-    arguments = {k: v for k, v in config.model_args.items() if k != 'num_classes'}
-    if isinstance(net, Res2Net | HighResolutionRes2Net):
-        arguments = net.model_args
-    labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
-    cfg = {**config.pretrained_cfg, 'input_size': config.input_size, **labels}
-    name = config.architecture.partition('.')[0]
-    if not is_generated(folder.card):
-        # timm writes no card, and describes the weights that a training started from
-        description = f'{name} with {config.num_classes:,} classes.'
-        cfg |= {'description': description, 'tag': 'converted', 'notes': None, 'origin_url': None}
-    config = Config.of(net, name, arguments, cfg).as_asked(remote_code=config.remote_code)
-    notes = _notes(path, checkpoint, source=source, moved=moved)
-    return Model(net.eval(), config, folder.card, notes)
-
-
-def _take_file(path: Path, hints: Hints) -> Model:
-    _logger.info(f'Reading {path}')
-    checkpoint = read_checkpoint(path, hints.entry)
-    _logger.info('Converting the tensors')
-    network = find_network(checkpoint.values, hints.source, hints.prefix)
-    tensors, moved = convert_network(checkpoint, network)
-    left_out = checkpoint.values.keys() - set(network.keys.values())
-    training = _training(checkpoint.training, network.source)
-    name, arguments, net = _identify(tensors, network.source, hints, training)
-    fill(net, tensors)
-    lost = left_out if net.num_classes == 0 else ()
-    notes = _notes(
-        path, checkpoint, left_out, source=network.source, prefix=network.prefix, moved=moved,
-        others=checkpoint.others,
-        classifiers=tuple(look_like_classifiers(checkpoint.values, lost, net.num_features)),
-    )  # fmt: skip
-    cfg: Any = net.pretrained_cfg
-    if name == _CUSTOM and training.name:  # the images were prepared as that model's
-        cfg = get_pretrained_cfg(training.name)
-        cfg = cfg.to_dict()
-    cfg = without_origin(
-        cfg,
-        tag='converted',
-        description=f'{name} with {net.num_classes:,} classes, {_origin(notes)}',
-        first_conv='conv1.0' if 'conv1.0.weight' in tensors else 'conv1',
-    )
-    data = {key: checkpoint.training[key] for key in DATA if checkpoint.training.get(key)}
-    config = Config.of(net, name, arguments, cfg).with_data(data)
-    return Model(net.eval(), config, notes=notes)
 
 
 # --- from memory ----------------------------------------------------------------------------------
@@ -227,14 +225,8 @@ def _take_module(module: nn.Module) -> Model:
     cfg = dict(getattr(plain, 'pretrained_cfg', None) or {})
     name: str = cfg.get('architecture') or ''
     is_hrnet = type(plain) is HighResolutionRes2Net and hasattr(plain.global_pool, 'pool_type')
-    if isinstance(plain, Res2Net) or (is_hrnet and name):
-        arguments = plain.model_args
-    elif isinstance(plain, ResNet) and name in timm_names():
-        arguments = {
-            'global_pool': plain.global_pool.pool_type,
-            'output_stride': plain.feature_info[-1]['reduction'],
-        }
-    else:
+    is_timms = isinstance(plain, ResNet) and name in timm_names()
+    if not (isinstance(plain, Res2Net) or (is_hrnet and name) or is_timms):
         raise ValueError(
             f'{kind} is not a whole Res2Net of timm_res2net or timm. Give the model that '
             '`timm.create_model` made without features_only; for other models there is '
@@ -242,9 +234,10 @@ def _take_module(module: nn.Module) -> Model:
         )
     net = copy.deepcopy(plain).cpu().float().eval()
     if isinstance(plain, Res2Net) and (not name or name in timm_names()):
-        # made by its class, or by a function of the authors: timm's names do not take `arguments`
+        # made by its class, or by a function of the authors: timm's names do not take its arguments
         inferred = _body(infer_arguments(net.state_dict()))
-        own = _name_of({**inferred, 'semantics': arguments['semantics']})
+        semantics = plain.model_args['semantics']
+        own = _name_of({**inferred, 'semantics': semantics})
         name = own if own and own not in timm_names() else _CUSTOM
     head = net.get_classifier()
     if isinstance(head, nn.Linear | nn.Identity):  # replaced, as in `model.fc = nn.Linear(...)`
@@ -255,11 +248,15 @@ def _take_module(module: nn.Module) -> Model:
         tag='pushed',
         description=f'{name} with {net.num_classes:,} classes.',
     )
-    arguments = {**arguments, 'in_chans': in_chans_of(net)}
-    return Model(net, Config.of(net, name, arguments, cfg))
+    return Model(net, Config.of(net, name, cfg))
 
 
 # --- which network it is --------------------------------------------------------------------------
+
+# Arguments of `timm.create_model` that change what is computed, but no shape
+_SILENT = (
+    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool'
+)  # fmt: skip
 
 
 @functools.cache
@@ -289,74 +286,51 @@ def _name_of(arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
-# Arguments of `timm.create_model` that change what is computed, but no shape
-_SILENT = (
-    'act_layer', 'aa_layer', 'global_pool', 'norm_layer', 'output_stride', 'replace_stem_pool'
-)  # fmt: skip
+def _recorded(training: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return what timm's train.py recorded of a network.
 
+    Args:
+        training: Arguments by name that train.py saved with the weights.
+        source: The project whose keys the weights have.
 
-class _Training(NamedTuple):
-    """What timm's train.py recorded of a network.
-
-    Attributes:
-        name: Name of the model, without a tag.
-        semantics: Block semantics.
-        silent: Arguments that shapes do not give; of an HRNet all.
+    Returns:
+        'model' and 'semantics', and the arguments of `timm.create_model` that shapes do not tell;
+        of an HRNet all. Nothing if it was another network.
     """
-
-    name: str | None = None
-    semantics: str | None = None
-    silent: Mapping[str, Any] = MappingProxyType({})
-
-
-def _training(record: Mapping[str, Any], source: str) -> _Training:
-    name = record.get('model')
+    name = training.get('model')
     name = name.partition('.')[0] if isinstance(name, str) else ''
     is_hrnet = name in hrnet_res2net.default_cfgs
     is_known = is_hrnet or name in default_cfgs or name in timm_names()
     if source not in ('timm', 'official') or not is_known:
-        return _Training()
-    kwargs = record.get('model_kwargs')
+        return {}
+    kwargs = training.get('model_kwargs')
     kwargs = kwargs if isinstance(kwargs, dict) else {}
-    kept = kwargs if is_hrnet else _SILENT
-    silent = {key: kwargs[key] for key in kept if kwargs.get(key) is not None}
-    if isinstance(record.get('gp'), str):
-        silent['global_pool'] = record['gp']
-    check_arguments(silent, name)
+    kept = {key: kwargs[key] for key in (kwargs if is_hrnet else _SILENT) if key in kwargs}
+    if isinstance(training.get('gp'), str):
+        kept['global_pool'] = training['gp']
+    check_arguments(kept, name)
     own = 'official' if is_hrnet else _arguments_of(name)['semantics']
-    return _Training(name, str(kwargs.get('semantics') or own), silent)
+    return {**kept, 'model': name, 'semantics': str(kwargs.get('semantics') or own)}
 
 
-def _identify(
-    tensors: Mapping[str, torch.Tensor], source: str, hints: Hints, training: _Training
-) -> tuple[str, dict[str, Any], Any]:
-    """Build the network of a state dict on the meta device.
-
-    Args:
-        tensors: The state dict, under timm's keys.
-        source: The project that it comes from.
-        hints: The name and the semantics that were asked for.
-        training: What the file says of both.
-
-    Returns:
-        Its name, its further arguments, and the network.
-    """
-    name = find_name(hints.model).architecture if hints.model else None
-    if name in hrnet_res2net.default_cfgs or any(map(is_branch, tensors)):
-        semantics = hints.semantics or training.semantics
-        semantics = _semantics(tensors, source, None, semantics)
-        return _build_hrnet(tensors, semantics, name or training.name, training.silent)
-    semantics = hints.semantics or (training.semantics if name is None else None)
-    semantics = _semantics(tensors, source, name, semantics)
-    return _build(infer_arguments(tensors), semantics, name, training.silent)
+def _further(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded arguments of `timm.create_model`."""
+    return {k: v for k, v in recorded.items() if k not in ('model', 'semantics') and v is not None}
 
 
 def _semantics(
     tensors: Mapping[str, torch.Tensor], source: str, name: str | None, semantics: str | None
 ) -> str:
-    """Return the semantics that a checkpoint means."""
+    """Return the semantics that a checkpoint means.
+
+    Args:
+        tensors: The state dict, under timm's keys.
+        source: The project that it comes from.
+        name: The name of the model that was asked for.
+        semantics: The semantics that were asked for.
+    """
     possible = SOURCES[source].semantics
-    if name is not None:
+    if name is not None and name not in hrnet_res2net.default_cfgs:
         computes = str(_arguments_of(name)['semantics'])
         if semantics not in (None, computes):
             raise ValueError(f'{name} computes {computes}, not {semantics}. Name one of the two')
@@ -374,9 +348,23 @@ def _semantics(
 
 
 def _build(
-    inferred: Mapping[str, Any], semantics: str, name: str | None, silent: Mapping[str, Any]
-) -> tuple[str, dict[str, Any], Any]:
-    """Build a Res2Net as `_identify` does, from the arguments that its shapes give."""
+    tensors: Mapping[str, torch.Tensor],
+    semantics: str,
+    name: str | None,
+    recorded: Mapping[str, Any],
+) -> tuple[str, Any]:
+    """Build the Res2Net of a state dict on the meta device.
+
+    Args:
+        tensors: The state dict, under timm's keys.
+        semantics: Its semantics.
+        name: The name of the model that was asked for; None for that of its shapes.
+        recorded: From `_recorded`.
+
+    Returns:
+        Its name and the network.
+    """
+    inferred = infer_arguments(tensors)
     wanted = {**_body(inferred), 'semantics': semantics}
     fits = _name_of(wanted)
     if name is not None:
@@ -390,21 +378,19 @@ def _build(
             remedy = f'Use {fits}' if fits else f'Name semantics={semantics!r} instead of a model'
             raise ValueError(f'it has {", ".join(wrong)}. {remedy}')
     name = name or fits or _CUSTOM
-    further = {**wanted, **silent} if name == _CUSTOM else dict(silent)
-    classes, in_chans = inferred['num_classes'], inferred['in_chans']
-    net = timm.create_model(name, device='meta', num_classes=classes, in_chans=in_chans, **further)
-    if isinstance(net, Res2Net):
-        return name, net.model_args, net
-    return name, ({'in_chans': in_chans} if in_chans != 3 else {}) | dict(silent), net
+    further = {**(wanted if name == _CUSTOM else {}), **_further(recorded)}
+    further |= {key: inferred[key] for key in ('num_classes', 'in_chans')}
+    return name, timm.create_model(name, device='meta', **further)
 
 
 def _build_hrnet(
     tensors: Mapping[str, torch.Tensor],
     semantics: str,
     name: str | None,
-    further: Mapping[str, Any],
-) -> tuple[str, dict[str, Any], Any]:
-    """Build an HRNet as `_identify` does, by its name; only classes and channels have shapes."""
+    recorded: Mapping[str, Any],
+) -> tuple[str, Any]:
+    """Build an HRNet as `_build`, by its name: only classes and channels have shapes."""
+    name = name or recorded.get('model')
     if name is None or name not in hrnet_res2net.default_cfgs:
         names = ' or '.join(hrnet_res2net.default_cfgs)
         raise ValueError(
@@ -412,10 +398,9 @@ def _build_hrnet(
         )
     classifier = tensors.get('classifier.weight')
     arguments = {
-        **further,
+        **_further(recorded),
         'semantics': semantics,
         'num_classes': 0 if classifier is None else classifier.shape[0],
         'in_chans': tensors['conv1.weight'].shape[1],
     }
-    net: Any = timm.create_model(name, device='meta', **arguments)
-    return name, net.model_args, net
+    return name, timm.create_model(name, device='meta', **arguments)

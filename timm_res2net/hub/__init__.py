@@ -8,16 +8,16 @@ import os
 import shutil
 from pathlib import Path
 
-from ..convert.published import COUNTS
 from ..files import check_writable, new_folder, temporary_folder
 from ..folder.card import card_of_tag
 from ..folder.checks import Finding as Finding
 from ..folder.checks import checks, refuse
-from ..folder.config import CONFIG, Config, timm_names
-from ..folder.folder import FILES, WEIGHTS, ModelFolder
+from ..folder.config import Config
+from ..folder.folder import FILES, write
+from ..folder.model import Model
 from ..folder.remote_code import MODULE, is_module
 from ..folder.target import Target, find_repository, find_target
-from .fetch import fetch
+from .fetch import create_model, fetch, weights_of
 from .push import push_to_hub as push_to_hub
 from .repository import Push as Push
 
@@ -33,7 +33,7 @@ def check(
 
     Args:
         target: A folder, a repository of the Hub (OWNER/NAME, with or without @REVISION), or a
-            registered name, with or without tag, whose weights are on the Hub or in the package.
+            registered name, with or without tag, whose weights are published.
         revision: Branch, tag or commit of a repository.
         token: Access token.
 
@@ -57,42 +57,20 @@ def check(
             '--dry-run` looks at a checkpoint.'
         )
     if named.kind == 'name':
-        if named.cfg.file and named.architecture in COUNTS:
-            return _check_embedded(named)
-        named = _repository_of(named, revision)
+        cfg = weights_of(named)
+        if cfg.file or not cfg.hf_hub_id:  # in the package, or at the address of another project
+            return _check_tag(named)
+        named = Target('repository', cfg.hf_hub_id, revision)
     return checks(fetch(named, token), 'check')
 
 
-def _repository_of(named: Target, revision: str | None) -> Target:
-    """Return the repository that holds the weights of a registered name."""
-    cfg, name = named.cfg, named.value
-    if named.architecture not in COUNTS:
-        if named.architecture not in timm_names():
-            raise ValueError(
-                f"'{name}' is not a Res2Net, and nothing else is checked. `timm-res2net list` "
-                'shows the models.'
-            )
-        raise ValueError(f"'{name}' is a model of timm. Check its repository, {cfg.hf_hub_id}.")
-    if not cfg.hf_hub_id:
-        where = f"There are no published weights for '{name}'."
-        if cfg.url:
-            where = (
-                f'The weights of {name} are at {cfg.url}, and only those of the Hub are checked.'
-            )
-        raise ValueError(f'{where} Check a folder that `timm-res2net convert` wrote.')
-    return Target('repository', cfg.hf_hub_id, revision)
-
-
-def _check_embedded(named: Target) -> list[Finding]:
-    """Check weights of the package in the folder that a push would write."""
-    tag = named.cfg.tag or ''
-    config = Config.of_tag(f'{named.architecture}.{tag}')
+def _check_tag(named: Target) -> list[Finding]:
+    """Check weights that are not on the Hub, in the folder that a push would write."""
+    config = Config.of_tag(f'{named.architecture}.{named.cfg.tag}')
+    net = create_model(named.value, pretrained=True).eval()
     with temporary_folder() as scratch:
-        folder = ModelFolder(scratch)
-        shutil.copyfile(named.cfg.file, folder.path / WEIGHTS)
-        (folder.path / CONFIG).write_text(config.to_json(), encoding='utf-8')
-        folder.write_card(card_of_tag(config, tag))
-        return checks(folder, 'check')
+        card = card_of_tag(config, named.cfg.tag or '')
+        return checks(write(Model(net, config, card), scratch / 'model'), 'check')
 
 
 def pull(

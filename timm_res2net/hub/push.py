@@ -7,21 +7,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult
 from torch import nn
 
 from ..files import sha256_of, temporary_folder
-from ..folder.card import ABOUT, PERCENT, Result, owners_text, read_card, results_of, with_card
+from ..folder.card import (
+    ABOUT,
+    PERCENT,
+    accuracy,
+    key_of,
+    owners_text,
+    read_card,
+    results_of,
+    with_card,
+)
 from ..folder.checks import checks, has_license, refuse
 from ..folder.folder import FILES, WEIGHTS, ModelFolder, write
 from ..folder.golden import GOLDEN, compare_golden
 from ..folder.model import Model
-from ..folder.take import Hints, take
+from ..folder.take import take
 from ..folder.target import Target, find_repository
 from ..layers.text import list_some
-from .repository import FileSent, Push, Seen, look, send
+from .repository import FileSent, Push, Remote, commit, look
 
 _logger = logging.getLogger(__name__)
 
@@ -98,43 +107,44 @@ def push_to_hub(
         >>> sorted(done.files)
         ['README.md', 'config.json', 'model.safetensors', 'test/rand_tensors.safetensors']
     """
-    target = _branch_of(repo_id, revision)
+    target = find_repository(repo_id)
+    if target.revision:
+        raise ValueError(
+            f"'{repo_id}' names a branch. Pass it as revision='{target.revision}' (--revision)."
+        )
+    target = target._replace(revision=revision)
     measured = _results(results, dataset)
     if card not in (None, 'folder', 'hub'):
         raise ValueError(f"card must be 'folder', 'hub' or None, got {card!r}.")
     _logger.info('Reading the model')
-    hints = Hints(model=architecture, semantics=semantics, entry=entry, prefix=prefix)
-    taken = take(model, hints)
-    seen = Seen() if dry_run else look(target, token, private)
-    old = _author_card(taken.card, seen.card, card, target.value)
-    taken, notes = _described(taken, seen, old, license, label_names, remote_code, data)
+    taken = take(model, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
+    remote = Remote() if dry_run else look(target, token, private)
+    old = _author_card(taken.card, remote.card, card, target.value)
+    taken, notes = _described(taken, remote, old, license, label_names, remote_code, data or {})
     with temporary_folder() as scratch:
         folder = write(replace(taken, card=''), scratch / 'model')
-        _keep_golden(taken, folder, seen.golden)
-        carded, more = _with_card(taken, old, seen, folder, target, measured)
+        _keep_golden(taken, remote, folder)
+        carded, more = _with_card(taken, old, remote, folder, target, measured)
         folder.write_card(carded.card)
         waived = [has_license] if license == 'unknown' else []
         unknown = taken.config.license in (None, 'unknown')
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
         findings = checks(folder, 'push', taken.net, waived)
         refuse(findings, f'{target.value} was not pushed{asked}')
-        done = _planned(carded, folder, target, seen, (*notes, *more))
-        return done if dry_run else send(done, seen, folder, token, private, commit_message)
+        files = {
+            name: FileSent(path.stat().st_size, sha256_of(path), remote.differs(name, path))
+            for name in FILES
+            if (path := folder.path / name).is_file()
+        }
+        branch = revision or 'main'
+        done = Push(target.value, branch, files, carded.card, carded.config, (*notes, *more))
+        if dry_run:
+            return done
+        return commit(done, remote, folder, token, private, commit_message)
 
 
-# --- arguments ------------------------------------------------------------------------------------
-
-
-def _branch_of(repo_id: str, revision: str | None) -> Target:
-    target = find_repository(repo_id)
-    if target.revision:
-        raise ValueError(
-            f"'{repo_id}' names a branch. Pass it as revision='{target.revision}' (--revision)."
-        )
-    return target._replace(revision=revision)
-
-
-def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Result]:
+def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[EvalResult]:
+    """Return the accuracies that a push states, checked."""
     if not values:
         if dataset:
             raise ValueError(f"Give the results on '{dataset}', such as top1=78.3.")
@@ -153,10 +163,7 @@ def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Re
         raise ValueError(
             f'Results must be numbers, {", ".join(PERCENT)} in percent from 0 to 100; got {bad}.'
         )
-    return [Result(metric, float(value), dataset) for metric, value in values.items()]
-
-
-# --- what is pushed -------------------------------------------------------------------------------
+    return [accuracy(metric, float(value), dataset) for metric, value in values.items()]
 
 
 def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
@@ -173,15 +180,17 @@ def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
 
 def _described(
     taken: Model,
-    seen: Seen,
+    remote: Remote,
     card: str,
     license: str | None,
     label_names: Sequence[str] | None,
     remote_code: bool | None,
-    data: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
 ) -> tuple[Model, list[str]]:
     """Return the model with what the arguments and the Hub say of it, and notes for the owner."""
-    config, notes = taken.config.with_data(data or {}), []
+    config, notes = taken.config, []
+    if data:
+        config = config.with_data(taken.net, data)
     if taken.notes.entry:
         notes.append(f"The weights are those of the entry '{taken.notes.entry}'.")
     if taken.notes.left_out:
@@ -189,14 +198,14 @@ def _described(
             f"The Res2Net has the prefix '{taken.notes.prefix}' in the file. Other tensors were "
             f'left out, {list_some(taken.notes.left_out)}.'
         )
-    labels = seen.config.label_names if seen.config else None
+    labels = remote.config.label_names if remote.config else None
     if label_names is None and isinstance(labels, list) and not config.label_names:
         if len(labels) == config.num_classes:
             label_names = labels
             notes.append('The names of the classes are those that the Hub had.')
         else:
             notes.append('The Hub had names for another number of classes; they were removed.')
-    on_hub = bool(seen.config and seen.config.remote_code)
+    on_hub = bool(remote.config and remote.config.remote_code)
     if remote_code is None and on_hub and not config.remote_code:
         remote_code = True
         notes.append('The module for transformers stays, as the Hub has it.')
@@ -204,36 +213,33 @@ def _described(
     return replace(taken, config=config.as_asked(license, label_names, remote_code)), notes
 
 
-def _keep_golden(taken: Model, folder: ModelFolder, on_hub: Path | None) -> None:
-    """Keep the Hub's golden tensors if the model gives them.
+def _keep_golden(taken: Model, remote: Remote, folder: ModelFolder) -> None:
+    """Keep the Hub's golden tensors if the model returns them.
 
     Their last bits depend on the machine, so the same model would otherwise be pushed again.
     """
-    if on_hub and (folder.path / GOLDEN).is_file():
+    if remote.golden and (folder.path / GOLDEN).is_file():
         with suppress(ValueError):
-            compare_golden(taken.net, on_hub)
-            shutil.copyfile(on_hub, folder.path / GOLDEN)
+            compare_golden(taken.net, remote.golden)
+            shutil.copyfile(remote.golden, folder.path / GOLDEN)
 
 
 def _with_card(
     taken: Model,
     old: str,
-    seen: Seen,
+    remote: Remote,
     folder: ModelFolder,
     target: Target,
-    measured: Sequence[Result],
+    measured: Sequence[EvalResult],
 ) -> tuple[Model, list[str]]:
-    """Return the model with its card, and notes on what was removed from it."""
-    notes = []
-    # results belong to weights: those on the Hub stay as long as its weights do
-    keep = old == taken.card or not seen.differs(WEIGHTS, folder.path / WEIGHTS)
-    shown = results_of(taken.card) if taken.card else []
-    if seen.card and not taken.card:
-        on_hub = results_of(seen.card)
-        shown = on_hub if keep else []
-        if on_hub and not keep:
-            notes.append('The results on the card were of other weights and were removed.')
-    latest = {(result.metric, result.dataset): result for result in (*shown, *measured)}
+    """Return the model with its card, and notes on what was removed from it.
+
+    Results belong to weights: those on the Hub stay as long as its weights do.
+    """
+    keep = old == taken.card or not remote.differs(WEIGHTS, folder.path / WEIGHTS)
+    shown, notes = results_of(taken.card or (remote.card if keep else '')), []
+    if not keep and not taken.card and results_of(remote.card):
+        notes.append('The results on the card were of other weights and were removed.')
     branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
     carded = with_card(
         replace(taken, card=old),
@@ -242,19 +248,6 @@ def _with_card(
         f'{taken.config.pretrained_cfg.get("description") or taken.config.architecture} {ABOUT}',
         keep,
         license=taken.config.license,
-        results=[*latest.values()],
-        stated=measured if keep else None,
+        results=[*{key_of(result): result for result in (*shown, *measured)}.values()],
     )
     return carded, notes
-
-
-def _planned(
-    carded: Model, folder: ModelFolder, target: Target, seen: Seen, notes: Sequence[str]
-) -> Push:
-    files = {
-        name: FileSent(path.stat().st_size, sha256_of(path), seen.differs(name, path))
-        for name in FILES
-        if (path := folder.path / name).is_file()
-    }
-    revision = target.revision or 'main'
-    return Push(target.value, revision, files, carded.card, carded.config, tuple(notes))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -17,8 +18,7 @@ from ..models.loading import ask_hub
 from .fetch import is_same, siblings_of
 
 
-@dataclass(frozen=True)
-class FileSent:
+class FileSent(NamedTuple):
     """A file of a push.
 
     Attributes:
@@ -63,7 +63,7 @@ class Push:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Remote:
     """What the Hub has of a repository before a push.
 
     Attributes:
@@ -86,7 +86,7 @@ class Seen:
         return there is None or not is_same(path, there)
 
 
-def look(target: Target, token: str | bool | None, private: bool | None) -> Seen:
+def look(target: Target, token: str | bool | None, private: bool | None) -> Remote:
     """Look at what the Hub has.
 
     Raises:
@@ -102,7 +102,7 @@ def look(target: Target, token: str | bool | None, private: bool | None) -> Seen
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        return Seen()
+        return Remote()
     if private and not info.private:
         raise ValueError(
             f'{target.value} exists and is public. Push without private, or make it private on the '
@@ -119,12 +119,12 @@ def look(target: Target, token: str | bool | None, private: bool | None) -> Seen
     if config:
         with suppress(ValueError):  # until now the repository held another kind of model
             known = Config.read(config)
-    return Seen(info, on_branch, read_text(card) if card else '', known, golden)
+    return Remote(info, on_branch, read_text(card) if card else '', known, golden)
 
 
-def send(
+def commit(
     push: Push,
-    seen: Seen,
+    remote: Remote,
     folder: ModelFolder,
     token: str | bool | None,
     private: bool | None,
@@ -137,21 +137,21 @@ def send(
         OSError: The Hub refuses or cannot be reached.
     """
     api = HfApi(token=token, library_name='timm_res2net', library_version=VERSION)
-    repo, commit = push.repo, ''
+    repo, sha = push.repo, ''
     if push.changed:
         ModelCard(push.card).validate()  # before anything is created
-    if seen.info is None:
+    if remote.info is None:
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
     else:
-        repo, commit = seen.info.id, seen.info.sha or ''
-    if push.revision != 'main' and not seen.on_branch:
+        repo, sha = remote.info.id, remote.info.sha or ''
+    if push.revision != 'main' and not remote.on_branch:
         api.create_branch(repo, branch=push.revision, exist_ok=True)
     if push.changed:
-        commit = api.create_commit(
+        sha = api.create_commit(
             repo,
             [CommitOperationAdd(name, folder.path / name) for name in push.files],
             commit_message=message or 'Push by timm_res2net',
             revision=push.revision,
-            parent_commit=commit or None,
+            parent_commit=sha or None,
         ).oid
-    return replace(push, repo=repo, commit=commit, url=f'{api.endpoint}/{repo}')
+    return replace(push, repo=repo, commit=sha, url=f'{api.endpoint}/{repo}')
