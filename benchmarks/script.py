@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_res2net.files import check_writable
-from timm_res2net.files import require
+from timm_res2net.files import check_writable, require
 
 from .suite.environment import environment
 from .suite.records import save

@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
+import timm
 from timm.models import get_arch_pretrained_cfgs
 
-from timm_res2net.folder.card import card_of_tag
 from timm_res2net.cli.models import HEADER, cells_of, rows
 from timm_res2net.convert.published import COUNTS, FILES, PUBLISHERS
-from timm_res2net.folder.config import CONFIG, Config
+from timm_res2net.folder.card import of_tag
+from timm_res2net.folder.config import CONFIG
 from timm_res2net.folder.folder import CARD
 from timm_res2net.layers.text import table
 
@@ -72,15 +73,16 @@ def with_tables(readme: str) -> str:
 
 def generate() -> dict[str, str]:
     """Return the text of every generated file, by its path from this folder."""
-    found = {'README.md': _README.format(table=table(HEADER, map(cells_of, rows())))}
+    texts = {'README.md': _README.format(table=table(HEADER, map(cells_of, rows())))}
     for name in COUNTS:
         for full, cfg in get_arch_pretrained_cfgs(name).items():
             if cfg.has_weights:
-                config = Config.of_tag(full)
-                found[f'{full}/{CONFIG}'] = config.to_json()
-                found[f'{full}/{CARD}'] = card_of_tag(config, cfg.tag or '')
-    found[CONVERT.as_posix()] = with_tables((HERE / CONVERT).read_text(encoding='utf-8'))
-    return found
+                net = timm.create_model(full, device='meta', num_classes=cfg.num_classes).eval()
+                model = of_tag(net)
+                texts[f'{full}/{CONFIG}'] = model.config.to_json()
+                texts[f'{full}/{CARD}'] = model.card
+    texts[CONVERT.as_posix()] = with_tables((HERE / CONVERT).read_text(encoding='utf-8'))
+    return texts
 
 
 def compare(texts: dict[str, str]) -> list[str]:

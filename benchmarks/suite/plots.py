@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from timm_res2net.files import write_file
-from timm_res2net.files import require
+from timm_res2net.files import require, write_file
 
 from . import records
 from .records import Files, Row, is_usable, select, time_ratio

@@ -1,15 +1,14 @@
 """The model card: the README.md of a folder, for its reader and for the Hub."""
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from timm.models import get_pretrained_cfg
 
 from ..convert.published import PUBLISHERS, file_of
 from ..layers.text import table
@@ -77,30 +76,28 @@ def accuracy(metric: str, value: float, dataset: str, source: str = '') -> EvalR
     )
 
 
-def _facts(config: Config) -> dict[str, str]:
+def _facts(model: Model) -> dict[str, str]:
     """Return the rows of a card's table of facts.
 
     Multiply-accumulates are half of the operations that `torch.utils.flop_counter` counts.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    model: Any = timm.create_model(
-        config.architecture, device='meta', num_classes=config.num_classes, **config.model_args
-    ).eval()
-    size = config.input_size
-    parameters = sum(p.numel() for p in model.parameters())
+    config = model.config
+    net: Any = copy.deepcopy(model.net).to('meta').eval()
+    parameters = sum(p.numel() for p in net.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, *size, device='meta'))
+        net(torch.empty(1, *config.input_size, device='meta'))
     return {
         'architecture': f'`{config.network}`',
         'parameters': f'{parameters / 1e6:.2f} M',
         'multiply-accumulates': f'{counter.get_total_flops() / 2e9:.2f} G at the image size',
-        'image size': ' × '.join(map(str, size[1:])) + ' px',
+        'image size': ' × '.join(map(str, config.input_size[1:])) + ' px',
         'classes': f'{config.num_classes:,}' if config.num_classes else 'none, features only',
         'block semantics': f'`{config.semantics}`',
         'feature levels': ', '.join(
             f'{level["num_chs"]} channels at stride {level["reduction"]}'
-            for level in model.feature_info
+            for level in net.feature_info
         ),
     }
 
@@ -118,8 +115,8 @@ def _results_table(results: Sequence[EvalResult]) -> str:
     return table(('data set', 'metric', 'value', 'published by'), rows)
 
 
-def render_card(
-    config: Config,
+def with_card(
+    model: Model,
     title: str,
     load: str,
     summary: str,
@@ -131,11 +128,12 @@ def render_card(
     remarks: Sequence[str] = (),
     paper: str = '',
     weights_of: str = '',
-) -> str:
-    """Render a card from its template.
+    keep_results: bool = True,
+) -> Model:
+    """Return a model with a new card, into which its owner's text goes.
 
     Args:
-        config: Config of the model.
+        model: The model. Its card is its owner's, or ''.
         title: Heading.
         load: First argument of `timm.create_model`, such as 'hf-hub:me/my_res2net'.
         summary: One paragraph on what the model is.
@@ -147,10 +145,12 @@ def render_card(
         paper: The paper, with its identifier.
         weights_of: Whose weights they are, for their license and what to cite: 'authors' of
             Res2Net, 'PaddleClas', 'MindCV', or '' for anyone else's.
+        keep_results: Keep the results of the owner's card that `results` does not state.
 
-    Returns:
-        YAML metadata and Markdown.
+    Raises:
+        ValueError: The metadata of the model's card cannot be read.
     """
+    config = model.config
     own = config.architecture not in timm_names()
     where, _, repo = load.partition(':')
     repo, _, revision = repo.partition('@') if where == 'hf-hub' else (repo, '', '')
@@ -180,7 +180,7 @@ def render_card(
         top=min(5, config.num_classes),
         pools=bool(config.global_pool),
         own=own,
-        facts=table(('what', ''), _facts(config).items()),
+        facts=table(('what', ''), _facts(model).items()),
         results=_results_table(results) if results else '',
         published=any(result.source_name for result in results),
         license_text=license_text,
@@ -192,26 +192,7 @@ def render_card(
         repo=repo,
         revision=f", revision='{revision}'" if revision else '',
     )
-    return str(card).rstrip('\n') + '\n'
-
-
-def with_card(
-    model: Model, title: str, load: str, summary: str, keep_results: bool = True, **texts: Any
-) -> Model:
-    """Return a model with a new card, into which its owner's text goes.
-
-    Args:
-        model: The model. Its card is its owner's, or ''.
-        title: Heading.
-        load: First argument of `timm.create_model`.
-        summary: One paragraph on what the model is.
-        keep_results: As in `merge_card`.
-        **texts: Further arguments of `render_card`.
-
-    Raises:
-        ValueError: The metadata of the model's card cannot be read.
-    """
-    text = render_card(model.config, title, load, summary, **texts)
+    text = str(card).rstrip('\n') + '\n'
     return replace(model, card=merge_card(text, model.card, keep_results) if model.card else text)
 
 
@@ -221,7 +202,7 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
     The rest of the old card stays. If it has no generated text, it keeps all of its text.
 
     Args:
-        new: A card from `render_card`.
+        new: A generated card.
         old: A card.
         keep_results: Keep the results of the old card that the new one does not state.
 
@@ -278,15 +259,15 @@ def results_of(card: str) -> list[EvalResult]:
     return [result for result in results if isinstance(result.metric_value, int | float)]
 
 
-def card_of_tag(config: Config, tag: str) -> str:
-    """Render the card of a registered tag.
+def of_tag(net: Any) -> Model:
+    """Return a registered model of this package with its config and card.
 
     Args:
-        config: Config of the registered model.
-        tag: The tag, without the name.
+        net: The model, from `timm.create_model('NAME.TAG')`.
     """
-    full = f'{config.architecture}.{tag}'
-    cfg: Any = get_pretrained_cfg(full)
+    cfg = net.pretrained_cfg
+    full = f'{cfg["architecture"]}.{cfg["tag"]}'
+    config = Config.of(net, cfg['architecture'], cfg)
     file = file_of(full)
     results, owner = [], ''
     if file:
@@ -294,15 +275,15 @@ def card_of_tag(config: Config, tag: str) -> str:
         if file.top1:
             figures = PUBLISHERS[file.by].figures
             results = [accuracy('top1', file.top1, 'imagenet-1k', figures)]
-    return render_card(
-        config,
+    return with_card(
+        Model(net, config),
         full,
         full,
-        f'{cfg.description} {ABOUT}',
-        license=cfg.license,
+        f'{cfg["description"]} {ABOUT}',
+        license=cfg.get('license'),
         results=results,
-        base=cfg.hf_hub_id,
-        remarks=cfg.notes or (),
-        paper=f'{cfg.paper_name}, {cfg.paper_ids}',
+        base=cfg.get('hf_hub_id'),
+        remarks=cfg.get('notes') or (),
+        paper=f'{cfg["paper_name"]}, {cfg["paper_ids"]}',
         weights_of=owner,
     )

@@ -4,13 +4,12 @@
 an error under `pull`; `check` prints everything.
 """
 
-import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
@@ -30,7 +29,6 @@ PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 
 _TOLERANCE = 1e-4  # relative, in float32: another memory format adds in another order
 _LARGEST = 512  # px; a config that is not trusted may claim any size
-_CONVERT = '`timm-res2net convert` writes one from a checkpoint file.'
 
 
 class Finding(NamedTuple):
@@ -50,42 +48,23 @@ class Finding(NamedTuple):
         return f'{self.state:<8} {self.what:<11} {printable(self.text)}'
 
 
-class Subject:
-    """What questions are asked about.
+def _image(folder: ModelFolder) -> torch.Tensor:
+    """Return a noise image (1, C, H, W) to try a model with."""
+    channels, *sides = folder.config.input_size
+    return noise_image([channels, *(min(side, _LARGEST) for side in sides)])
 
-    Attributes:
-        folder: The folder.
-        original: The network that it was written from; None if nobody knows.
-    """
 
-    def __init__(self, folder: ModelFolder, original: nn.Module | None = None):
-        self.folder = folder
-        self.original = original
-
-    @functools.cached_property
-    def net(self) -> nn.Module:
-        """The network that the folder loads as, in eval mode."""
-        return self.folder.load().eval()
-
-    @functools.cached_property
-    def image(self) -> torch.Tensor:
-        """A noise image (1, C, H, W) to try it with."""
-        channels, *sides = self.folder.config.input_size
-        return noise_image([channels, *(min(side, _LARGEST) for side in sides)])
-
-    @property
-    def license(self) -> str | None:
-        """The license that the card names, else the config's."""
-        card = self.folder.card
-        return (read_card(card).data.license if card else None) or self.folder.config.license
+def _license(folder: ModelFolder) -> str | None:
+    """Return the license that the card names, else the config's."""
+    card = folder.card
+    return (read_card(card).data.license if card else None) or folder.config.license
 
 
 # --- the questions: each returns what is fine ('' if that is not worth a line), or raises ---------
 
 
-def comes_from(subject: Subject) -> str:
+def comes_from(folder: ModelFolder) -> str:
     """Which commit of which repository is it, and was the Hub asked?"""
-    folder = subject.folder
     if folder.offline:
         raise ValueError(f'{folder.offline} Only the cache was checked.')
     # `hub.fetch` has compared the weights
@@ -94,30 +73,36 @@ def comes_from(subject: Subject) -> str:
     return f'{folder.repo} at {folder.path.name}, weights as the Hub announces'
 
 
-def has_config(subject: Subject) -> str:
+def has_config(folder: ModelFolder) -> str:
     """Is there a config that describes a Res2Net?"""
-    config = subject.folder.config
+    config = folder.config
     return f'{config.architecture}, {config.num_classes} classes, {config.input_size[-1]} px'
 
 
-def has_weights(subject: Subject) -> str:
-    """Are there weights as safetensors, and can they be read?"""
-    weights = subject.folder.path / WEIGHTS
+def weights_fit(folder: ModelFolder) -> str:
+    """Are there weights as safetensors, and do their names, shapes and types fit the config?"""
+    weights = folder.path / WEIGHTS
     if not weights.is_file():
-        pickles = _pickles_in(subject)
+        pickles = _pickles_in(folder)
         instead = f'{pickles[0]} is a pickle, and there' if pickles else 'There'
-        raise FileNotFoundError(f'{instead} is no {WEIGHTS}. {_CONVERT}')
+        raise FileNotFoundError(
+            f'{instead} is no {WEIGHTS}. `timm-res2net convert` writes one from a checkpoint file.'
+        )
     try:
-        with safe_open(weights, framework='pt') as file:
-            count = len(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f'{WEIGHTS} is damaged ({error}). Download or write it again.') from error
-    return f'{WEIGHTS}, {weights.stat().st_size:,} bytes, {count} tensors'
+        count = folder.check_weights()
+    except ValueError as error:
+        if folder.original is None:
+            raise
+        raise ValueError(
+            f'{error} The model has layers that no recorded argument describes. Nothing was '
+            'pushed; `timm.models.push_to_hf_hub` takes models as they are.'
+        ) from error
+    return f'{WEIGHTS}, {weights.stat().st_size:,} bytes, all {count} tensors fit the config'
 
 
-def has_no_pickles(subject: Subject) -> str:
+def has_no_pickles(folder: ModelFolder) -> str:
     """Are there weights of other formats, which are not checked?"""
-    pickles = dict.fromkeys((*_pickles_in(subject), *subject.folder.pickles))
+    pickles = dict.fromkeys((*_pickles_in(folder), *folder.pickles))
     if pickles:
         raise ValueError(
             f'{", ".join(pickles)}: not checked. `timm-res2net convert` makes safetensors of them.'
@@ -125,26 +110,17 @@ def has_no_pickles(subject: Subject) -> str:
     return ''
 
 
-def tensors_fit(subject: Subject) -> str:
-    """Do the names, shapes and types of the weights fit the config?"""
-    try:
-        return f'all {subject.folder.check_weights()} fit the config'
-    except ValueError as error:
-        if subject.original is None:
-            raise
-        raise ValueError(
-            f'{error} The model has layers that no recorded argument describes. Nothing was '
-            'pushed; `timm.models.push_to_hf_hub` takes models as they are.'
-        ) from error
-
-
-def values_are_finite(subject: Subject) -> str:
-    """Are all weights finite, and all variances positive?"""
-    with safe_open(subject.folder.path / WEIGHTS, framework='pt') as file:
+def all_is_finite(folder: ModelFolder) -> str:
+    """Are all weights finite and all variances positive, and does an image give finite outputs?"""
+    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
         problem = _problem((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
     if problem:
         raise ValueError(problem)
-    return 'all finite'
+    with torch.no_grad():
+        out = folder.net(_image(folder))
+    if not out.isfinite().all():
+        raise ValueError('An image gives outputs that are NaN or infinite. Use another checkpoint.')
+    return f'weights and the {out.shape[1]} outputs for an image are finite'
 
 
 def check_values(model: nn.Module, what: str) -> None:
@@ -178,21 +154,12 @@ def _problem(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return f'Weights are {"; ".join(problems)}. Use another checkpoint.' if problems else ''
 
 
-def outputs_are_finite(subject: Subject) -> str:
-    """Does an image give finite outputs?"""
-    with torch.no_grad():
-        out = subject.net(subject.image)
-    if not out.isfinite().all():
-        raise ValueError('An image gives outputs that are NaN or infinite. Use another checkpoint.')
-    return f'an image gives {out.shape[1]} finite outputs'
-
-
-def outputs_are_the_same(subject: Subject) -> str:
+def outputs_are_the_same(folder: ModelFolder) -> str:
     """Does the folder load as the model that it was written from?"""
-    if subject.original is None:
+    if folder.original is None:
         return ''
-    nets = (subject.net, subject.original)
-    errors = differences(*(outputs_of(net, subject.image) for net in nets))
+    nets = (folder.net, folder.original)
+    errors = differences(*(outputs_of(net, _image(folder)) for net in nets))
     first = next((name for name, error in errors.items() if error > _TOLERANCE), None)
     if first:
         raise ValueError(
@@ -204,21 +171,21 @@ def outputs_are_the_same(subject: Subject) -> str:
     return f'same outputs, within {max(errors.values()):.0e}'
 
 
-def outputs_are_golden(subject: Subject) -> str:
+def outputs_are_golden(folder: ModelFolder) -> str:
     """Does the model give the outputs that are stored beside its weights?"""
-    path = subject.folder.path / GOLDEN
+    path = folder.path / GOLDEN
     if not path.is_file():
         return ''
-    errors = compare_golden(subject.net, path)
+    errors = compare_golden(folder.net, path)
     name = max(errors, key=lambda key: errors[key])
     return f'as in {GOLDEN}, largest relative difference {errors[name]:.0e} ({name})'
 
 
-def images_can_be_prepared(subject: Subject) -> str:
+def images_can_be_prepared(folder: ModelFolder) -> str:
     """Can images be prepared as the config says?"""
     from PIL import Image
 
-    config = subject.folder.config
+    config = folder.config
     # an empty pretrained_cfg stands for timm's defaults
     given = {} if config.pretrained_cfg else {'input_size': tuple(config.input_size)}
     data = resolve_data_config(given, pretrained_cfg=config.pretrained_cfg)
@@ -238,9 +205,9 @@ def images_can_be_prepared(subject: Subject) -> str:
     return text
 
 
-def has_license(subject: Subject) -> str:
+def has_license(folder: ModelFolder) -> str:
     """Is the license known?"""
-    license = subject.license
+    license = _license(folder)
     if not license or license == 'unknown':
         known = "The license is only known as 'unknown'" if license else 'No license is known'
         raise ValueError(
@@ -252,11 +219,11 @@ def has_license(subject: Subject) -> str:
     return license
 
 
-def license_is_free(subject: Subject) -> str:
+def license_is_free(folder: ModelFolder) -> str:
     """Does the license allow use of any kind, without a text of its own?"""
-    license = str(subject.license)
+    license = str(_license(folder))
     if license == 'other':
-        data = read_card(subject.folder.card).data
+        data = read_card(folder.card).data
         link = f' ({data.license_link})' if data.license_link else ''
         named = ' '.join(f'{data.license_name or "other"}{link}'.split())
         raise ValueError(f'The license is {named}. Read it before you use the weights.')
@@ -267,11 +234,11 @@ def license_is_free(subject: Subject) -> str:
     return ''
 
 
-def code_is_known(subject: Subject) -> str:
+def code_is_known(folder: ModelFolder) -> str:
     """Did this package write the code that transformers runs with `trust_remote_code=True`?"""
-    if not subject.folder.config.auto_map:
+    if not folder.config.auto_map:
         return ''
-    if subject.folder.config.remote_code and is_module(subject.folder.path / MODULE):
+    if folder.config.remote_code and is_module(folder.path / MODULE):
         return f'{MODULE} as this version of timm_res2net writes it'
     raise ValueError(
         f'auto_map in {CONFIG} names code for transformers that this version of timm_res2net did '
@@ -280,11 +247,11 @@ def code_is_known(subject: Subject) -> str:
     )
 
 
-def has_card(subject: Subject) -> str:
+def has_card(folder: ModelFolder) -> str:
     """Is there a card whose metadata can be read?"""
-    card = subject.folder.card
+    card = folder.card
     if not card:
-        where = ' in the cache' if subject.folder.offline else ''
+        where = ' in the cache' if folder.offline else ''
         raise FileNotFoundError(f'There is no {CARD}{where}. `timm-res2net push` writes one.')
     if not card.startswith('---'):
         raise ValueError(f'{CARD} has no metadata. `timm-res2net push` writes it.')
@@ -292,8 +259,8 @@ def has_card(subject: Subject) -> str:
     return f'{CARD} with valid metadata'
 
 
-def _pickles_in(subject: Subject) -> list[str]:
-    return sorted(p.name for p in subject.folder.path.iterdir() if p.name.endswith(PICKLES))
+def _pickles_in(folder: ModelFolder) -> list[str]:
+    return sorted(p.name for p in folder.path.iterdir() if p.name.endswith(PICKLES))
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -312,8 +279,8 @@ class Question(NamedTuple):
     """
 
     what: str
-    ask: Callable[[Subject], str]
-    needs: tuple[Callable[[Subject], str], ...]
+    ask: Callable[[ModelFolder], str]
+    needs: tuple[Callable[[ModelFolder], str], ...]
     push: str
     check: str
     pull: str
@@ -325,14 +292,12 @@ QUESTIONS = (
     # what, question, needs, and what a problem is for push, check and pull
     Question('repository', comes_from,             (),                        _E, _W, _W),
     Question('config',     has_config,             (),                        _E, _E, _E),
-    Question('weights',    has_weights,            (),                        _E, _E, _E),
+    Question('weights',    weights_fit,            (has_config,),             _E, _E, _E),
     Question('pickles',    has_no_pickles,         (),                        _W, _W, _W),
-    Question('tensors',    tensors_fit,            (has_config, has_weights), _E, _E, _E),
     # a diverged model may be fetched and looked at; copies of it mislead, and so do its answers,
     # which can be plausible, because some kernels drop NaN
-    Question('values',     values_are_finite,      (has_weights,),            _E, _W, _W),
-    Question('outputs',    outputs_are_finite,     (tensors_fit,),            _E, _W, _W),
-    Question('same',       outputs_are_the_same,   (outputs_are_finite,),     _E, _E, _E),
+    Question('values',     all_is_finite,          (weights_fit,),            _E, _W, _W),
+    Question('same',       outputs_are_the_same,   (all_is_finite,),          _E, _E, _E),
     # the network or the weights are not those whose outputs the owner stored
     Question('golden',     outputs_are_golden,     (outputs_are_the_same,),   _E, _E, _E),
     Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
@@ -350,23 +315,20 @@ QUESTIONS = (
 def checks(
     folder: ModelFolder,
     command: Command,
-    original: nn.Module | None = None,
-    waive: Collection[Callable[[Subject], str]] = (),
+    waive: Collection[Callable[[ModelFolder], str]] = (),
 ) -> list[Finding]:
     """Ask all questions about a folder.
 
     Args:
         folder: The folder.
         command: Whose column of the table says what a problem means.
-        original: The network that the folder was written from.
         waive: Questions that are not asked.
 
     Returns:
         A finding for each question that has something to say.
     """
-    subject = Subject(folder, original)
     findings: list[Finding] = []
-    failed: set[Callable[[Subject], str]] = set()
+    failed: set[Callable[[ModelFolder], str]] = set()
     for question in QUESTIONS:
         severity: str = getattr(question, command)
         if question.ask in waive:
@@ -376,7 +338,7 @@ def checks(
             continue
         _logger.info(f'Checking the {question.what}')
         try:
-            text = question.ask(subject)
+            text = question.ask(folder)
         except (OSError, ValueError, RuntimeError) as error:
             failed.add(question.ask)
             findings.append(Finding(question.what, severity, str(error)))

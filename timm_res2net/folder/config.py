@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 from timm.data import create_transform, resolve_input_data_config
-from timm.models import filter_pretrained_cfg, get_model_args, get_pretrained_cfg
+from timm.models import filter_pretrained_cfg, get_model_args
 from torch import nn
 
 from ..convert.published import COUNTS
@@ -89,17 +89,14 @@ def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     return {**cfg, **dict.fromkeys(gone), 'label_descriptions': None, 'url': '', **changes}
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000 and not re.search(r'[\0-\x1f\x7f]', value)
-
-
 def _are_names(value: Any) -> bool:
     names = value.values() if isinstance(value, dict) else value
-    return value is None or (isinstance(value, list | dict) and all(map(_is_text, names)))
+    is_several = isinstance(value, list | dict)
+    return value is None or (is_several and all(isinstance(name, str) for name in names))
 
 
-_TEXT = as_it_is('a text of at most 1000 characters in one line', _is_text)
-_NAMES = as_it_is(f'a list or a dictionary, of which each value is {_TEXT.kind}', _are_names)
+_TEXT = as_it_is('a text', lambda value: isinstance(value, str))
+_NAMES = as_it_is('a list or a dictionary of texts', _are_names)
 _OBJECT = as_it_is('a dictionary', lambda value: isinstance(value, dict))
 
 # The fields with which something is computed; the others are left alone.
@@ -234,18 +231,6 @@ class Config:
             architecture, model.num_classes, kept, model.num_features, pool,
             names, descriptions, arguments_of(model),
         )  # fmt: skip
-
-    @classmethod
-    def of_tag(cls, full: str) -> 'Config':
-        """Describe a registered tag of this package.
-
-        Args:
-            full: Name with its tag, such as 'res2net50_se.se_identity_in1k'.
-        """
-        cfg: Any = get_pretrained_cfg(full)
-        model: Any = timm.create_model(full, device='meta', num_classes=cfg.num_classes)
-        name = full.partition('.')[0]
-        return cls.of(model, name, model.pretrained_cfg)
 
     @classmethod
     def read(cls, path: Path) -> 'Config':

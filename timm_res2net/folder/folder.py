@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..convert.files import read_checkpoint
-from ..files import new_folder, read_text, write_file
+from ..files import new_folder, read_text
 from ..layers.text import first_line, list_some, sentence
 from ..models.loading import WEIGHT_FILES, fill
 from .config import CONFIG, Config
@@ -47,17 +47,24 @@ class ModelFolder:
         repo: Repository that its files come from, OWNER/NAME; '' for none.
         offline: Why the Hub was not asked for the repository; '' if it was.
         pickles: Weights of other formats in the repository.
+        original: The network that it was written from; None if nobody knows.
     """
 
     path: Path
     repo: str = ''
     offline: str = ''
     pickles: tuple[str, ...] = ()
+    original: nn.Module | None = None
 
     @functools.cached_property
     def config(self) -> Config:
         """The config; errors as in `Config.read`."""
         return Config.read(self.path / CONFIG)
+
+    @functools.cached_property
+    def net(self) -> nn.Module:
+        """The network in eval mode; errors as in `load`."""
+        return self.load().eval()
 
     @property
     def weights(self) -> Path:
@@ -79,10 +86,6 @@ class ModelFolder:
         """The text of README.md, '' if there is none."""
         path = self.path / CARD
         return read_text(path) if path.is_file() else ''
-
-    def write_card(self, text: str) -> None:
-        """Write README.md, replacing one that exists."""
-        write_file(self.path / CARD, lambda file: file.write(text.encode()))
 
     def build(self) -> nn.Module:
         """Build the config's model on the meta device, without weights.
@@ -198,4 +201,4 @@ def write(model: Model, path: Path) -> ModelFolder:
             (made / MODULE).write_text(MODULE_TEXT, encoding='utf-8')
         if model.card:
             (made / CARD).write_text(model.card, encoding='utf-8')
-    return ModelFolder(path)
+    return ModelFolder(path, original=model.net)

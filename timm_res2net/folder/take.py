@@ -34,7 +34,7 @@ from .config import DATA, Config, check_arguments, timm_names, without_origin
 from .folder import ModelFolder
 from .golden import GOLDEN, compare_golden
 from .model import Model, Notes
-from .target import find_name
+from .target import find_name, find_target
 
 _logger = logging.getLogger(__name__)
 
@@ -85,9 +85,14 @@ def take(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f"Unknown semantics '{semantics}'. Use one of {', '.join(SEMANTICS)}.")
     name = find_name(model).architecture if model else None
-    path = _existing(os.fspath(target))
+    named = find_target(target)
+    if named.kind not in ('folder', 'file'):
+        raise FileNotFoundError(
+            f'There is no file or folder {target}. Give the path of a checkpoint, not a name.'
+        )
+    path = named.path
     try:
-        if not path.is_dir():
+        if named.kind == 'file':
             return _take_file(path, source, name, semantics, entry, prefix)
         if model or semantics or prefix:
             raise ValueError(
@@ -97,21 +102,6 @@ def take(
         return _take_folder(path, source, entry)
     except ValueError as error:
         raise ValueError(sentence(f'{path} does not convert: {error}')) from error
-
-
-def _existing(text: str) -> Path:
-    """Return the path of a checkpoint, which exists."""
-    if not text:  # as a path, it would be the current folder
-        raise ValueError('The path of the checkpoint is empty. Give a file or a folder.')
-    if re.match('https?:/', text):
-        raise ValueError(f'{text} is an address. Download the file, and give its path.')
-    path = Path(text.removeprefix('local-dir:')).expanduser()
-    if not path.exists():
-        remedy = 'Check the path.'
-        if timm.is_model(text.partition('.')[0]):
-            remedy = 'It is the name of a model; give the path of a checkpoint.'
-        raise FileNotFoundError(f'There is no file or folder {text}. {remedy}')
-    return path
 
 
 # --- from a folder --------------------------------------------------------------------------------

@@ -9,12 +9,10 @@ import shutil
 from pathlib import Path
 
 from ..files import check_writable, new_folder, temporary_folder
-from ..folder.card import card_of_tag
+from ..folder.card import of_tag
 from ..folder.checks import Finding as Finding
 from ..folder.checks import checks, refuse
-from ..folder.config import Config
 from ..folder.folder import FILES, write
-from ..folder.model import Model
 from ..folder.remote_code import MODULE, is_module
 from ..folder.target import Target, find_repository, find_target
 from .fetch import create_model, fetch, weights_of
@@ -59,18 +57,11 @@ def check(
     if named.kind == 'name':
         cfg = weights_of(named)
         if cfg.file or not cfg.hf_hub_id:  # in the package, or at the address of another project
-            return _check_tag(named)
+            model = of_tag(create_model(named.value, pretrained=True).eval())
+            with temporary_folder() as scratch:
+                return checks(write(model, scratch / 'model'), 'check')
         named = Target('repository', cfg.hf_hub_id, revision)
     return checks(fetch(named, token), 'check')
-
-
-def _check_tag(named: Target) -> list[Finding]:
-    """Check weights that are not on the Hub, in the folder that a push would write."""
-    config = Config.of_tag(f'{named.architecture}.{named.cfg.tag}')
-    net = create_model(named.value, pretrained=True).eval()
-    with temporary_folder() as scratch:
-        card = card_of_tag(config, named.cfg.tag or '')
-        return checks(write(Model(net, config, card), scratch / 'model'), 'check')
 
 
 def pull(

@@ -24,7 +24,7 @@ from ..folder.card import (
     with_card,
 )
 from ..folder.checks import checks, has_license, refuse
-from ..folder.folder import FILES, WEIGHTS, ModelFolder, write
+from ..folder.folder import CARD, FILES, WEIGHTS, ModelFolder, write
 from ..folder.golden import GOLDEN, compare_golden
 from ..folder.model import Model
 from ..folder.take import take
@@ -125,11 +125,11 @@ def push_to_hub(
         folder = write(replace(taken, card=''), scratch / 'model')
         _keep_golden(taken, remote, folder)
         carded, more = _with_card(taken, old, remote, folder, target, measured)
-        folder.write_card(carded.card)
+        (folder.path / CARD).write_text(carded.card, encoding='utf-8')
         waived = [has_license] if license == 'unknown' else []
         unknown = taken.config.license in (None, 'unknown')
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
-        findings = checks(folder, 'push', taken.net, waived)
+        findings = checks(folder, 'push', waived)
         refuse(findings, f'{target.value} was not pushed{asked}')
         files = {
             name: FileSent(path.stat().st_size, sha256_of(path), remote.differs(name, path))
@@ -188,9 +188,7 @@ def _described(
     data: Mapping[str, Any],
 ) -> tuple[Model, list[str]]:
     """Return the model with what the arguments and the Hub say of it, and notes for the owner."""
-    config, notes = taken.config, []
-    if data:
-        config = config.with_data(taken.net, data)
+    config, notes = taken.config.with_data(taken.net, data), []
     if taken.notes.entry:
         notes.append(f"The weights are those of the entry '{taken.notes.entry}'.")
     if taken.notes.left_out:
@@ -246,8 +244,8 @@ def _with_card(
         target.value.rpartition('/')[2],
         f'hf-hub:{target.value}{branch}',
         f'{taken.config.pretrained_cfg.get("description") or taken.config.architecture} {ABOUT}',
-        keep,
         license=taken.config.license,
+        keep_results=keep,
         results=[*{key_of(result): result for result in (*shown, *measured)}.values()],
     )
     return carded, notes
