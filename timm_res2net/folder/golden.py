@@ -40,30 +40,23 @@ def read_tensors(path: str | os.PathLike[str]) -> list[torch.Tensor]:
         path: A file of `torch.save`, a .npy or a .safetensors.
 
     Raises:
-        ValueError: The file holds anything else.
+        ValueError: The file holds anything else. The readers of torch, NumPy and safetensors raise
+            errors of their own for damaged files.
     """
     path = Path(path)
-    try:
-        if path.suffix == '.npy':
-            content: Any = torch.from_numpy(np.load(path, allow_pickle=False))
-        elif path.suffix == '.safetensors':
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # damaged files fail anywhere inside these readers
-        raise ValueError(
-            f'Cannot read {path} as tensors ({type(error).__name__}). Save a tensor or a list of '
-            'tensors with torch.save, or one as .npy.'
-        ) from error
+    if path.suffix == '.npy':
+        content: Any = torch.from_numpy(np.load(path, allow_pickle=False))
+    elif path.suffix == '.safetensors':
+        content = load_file(path)
+    else:
+        content = torch.load(path, map_location='cpu', weights_only=True)
     if isinstance(content, dict):
         content = list(content.values())
     tensors = list(content) if isinstance(content, list | tuple) else [content]
     if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
         raise ValueError(
             f'{path} holds {type(content).__name__}, not tensors. Save a tensor or a list of '
-            'tensors with torch.save.'
+            'tensors with torch.save, or one as .npy.'
         )
     return [tensor.detach().float() for tensor in tensors]
 

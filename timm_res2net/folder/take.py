@@ -263,11 +263,7 @@ def _body(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_of(arguments: Mapping[str, Any]) -> str | None:
-    """Return the registered name of a network, timm's own first; None if it has none.
-
-    Args:
-        arguments: Its arguments, without class count and input channels.
-    """
+    """Return the registered name of the network with these arguments, timm's own first, or None."""
     depth = str(3 * sum(arguments['layers']) + 2)
     for name in (*timm_names(), *default_cfgs):
         match = re.match(r'res2ne\D*(\d+)', name)
@@ -277,15 +273,9 @@ def _name_of(arguments: Mapping[str, Any]) -> str | None:
 
 
 def _recorded(training: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return what timm's train.py recorded of a network.
+    """Return what timm's train.py recorded of a network: arguments that shapes do not give.
 
-    Args:
-        training: Arguments by name that train.py saved with the weights.
-        source: The project whose keys the weights have.
-
-    Returns:
-        'model' and 'semantics', and the arguments of `timm.create_model` that shapes do not tell;
-        of an HRNet all. Nothing if it was another network.
+    They are 'model', 'semantics' and arguments of `timm.create_model`; of an HRNet all of these.
     """
     name = training.get('model')
     name = name.partition('.')[0] if isinstance(name, str) else ''
@@ -311,14 +301,7 @@ def _further(recorded: Mapping[str, Any]) -> dict[str, Any]:
 def _semantics(
     tensors: Mapping[str, torch.Tensor], source: str, name: str | None, semantics: str | None
 ) -> str:
-    """Return the semantics that a checkpoint means.
-
-    Args:
-        tensors: The state dict, under timm's keys.
-        source: The project that it comes from.
-        name: The name of the model that was asked for.
-        semantics: The semantics that were asked for.
-    """
+    """Return the semantics of a checkpoint, of the name or those that were asked for."""
     possible = SOURCES[source].semantics
     if name is not None and name not in hrnet_res2net.default_cfgs:
         computes = str(_arguments_of(name)['semantics'])
@@ -343,16 +326,9 @@ def _build(
     name: str | None,
     recorded: Mapping[str, Any],
 ) -> tuple[str, Any]:
-    """Build the Res2Net of a state dict on the meta device.
+    """Build the Res2Net of a state dict on the meta device, and return its name and the network.
 
-    Args:
-        tensors: The state dict, under timm's keys.
-        semantics: Its semantics.
-        name: The name of the model that was asked for; None for that of its shapes.
-        recorded: From `_recorded`.
-
-    Returns:
-        Its name and the network.
+    The name is the one that was asked for, or else that of the shapes.
     """
     inferred = infer_arguments(tensors)
     wanted = {**_body(inferred), 'semantics': semantics}
