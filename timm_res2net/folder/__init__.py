@@ -1,9 +1,10 @@
 """A model, what is known of it, and its files; and the conversion of checkpoints to a folder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..convert.sources import SOURCES
 from ..files import check_writable, write_file
@@ -31,6 +32,8 @@ def convert_checkpoint(
     license: str | None = None,
     label_names: Sequence[str] | None = None,
     remote_code: bool | None = None,
+    multi_label: bool | None = None,
+    data: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     compare: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
 ) -> Model:
@@ -62,6 +65,11 @@ def convert_checkpoint(
         label_names: Names of the classes, in order, for the config. Only for `to='timm'`.
         remote_code: Write the module with which transformers loads the folder, as in
             `push_to_hub`; None for what a folder that is read has. Only for `to='timm'`.
+        multi_label: Whether an image may be of several classes, so that `predict` and the card use
+            a sigmoid; None for what a folder that is read has. Only for `to='timm'`.
+        data: How images are prepared, as in `push_to_hub`; by default as the folder or train.py's
+            arguments say, or else assumed as for the architecture, which `check` warns of. Only for
+            `to='timm'`.
         dry_run: Check everything, `out` included, and write nothing.
         compare: Files with a batch and with the outputs that the original code gave for it, see
             `timm_res2net.folder.golden.compare_outputs`. If the model gives others, nothing is
@@ -91,10 +99,11 @@ def convert_checkpoint(
     """
     if to not in SOURCES:
         raise ValueError(f"Unknown source '{to}' to write. Use one of {', '.join(SOURCES)}.")
-    if to != 'timm' and (license is not None or label_names is not None or remote_code):
+    described = (license, label_names, remote_code, multi_label, data)
+    if to != 'timm' and any(value is not None for value in described):
         raise ValueError(
-            f'A file of {to} has no place for license, label names and code. Leave them out, or '
-            "write a folder (to='timm')."
+            f'A file of {to} cannot hold license, label_names, remote_code, multi_label and data. '
+            "Leave them out, or write a folder (to='timm')."
         )
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
     taken = take(path, source=source, model=model, semantics=semantics, entry=entry, prefix=prefix)
@@ -102,7 +111,9 @@ def convert_checkpoint(
     if compare:
         differences = compare_outputs(taken.net, *compare)
         taken = replace(taken, notes=replace(taken.notes, differences=differences))
-    taken = replace(taken, config=taken.config.as_asked(license, label_names, remote_code))
+    config = taken.config.with_data(taken.net, data or {})
+    config = config.as_asked(license, label_names, remote_code, multi_label)
+    taken = replace(taken, config=config)
     tensors = {} if to == 'timm' else back(taken, to)
     if target is None or dry_run:
         return taken

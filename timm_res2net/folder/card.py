@@ -178,6 +178,7 @@ def with_card(
         load=load,
         mode=MODES.get(config.input_size[0]) if config.num_classes else None,
         top=min(5, config.num_classes),
+        multi_label=config.problem_type is not None,
         pools=bool(config.global_pool),
         own=own,
         facts=table(('what', ''), _facts(model).items()),

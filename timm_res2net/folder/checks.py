@@ -17,7 +17,7 @@ from ..layers.text import list_some, printable
 from .card import read_card
 from .config import CONFIG, MODES
 from .folder import CARD, WEIGHTS, ModelFolder
-from .golden import GOLDEN, compare_golden, differences, noise_image, outputs_of
+from .golden import GOLDEN, differences, noise_image, outputs_of
 from .remote_code import MODULE, is_module
 
 _logger = logging.getLogger(__name__)
@@ -173,10 +173,9 @@ def outputs_are_the_same(folder: ModelFolder) -> str:
 
 def outputs_are_golden(folder: ModelFolder) -> str:
     """Does the model give the outputs that are stored beside its weights?"""
-    path = folder.path / GOLDEN
-    if not path.is_file():
+    errors = folder.compare_golden(folder.net)
+    if not errors:
         return ''
-    errors = compare_golden(folder.net, path)
     name = max(errors, key=lambda key: errors[key])
     return f'as in {GOLDEN}, largest relative difference {errors[name]:.0e} ({name})'
 
@@ -203,6 +202,17 @@ def images_can_be_prepared(folder: ModelFolder) -> str:
             'with other values.'
         ) from error
     return text
+
+
+def images_are_known(folder: ModelFolder) -> str:
+    """Does the config say how images are prepared because something recorded it?"""
+    if folder.config.assumed:
+        raise ValueError(
+            f'{", ".join(folder.config.assumed)} were not recorded with the weights, and are '
+            'assumed to be those of the architecture. Give them when converting or pushing, as '
+            '--img-size, --mean, --std, --crop-pct and --interpolation.'
+        )
+    return ''
 
 
 def has_license(folder: ModelFolder) -> str:
@@ -301,6 +311,7 @@ QUESTIONS = (
     # the network or the weights are not those whose outputs the owner stored
     Question('golden',     outputs_are_golden,     (outputs_are_the_same,),   _E, _E, _E),
     Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
+    Question('images',     images_are_known,       (images_can_be_prepared,), _W, _W, _W),
     # one may have and fetch what one may not publish
     Question('license',    has_license,            (has_config,),             _E, _W, _W),
     Question('license',    license_is_free,        (has_license,),            _W, _W, _W),

@@ -39,6 +39,11 @@ MODES = {1: 'L', 3: 'RGB'}
 DATA = ('input_size', 'img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 """How images are prepared, under the names of timm's train.py."""
 
+PREPARATION = ('input_size', 'mean', 'std', 'crop_pct', 'interpolation')
+"""The fields of a pretrained_cfg that they set."""
+MULTI_LABEL = 'multi_label_classification'
+"""The `problem_type` of transformers for classes that do not exclude each other."""
+
 # Fields of a pretrained_cfg that say where weights were loaded from, not what they are
 _NOT_SAVED = ('architecture', 'custom_load', 'label_offset', 'state_dict', 'fixed_input_size')
 
@@ -107,6 +112,7 @@ _FIELDS = {
     'label_names': _NAMES,
     'model_args': _OBJECT,
     'pretrained_cfg': _OBJECT,
+    'assumed': several(choice(*PREPARATION), 0, len(PREPARATION)),
 }
 _CFG = {
     'input_size': several(RES2NET['in_chans'], 3, 3),
@@ -188,6 +194,9 @@ class Config:
         label_descriptions: Longer names by label name.
         model_args: Further arguments of `timm.create_model`, JSON values.
         auto_map: The code that transformers runs with `trust_remote_code=True`; None without any.
+        problem_type: `MULTI_LABEL`, or None for classes that exclude each other.
+        assumed: Those of `PREPARATION` that nothing recorded. They have the values of the
+            architecture's registered weights.
     """
 
     architecture: str
@@ -199,6 +208,8 @@ class Config:
     label_descriptions: Mapping[str, str] | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     auto_map: Any = None
+    problem_type: str | None = None
+    assumed: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -229,7 +240,7 @@ class Config:
         pool = getattr(model.global_pool, 'pool_type', '')  # an HRNet's backbone has none
         return cls(
             architecture, model.num_classes, kept, model.num_features, pool,
-            names, descriptions, arguments_of(model),
+            names, descriptions, arguments_of(model), problem_type=kept.pop('problem_type', None),
         )  # fmt: skip
 
     @classmethod
@@ -258,8 +269,8 @@ class Config:
     def to_json(self) -> str:
         """Return the text of the file. The same config gives the same text."""
         values = asdict(self)
-        optional = ('label_names', 'label_descriptions', 'model_args', 'auto_map')
-        kept = {key: value for key, value in values.items() if value or key not in optional}
+        needed = ('architecture', 'num_classes', 'num_features', 'global_pool', 'pretrained_cfg')
+        kept = {key: value for key, value in values.items() if value or key in needed}
         kept['pretrained_cfg'] = kept.pop('pretrained_cfg')  # last, because it is the longest
         return json.dumps(kept, indent=2) + '\n'
 
@@ -305,6 +316,7 @@ class Config:
         license: str | None = None,
         label_names: Sequence[str] | None = None,
         remote_code: bool | None = None,
+        multi_label: bool | None = None,
     ) -> 'Config':
         """Return the config with what its owner says of the model; None changes nothing.
 
@@ -312,6 +324,7 @@ class Config:
             license: Identifier of the license.
             label_names: Names of the classes, in order.
             remote_code: Whether it names this package's module for transformers.
+            multi_label: Whether an image may be of several classes.
 
         Raises:
             ValueError: The license is no identifier, or there is not one name for each class.
@@ -337,6 +350,8 @@ class Config:
             config = replace(config, label_names=list(label_names), label_descriptions=None)
         if remote_code is not None:
             config = replace(config, auto_map=AUTO_MAP if remote_code else None)
+        if multi_label is not None:
+            config = replace(config, problem_type=MULTI_LABEL if multi_label else None)
         return config
 
     def with_data(self, net: nn.Module, given: Mapping[str, Any]) -> 'Config':
@@ -367,4 +382,7 @@ class Config:
             ) from error
         if data['input_size'][1:] != tuple(self.input_size[1:]):
             data['pool_size'] = None
-        return self.with_cfg(**{key: _as_json(value) for key, value in data.items()})
+        known = {'input_size' if key == 'img_size' else key for key in given}
+        assumed = tuple(name for name in self.assumed if name not in known)
+        config = self.with_cfg(**{key: _as_json(value) for key, value in data.items()})
+        return replace(config, assumed=assumed)

@@ -17,7 +17,7 @@ from ..files import new_folder, read_text
 from ..layers.text import first_line, list_some, sentence
 from ..models.loading import WEIGHT_FILES, fill
 from .config import CONFIG, Config
-from .golden import GOLDEN, golden_tensors
+from .golden import GOLDEN, compare_golden, golden_tensors
 from .model import Model
 from .remote_code import MODULE, MODULE_TEXT
 
@@ -33,7 +33,8 @@ the largest published."""
 
 def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write safetensors. The same tensors give the same bytes."""
-    whole = {key: value.contiguous() for key, value in tensors.items()}
+    # copies, since safetensors refuses tensors that share memory
+    whole = {key: value.clone().contiguous() for key, value in tensors.items()}
     save_file(whole, path, metadata={'format': 'pt'})  # transformers asks for the format
     path.chmod(0o644)  # safetensors lets only the owner read it
 
@@ -155,6 +156,18 @@ class ModelFolder:
             )
         return len(tensors)
 
+    def compare_golden(self, net: nn.Module) -> dict[str, float]:
+        """Compare a network with the golden tensors, as `golden.compare_golden`; {} without any."""
+        if not (self.path / GOLDEN).is_file():
+            return {}
+        dtype = torch.float32
+        if self.weights.name == WEIGHTS:
+            with safe_open(self.weights, framework='pt') as file:
+                kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+            dtype = torch.float16 if 'F16' in kinds else dtype
+            dtype = torch.bfloat16 if 'BF16' in kinds else dtype
+        return compare_golden(net, self.path / GOLDEN, dtype)
+
     def load(self, pretrained: bool = True, **kwargs: Any) -> nn.Module:
         """Create the model with timm.
 
@@ -178,6 +191,8 @@ class ModelFolder:
             f'local-dir:{self.path}', pretrained, pretrained_cfg_overlay=overlay, **kwargs
         )
         model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
+        if self.config.problem_type:
+            model.pretrained_cfg['problem_type'] = self.config.problem_type
         return model
 
 

@@ -86,7 +86,10 @@ def in_words(errors: Mapping[str, float]) -> str:
 
 
 def _refuse(
-    outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
+    outputs: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    what: str,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
     """Return the differences of a model's outputs from those of a file.
 
@@ -102,9 +105,9 @@ def _refuse(
             'such as one with other strides. Give its arguments, or compare other outputs.'
         )
     errors = differences(outputs, expected)
-    if max(errors.values()) > TOLERANCE:
+    if max(errors.values()) > tolerance:
         raise ValueError(
-            f'The outputs differ from {what} by {in_words(errors)}, and at most {TOLERANCE:g} is '
+            f'The outputs differ from {what} by {in_words(errors)}, and at most {tolerance:.1g} is '
             'rounding: it is another network under the same keys, or the weights are others or '
             'damaged. Give its semantics or arguments, or use the right weights.'
         )
@@ -206,19 +209,23 @@ def _golden_outputs(model: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def compare_golden(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, float]:
+def compare_golden(
+    model: nn.Module, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
     """Compare a model's outputs with golden tensors.
 
     Args:
         model: A Res2Net or HRNet in eval mode.
         path: The file, which is not trusted.
+        dtype: The type in which its weights were saved. Weights of 16 bits may differ by 8 times
+            their rounding, which is less than other semantics do.
 
     Returns:
         For each output the largest difference, relative to the largest expected value.
 
     Raises:
         ValueError: The file cannot be read or holds other tensors, or a difference is larger than
-            `TOLERANCE`.
+            `TOLERANCE`, or than the rounding of `dtype`.
     """
     remedy = 'Remove the file, or push the model again.'
     try:
@@ -239,4 +246,4 @@ def compare_golden(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, 
             f'The input of {GOLDEN} has the shape {tuple(image.shape)}, and the model does not run '
             f'on it. {remedy}'
         ) from error
-    return _refuse(outputs, expected, GOLDEN)
+    return _refuse(outputs, expected, GOLDEN, max(TOLERANCE, 8 * torch.finfo(dtype).eps))

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..convert.find import convert_network, find_network, look_like_classifiers
 from ..convert.infer import infer_arguments
 from ..convert.keys import is_branch
 from ..convert.sources import SOURCES, recognise
+from ..files import FILE_SUFFIXES
 from ..layers.fused_block import FusedBottle2neck
 from ..layers.semantics import SEMANTICS
 from ..layers.text import list_some, printable, sentence
@@ -30,10 +32,10 @@ from ..models.hrnet_res2net import HighResolutionRes2Net
 from ..models.loading import fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
 from .card import is_generated
-from .config import DATA, Config, check_arguments, timm_names, without_origin
+from .config import CONFIG, DATA, PREPARATION, Config, check_arguments, timm_names, without_origin
 from .folder import ModelFolder
-from .golden import GOLDEN, compare_golden
 from .model import Model, Notes
+from .remote_code import AUTO_MAP
 from .target import find_name, find_target
 
 _logger = logging.getLogger(__name__)
@@ -91,8 +93,10 @@ def take(
             f'There is no file or folder {target}. Give the path of a checkpoint, not a name.'
         )
     path = named.path
+    if path.is_dir() and not (path / CONFIG).is_file():
+        path = _only_checkpoint(path)
     try:
-        if named.kind == 'file':
+        if path.is_file():
             return _take_file(path, source, name, semantics, entry, prefix)
         if model or semantics or prefix:
             raise ValueError(
@@ -102,6 +106,17 @@ def take(
         return _take_folder(path, source, entry)
     except ValueError as error:
         raise ValueError(sentence(f'{path} does not convert: {error}')) from error
+
+
+def _only_checkpoint(path: Path) -> Path:
+    """Return the checkpoint in a folder without a config, such as train.py's or accelerate's."""
+    files = sorted(p for p in path.iterdir() if p.suffix in FILE_SUFFIXES and p.is_file())
+    if len(files) == 1:
+        return files[0]
+    names = f'{len(files)} files: {", ".join(p.name for p in files[:10])}' if files else 'no file'
+    raise ValueError(
+        f'{path} has no {CONFIG}, and {names} that may be a checkpoint. Give the path of one.'
+    )
 
 
 # --- from a folder --------------------------------------------------------------------------------
@@ -115,8 +130,7 @@ def _take_folder(path: Path, source: str, entry: str | None) -> Model:
     source = recognise(tensors) if source == 'auto' else source
     tensors, moved = apply_rules(tensors, SOURCES[source].rules(tensors.keys()), source)
     fill(net, tensors)
-    if (path / GOLDEN).is_file():
-        compare_golden(net.eval(), path / GOLDEN)
+    folder.compare_golden(net.eval())
     labels = {'label_names': config.label_names, 'label_descriptions': config.label_descriptions}
     cfg = {**config.pretrained_cfg, 'input_size': config.input_size, **labels}
     name = config.architecture.partition('.')[0]
@@ -124,7 +138,12 @@ def _take_folder(path: Path, source: str, entry: str | None) -> Model:
         # timm writes no card, and describes the weights that a training started from
         description = f'{name} with {config.num_classes:,} classes.'
         cfg |= {'description': description, 'tag': 'converted', 'notes': None, 'origin_url': None}
-    config = Config.of(net, name, cfg).as_asked(remote_code=config.remote_code)
+    config = replace(
+        Config.of(net, name, cfg),
+        auto_map=AUTO_MAP if config.remote_code else None,
+        problem_type=config.problem_type,
+        assumed=config.assumed,
+    )
     notes = _notes(path, checkpoint, source=source, moved=moved)
     return Model(net.eval(), config, folder.card, notes)
 
@@ -172,8 +191,10 @@ def _take_file(
         first_conv='conv1.0' if 'conv1.0.weight' in tensors else 'conv1',
     )
     data = {key: checkpoint.training[key] for key in DATA if checkpoint.training.get(key)}
-    config = Config.of(net, name, cfg).with_data(net, data)
-    return Model(net.eval(), config, notes=notes)
+    config = Config.of(net, name, cfg)
+    if 'model' not in recorded:
+        config = replace(config, assumed=PREPARATION)
+    return Model(net.eval(), config.with_data(net, data), notes=notes)
 
 
 def _notes(
