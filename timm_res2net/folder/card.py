@@ -12,9 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..convert.published import PUBLISHERS, file_of
 from ..layers.text import table
-from .config import MODES, Config, timm_names
+from .config import MODES, MODULE, Config, timm_names
+from .folder import INSTALL
 from .model import Model
-from .remote_code import INSTALL, MODULE
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _REGION = re.compile(
@@ -222,7 +222,7 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
     for key in ('tags', 'datasets'):
         both = [*_as_list(kept.get(key)), *_as_list(data.get(key))]
         if both:
-            merged[key] = list(dict.fromkeys(both))
+            merged[key] = list(dict.fromkeys(map(str, both)))
     part = _REGION.search(ours.text)
     assert part is not None  # the template has it
     text = _REGION.sub(lambda _: part[0], theirs.text.strip('\n'), count=1)

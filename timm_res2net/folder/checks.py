@@ -6,19 +6,17 @@ an error under `pull`; `check` prints everything.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
-from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from ..layers.text import list_some, printable
 from .card import read_card
-from .config import CONFIG, MODES
-from .folder import CARD, WEIGHTS, ModelFolder
+from .config import CONFIG, MODULE, data_of
+from .folder import CARD, WEIGHTS, ModelFolder, is_module
 from .golden import GOLDEN, differences, noise_image, outputs_of
-from .remote_code import MODULE, is_module
 
 _logger = logging.getLogger(__name__)
 
@@ -180,39 +178,16 @@ def outputs_are_golden(folder: ModelFolder) -> str:
     return f'as in {GOLDEN}, largest relative difference {errors[name]:.0e} ({name})'
 
 
-def images_can_be_prepared(folder: ModelFolder) -> str:
-    """Can images be prepared as the config says?"""
-    from PIL import Image
-
-    config = folder.config
-    # an empty pretrained_cfg stands for timm's defaults
-    given = {} if config.pretrained_cfg else {'input_size': tuple(config.input_size)}
-    data = resolve_data_config(given, pretrained_cfg=config.pretrained_cfg)
-    text = ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
-    channels = data['input_size'][0]
-    try:
-        transform: Any = create_transform(**data)
-        if channels in MODES:
-            transform(Image.new(MODES[channels], (64, 64)))
-        elif not {len(data['mean']), len(data['std'])} <= {1, channels}:
-            raise ValueError(f'there are {channels} channels')
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f'Images cannot be prepared with {text} ({type(error).__name__}: {error}). Push again '
-            'with other values.'
-        ) from error
-    return text
-
-
 def images_are_known(folder: ModelFolder) -> str:
-    """Does the config say how images are prepared because something recorded it?"""
+    """Is it recorded how images are prepared?"""
+    data = data_of(folder.config.pretrained_cfg)
     if folder.config.assumed:
         raise ValueError(
             f'{", ".join(folder.config.assumed)} were not recorded with the weights, and are '
             'assumed to be those of the architecture. Give them when converting or pushing, as '
             '--img-size, --mean, --std, --crop-pct and --interpolation.'
         )
-    return ''
+    return ', '.join(f'{key} {data[key]}' for key in ('interpolation', 'mean', 'std'))
 
 
 def has_license(folder: ModelFolder) -> str:
@@ -310,8 +285,7 @@ QUESTIONS = (
     Question('same',       outputs_are_the_same,   (all_is_finite,),          _E, _E, _E),
     # the network or the weights are not those whose outputs the owner stored
     Question('golden',     outputs_are_golden,     (outputs_are_the_same,),   _E, _E, _E),
-    Question('images',     images_can_be_prepared, (has_config,),             _E, _E, _E),
-    Question('images',     images_are_known,       (images_can_be_prepared,), _W, _W, _W),
+    Question('images',     images_are_known,       (has_config,),             _W, _W, _W),
     # one may have and fetch what one may not publish
     Question('license',    has_license,            (has_config,),             _E, _W, _W),
     Question('license',    license_is_free,        (has_license,),            _W, _W, _W),

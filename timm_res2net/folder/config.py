@@ -9,30 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.data import create_transform, resolve_input_data_config
+from PIL import Image
+from timm.data import create_transform, resolve_data_config, resolve_input_data_config
 from timm.models import filter_pretrained_cfg, get_model_args
 from torch import nn
 
 from ..convert.published import COUNTS
 from ..files import read_text
-from ..layers.arguments import (
-    FEATURES,
-    HRNET,
-    RES2NET,
-    TIMM,
-    Field,
-    as_it_is,
-    choice,
-    number,
-    parse_arguments,
-    several,
-    whole,
-)
-from ..layers.text import brief, sentence
-from ..models import hrnet_res2net
-from .remote_code import AUTO_MAP
+from ..layers.text import brief, first_line, sentence
 
 CONFIG = 'config.json'
+MODULE = 'modeling_timm_res2net.py'
+"""A module in a folder or repository, with which transformers loads its model."""
+AUTO_MAP = {
+    'AutoModel': 'modeling_timm_res2net.TimmWrapperModel',
+    'AutoModelForImageClassification': 'modeling_timm_res2net.TimmWrapperForImageClassification',
+}
+"""The field `auto_map` of a config.json: the classes of the module."""
 MODES = {1: 'L', 3: 'RGB'}
 """Pillow's image modes by number of channels."""
 
@@ -94,90 +87,57 @@ def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     return {**cfg, **dict.fromkeys(gone), 'label_descriptions': None, 'url': '', **changes}
 
 
-def _are_names(value: Any) -> bool:
-    names = value.values() if isinstance(value, dict) else value
-    is_several = isinstance(value, list | dict)
-    return value is None or (is_several and all(isinstance(name, str) for name in names))
+def data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a `pretrained_cfg` prepares images, as `timm.data.resolve_data_config`.
 
-
-_TEXT = as_it_is('a text', lambda value: isinstance(value, str))
-_NAMES = as_it_is('a list or a dictionary of texts', _are_names)
-_OBJECT = as_it_is('a dictionary', lambda value: isinstance(value, dict))
-
-# The fields with which something is computed; the others are left alone.
-_REQUIRED = ('architecture', 'num_classes', 'pretrained_cfg')
-_FIELDS = {
-    'architecture': _TEXT,
-    'num_classes': RES2NET['num_classes'],
-    'label_names': _NAMES,
-    'model_args': _OBJECT,
-    'pretrained_cfg': _OBJECT,
-    'assumed': several(choice(*PREPARATION), 0, len(PREPARATION)),
-}
-_CFG = {
-    'input_size': several(RES2NET['in_chans'], 3, 3),
-    'interpolation': choice(
-        'bilinear', 'bicubic', 'nearest', 'box', 'hamming', 'lanczos', 'random'
-    ),
-    'crop_pct': number(0.01, 1),
-    'crop_mode': choice('center', 'squash', 'border'),
-    'mean': several(number(-1_000_000, 1_000_000), 1, 4096),
-    'std': several(number(1e-6, 1_000_000), 1, 4096),
-    'first_conv': choice('conv1', 'conv1.0'),
-    'classifier': choice('fc', 'classifier'),
-    # with another offset, timm drops rows of the classifier that the weights beside it do not have
-    'label_offset': choice(0),
-    'label_names': _NAMES,
-    'license': _TEXT,
-}
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None, which stands for timm's default."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def check_arguments(given: Mapping[str, Any], name: str) -> None:
-    """Check recorded arguments of a network.
-
-    Args:
-        given: The arguments. As in `timm.create_model`, None stands for the default.
-        name: The architecture, one of this package or a Res2Net of timm.
+    It is tried on an image.
 
     Raises:
-        ValueError: There is an unknown argument, or a value that the table does not allow.
+        ValueError: Images cannot be prepared so.
     """
-    table: Mapping[str, Field] = TIMM if name in timm_names() else RES2NET
-    if name in hrnet_res2net.default_cfgs:
-        table = HRNET
-    table = {**table, **FEATURES}
-    unknown = sorted(given.keys() - table.keys())
-    if unknown:
+    try:
+        # an empty cfg stands for timm's defaults
+        given = {} if cfg else {'input_size': (3, 224, 224)}
+        data = resolve_data_config(given, pretrained_cfg=dict(cfg))
+        channels, *sides = data['input_size']
+        if not all(isinstance(n, int) and 1 <= n <= 4096 for n in (channels, *sides)):
+            raise ValueError('channels, height and width must be whole numbers from 1 to 4096')
+        transform: Any = create_transform(**data)
+        if channels in MODES:
+            image = transform(Image.new(MODES[channels], (64, 64)))
+            fits = image.shape == (channels, *sides) and bool(image.isfinite().all())
+        else:
+            fits = {len(data['mean']), len(data['std'])} <= {1, channels}
+        if not fits:
+            raise ValueError(f'mean and std do not suit {channels} channels')
+    except Exception as error:  # values of any type fail anywhere inside timm and torchvision
+        text = ', '.join(f'{key}={brief(cfg[key])}' for key in PREPARATION if key in cfg)
         raise ValueError(
-            f'model_args has {brief(unknown[0])}, which is not an argument of {name} that a config '
-            'can set'
-        )
-    parse_arguments(table, _given(given), 'model_args.')
+            f'images cannot be prepared with {text} ({type(error).__name__}: {first_line(error)})'
+        ) from error
+    return data
 
 
 def _check(config: Any) -> None:
     """Raise a ValueError for what timm would ignore or answer with a traceback."""
     if not isinstance(config, dict):
-        raise ValueError(f'config.json must contain a JSON object, not a {type(config).__name__}.')
-    missing = [key for key in _REQUIRED if key not in config]
-    if missing:
-        raise ValueError(f'it lacks {", ".join(missing)}')
-    parse_arguments(_FIELDS, config)
-    parse_arguments(_CFG, _given(config['pretrained_cfg']), 'pretrained_cfg.')
-    name = config['architecture'].partition('.')[0]
+        raise ValueError(f'it must contain a JSON object, not a {type(config).__name__}')
+    kinds = {'architecture': str, 'num_classes': int, 'pretrained_cfg': dict, 'model_args': dict}
+    for key, kind in kinds.items():
+        value = config.get(key, kind() if key == 'model_args' else None)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f'{key} must be of type {kind.__name__}, got {brief(value)}')
+    name, classes = config['architecture'].partition('.')[0], config['num_classes']
     if not is_res2net(name):
         raise ValueError(
             f"'{name}' is not a Res2Net of timm_res2net or timm, see `timm-res2net list`"
         )
-    check_arguments(config.get('model_args', {}), name)
     labels = config.get('label_names')
-    if isinstance(labels, list) and len(labels) != config['num_classes']:
-        raise ValueError(f'it has {len(labels)} label_names for {config["num_classes"]} classes')
+    if labels is not None:
+        names = list(labels.values() if isinstance(labels, dict) else labels)
+        if not all(isinstance(name, str) for name in names) or len(names) != classes:
+            raise ValueError(f'label_names must be {classes} texts, got {brief(labels)}')
+    data_of(config['pretrained_cfg'])
 
 
 @dataclass(frozen=True)
@@ -370,16 +330,15 @@ class Config:
             raise ValueError(
                 f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
             )
-        given = _given(given)
+        given = {key: value for key, value in given.items() if value is not None}
         try:
-            parse_arguments({**_CFG, 'img_size': whole(1, 4096)}, given)
-            data = resolve_input_data_config(net, dict(given), self.pretrained_cfg)
-            create_transform(**data)
+            data = resolve_input_data_config(net, given, self.pretrained_cfg)
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f'Images cannot be prepared with {dict(given)} ({type(error).__name__}: {error}). '
-                "Give values as timm's train.py takes them."
+                f'Images cannot be prepared with {given} ({type(error).__name__}: {error}). Give '
+                "values as timm's train.py takes them."
             ) from error
+        data = data_of(data)
         if data['input_size'][1:] != tuple(self.input_size[1:]):
             data['pool_size'] = None
         known = {'input_size' if key == 'img_size' else key for key in given}

@@ -16,10 +16,9 @@ from ..convert.files import read_checkpoint
 from ..files import new_folder, read_text
 from ..layers.text import first_line, list_some, sentence
 from ..models.loading import WEIGHT_FILES, fill
-from .config import CONFIG, Config
+from .config import CONFIG, MODULE, Config
 from .golden import GOLDEN, compare_golden, golden_tensors
 from .model import Model
-from .remote_code import MODULE, MODULE_TEXT
 
 WEIGHTS, PICKLE = WEIGHT_FILES
 CARD = 'README.md'
@@ -29,6 +28,54 @@ FILES = (WEIGHTS, CONFIG, CARD, GOLDEN, MODULE)
 MOST_PARAMETERS = 500_000_000
 """The most parameters of a network that a config.json may describe: 2 GB in float32, and 6 times
 the largest published."""
+
+# --- the module for transformers ----------------------------------------------------------------
+
+INSTALL = (
+    'It is not on a package index yet: install it from a clone of its repository, with '
+    '`pip install .`.'
+)
+"""How this package is installed, for cards and errors."""
+
+# transformers builds models by their names in timm, and importing this package registers its own.
+# timm ignores the module, and so does transformers without `trust_remote_code`.
+# transformers looks for missing packages outside of `try` only, and would name them as packages of
+# the index. It writes to the classes that it loads, so they must not be its own; their names must
+# be, because its pipelines look for them.
+MODULE_TEXT = f'''"""Loads this model in transformers: timm_res2net registers its network with timm.
+
+timm_res2net wrote this file, and it is the same in every repository.
+"""
+
+import transformers
+
+try:
+    import timm_res2net  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != 'timm_res2net':
+        raise
+    raise ImportError(
+        'The network of this model is in the package timm_res2net, which is not installed. '
+        {INSTALL!r}
+    ) from error
+
+
+class TimmWrapperModel(transformers.TimmWrapperModel):
+    """The network without its classifier."""
+
+
+class TimmWrapperForImageClassification(transformers.TimmWrapperForImageClassification):
+    """The network with its classifier."""
+'''
+"""The text of the module."""
+
+
+def is_module(path: Path) -> bool:
+    """Return whether a file is the module, as this version of the package writes it."""
+    return path.is_file() and path.read_bytes() == MODULE_TEXT.encode()
+
+
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

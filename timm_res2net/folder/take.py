@@ -32,10 +32,17 @@ from ..models.hrnet_res2net import HighResolutionRes2Net
 from ..models.loading import fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
 from .card import is_generated
-from .config import CONFIG, DATA, PREPARATION, Config, check_arguments, timm_names, without_origin
+from .config import (
+    AUTO_MAP,
+    CONFIG,
+    DATA,
+    PREPARATION,
+    Config,
+    timm_names,
+    without_origin,
+)
 from .folder import ModelFolder
 from .model import Model, Notes
-from .remote_code import AUTO_MAP
 from .target import find_name, find_target
 
 _logger = logging.getLogger(__name__)
@@ -309,7 +316,6 @@ def _recorded(training: Mapping[str, Any], source: str) -> dict[str, Any]:
     kept = {key: kwargs[key] for key in (kwargs if is_hrnet else _SILENT) if key in kwargs}
     if isinstance(training.get('gp'), str):
         kept['global_pool'] = training['gp']
-    check_arguments(kept, name)
     own = 'official' if is_hrnet else _arguments_of(name)['semantics']
     return {**kept, 'model': name, 'semantics': str(kwargs.get('semantics') or own)}
 

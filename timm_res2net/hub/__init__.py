@@ -12,8 +12,8 @@ from ..files import check_writable, new_folder, temporary_folder
 from ..folder.card import of_tag
 from ..folder.checks import Finding as Finding
 from ..folder.checks import checks, refuse
-from ..folder.folder import FILES, write
-from ..folder.remote_code import MODULE, is_module
+from ..folder.config import MODULE
+from ..folder.folder import FILES, is_module, write
 from ..folder.target import Target, find_repository, find_target
 from .fetch import create_model, fetch, weights_of
 from .push import push_to_hub as push_to_hub
