@@ -28,7 +28,7 @@ from timm_res2net.layers.fused_conv import FusedConv2d
 from timm_res2net.layers.text import table
 
 from .script import Script
-from .suite.records import CONTROL
+from .suite.answer import CONTROL
 
 MODEL = 'res2net50_26w_4s'
 SIX = ((160, 224), (224, 224), (256, 256), (224, 320), (288, 288), (256, 320))

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import forms
 from benchmarks.script import load
-from benchmarks.suite.checks import compiler
+from benchmarks.suite.cells import compiler
 from tests.common import relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import FORMS
