@@ -268,9 +268,8 @@ def _problems(cell: Cell, mode: str) -> Iterator[str]:
 
 def refuse_impossible(cell: Cell) -> None:
     """Raise ValueError if this machine cannot run a cell, or if its axes do not go together."""
-    for mode in cell.modes:
-        if problem := next(_problems(cell, mode), None):
-            raise ValueError(problem)
+    for problem in itertools.chain(*(_problems(cell, mode) for mode in cell.modes)):
+        raise ValueError(problem)
     require_packages(cell)
 
 

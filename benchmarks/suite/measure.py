@@ -31,14 +31,11 @@ from .cells import DTYPES, LAYOUTS, Cell, Pair, Spec
 from .models import Work, build
 
 Step = Callable[[], object]
-Samples = dict[str, list[float]]
-"""Seconds of each round, by role."""
-
+Samples = dict[str, list[float]]  # seconds of each round, by role
 TARGET = 0.02
 """Half width of the subject's interval, as a share, at which a ratio is settled."""
-WARMUP = 3
-REBUILT = 2
-"""Warm-up runs of a build after the first. A deployed model packs weights in the second call."""
+WARMUP, REBUILT = 3, 2
+"""Warm-up runs of the first build and of later ones. The second call packs weights."""
 BLOCKS = 6
 """Builds of the models before the first check whether the ratio is settled."""
 BLOCK_SECONDS = 10.0
