@@ -4,6 +4,8 @@ known truth; peak memory; and where the time goes, on models small enough to kno
 
 import gc
 import random
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,26 +13,9 @@ import torch
 from timm.layers import SEModule
 from torch import nn
 
+from benchmarks.suite import measure
 from benchmarks.suite.cells import Pair, Spec
-from benchmarks.suite.measure import (
-    CAUSES,
-    KINDS,
-    REBUILT,
-    TARGET,
-    WARMUP,
-    attribute,
-    convolutions,
-    counts,
-    explain,
-    interleave,
-    interleave_blocks,
-    kind_of,
-    mark_attention,
-    peak_memory,
-    self_times,
-    settled,
-    synchronize,
-)
+from benchmarks.suite.measure import CAUSES, KINDS, counts, explain, interleave_blocks, settled
 from benchmarks.suite.models import Work, make_input, prepare
 from tests.common import noisy
 from timm_res2net.export.stats import ratio
@@ -59,7 +44,7 @@ class Bench:
         return {role: (lambda role=role: step(role)) for role in self.seconds}
 
     def interleave(self, **options):
-        return interleave(self.steps(), **self.options, **options)
+        return measure.interleave(self.steps(), **self.options, **options)
 
 
 def test_warm_up_is_not_timed_and_a_sample_waits_for_the_queue_before_both_readings():
@@ -71,8 +56,8 @@ def test_warm_up_is_not_timed_and_a_sample_waits_for_the_queue_before_both_readi
         *('sync', 'clock', 'forward', 'sync', 'clock'),
         'clock',  # and ends
     ]
-    assert synchronize('cpu')() is None
-    assert synchronize('cuda') is torch.cuda.synchronize
+    assert measure.synchronize('cpu')() is None
+    assert measure.synchronize('cuda') is torch.cuda.synchronize
 
 
 def test_every_round_has_every_step_once_in_random_order():
@@ -115,7 +100,7 @@ def test_blocks_build_again_and_add_up():
     # a block of 10 s: the rounds of 2.25 s that begin within it
     assert blocks == [5] * 6
     assert samples == {'baseline': [1.0] * 30, 'subject': [1.25] * 30}
-    assert bench.log.count('subject') == 30 + WARMUP + 5 * REBUILT
+    assert bench.log.count('subject') == 30 + measure.WARMUP + 5 * measure.REBUILT
     # blocks of 1 s, of at least two rounds
     assert interleave_blocks(build, budget=6, **bench.options)[1] == [2, 2]
 
@@ -136,20 +121,20 @@ def test_settled():
 def test_coverage_with_the_stopping_rule():
     """Stopping at the first interval that is narrow enough costs little coverage."""
     rng = np.random.default_rng(2)
-    runs, held, stopped = 100, 0, 0
+    now, runs, held, stopped = [0.0], 100, 0, 0
+
+    def build():
+        """A build shifts each model's time by its own percent."""
+
+        def step(scale):
+            now[0] += scale * float(noisy(rng, 1)[0])
+
+        truths = {'baseline': 1.0, 'subject': TRUE, 'control': 1.0}
+        scales = {role: t * (1 + 0.01 * rng.standard_normal()) for role, t in truths.items()}
+        return {role: partial(step, scale) for role, scale in scales.items()}
+
     for run in range(runs):
-        now, scale = [0.0], {}
-
-        def step(role, now=now, scale=scale):
-            now[0] += scale[role] * float(noisy(rng, 1)[0])
-
-        def build(scale=scale, step=step):
-            """A build shifts each model's time by its own percent."""
-            for role, truth in (('baseline', 1.0), ('subject', TRUE), ('control', 1.0)):
-                scale[role] = truth * (1 + 0.01 * rng.standard_normal())
-            return {role: (lambda role=role: step(role)) for role in scale}
-
-        options = {'clock': lambda now=now: now[0], 'rng': random.Random(run)}
+        options = {'clock': lambda: now[0], 'rng': random.Random(run)}
         samples, blocks = interleave_blocks(build, budget=200, **options)
         stopped += settled(samples, blocks)
         interval = ratio(samples['subject'], samples['baseline'], blocks)
@@ -167,7 +152,7 @@ def test_interleaving_cancels_a_drift_that_the_naive_order_does_not():
     baseline = pairs[np.arange(rounds), first]
     found = ratio(TRUE * pairs[np.arange(rounds), 1 - first], baseline)
     assert found.low < TRUE < found.high
-    assert found.half_width < TARGET
+    assert found.half_width < measure.TARGET
     one_after_the_other = ratio(TRUE * slots[rounds:], slots[:rounds])
     assert one_after_the_other.low > 1.15 * TRUE  # a narrow interval, but wrong
 
@@ -182,7 +167,7 @@ def test_peak_memory_of_a_step():
         third = torch.empty(500_000, dtype=torch.uint8)
         return second.shape, third.shape
 
-    peaks = peak_memory(Work(model, step, lambda: [*model.parameters(), x]), 'cpu')
+    peaks = measure.peak_memory(Work(model, step, lambda: [*model.parameters(), x]), 'cpu')
     resident = 4 * (110 + x.numel())
     beyond = 3_000_000
     assert peaks == {
@@ -190,21 +175,13 @@ def test_peak_memory_of_a_step():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', ['res2net50_26w_4s', 'res2net50d', 'res2next50'])
-def test_inference_needs_less_memory_than_timms_block(name):
+def test_inference_needs_less_memory_than_timms_block():
     """The input of the splits is released before conv3 runs; allocations are counted, not timed."""
-    small = {'layers': (1, 1, 1, 1)}
-    arguments = {
-        'res2net50d': dict(stem_type='deep', stem_width=32, avg_down=True),
-        'res2next50': dict(base_width=4, cardinality=8),
-    }
-    ours = {'attn_layer': '', **small, **arguments.get(name, {})}
-    here = cell(batch=1, layout='contiguous')
-    theirs, peaks = (
-        peak_memory(prepare(Spec(*spec), 'eager', here, make_input(here)), 'cpu')
-        for spec in ((name, tuple(small.items())), ('res2net50_se', tuple(ours.items())))
-    )
-    assert peaks['beyond_bytes'] < theirs['beyond_bytes']
+    small, here = ('layers', (1, 1, 1, 1)), cell(batch=1, layout='contiguous')
+    specs = Spec('res2net50_26w_4s', (small,)), Spec('res2net50_se', (small, ('attn_layer', '')))
+    works = (prepare(spec, 'eager', here, make_input(here)) for spec in specs)
+    theirs, ours = (measure.peak_memory(work, 'cpu')['beyond_bytes'] for work in works)
+    assert ours < theirs
 
 
 class Small(nn.Module):
@@ -232,40 +209,39 @@ class Small(nn.Module):
 def test_operators_and_convolutions_of_a_step():
     model, x = Small().eval(), torch.ones(1, 3, 16, 16)
     step = torch.inference_mode()(lambda: model(x))
-    layers = convolutions(model, step)  # without those of attention
+    layers = measure.convolutions(model, step)  # without those of attention
     assert {(layer[0][1], layer[1][2:]): count for layer, count in layers.items()} == {
         (3, (7, 7)): 1,
         (8, (1, 1)): 1,
         (4, (3, 3)): 2,
     }
     assert not [hook for m in model.modules() for hook in m._forward_pre_hooks]
-    without = self_times(step, 'cpu')
+    without = measure.self_times(step, 'cpu')
     assert without['attention'] == 0
     assert all(without[kind] > 0 for kind in KINDS if kind != 'attention')
-    mark_attention(model)
-    assert self_times(step, 'cpu')['attention'] > 0
+    measure.mark_attention(model)
+    assert measure.self_times(step, 'cpu')['attention'] > 0
 
 
-def test_kind_of_an_event():
-    class Event:
-        def __init__(self, name, parent=None, shapes=()):
-            self.name, self.cpu_parent, self.input_shapes = name, parent, shapes
-
-    def conv(size, name='aten::mkldnn_convolution'):
-        return Event(name, None, [[1, 8, 9, 9], [8, 8, *size]])
-
-    assert kind_of(conv((1, 1))) == 'convolution 1×1'
-    assert kind_of(conv((3, 3), 'aten::_conv_depthwise2d')) == 'convolution 3×3'
-    assert kind_of(conv((7, 7))) == 'convolution other'
-    assert kind_of(Event('aten::empty', conv((3, 3)))) == 'convolution 3×3'
-    assert kind_of(Event('aten::copy_', conv((3, 3)))) == 'concat/split/copy'
-    assert kind_of(Event('aten::add_', conv((1, 1)))) == 'convolution 1×1'  # the bias
-    cast = Event('aten::_to_copy', Event('aten::to', conv((3, 3))))
-    assert kind_of(Event('aten::copy_', cast)) == 'other'  # by autocast
-    assert kind_of(Event('aten::add_', Event('attention'))) == 'attention'
-    assert kind_of(Event('aten::clamp_min_', Event('aten::relu_'))) == 'norm+activation'
-    assert kind_of(Event('aten::sum', Event('aten::mean'))) == 'pool'
-    assert kind_of(Event('aten::erfinv')) == 'other'
+@pytest.mark.parametrize(
+    ('names', 'kind'),  # of an event and of those that contain it
+    [
+        ('mkldnn_convolution', 'convolution 1×1'),
+        ('empty _conv_depthwise2d', 'convolution 1×1'),
+        ('add_ conv2d', 'convolution 1×1'),  # the bias
+        ('copy_ conv2d', 'concat/split/copy'),
+        ('copy_ _to_copy to conv2d', 'other'),  # by autocast
+        ('clamp_min_ relu_', 'norm+activation'),
+        ('sum mean', 'pool'),
+        ('erfinv', 'other'),
+    ],
+)
+def test_kind_of_an_event(names, kind):
+    event = None
+    for name in reversed(names.split()):
+        shapes = [[1, 8, 9, 9], [8, 8, 1, 1]]
+        event = SimpleNamespace(name=f'aten::{name}', cpu_parent=event, input_shapes=shapes)
+    assert measure.kind_of(event) == kind
 
 
 def test_counts():
@@ -287,7 +263,7 @@ def test_attribute():
     tiny, here = Spec('test_res2net_se'), cell(kind='attribution')
     x = make_input(here)
     works = {role: prepare(tiny, 'eager', here, x) for role in ('baseline', 'subject')}
-    result = attribute(Pair(tiny, tiny), works, here, 0, random.Random(0))
+    result = measure.attribute(Pair(tiny, tiny), works, here, 0, random.Random(0))
     macs = counts(tiny, here.size)['macs']
     for role in works:
         assert result['counts'][role]['macs'] == macs
@@ -300,27 +276,23 @@ def test_attribute():
     assert tuple(explain(result)) == CAUSES
 
 
-def measured(**subject):
-    """Known medians: 10 s for the baseline, of which convolutions take 8 s."""
-    base = {'time': 10.0, 'alone': 8.0, 'macs': 100, 'inside': 8.0, 'add': 1.0, 'pool': 0.5}
-    both = {'baseline': base, 'subject': {**base, **subject}}
-
-    def profile(values):
-        known = {'convolution 1×1': values['inside'], 'add': values['add'], 'pool': values['pool']}
-        return {kind: [known.get(kind, 0.0)] * 3 for kind in KINDS}
-
+def measured(time=10.0, alone=8.0, macs=100, inside=8.0, add=1.0, pool=0.5):
+    """What `attribute` returns for a model, each value three times."""
+    kinds = {'convolution 1×1': inside, 'add': add, 'pool': pool}
     return {
-        'seconds': {role: [v['time']] * 3 for role, v in both.items()},
-        'alone': {
-            role: [{'count': 2, 'macs': v['macs'], 'seconds': [v['alone'] / 2] * 3}]
-            for role, v in both.items()
-        },
-        'profile': {role: profile(v) for role, v in both.items()},
+        'seconds': [time] * 3,
+        'alone': [{'count': 2, 'macs': macs, 'seconds': [alone / 2] * 3}],
+        'profile': {kind: [kinds.get(kind, 0.0)] * 3 for kind in KINDS},
     }
 
 
 def test_explain():
-    causes = explain(measured(time=13.0, alone=9.6, macs=110, inside=10.0, add=1.7, pool=0.6))
+    def explained(subject):
+        roles = {'baseline': measured(), 'subject': subject}
+        keys = ('seconds', 'alone', 'profile')
+        return explain({key: {role: one[key] for role, one in roles.items()} for key in keys})
+
+    causes = explained(measured(time=13.0, alone=9.6, macs=110, inside=10.0, add=1.7, pool=0.6))
     expected = {
         'extra': 0.3, 'more MACs': 0.08,  # 8 s * 10 % of 10 s
         'less efficient convolutions': 0.08,  # 9.6 - 8.8
@@ -330,4 +302,4 @@ def test_explain():
     }  # fmt: skip
     assert causes == pytest.approx(dict.fromkeys(CAUSES, 0.0) | expected)
     assert tuple(causes) == CAUSES
-    assert set(explain(measured()).values()) == {0.0}
+    assert set(explained(measured()).values()) == {0.0}
