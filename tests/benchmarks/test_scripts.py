@@ -157,18 +157,15 @@ def test_forms(tmp_path, capsys, monkeypatch):
         assert cell['rounds'] >= 5
     assert forms.report_table(before['cells']) in capsys.readouterr().out
     again = ['--models', NAME, '--seconds', '0', '--out', str(out), '--forms', 'OpenVINO, int8']
-    for usable in (True, False):
-        before = json.loads(out.read_text())
+    for usable in (True, False):  # otherwise the file keeps its figures
         monkeypatch.setattr(forms, 'usable', lambda cell, answer=usable: answer)
         forms.main(again)
         after = json.loads(out.read_text())
-        assert len(after['runs']) == len(before['runs']) + 1
         for case, cell in after['cells'][NAME].items():
             old = before['cells'][NAME][case]
-            ratios = [one['ratios'].pop('OpenVINO, int8') for one in (old, cell)]
-            assert (ratios[0] != ratios[1]) == usable
-            assert cell['ratios'] == old['ratios']
-            assert cell['memory'].keys() == old['memory'].keys()
+            changed = {form for form in names if old['ratios'][form] != cell['ratios'][form]}
+            assert changed == ({'OpenVINO, int8'} if usable else set())
+        before = after
 
 
 @pytest.mark.parametrize('form', ['deployed', forms.LOW])
