@@ -160,7 +160,7 @@ def _stop_before_measuring() -> None:
         sys.exit(0)
 
     script.Script.parse = parse_and_stop
-    run.measure_cells = stop
+    run.start = stop
     # which GPU, cores and compiler the machine has is not the README's matter
     run.refuse_impossible = cells.require_packages
 
