@@ -14,10 +14,9 @@ from typing import Any
 from timm_res2net.layers.text import table
 
 from .script import RESULTS
-from .suite.attribution import explain
-from .suite.records import Files, Row, cell_of, select, time_ratio
-from .suite.records import load as load_rows
-from .suite.stats import verdict
+from .suite.answer import Files, Row, cell_of, on_the_claim, select, time_ratio
+from .suite.answer import load as load_rows
+from .suite.measure import explain
 
 SUITE = ('cpu', 'main-1', 'main-2', 'deploy', 'frozen')
 """Stems of the committed result files of `python -m benchmarks run`."""
@@ -63,8 +62,8 @@ def _time(files: Files, pair: str, **axes: Any) -> str:
 
 def main_pair(files: Files) -> str:
     """Return the verdict on the main pair."""
-    found = verdict(time_ratio(find(files, 'main')))
-    return f'In eager inference in float32, with channels_last and batch 8, {found}.'
+    verdict = on_the_claim(time_ratio(find(files, 'main')))
+    return f'In eager inference in float32, with channels_last and batch 8, {verdict}.'
 
 
 def ways(files: Files) -> str:
@@ -78,7 +77,7 @@ def ways(files: Files) -> str:
     ]
     found.sort(key=lambda row: time_ratio(row).median)
     low, high = (
-        f'× {time_ratio(row).median:.2f} ({cell_of(row).describe(["size", "threads"])})'
+        f'× {time_ratio(row).median:.2f} ({cell_of(row).words(["size", "threads"])})'
         for row in (found[0], found[-1])
     )
     middle = median(time_ratio(row).median for row in found)

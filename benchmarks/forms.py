@@ -151,17 +151,12 @@ def measure(
             found['ratios'][form] = [round(x, 4) for x in ratio(taken, samples['eager'])]
         found |= {'bytes': sizes, 'left_out': left_out, 'rounds': len(samples['eager'])}
         if memory and len(images) == 1:
-            for form in all_forms():
-                if form in steps:
-                    found['memory'][form] = _apart(name, form, made, CASES[case][0])
+            for form in (form for form in all_forms() if form in steps):
+                # in a process of its own
+                with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+                    peak = pool.submit(peak_memory, name, form, made, CASES[case][0])
+                    found['memory'][form] = peak.result()
     return found
-
-
-def _apart(*args: Any) -> float:
-    """Return `peak_memory` in a process of its own."""
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(peak_memory, *args).result()
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -226,19 +221,13 @@ def guide(report: Mapping[str, Any], losses: Mapping[str, Any], name: str) -> st
         ]
         if any(times):
             size = one['bytes'].get(form)
-            memory = [
-                f'{cell["memory"][form]:.0f}' if form in cell['memory'] else ''
-                for cell in (one, eight)
-            ]
+            memory = (cell['memory'].get(form) for cell in (one, eight))
             share = '' if form == LOW else '100 %'
             if form in kept:
                 share = f'{losses["res2net50_se"]["forms"][kept[form]]["same"]:.1f} %'
-            rows.append((
-                form, *times, memory[0], memory[1], f'{size / 1e6:.0f}' if size else '', share,
-            ))  # fmt: skip
-    header = (
-        'form', *CASES, 'MB, batch 1', 'MB, batch 8', 'file in MB', 'answers kept'
-    )  # fmt: skip
+            parts = ['' if used is None else f'{used:.0f}' for used in memory]
+            rows.append((form, *times, *parts, f'{size / 1e6:.0f}' if size else '', share))
+    header = ('form', *CASES, 'MB, batch 1', 'MB, batch 8', 'file in MB', 'answers kept')
     return table(header, rows)
 
 

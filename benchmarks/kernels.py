@@ -7,7 +7,6 @@ are timed in interleaved rounds. The committed results are older and hold forms 
 longer has: merged convolutions, slices, linear layers and contiguous images.
 """
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,13 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     for precision, dtype in DTYPES.items():
         for batch in args.batch:
             for place, plain, packed in sites(batch, dtype):
-                samples: dict[str, list[float]] = {}
-                interleave(
-                    {'baseline': plain, 'subject': packed},
-                    samples,
-                    budget=args.budget,
-                    rng=random.Random(0),
-                )
+                steps = {'baseline': plain, 'subject': packed}
+                samples = interleave(steps, budget=args.budget)
                 time = ratio(samples['subject'], samples['baseline'])
                 key = f'packed/{place}/{precision}/b{batch}'
                 cells[key] = {'ratio': list(time), 'samples': samples}

@@ -22,7 +22,7 @@ from torch import nn
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export import FORMATS, export_model
 from timm_res2net.export.quantize import quantize_file
-from timm_res2net.export.run import Run, load_onnx, load_openvino
+from timm_res2net.export.run import load_onnx, load_openvino
 from timm_res2net.layers.text import table
 
 from .script import Script
@@ -36,8 +36,8 @@ HELD_OUT = 1000  # images of MNIST
 PRESETS = ('mixed', 'performance')
 """Of NNCF: activations that have no ReLU before them are quantized with a zero point, or not."""
 
-Answer = Callable[[torch.Tensor], torch.Tensor]
-"""From images (N, 3, H, W) to logits (N, num_classes)."""
+Answer = Callable[[torch.Tensor], Any]
+"""From images (N, 3, H, W) to a list that begins with logits (N, num_classes)."""
 
 
 def mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -79,28 +79,23 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
     for name, path in plain.items():
         export_model(model, path, name)
     found: dict[str, Answer] = {
-        'torch, bfloat16': lambda x: in_bf16(x.to(torch.bfloat16)),
-        'OpenVINO, bfloat16': answer(load_openvino(plain['openvino'], threads, 'bf16')),
+        'torch, bfloat16': lambda x: [in_bf16(x.to(torch.bfloat16))],
+        'OpenVINO, bfloat16': load_openvino(plain['openvino'], threads, 'bf16'),
     }
     for preset in PRESETS:
         path = folder / f'{preset}.xml'
         quantize_file(plain['openvino'], path, calibration.numpy(), 1, preset)
-        found[f'OpenVINO, int8, preset {preset}'] = answer(load_openvino(path, threads))
+        found[f'OpenVINO, int8, preset {preset}'] = load_openvino(path, threads)
     path = folder / 'int8.onnx'
     quantize_file(plain['onnx'], path, calibration.numpy(), 1)
-    found['ONNX Runtime, int8, preset mixed'] = answer(load_onnx(path, threads))
+    found['ONNX Runtime, int8, preset mixed'] = load_onnx(path, threads)
     return found
-
-
-def answer(run: Run) -> Answer:
-    """Return what computes the only output of a file."""
-    return lambda x: run(x)[0]
 
 
 def logits(answer: Answer, images: torch.Tensor) -> torch.Tensor:
     """Return the logits, (N, num_classes) float32, for images (N, 3, H, W)."""
     with torch.inference_mode():
-        return torch.cat([answer(part).float().clone() for part in images.split(1)])
+        return torch.cat([answer(part)[0].float().clone() for part in images.split(1)])
 
 
 def evaluate(
@@ -119,7 +114,7 @@ def evaluate(
     def accuracy(outputs: torch.Tensor) -> float:
         return round(100 * float((outputs.argmax(1) == truth).float().mean()), 2)
 
-    expected = logits(model, images)
+    expected = logits(lambda x: [model(x)], images)
     report: dict[str, Any] = {'held_out': len(images), 'float32': accuracy(expected), 'forms': {}}
     with tempfile.TemporaryDirectory() as made:
         for name, answer in forms(model, calibration, Path(made)).items():

@@ -132,13 +132,8 @@ def main(argv: list[str] | None = None) -> None:
                 f'ratio_{share:.0%}': [round(value, 3) for value in ratio(values, widths[BASE])],
                 f'samples_{share:.0%}': [round(value, 2) for value in values],
             }
-    report = {
-        'stage': STAGE,
-        'size': SIZE,
-        'seeds': args.seeds,
-        'images': IMAGES,
-        'networks': cells,
-    }
+    sizes = {'stage': STAGE, 'size': SIZE, 'seeds': args.seeds, 'images': IMAGES}
+    report = {**sizes, 'networks': cells}
     print(report_table(report))
     script.save(report)
 

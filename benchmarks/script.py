@@ -1,21 +1,89 @@
-"""The frame of a script: its command line, where it writes, and its result file."""
+"""The frame of a script: its command line, where it writes, and its result file, with the machine
+and the versions of libraries that figures belong to.
+"""
 
 import argparse
 import json
+import os
+import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_res2net.files import check_writable, require
+import numpy as np
+import timm
+import torch
 
-from .suite.environment import environment
-from .suite.records import save
+import timm_res2net
+from timm_res2net.files import check_writable, require, write_file
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results'
 COMMIT = '--commit-results'
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU has bfloat16 instructions (AVX512-BF16, AMX or SVE)."""
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        words = set(cpuinfo.read_text().split())
+        return bool(words & {'avx512_bf16', 'amx_bf16', 'bf16', 'svebf16'})
+    return torch.backends.cpu.get_cpu_capability().startswith('SVE')
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    rows = json.loads(_output('lscpu', '-J') or '{"lscpu": []}')['lscpu']
+    values = {row['field'].rstrip(':'): row['data'] for row in rows}
+    name = values.get('Model name') or platform.processor() or platform.machine()
+    family, model = values.get('CPU family'), values.get('Model')
+    return f'{name} (family {family}, model {model})' if family and model else name
+
+
+def environment() -> dict[str, Any]:
+    """Return the machine, the versions of libraries and the commit that figures belong to."""
+    changed = _output('git', 'status', '--porcelain', '--untracked-files=no')
+    commit = _output('git', 'rev-parse', 'HEAD')
+    return {
+        'cpu': _cpu_name(),
+        'cpu_capability': torch.backends.cpu.get_cpu_capability(),
+        'cpu_bf16': cpu_has_bf16(),
+        'cores': os.cpu_count(),
+        'threads': torch.get_num_threads(),
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'cuda': torch.version.cuda if torch.cuda.is_available() else None,
+        'system': f'{platform.system()} {platform.machine()}',
+        'python': platform.python_version(),
+        'torch': torch.__version__.split('+')[0],
+        'timm': timm.__version__,
+        'timm_res2net': timm_res2net.__version__,
+        'numpy': np.__version__,
+        'compiler': _output(os.environ.get('CXX', 'c++'), '--version').partition('\n')[0] or None,
+        'commit': commit + (' with changes' if changed else '') or None,
+    }
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a result file, one line a cell, with five digits of every figure."""
+
+    text = json.dumps(content['cells'])
+    short = json.loads(text, parse_float=lambda digits: float(f'{float(digits):.5g}'))
+    cells = ',\n'.join(f'  {json.dumps(key)}: {json.dumps(row)}' for key, row in short.items())
+    head = json.dumps({k: v for k, v in content.items() if k != 'cells'}, indent=1)
+    text = f'{head[:-2]},\n "cells": {{\n{cells}\n }}\n}}\n'
+    write_file(path, lambda file: file.write(text.encode()))
 
 
 def load(name: str) -> dict[str, Any]:

@@ -59,10 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_out(parser, 'benchmark-tables', RESULTS)
     folder = parser.parse_args(argv).out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f'Cannot write the folder {folder} ({error.strerror}). Name another one.')
+    folder.mkdir(parents=True, exist_ok=True)
     for name in PAGES:
         path = folder / f'{name}.md'
         path.write_text(page(name))

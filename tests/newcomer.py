@@ -148,7 +148,7 @@ def _execute(code: str) -> None:
 def _stop_before_measuring() -> None:
     """Let the scripts and `benchmarks run` end where the work would begin."""
     from benchmarks import script
-    from benchmarks.suite import checks, run
+    from benchmarks.suite import cells, run
 
     parse = script.Script.parse
 
@@ -160,9 +160,9 @@ def _stop_before_measuring() -> None:
         sys.exit(0)
 
     script.Script.parse = parse_and_stop
-    run.measure_cells = stop
+    run.start = stop
     # which GPU, cores and compiler the machine has is not the README's matter
-    run.check = checks.require_packages
+    run.refuse_impossible = cells.require_packages
 
 
 def _call(program: str, *args: str) -> int:

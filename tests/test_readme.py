@@ -19,7 +19,7 @@ from PIL import Image
 
 import timm_res2net
 from benchmarks import claim
-from benchmarks.suite.records import time_ratio
+from benchmarks.suite.answer import time_ratio
 from tests.common import files_of, image, model_folder, randomise, slow_except
 from tests.export.test_quantize import draw
 from tests.hub.client import environment

@@ -1,22 +1,28 @@
-"""Cells, one pair of models in one configuration each, and the suites that list them."""
+"""Cells, one pair of models in one configuration each, the suites that list them, and the cells
+that this machine cannot run.
+"""
 
 import dataclasses
 import functools
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import timm
 import torch
 
+from timm_res2net.files import require
 from timm_res2net.layers.text import close_names
 
-_FOLDER = Path(__file__).parent / 'suites'
-SUITES = tuple(sorted(path.stem for path in _FOLDER.glob('*.json')))
+from ..script import cpu_has_bf16
+
+_FOLDER = Path(__file__).parent
+SUITES = {path.stem: json.loads(path.read_text()) for path in sorted(_FOLDER.glob('suites/*.json'))}
 KINDS = ('time', 'attribution', 'memory')
 COMPILED = ('compiled', 'frozen', 'cudagraphs')
 """Runtimes by torch.compile: with its defaults, with weights as constants, and with CUDA graphs
@@ -27,15 +33,26 @@ EXPORTED = {
     'openvino': ('onnx', 'onnxscript', 'openvino'),
 }
 """Runtimes that read an ONNX file, with the packages that each needs."""
-RUNTIMES = ('eager', *COMPILED, *EXPORTED)
-MODES = (*RUNTIMES, 'deploy', *(f'deploy+{runtime}' for runtime in RUNTIMES[1:]))
+_RUNTIMES = (*COMPILED, *EXPORTED)
+MODES = ('eager', *_RUNTIMES, 'deploy', *(f'deploy+{runtime}' for runtime in _RUNTIMES))
 """How a model runs: its runtime, with `deploy+` before it if the model is deployed; `deploy` alone
 is the deployed model in eager mode."""
+DTYPES = {
+    'fp32': (torch.float32, torch.float32),
+    'bf16': (torch.float32, torch.bfloat16),
+    'bf16-weights': (torch.bfloat16, torch.bfloat16),
+    'fp16': (torch.float32, torch.float16),
+    'int8': (torch.float32, torch.float32),  # before an exported model is quantized
+}
+"""Types by precision: of weights and input, and in which convolutions compute. If they differ,
+autocast casts."""
+LAYOUTS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
+"""Memory formats of weights and input."""
 AXES: dict[str, tuple[tuple[str, ...], Any]] = {
     'task': (('infer', 'train'), 'infer'),
     'mode': (MODES, 'eager'),
-    'precision': (('fp32', 'bf16', 'bf16-weights', 'fp16', 'int8'), 'fp32'),
-    'layout': (('channels_last', 'contiguous'), 'channels_last'),
+    'precision': (tuple(DTYPES), 'fp32'),
+    'layout': (tuple(LAYOUTS), 'channels_last'),
     'batch': ((), 8),
     'size': ((), 224),
     'threads': ((), None),
@@ -43,13 +60,8 @@ AXES: dict[str, tuple[tuple[str, ...], Any]] = {
 """Every axis of a configuration: its values (empty for any positive integer) and its default."""
 
 
-def deploys(mode: str) -> bool:
-    """Return whether the model is deployed."""
-    return mode.startswith('deploy')
-
-
 def runtime_of(mode: str) -> str:
-    """Return the runtime of a mode, one of `RUNTIMES`."""
+    """Return the runtime of a mode: 'eager', one of `COMPILED` or one of `EXPORTED`."""
     return mode.removeprefix('deploy').removeprefix('+') or 'eager'
 
 
@@ -57,11 +69,11 @@ class Spec(NamedTuple):
     """A model of a pair: a name of timm's registry, and arguments for the model."""
 
     name: str
-    arguments: Mapping[str, Any] = MappingProxyType({})
+    arguments: tuple[tuple[str, Any], ...] = ()
     mode: str | None = None  # one of `MODES`; None for the cell's
 
     def __str__(self) -> str:
-        inner = ', '.join(f'{k}={v!r}' for k, v in self.arguments.items())
+        inner = ', '.join(f'{k}={v!r}' for k, v in self.arguments)
         mode = f' [{self.mode}]' if self.mode else ''
         return f'{self.name}({inner}){mode}' if inner else f'{self.name}{mode}'
 
@@ -78,23 +90,21 @@ class Pair(NamedTuple):
 
     def labels(self) -> dict[str, str]:
         """Return the models as text, by role."""
-        return {'baseline': str(self.baseline), 'subject': str(self.subject)}
+        return {role: str(spec) for role, spec in self._asdict().items()}
 
 
 @functools.cache
 def load_pairs() -> Mapping[str, Pair]:
     """Return the pairs of pairs.json by name."""
-    found = json.loads(Path(__file__).with_name('pairs.json').read_text())
 
     def spec(model: Any) -> Spec:
-        return Spec(model) if isinstance(model, str) else Spec(*model)
+        if isinstance(model, str):
+            return Spec(model)
+        name, arguments, *mode = model
+        return Spec(name, tuple(arguments.items()), *mode)
 
-    return {n: Pair(spec(pair['baseline']), spec(pair['subject'])) for n, pair in found.items()}
-
-
-def pairs_without_modes() -> list[str]:
-    """Return the names of the pairs that run in a cell's mode; '*' stands for them."""
-    return [name for name, pair in load_pairs().items() if pair.baseline.mode is None]
+    lines: Any = json.loads((_FOLDER / 'pairs.json').read_text())
+    return {name: Pair(spec(p['baseline']), spec(p['subject'])) for name, p in lines.items()}
 
 
 def find_pair(name: str) -> Pair:
@@ -104,21 +114,16 @@ def find_pair(name: str) -> Pair:
         ValueError: There is no such pair or no such model.
     """
     pairs = load_pairs()
-    if name in pairs:
-        pair = pairs[name]
-    elif name.count(':') == 1:
-        pair = Pair(*map(Spec, name.split(':')))
-    else:
+    if name not in pairs and name.count(':') != 1:
         raise ValueError(
             f"Unknown pair '{name}'. Use one of {', '.join(pairs)}, or BASELINE:SUBJECT with two "
             'model names.'
         )
+    pair = pairs[name] if name in pairs else Pair(*map(Spec, name.split(':')))
     for spec in pair:
         if not timm.is_model(spec.name):
-            raise ValueError(
-                f"Unknown model '{spec.name}' in pair '{name}'."
-                f'{close_names(spec.name, timm.list_models())}'
-            )
+            close = close_names(spec.name, timm.list_models())
+            raise ValueError(f"Unknown model '{spec.name}' in pair '{name}'.{close}")
     return pair
 
 
@@ -126,14 +131,12 @@ def find_pair(name: str) -> Pair:
 class Cell:
     """A pair in one configuration. A result file holds the fields as they are here."""
 
-    kind: str  # what is measured: 'time', 'attribution' or 'memory'
+    kind: str  # what is measured, one of `KINDS`
     pair: str
     task: str  # 'infer' (forward in inference mode) or 'train' (forward, loss, backward, SGD step)
     mode: str  # one of `MODES`, or `BASELINE->SUBJECT` of a pair with modes of its own
-    # 'fp32'; 'bf16' or 'fp16' for autocast over float32 weights; 'bf16-weights' for weights and
-    # input in bfloat16; 'int8' for an exported model that is quantized
-    precision: str
-    layout: str  # memory format of weights and input, 'channels_last' or 'contiguous'
+    precision: str  # one of `DTYPES`
+    layout: str  # one of `LAYOUTS`
     batch: int  # images
     size: int  # height and width of an image in pixels, the same for both models
     threads: int  # torch's intra-op threads
@@ -145,7 +148,7 @@ class Cell:
         return '/'.join(map(str, dataclasses.astuple(self)))
 
     def __str__(self) -> str:
-        return f'{self.pair}: {self.describe()}'
+        return f'{self.pair}: {self.words()}'
 
     @property
     def modes(self) -> tuple[str, str]:
@@ -163,39 +166,16 @@ class Cell:
         """Whether torch.compile runs, so that building a model again takes long."""
         return any(runtime_of(mode) in COMPILED for mode in self.modes)
 
-    def describe(self, omit: Sequence[str] = ()) -> str:
-        """Return the configuration as words.
-
-        Args:
-            omit: Axes to leave out.
-        """
+    def words(self, omit: Sequence[str] = ()) -> str:
+        """Return the configuration as words, without the axes to omit."""
         words = {
             'device': '' if self.device == 'cpu' else self.device,
-            'task': self.task,
-            'mode': self.mode,
-            'precision': self.precision,
-            'layout': self.layout,
+            **{axis: getattr(self, axis) for axis in ('task', 'mode', 'precision', 'layout')},
             'batch': f'batch {self.batch}',
             'size': f'{self.size} px',
             'threads': f'{self.threads} thread' + ('s' if self.threads > 1 else ''),
         }
         return ', '.join(text for axis, text in words.items() if text and axis not in omit)
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Torch's name of the layout."""
-        return torch.channels_last if self.layout == 'channels_last' else torch.contiguous_format
-
-    @property
-    def weight_dtype(self) -> torch.dtype:
-        """Type of weights and input. Autocast leaves them in float32."""
-        return torch.bfloat16 if self.precision == 'bf16-weights' else torch.float32
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Type in which convolutions compute. If it is not that of the weights, autocast casts."""
-        types = {'bf16': torch.bfloat16, 'bf16-weights': torch.bfloat16, 'fp16': torch.float16}
-        return types.get(self.precision, torch.float32)
 
 
 def load_suite(
@@ -225,12 +205,13 @@ def load_suite(
                 raise ValueError(f'{axis}={value} must be at least 1.')
     if budget is not None and not 0 < budget < math.inf:
         raise ValueError(f'budget={budget} must be a number of seconds above 0.')
-    suite = json.loads((_FOLDER / f'{name}.json').read_text())
+    suite = SUITES[name]
+    every = [pair for pair, specs in load_pairs().items() if specs.baseline.mode is None]
     cells: dict[Cell, float] = {}
     for part in ({**part, **given} for part in suite['parts'] if part['kind'] in only):
-        names = [n for p in part['pairs'] for n in (pairs_without_modes() if p == '*' else [p])]
+        pairs = [pair for word in part['pairs'] for pair in (every if word == '*' else [word])]
         values = [part.get(axis, [default]) for axis, (_, default) in AXES.items()]
-        for pair, row in itertools.product(names, itertools.product(*values)):
+        for pair, row in itertools.product(pairs, itertools.product(*values)):
             axes = dict(zip(AXES, row, strict=True))
             axes['mode'] = find_pair(pair).mode(axes['mode'])
             axes['threads'] = axes['threads'] or torch.get_num_threads()
@@ -245,12 +226,56 @@ def load_suite(
     return cells
 
 
-def minutes(seconds: float) -> str:
-    """Return a duration as text."""
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds / 60:.0f} min'
+def compiler() -> str | None:
+    """Return the name of a C++ compiler on the path, or None."""
+    names = (os.environ.get('CXX'), 'g++', 'c++', 'clang++', 'cl')
+    return next((name for name in names if name and shutil.which(name)), None)
 
 
-def describe_suite(name: str) -> str:
-    """Return what a suite measures, and the most time that its cells take."""
-    about = json.loads((_FOLDER / f'{name}.json').read_text())['about']
-    return f'{about} Up to {minutes(sum(load_suite(name).values()))}, plus building models.'
+def _problems(cell: Cell, mode: str) -> Iterator[str]:
+    """Yield why a cell cannot run here or makes no sense, with the remedy."""
+    on_gpu, runtime = cell.device == 'cuda', runtime_of(mode)
+    packs = mode.startswith('deploy') or runtime not in ('eager', 'compiled', 'cudagraphs')
+    if on_gpu and not torch.cuda.is_available():
+        yield "Device 'cuda' needs a GPU, and torch sees none. Use --suite cpu."
+    if cell.precision.startswith('bf16') and not (
+        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
+    ):
+        yield (
+            f"Precision '{cell.precision}' would be emulated here, so its time means nothing. Use "
+            '--precision fp32.'
+        )
+    if cell.precision == 'int8' and runtime not in EXPORTED:
+        yield "Precision 'int8' is for exported models. Use --mode openvino or onnxruntime."
+    if (packs or cell.precision == 'bf16-weights') and cell.task == 'train':
+        yield f"Mode '{mode}' with '{cell.precision}' is for inference. Use --task infer."
+    if packs and cell.kind != 'time':
+        yield (
+            f"Kind '{cell.kind}' does not see the weights that mode '{mode}' packs. Use "
+            '--only time, or mode eager or compiled.'
+        )
+    if runtime == 'cudagraphs' and not on_gpu:
+        yield f"Mode '{mode}' needs a GPU. Use --mode compiled on a CPU."
+    if runtime in COMPILED and not on_gpu and compiler() is None:
+        yield f"Mode '{mode}' needs a C++ compiler. Install g++, set CXX, or use --mode eager."
+    if runtime in EXPORTED and on_gpu:
+        yield f"Mode '{mode}' runs on a CPU only. Use another mode, or --suite deploy."
+    if runtime == 'onnxruntime' and cell.precision.startswith('bf16'):
+        yield f"Mode '{mode}' does not run in bfloat16 on a CPU. Use --precision fp32, or openvino."
+    if cell.threads > (cores := os.cpu_count() or 1):
+        yield f'threads={cell.threads} is more than the {cores} cores here. Use --threads {cores}.'
+
+
+def refuse_impossible(cell: Cell) -> None:
+    """Raise ValueError if this machine cannot run a cell, or if its axes do not go together."""
+    for problem in itertools.chain(*(_problems(cell, mode) for mode in cell.modes)):
+        raise ValueError(problem)
+    require_packages(cell)
+
+
+def require_packages(cell: Cell) -> None:
+    """Raise ValueError if a package that the cell's runtimes need is not installed."""
+    for mode in cell.modes:
+        require('export', *EXPORTED.get(runtime_of(mode), ()))
+    if cell.precision == 'int8':
+        require('int8', 'nncf')

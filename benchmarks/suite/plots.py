@@ -8,9 +8,8 @@ from typing import Any
 
 from timm_res2net.files import require, write_file
 
-from . import records
-from .records import Files, Row, is_usable, select, time_ratio
-from .stats import BAND, CLAIM
+from .answer import BAND, CLAIM, Files, Row, cell_of, is_usable, models_of, select, time_ratio
+from .report import by_pair
 
 
 def _forest(figure: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -26,13 +25,11 @@ def _forest(figure: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     for role, color, shift in (('control', '0.6', 0.22), ('subject', 'k', 0.0)):
         times = [time_ratio(row, role) for row in rows]
         middle = [time.median for time in times]
-        below = [time.median - time.low for time in times]
-        above = [time.high - time.median for time in times]
+        ends = [[t.median - t.low for t in times], [t.high - t.median for t in times]]
         places = [i + shift for i in range(len(times))]
         text = 'control (A/A)' if role == 'control' else 'subject'
-        axes.errorbar(
-            middle, places, xerr=[below, above], fmt='o', ms=3.5, lw=1.4, color=color, label=text
-        )
+        style: Any = {'fmt': 'o', 'ms': 3.5, 'lw': 1.4, 'color': color, 'label': text}
+        axes.errorbar(middle, places, xerr=ends, **style)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(f"time of the subject / time of the baseline; shaded: '{CLAIM}'")
@@ -57,6 +54,8 @@ def plot(files: Files, folder: Path) -> list[Path]:
     written = []
 
     def draw(name: str, rows: Sequence[Row], names: Sequence[str]) -> None:
+        if len(rows) < 2:
+            return
         figure = Figure(figsize=(8, 1.2 + 0.27 * len(rows)), layout='constrained')
         _forest(figure, rows, names)
         path = folder / f'{name.replace(":", "-")}.png'
@@ -64,20 +63,14 @@ def plot(files: Files, folder: Path) -> list[Path]:
         written.append(path)
 
     rows = [row for row in select(files, 'time') if is_usable(row)]
+    if not rows:
+        return []
     # the others belong to series
-    usual = _most([(row['cell']['size'], row['cell']['threads']) for row in rows])
-    for pair, group in records.by_pair(rows).items():
+    usual = statistics.mode([(row['cell']['size'], row['cell']['threads']) for row in rows])
+    for pair, group in by_pair(rows).items():
         shown = [r for r in group if (r['cell']['size'], r['cell']['threads']) == usual]
-        if len(shown) > 1:
-            names = [records.cell_of(row).describe(['size', 'threads']) for row in shown]
-            draw(pair, shown, names)
-    shared = _most([records.cell_of(row).describe() for row in rows])
-    alike = [row for row in rows if records.cell_of(row).describe() == shared]
-    if len(alike) > 1:
-        draw('pairs', alike, [records.models_of(row) for row in alike])
+        draw(pair, shown, [cell_of(row).words(['size', 'threads']) for row in shown])
+    shared = statistics.mode([cell_of(row).words() for row in rows])
+    alike = [row for row in rows if cell_of(row).words() == shared]
+    draw('pairs', alike, [models_of(row) for row in alike])
     return written
-
-
-def _most(values: Sequence[Any]) -> Any:
-    """Return the most frequent value; None if there is none."""
-    return statistics.mode(values) if values else None

@@ -4,9 +4,7 @@
 
 import argparse
 import dataclasses
-import datetime
 import gc
-import os
 import random
 import shlex
 import sys
@@ -21,155 +19,126 @@ from tqdm import tqdm
 from timm_res2net.files import check_writable
 from timm_res2net.layers.text import first_line
 
-from . import attribution, measure, plots, records, report
-from .answer import answer
-from .cells import AXES, KINDS, SUITES, Cell, describe_suite, find_pair, load_suite, minutes
-from .checks import check
+from ..script import environment, save
+from . import answer, measure, plots, report
+from .answer import Row
+from .cells import AXES, KINDS, SUITES, Cell, find_pair, load_suite, refuse_impossible
 from .models import make_input, prepare_pair
-from .records import Row
 
 PROG = 'python -m benchmarks'
 ERROR, UNUSABLE, INTERRUPTED = 1, 3, 130
 """Exit codes besides 0, and 2 after a usage error."""
 
 
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
+def start(path: Path, suite: str, command: str) -> dict[str, Any]:
+    """Return the content of a file with a new run added: that of an earlier run, or empty.
+
+    Raises:
+        ValueError: The file is not a result file, or comes from another machine or version.
+    """
+    run = {'suite': suite, 'command': command, 'environment': environment()}
+    content: dict[str, Any] = {'kind': answer.KIND, 'version': answer.VERSION}
+    content |= {'runs': [], 'cells': {}}
+    if path.exists():
+        content = answer.load(path)
+        files = {str(path): content, 'this machine': {'runs': [run]}}
+        answer.refuse_different(files, 'Give another --out.')
+    content['runs'].append(run)
+    return content
 
 
-def measure_cell(
-    cell: Cell,
-    budget: float,
-    row: Row,
-    on_round: Callable[[measure.Samples], object] = lambda samples: None,
-    rebuild: bool = False,
-    **options: Any,
-) -> None:
-    """Measure one cell and fill its row.
+def measure_cell(cell: Cell, budget: float, rebuild: bool = False, **options: Any) -> Row:
+    """Measure one cell.
 
     Args:
         cell: The cell.
         budget: Seconds, without warm-up and compiling.
-        row: Filled as the cell proceeds. If the call ends by an exception, the row of a 'time' cell
-            holds the finished rounds.
-        on_round: Called after every round of a 'time' cell.
         rebuild: Whether compiled models are built several times within the cell, as eager ones are.
         **options: Passed to `interleave`.
     """
     pair = find_pair(cell.pair)
     started = time.perf_counter()
-    now = datetime.datetime.now(datetime.timezone.utc)
-    row.update({
-        'cell': dataclasses.asdict(cell),
-        'models': pair.labels(),
-        'started': now.isoformat(timespec='seconds'),
-        'budget': budget,
-        'load': [_load_average()],
-    })  # fmt: skip
+    row: Row = {'cell': dataclasses.asdict(cell), 'models': pair.labels(), 'budget': budget}
     torch.compiler.reset()
     torch.set_num_threads(cell.threads)
     rng = random.Random(cell.key)
     x = make_input(cell)
     if cell.kind == 'time':
-        samples: measure.Samples = {}
-        blocks: list[int] = []
-        row.update({'target': measure.TARGET, 'warmup': measure.WARMUP})
-        row.update({'samples': samples, 'blocks': blocks})
-        options = dict(sync=measure.synchronize(cell.device), rng=rng, on_round=on_round, **options)
+        options = dict(sync=measure.synchronize(cell.device), rng=rng, budget=budget, **options)
 
         def build() -> dict[str, Callable[[], object]]:
             torch.compiler.reset()  # at its recompile limit it falls back to eager mode
             gc.collect()
             return {role: work.step for role, work in prepare_pair(pair, cell, x).items()}
 
+        blocks: list[int] = []
         if cell.compiles and not rebuild:  # another build would compile for minutes
-            measure.interleave(build(), samples, budget=budget, **options)
-            row['settled'] = measure.settled(samples)
+            samples = measure.interleave(build(), **options)
         else:
-            row['settled'] = measure.interleave_blocks(
-                build, samples, blocks, budget=budget, **options
-            )
+            samples, blocks = measure.interleave_blocks(build, **options)
+        settled = measure.settled(samples, blocks)
+        row |= {'samples': samples, 'blocks': blocks, 'settled': settled}
     else:
         works = prepare_pair(pair, cell, x)
         del works['control']
         if cell.kind == 'attribution':
-            row['attribution'] = attribution.attribute(pair, works, cell, budget, rng)
+            row['attribution'] = measure.attribute(pair, works, cell, budget, rng)
         else:
-            row['how'] = measure.HOW[cell.device]
-            row['memory'] = {
-                role: measure.peak_memory(work, cell.device) for role, work in works.items()
-            }
-    row['load'].append(_load_average())
+            peaks = {role: measure.peak_memory(w, cell.device) for role, w in works.items()}
+            row['memory'] = peaks
     row['seconds'] = time.perf_counter() - started
+    return row
 
 
 def finished(cell: Cell, cells: Mapping[str, Row], budget: float, rebuild: bool = False) -> bool:
     """Return whether a cell need not be measured again.
 
-    Its row among those of the file must be complete and usable, hold the same models, hold several
-    builds if `rebuild` asks for them, and be settled unless the budget is no larger than before.
+    Its row among those of the file must be usable, hold the same models, hold several builds if
+    `rebuild` asks for them, and be settled unless the budget is no larger than before.
     """
     row = cells.get(cell.key)
-    if row is None or 'error' in row or row.get('interrupted'):
-        return False
-    if row['models'] != find_pair(cell.pair).labels() or records.is_doubtful(row, cells):
+    if row is None or row['models'] != find_pair(cell.pair).labels():
         return False
     if cell.kind != 'time':
-        return True
+        return not answer.is_doubtful(row, cells)
     if rebuild and cell.compiles and not row.get('blocks'):
         return False
-    return records.is_usable(row) and (row.get('settled', False) or budget <= row['budget'])
-
-
-def _keep(row: Row, cells: dict[str, Row]) -> None:
-    """Put a row among those of a file, unless it was cut short and the old one was not."""
-    if 'cell' not in row:  # Ctrl-C before anything was measured
-        return
-    key = records.cell_of(row).key
-    old = cells.get(key)
-    cut_short = 'error' in row or row.get('interrupted')
-    if old is None or not cut_short or 'error' in old or old.get('interrupted'):
-        cells[key] = row
+    return answer.is_usable(row) and (row['settled'] or budget <= row['budget'])
 
 
 def measure_cells(
-    todo: Mapping[Cell, float], found: dict[str, Any], out: Path, rebuild: bool
+    todo: Mapping[Cell, float], content: dict[str, Any], out: Path, rebuild: bool
 ) -> list[Cell]:
     """Measure cells and return those that failed.
 
-    The file is written after each cell, also after Ctrl-C or an error.
-
-    Args:
-        todo: Budget in seconds of every cell.
-        found: The content of the file.
-        out: The file.
-        rebuild: As in `measure_cell`.
+    The file is written after each cell. A cell that fails or that Ctrl-C ends has no row, so an
+    older one stays. `todo` has the budget in seconds of every cell.
     """
     failed = []
-    threads = max((cell.threads for cell in todo), default=0)
+    rows = content['cells']
     # drawing takes time from the next round, so the bar draws once a second at most; disable=None
     # shows none in a file
     with tqdm(total=len(todo), unit='cell', mininterval=1, miniters=0, disable=None) as bar:
-        for cell in todo:
+        for cell, budget in todo.items():
             bar.set_description(str(cell))
-            row: Row = {'run': len(found['runs']) - 1}
             try:
-                measure_cell(cell, todo[cell], row, lambda samples: bar.update(0), rebuild)
-            except KeyboardInterrupt:
-                row['interrupted'] = 'seconds' not in row  # otherwise the cell was complete
-                raise
+                row = measure_cell(cell, budget, rebuild, on_round=lambda: bar.update(0))
             except Exception as error:  # out of memory or a failing compiler: try the next cell
-                row['error'] = f'{type(error).__name__}: {first_line(error)}'
+                said = f'failed: {type(error).__name__}: {first_line(error)}'
                 failed.append(cell)
-            finally:
-                _keep(row, found['cells'])
-                records.save(out, found)
-            said = records.sentence(row, threads)
-            if 'error' not in row and records.is_doubtful(row, found['cells']):
-                said = 'no explanation, because the time of this cell is unusable.'
+            else:
+                rows[cell.key] = row | {'run': len(content['runs']) - 1}
+                said = answer.sentence(row)
+                if answer.is_doubtful(row, rows):
+                    said = 'no explanation, because the time of this cell is unusable.'
+            save(out, content)
             tqdm.write(f'{cell}: {said}')
             bar.update()
     return failed
+
+
+def _minutes(seconds: float) -> str:
+    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds / 60:.0f} min'
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -179,11 +148,11 @@ def _run(args: argparse.Namespace) -> int:
         print('\n'.join(f'{cell.kind:<11} {cell}' for cell in cells))
         return 0
     for cell in cells:
-        check(cell)
+        refuse_impossible(cell)
     out = args.out or Path(f'benchmark-{args.suite}.json')
     check_writable(out, replace=True)
-    found = records.start(out, args.suite, f'{PROG} {shlex.join(args.argv)}')
-    rows = found['cells']
+    content = start(out, args.suite, f'{PROG} {shlex.join(args.argv)}')
+    rows = content['cells']
     todo = {
         cell: budget
         for cell, budget in cells.items()
@@ -191,10 +160,10 @@ def _run(args: argparse.Namespace) -> int:
     }
     print(
         f'{len(todo)} cells to measure, {len(cells) - len(todo)} already in {out}; up to '
-        f'{minutes(sum(todo.values()))}, plus building and compiling models'
+        f'{_minutes(sum(todo.values()))}, plus building and compiling models'
     )
     try:
-        failed = measure_cells(todo, found, out, args.rebuild)
+        failed = measure_cells(todo, content, out, args.rebuild)
     except KeyboardInterrupt:
         kept = sum(finished(cell, rows, 0) for cell in cells)
         print(
@@ -208,14 +177,14 @@ def _run(args: argparse.Namespace) -> int:
         names = ', '.join(map(str, failed))
         print(f'Failed: {names}. The same command tries them again.', file=sys.stderr)
         return ERROR
-    for sentence in answer({out.stem: found}):
+    for sentence in answer.answer({out.stem: content}):
         print(sentence)
     timed = [rows[cell.key] for cell in cells if cell.kind == 'time']
-    unusable = [row for row in timed if not records.is_usable(row)]
+    unusable = [row for row in timed if not answer.is_usable(row)]
     if unusable:
         print(
             f'{len(unusable)} of {len(timed)} cells are unusable: their control is not within 1.00 '
-            f'± {records.CONTROL:.2f}. Close other programs; the same command measures them again.',
+            f'± {answer.CONTROL:.2f}. Close other programs; the same command measures them again.',
             file=sys.stderr,
         )
         return UNUSABLE
@@ -223,10 +192,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    stems = [path.stem for path in args.files]
-    names = stems if len(set(stems)) == len(stems) else map(str, args.files)
-    files = {name: records.load(path) for name, path in zip(names, args.files, strict=True)}
-    records.check_same(files, 'Report each file by itself.')
+    files = {str(path): answer.load(path) for path in args.files}
+    answer.refuse_different(files, 'Report each file by itself.')
     if args.plots:
         for path in plots.plot(files, args.plots):
             print(f'wrote {path}', file=sys.stderr)
@@ -234,7 +201,13 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_run(commands: Any) -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description='How much slower than its ResNet is a Res2Net on this machine, how sure is '
+        'that, and where does the time go?',
+    )
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     sub = commands.add_parser(
         'run',
         help='measure the cells of a suite',
@@ -243,8 +216,11 @@ def _add_run(commands: Any) -> None:
     )
     sub.set_defaults(handler=_run)
     add = sub.add_argument
-    about = ' '.join(f'{name}: {describe_suite(name)}' for name in SUITES)
-    add('--suite', choices=SUITES, default='answer', help=f'{about} Default: %(default)s')
+    about = ''
+    for name, suite in SUITES.items():
+        most = _minutes(sum(load_suite(name).values()))
+        about += f'{name}: {suite["about"]} Up to {most}, plus building models. '
+    add('--suite', choices=SUITES, default='answer', help=f'{about}Default: %(default)s')
     add('--pairs', nargs='+', metavar='PAIR', help="names in pairs.json, BASELINE:SUBJECT, or '*'")
     for axis, (choices, default) in AXES.items():
         if choices:
@@ -263,8 +239,6 @@ def _add_run(commands: Any) -> None:
     add('--out', type=Path, metavar='FILE', help=text)
     add('--list', action='store_true', help='print the cells and measure nothing')
 
-
-def _add_report(commands: Any) -> None:
     sub = commands.add_parser(
         'report',
         help='make tables, verdicts and plots from result files',
@@ -274,28 +248,17 @@ def _add_report(commands: Any) -> None:
     sub.set_defaults(handler=_report)
     sub.add_argument('files', nargs='+', type=Path, metavar='FILE', help='result files of `run`')
     sub.add_argument('--plots', type=Path, metavar='DIR', help='draw plots there (matplotlib)')
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command and return the exit code.
 
-    Args:
-        argv: Arguments after the program's name; None for the process's own.
-
-    Returns:
-        The exit code: 0; 1 after an error that was printed; 3 if a control is out of its band, so
-        that figures are unusable; 130 after Ctrl-C, with what was measured in the file. Usage
-        errors exit with 2, as argparse does.
+    It is 0; 1 after an error that was printed; 3 if a control is out of its band, so that figures
+    are unusable; 130 after Ctrl-C, with what was measured in the file. Usage errors exit with 2, as
+    argparse does.
     """
-    parser = argparse.ArgumentParser(
-        prog=PROG,
-        description='How much slower than its ResNet is a Res2Net on this machine, how sure is '
-        'that, and where does the time go?',
-    )
-    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    _add_run(commands)
-    _add_report(commands)
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else list(argv)
     try:
         return args.handler(args)

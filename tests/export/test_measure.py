@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.suite.checks import compiler
+from benchmarks.suite.cells import compiler
 from tests.common import image, randomise, relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import (

@@ -12,6 +12,7 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load, load_file, save, save_file
+from timm_res2net.folder.remote_code import MODULE
 from torch import nn
 
 import timm_res2net
@@ -22,7 +23,6 @@ from timm_res2net import Res2Net, hub, push_to_hub
 from timm_res2net.folder.card import Result, results_of
 from timm_res2net.folder.config import Config
 from timm_res2net.folder.golden import GOLDEN
-from timm_res2net.folder.remote_code import MODULE
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parents[1] / 'fixtures'

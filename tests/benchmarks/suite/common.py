@@ -15,13 +15,12 @@ def cell(**changes) -> Cell:
     return Cell(**{**CELL, **changes})
 
 
-def synthetic(pair, subject=1.2, control=1.0, load=2.0, settled=True, **axes):
+def synthetic(pair, subject=1.2, control=1.0, settled=True, **axes):
     """Key and row of a cell with equal samples."""
     here = cell(pair=pair, **{'batch': 8, 'size': 224, 'threads': 2, **axes})
     return here.key, {
         'cell': dataclasses.asdict(here),
         'models': {'baseline': 'resnet50', 'subject': 'res2net'},
-        'load': [load, None],
         'samples': {'baseline': [1.0] * 8, 'subject': [subject] * 8, 'control': [control] * 8},
         'settled': settled,
     }
@@ -34,9 +33,3 @@ def file_of(*cells):
         'timm': '1', 'python': '3', 'system': 'Linux', 'commit': '0123456789abcdef',
     }  # fmt: skip
     return {'runs': [{'environment': environment}], 'cells': dict(cells)}
-
-
-def rows_of(text: str) -> list[list[str]]:
-    """Cells of all table rows in a Markdown text."""
-    lines = [line for line in text.splitlines() if line.startswith('|')]
-    return [[part.strip() for part in line.strip('|').split('|')] for line in lines]

@@ -1,32 +1,24 @@
-"""Taking samples: which functions are called, in which order, and when it stops; peak memory; and
-rounds with a known truth.
+"""Taking samples: which functions are called, in which order, and when it stops; rounds with a
+known truth; peak memory; and where the time goes, on models small enough to know.
 """
 
 import gc
 import random
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
+from timm.layers import SEModule
 from torch import nn
 
 from benchmarks.suite import measure
-from benchmarks.suite.cells import Spec
-from benchmarks.suite.measure import (
-    REBUILT,
-    TARGET,
-    WARMUP,
-    interleave,
-    interleave_blocks,
-    settled,
-    synchronize,
-    timed,
-)
+from benchmarks.suite.cells import Pair, Spec
+from benchmarks.suite.measure import CAUSES, KINDS, counts, explain, interleave_blocks, settled
 from benchmarks.suite.models import Work, make_input, prepare
-from benchmarks.suite.stats import overlap, rounded, spread, verdict
 from tests.common import noisy
-from timm_res2net.export.stats import Ratio, ratio
+from timm_res2net.export.stats import ratio
 
 from .common import cell
 
@@ -52,20 +44,10 @@ class Bench:
         return {role: (lambda role=role: step(role)) for role in self.seconds}
 
     def interleave(self, **options):
-        samples = {}
-        interleave(self.steps(), samples, **self.options, **options)
-        return samples
+        return measure.interleave(self.steps(), **self.options, **options)
 
 
-def test_a_sample_waits_for_the_queue_before_both_readings():
-    bench = Bench(forward=2.0)
-    assert timed(bench.steps()['forward'], **bench.options) == 2.0
-    assert bench.log == ['sync', 'clock', 'forward', 'sync', 'clock']
-    assert synchronize('cpu')() is None
-    assert synchronize('cuda') is torch.cuda.synchronize
-
-
-def test_warm_up_comes_first_and_is_not_timed():
+def test_warm_up_is_not_timed_and_a_sample_waits_for_the_queue_before_both_readings():
     bench = Bench(forward=2.0)
     assert bench.interleave(budget=0, least_rounds=1, warmup=2) == {'forward': [2.0]}
     assert bench.log == [
@@ -74,6 +56,8 @@ def test_warm_up_comes_first_and_is_not_timed():
         *('sync', 'clock', 'forward', 'sync', 'clock'),
         'clock',  # and ends
     ]
+    assert measure.synchronize('cpu')() is None
+    assert measure.synchronize('cuda') is torch.cuda.synchronize
 
 
 def test_every_round_has_every_step_once_in_random_order():
@@ -87,85 +71,74 @@ def test_every_round_has_every_step_once_in_random_order():
     assert samples == {'baseline': [1.0] * 20, 'subject': [2.0] * 20, 'control': [1.0] * 20}
 
 
-def test_it_ends_at_the_budget():
-    bench = Bench(baseline=1.0, subject=1.2)
+def test_it_ends_at_the_budget_and_keeps_the_garbage_collector():
+    bench, collecting = Bench(baseline=1.0, subject=1.2), []
     # the round that began within the budget is finished
-    assert len(bench.interleave(budget=10)['baseline']) == 5
+    watch = {'on_round': lambda: collecting.append(gc.isenabled())}
+    assert len(bench.interleave(budget=10, **watch)['baseline']) == 5
+    assert collecting == [False] * 5
+    assert gc.isenabled()
     assert len(bench.interleave(budget=0, least_rounds=4)['baseline']) == 4
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.interleave(budget=10, on_round=stop)
+    assert gc.isenabled()
 
 
 def test_blocks_build_again_and_add_up():
-    bench, samples, blocks, built = Bench(baseline=1.0, subject=1.25), {}, [], [0]
+    bench, built = Bench(baseline=1.0, subject=1.25), []
 
     def build():
-        built[0] += 1
+        built.append(len(bench.log))
         return bench.steps()
 
-    def blocks_of(budget):
-        return interleave_blocks(build, samples, blocks, budget=budget, **bench.options)
-
-    assert blocks_of(1000)
-    assert built == [6]  # settled at the first check
+    samples, blocks = interleave_blocks(build, budget=1000, **bench.options)
+    assert len(built) == 6  # settled at the first check
     # a block of 10 s: the rounds of 2.25 s that begin within it
     assert blocks == [5] * 6
     assert samples == {'baseline': [1.0] * 30, 'subject': [1.25] * 30}
-    assert bench.log.count('subject') == 30 + WARMUP + 5 * REBUILT
-
-    samples, blocks = {}, []
-    assert not blocks_of(6)  # of 1 s each, at least two rounds
-    assert blocks == [2, 2]
-
-
-def test_an_interrupt_keeps_whole_rounds_of_all_blocks_and_the_garbage_collector():
-    bench, samples, blocks = Bench(baseline=1.0, subject=1.25), {}, []
-
-    def stop(part):
-        assert not gc.isenabled()
-        if len(blocks) == 1 and len(part['baseline']) == 3:
-            del bench.seconds['subject']  # the next round fails half way
-
-    steps = bench.steps
-    with pytest.raises(KeyError):
-        interleave_blocks(steps, samples, blocks, budget=1000, on_round=stop, clock=bench.clock)
-    assert blocks == [5, 3]
-    assert len(samples['baseline']) == len(samples['subject']) == 8
-    assert gc.isenabled()
+    assert bench.log.count('subject') == 30 + measure.WARMUP + 5 * measure.REBUILT
+    # blocks of 1 s, of at least two rounds
+    assert interleave_blocks(build, budget=6, **bench.options)[1] == [2, 2]
 
 
 def test_settled():
     flat, rough = [1.0] * 20, [1.0, 1.2] * 10
     assert settled({'baseline': flat, 'subject': flat})
     assert not settled({'baseline': flat, 'subject': rough})
-    assert not settled({'baseline': flat, 'subject': flat, 'control': [1.03] * 20})
-    assert settled({'baseline': flat, 'subject': flat, 'control': [1.01] * 20})
+    for control, answer in ((1.03, False), (0.97, False), (1.01, True), (np.nan, False)):
+        samples = {'baseline': flat, 'subject': flat, 'control': [control] * 20}
+        assert settled(samples) == answer
     # ten rounds agree within each of two builds, and the builds do not
     apart = [1.0] * 10 + [1.1] * 10
     assert not settled({'baseline': flat, 'subject': apart}, [10, 10])
 
 
+@pytest.mark.slow
 def test_coverage_with_the_stopping_rule():
     """Stopping at the first interval that is narrow enough costs little coverage."""
     rng = np.random.default_rng(2)
-    runs, held, stopped = 100, 0, 0
+    now, runs, held, stopped = [0.0], 100, 0, 0
+
+    def build():
+        """A build shifts each model's time by its own percent."""
+
+        def step(scale):
+            now[0] += scale * float(noisy(rng, 1)[0])
+
+        truths = {'baseline': 1.0, 'subject': TRUE, 'control': 1.0}
+        scales = {role: t * (1 + 0.01 * rng.standard_normal()) for role, t in truths.items()}
+        return {role: partial(step, scale) for role, scale in scales.items()}
+
     for run in range(runs):
-        now, scale = [0.0], {}
-
-        def step(role, now=now, scale=scale):
-            now[0] += scale[role] * float(noisy(rng, 1)[0])
-
-        def build(scale=scale, step=step):
-            """A build shifts each model's time by its own percent."""
-            for role, truth in (('baseline', 1.0), ('subject', TRUE), ('control', 1.0)):
-                scale[role] = truth * (1 + 0.01 * rng.standard_normal())
-            return {role: (lambda role=role: step(role)) for role in scale}
-
-        samples, blocks = {}, []
-        stopped += interleave_blocks(
-            build, samples, blocks, budget=200, clock=lambda now=now: now[0],
-            rng=random.Random(run),
-        )  # fmt: skip
-        found = ratio(samples['subject'], samples['baseline'], blocks)
-        held += found.low <= TRUE <= found.high
+        options = {'clock': lambda: now[0], 'rng': random.Random(run)}
+        samples, blocks = interleave_blocks(build, budget=200, **options)
+        stopped += settled(samples, blocks)
+        interval = ratio(samples['subject'], samples['baseline'], blocks)
+        held += interval.low <= TRUE <= interval.high
     assert stopped > 0.5 * runs  # otherwise this would test nothing
     assert held / runs >= 0.88
 
@@ -174,65 +147,14 @@ def test_interleaving_cancels_a_drift_that_the_naive_order_does_not():
     """A machine that gets slower and slower, sampled in two orders."""
     rng = np.random.default_rng(3)
     rounds = 100
-    # how slow it is at each sample
-    slots = np.linspace(1, 1.5, 2 * rounds) * noisy(rng, 2 * rounds)
-
-    pairs = slots.reshape(rounds, 2)
-    first = rng.integers(2, size=rounds)
+    slots = np.linspace(1, 1.5, 2 * rounds) * noisy(rng, 2 * rounds)  # how slow it is
+    pairs, first = slots.reshape(rounds, 2), rng.integers(2, size=rounds)
     baseline = pairs[np.arange(rounds), first]
-    subject = TRUE * pairs[np.arange(rounds), 1 - first]
-    found = ratio(subject, baseline)
+    found = ratio(TRUE * pairs[np.arange(rounds), 1 - first], baseline)
     assert found.low < TRUE < found.high
-    assert found.half_width < TARGET
-
+    assert found.half_width < measure.TARGET
     one_after_the_other = ratio(TRUE * slots[rounds:], slots[:rounds])
     assert one_after_the_other.low > 1.15 * TRUE  # a narrow interval, but wrong
-
-
-def test_small_functions():
-    assert spread([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
-    assert overlap(Ratio(1, 0.9, 1.1), Ratio(1.2, 1.1, 1.3))
-    assert not overlap(Ratio(1, 0.9, 1.1), Ratio(1.2, 1.11, 1.3))
-    assert not overlap(Ratio(1.2, 1.11, 1.3), Ratio(1, 0.9, 1.1))
-    assert [rounded(v) for v in (0.0, 123456.7, 0.000123456)] == [0.0, 123460.0, 0.00012346]
-
-
-@pytest.mark.parametrize(
-    ('time', 'throughput', 'text'),
-    [
-        (Ratio(1.21, 1.18, 1.24), 0.83, "consistent with 'about 20 % slower'"),
-        (
-            Ratio(1.16, 1.155, 1.17), 0.86,
-            "consistent with 'about 20 % slower' as more time, less than it as less throughput",
-        ),
-        (
-            Ratio(1.30, 1.28, 1.32), 0.77,
-            "more than 'about 20 % slower' as more time, consistent with it as less throughput",
-        ),
-        (
-            Ratio(1.17, 1.16, 1.19), 0.85,
-            "consistent with 'about 20 % slower' as more time, at the edge of it as less "
-            'throughput',
-        ),
-        (Ratio(1.1, 1.05, 1.12), 0.91, "slower, by less than 'about 20 % slower'"),
-        (Ratio(1.5, 1.4, 1.6), 0.67, "slower, by more than 'about 20 % slower'"),
-        (Ratio(1.2, 1.1, 1.4), 0.83, "at the edge of 'about 20 % slower'"),
-        (Ratio(0.8, 0.75, 0.85), 1.25, "faster, not 'about 20 % slower'"),
-        (Ratio(1.0, 0.98, 1.02), 1.00, "no difference shown, not 'about 20 % slower'"),
-        (
-            Ratio(1.1, 0.9, 1.3), 0.91,
-            "undecided on 'about 20 % slower', the interval is too wide",
-        ),
-    ],
-)  # fmt: skip
-def test_verdict(time, throughput, text):
-    assert verdict(time) == f'time × {time}, throughput × {throughput:.2f}: {text}'
-
-
-def test_peak_of():
-    assert measure.peak_of([]) == 0
-    assert measure.peak_of([-5, 3]) == 0
-    assert measure.peak_of([10, 20, -10, 5, -25]) == 30
 
 
 def test_peak_memory_of_a_step():
@@ -245,25 +167,139 @@ def test_peak_memory_of_a_step():
         third = torch.empty(500_000, dtype=torch.uint8)
         return second.shape, third.shape
 
-    found = measure.peak_memory(Work(model, step, lambda: [*model.parameters(), x]), 'cpu')
+    peaks = measure.peak_memory(Work(model, step, lambda: [*model.parameters(), x]), 'cpu')
     resident = 4 * (110 + x.numel())
-    assert found == {
-        'resident_bytes': resident, 'beyond_bytes': 3_000_000, 'peak_bytes': resident + 3_000_000,
+    beyond = 3_000_000
+    assert peaks == {
+        'resident_bytes': resident, 'beyond_bytes': beyond, 'peak_bytes': resident + beyond,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', ['res2net50_26w_4s', 'res2net50d', 'res2next50'])
-def test_inference_needs_less_memory_than_timms_block(name):
+def test_inference_needs_less_memory_than_timms_block():
     """The input of the splits is released before conv3 runs; allocations are counted, not timed."""
-    arguments = {
-        'res2net50d': dict(stem_type='deep', stem_width=32, avg_down=True),
-        'res2next50': dict(base_width=4, cardinality=8),
+    small, here = ('layers', (1, 1, 1, 1)), cell(batch=1, layout='contiguous')
+    specs = Spec('res2net50_26w_4s', (small,)), Spec('res2net50_se', (small, ('attn_layer', '')))
+    works = (prepare(spec, 'eager', here, make_input(here)) for spec in specs)
+    theirs, ours = (measure.peak_memory(work, 'cpu')['beyond_bytes'] for work in works)
+    assert ours < theirs
+
+
+class Small(nn.Module):
+    """A network with an operator of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 7, padding=3)
+        self.pointwise = nn.Conv2d(8, 8, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+        self.bn = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.se = SEModule(8, rd_channels=2)
+        self.pool = nn.AvgPool2d(2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.pointwise(self.stem(x))
+        a, b = x.split(4, 1)
+        x = torch.cat([self.convs[0](a), self.convs[1](b)], 1) + x
+        x = self.pool(self.se(self.relu(self.bn(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_operators_and_convolutions_of_a_step():
+    model, x = Small().eval(), torch.ones(1, 3, 16, 16)
+    step = torch.inference_mode()(lambda: model(x))
+    layers = measure.convolutions(model, step)  # without those of attention
+    assert {(layer[0][1], layer[1][2:]): count for layer, count in layers.items()} == {
+        (3, (7, 7)): 1,
+        (8, (1, 1)): 1,
+        (4, (3, 3)): 2,
     }
-    assert timm.is_model(name)
-    ours = Spec('res2net50_se', {'attn_layer': '', **arguments.get(name, {})})
-    here = cell(batch=1, layout='contiguous')
-    theirs, found = (
-        measure.peak_memory(prepare(spec, 'eager', here, make_input(here)), 'cpu')
-        for spec in (Spec(name), ours)
-    )
-    assert found['beyond_bytes'] < theirs['beyond_bytes']
+    assert not [hook for m in model.modules() for hook in m._forward_pre_hooks]
+    without = measure.self_times(step, 'cpu')
+    assert without['attention'] == 0
+    assert all(without[kind] > 0 for kind in KINDS if kind != 'attention')
+    measure.mark_attention(model)
+    assert measure.self_times(step, 'cpu')['attention'] > 0
+
+
+@pytest.mark.parametrize(
+    ('names', 'kind'),  # of an event and of those that contain it
+    [
+        ('mkldnn_convolution', 'convolution 1×1'),
+        ('empty _conv_depthwise2d', 'convolution 1×1'),
+        ('add_ conv2d', 'convolution 1×1'),  # the bias
+        ('copy_ conv2d', 'concat/split/copy'),
+        ('copy_ _to_copy to conv2d', 'other'),  # by autocast
+        ('clamp_min_ relu_', 'norm+activation'),
+        ('sum mean', 'pool'),
+        ('erfinv', 'other'),
+    ],
+)
+def test_kind_of_an_event(names, kind):
+    event = None
+    for name in reversed(names.split()):
+        shapes = [[1, 8, 9, 9], [8, 8, 1, 1]]
+        event = SimpleNamespace(name=f'aten::{name}', cpu_parent=event, input_shapes=shapes)
+    assert measure.kind_of(event) == kind
+
+
+def test_counts():
+    full, article = (counts(Spec(name), 224) for name in ('resnet50', 'res2net50_16w_4s_se'))
+    # arXiv:2003.13678, table of ResNet-50: 25.6 M parameters, 4.1 GFLOPs, 11.1 M activations
+    assert full['params'] == 25_557_032
+    assert full['macs'] / 1e9 == pytest.approx(4.09, abs=5e-3)
+    assert full['activations'] / 1e6 == pytest.approx(11.1, abs=0.05)
+    assert article['macs'] / full['macs'] == pytest.approx(0.577, abs=5e-4)
+    # README: the widths of the pairs article_equal_macs, the closest one, and article_aligned
+    specs = {width: Spec('resnet50', (('base_width', width),)) for width in (40, 41, 42)}
+    apart = [counts(spec, 224)['macs'] / article['macs'] - 1 for spec in specs.values()]
+    assert apart[:2] == pytest.approx([-0.0235, 0.0036], abs=5e-5)
+    assert apart[2] > apart[1]
+
+
+def test_attribute():
+    """Of two models that are one, in rounds as few as there can be."""
+    tiny, here = Spec('test_res2net_se'), cell(kind='attribution')
+    x = make_input(here)
+    works = {role: prepare(tiny, 'eager', here, x) for role in ('baseline', 'subject')}
+    result = measure.attribute(Pair(tiny, tiny), works, here, 0, random.Random(0))
+    macs = counts(tiny, here.size)['macs']
+    for role in works:
+        assert result['counts'][role]['macs'] == macs
+        assert len(result['seconds'][role]) == 3
+        assert {len(result['profile'][role][kind]) for kind in KINDS} == {3}
+        alone = result['alone'][role]
+        # without SE and the head; for two images
+        assert 0.95 < sum(one['count'] * one['macs'] for one in alone) / (2 * macs) < 1
+        assert all(len(one['seconds']) == 3 for one in alone)
+    assert tuple(explain(result)) == CAUSES
+
+
+def measured(time=10.0, alone=8.0, macs=100, inside=8.0, add=1.0, pool=0.5):
+    """What `attribute` returns for a model, each value three times."""
+    kinds = {'convolution 1×1': inside, 'add': add, 'pool': pool}
+    return {
+        'seconds': [time] * 3,
+        'alone': [{'count': 2, 'macs': macs, 'seconds': [alone / 2] * 3}],
+        'profile': {kind: [kinds.get(kind, 0.0)] * 3 for kind in KINDS},
+    }
+
+
+def test_explain():
+    def explained(subject):
+        roles = {'baseline': measured(), 'subject': subject}
+        keys = ('seconds', 'alone', 'profile')
+        return explain({key: {role: one[key] for role, one in roles.items()} for key in keys})
+
+    causes = explained(measured(time=13.0, alone=9.6, macs=110, inside=10.0, add=1.7, pool=0.6))
+    expected = {
+        'extra': 0.3, 'more MACs': 0.08,  # 8 s * 10 % of 10 s
+        'less efficient convolutions': 0.08,  # 9.6 - 8.8
+        'the splitting itself': 0.12,  # in place, add and pool
+        'convolutions in place': 0.04,  # (10 - 9.6) - (8 - 8)
+        'add': 0.07, 'pool': 0.01, 'unexplained': 0.02,
+    }  # fmt: skip
+    assert causes == pytest.approx(dict.fromkeys(CAUSES, 0.0) | expected)
+    assert tuple(causes) == CAUSES
+    assert set(explained(measured()).values()) == {0.0}

@@ -13,34 +13,24 @@ from tests.common import image, randomise, relative_error
 from .common import cell
 
 TINY = Spec('test_res2net_se')
-
-
-def work(here, x):
-    return prepare(TINY, here.modes[1], here, x)
+SMALL = (('layers', (1, 2, 1, 1)), ('channels', (16, 32, 64, 128)))
 
 
 @pytest.mark.parametrize('name', ['resnet50', 'resnext50_32x4d', 'res2net50_26w_4s'])
-def test_a_deployed_model_computes_the_same(name):
-    model = randomise(timm.create_model(name, layers=[1, 2, 1, 1])).double().eval()
-    x = image(2, 64).double()
-    with torch.inference_mode():
-        expected = model(x)
-        deployed = deploy(model, name)
-        assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
-        assert relative_error(deployed(x), expected) < 1e-12  # float64, about 50 layers
-
-
-def test_a_deployed_resnet_runs_packed_and_over_its_shortcuts():
-    model = randomise(timm.create_model('resnet50', layers=[1, 2, 1, 1])).eval()
-    model = model.to(memory_format=torch.channels_last)
-    x = image(2, 64).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize(('dtype', 'most'), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_deployed_model_computes_the_same(name, dtype, most):
+    # 32 groups; stages 1 and 2 are large enough to be packed
+    channels = (64, 128, 64, 64) if 'x' in name else (32, 64, 64, 64)
+    model = timm.create_model(name, layers=[1, 2, 1, 1], channels=channels)
+    form = {'dtype': dtype, 'memory_format': torch.channels_last}
+    model, x = randomise(model).to(**form).eval(), image(2, 64).to(**form)
     kept = x.clone()
     with torch.inference_mode():
         expected = model(x)
-    deployed = deploy(model, 'resnet50')
-    with torch.inference_mode():
-        for _ in range(3):  # unpacked, packing, packed
-            assert relative_error(deployed(x), expected) < 1e-5
+        deployed = deploy(model, name)
+        for _ in range(3):  # float32: unpacked, packing, packed
+            assert relative_error(deployed(x), expected) < most
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
     assert torch.equal(x, kept)
 
 
@@ -50,12 +40,14 @@ def test_models_that_cannot_be_deployed(name):
         deploy(build(Spec(name), 'meta'), name)
 
 
-def test_models_do_work():
+@pytest.mark.parametrize('name', ['resnet50', 'res2net50_26w_4s'])
+def test_models_do_work(name):
     """No BatchNorm weight is 0, because a GPU draws less power on zeros."""
-    for name in ('resnet50', 'res2net50_26w_4s'):
-        norms = [m for m in build(Spec(name)).modules() if isinstance(m, nn.BatchNorm2d)]
-        assert norms
-        assert all(bool(norm.weight.any()) for norm in norms)
+    model = build(Spec(name, SMALL))
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(bool(norm.weight.any()) for norm in norms)
+    assert not model.training
 
 
 def test_a_round(monkeypatch):
@@ -67,42 +59,35 @@ def test_a_round(monkeypatch):
     }
 
 
-@pytest.mark.parametrize('mode', ['eager', 'deploy'])
-def test_weights_and_input_in_bf16(mode):
-    here = cell(precision='bf16-weights', mode=mode)
-    x = make_input(here)
-    assert x.dtype == torch.bfloat16
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    ready = work(here, x)
-    assert {t.dtype for t in ready.model.parameters()} == {torch.bfloat16}
-    expected = work(cell(), make_input(cell())).step()
-    for _ in range(3):
-        out = ready.step()
-    assert out.dtype == torch.bfloat16
-    assert relative_error(out.float(), expected) < 0.05  # eps of bfloat16 is 0.008
-
-
 @pytest.mark.parametrize('layout', ['channels_last', 'contiguous'])
-@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-@pytest.mark.parametrize('task', ['infer', 'train'])
-def test_a_step_of_every_kind(task, precision, layout):
+@pytest.mark.parametrize(
+    ('task', 'mode', 'precision', 'most'),  # eps of bfloat16 is 0.008
+    [
+        *(('train', 'eager', precision, None) for precision in ('fp32', 'bf16')),
+        *(('infer', 'eager', *row) for row in (('fp32', 0), ('bf16', 0.05))),
+        *(('infer', mode, 'bf16-weights', 0.05) for mode in ('eager', 'deploy')),
+    ],
+)
+def test_a_step_of_every_kind(task, mode, precision, most, layout):
     here = cell(task=task, precision=precision, layout=layout)
     form = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
-    x = make_input(here)
-    assert x.is_contiguous(memory_format=form)
-    model, step, held = work(here, x)
-    assert model.layer1[0].convs[0].weight.is_contiguous(memory_format=form)
+    low, x = torch.bfloat16, make_input(here)
+    model, step, held = prepare(TINY, mode, here, x)
+    for tensor in (x, model.layer1[0].conv1.weight, model.layer1[0].convs[0].weight):
+        assert tensor.is_contiguous(memory_format=form)
+        assert tensor.dtype == (low if precision == 'bf16-weights' else torch.float32)
     before = model.state_dict()['fc.weight'].clone()
     out = step()
     changed = not torch.equal(model.state_dict()['fc.weight'], before)
-    assert changed == model.training == (task == 'train')
+    assert changed == model.training == (not out.is_inference()) == (task == 'train')
     if task == 'infer':
-        assert out.dtype == (torch.bfloat16 if precision == 'bf16' else torch.float32)
-        assert out.is_inference()
-    parameters = sum(p.numel() for p in model.parameters())
-    buffers = sum(b.numel() for b in model.buffers())
-    momentum = parameters if task == 'train' else 0
-    assert sum(t.numel() for t in held()) == x.numel() + parameters + buffers + momentum
+        assert out.dtype == (torch.float32 if precision == 'fp32' else low)
+        plain = cell(layout=layout)
+        expected = prepare(TINY, 'eager', plain, make_input(plain)).step()
+        assert relative_error(out.float(), expected) <= most
+    momentum = list(model.parameters()) if task == 'train' else []
+    kept = [x, *model.parameters(), *model.buffers(), *momentum]
+    assert sum(t.numel() for t in held()) == sum(t.numel() for t in kept)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -119,16 +104,14 @@ def test_a_step_of_every_kind(task, precision, layout):
     ],
 )
 def test_exported_models_compute_the_same(runtime, precision, least, most, mode, monkeypatch):
-    for package in EXPORTED[runtime]:
+    for package in (*EXPORTED[runtime], 'nncf'):
         pytest.importorskip(package)
-    plain = models.build
-    monkeypatch.setattr(models, 'build', lambda *args: randomise(plain(*args)))
+    create = timm.create_model
+    monkeypatch.setattr(timm, 'create_model', lambda name: randomise(create(name)))
     models._exported.cache_clear()
-    here = cell(mode=f'{mode}{runtime}', precision=precision)
+    here = cell(precision=precision)
     x = make_input(here)
-    expected = work(cell(), x).step().clone()
-    ready = work(here, x)
-    for _ in range(2):
-        out = ready.step().clone()
-        assert least <= relative_error(out, expected) < most
+    expected = prepare(TINY, 'eager', cell(), x).step().clone()
+    out = prepare(TINY, f'{mode}{runtime}', here, x).step()
+    assert least <= relative_error(out, expected) < most
     models._exported.cache_clear()
