@@ -23,7 +23,7 @@ from timm_res2net import Bottle2neck, Res2Net
 from timm_res2net.folder import config
 from timm_res2net.folder.config import Config
 from timm_res2net.folder.folder import MOST_PARAMETERS, ModelFolder
-from timm_res2net.layers import arguments as rows
+from timm_res2net.models import arguments as rows
 from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
 
 HUB_CONFIGS = sorted((Path(__file__).parents[2] / 'hub_configs').glob('*/config.json'))

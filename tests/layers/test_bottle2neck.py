@@ -21,7 +21,7 @@ from tests.common import (
     slow_except,
 )
 from timm_res2net import Bottle2neck, Res2Net, reparameterize_model
-from timm_res2net.layers.arguments import ATTN_LAYERS
+from timm_res2net.layers.bottle2neck import ATTN_LAYERS
 from timm_res2net.layers.semantics import SEMANTICS
 
 LAYERS = (2, 2, 2, 2)

@@ -16,7 +16,9 @@ from torch import nn
 
 from ..convert.published import COUNTS
 from ..files import read_text
-from ..layers.arguments import (
+from ..layers.text import brief
+from ..models import hrnet_res2net
+from ..models.arguments import (
     FEATURES,
     HRNET,
     RES2NET,
@@ -29,8 +31,6 @@ from ..layers.arguments import (
     several,
     whole,
 )
-from ..layers.text import brief
-from ..models import hrnet_res2net
 from .remote_code import AUTO_MAP
 
 CONFIG = 'config.json'
