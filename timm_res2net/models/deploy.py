@@ -106,7 +106,7 @@ def _is_stage(module: nn.Module) -> bool:
 
 def _take_hooks(module: nn.Module) -> dict[str, Any]:
     """Remove the hooks of a module and return them."""
-    hooks = {key: value for key, value in vars(module).items() if 'hook' in key}
+    hooks = {k: v for k, v in vars(module).items() if k.startswith('_') and 'hook' in k}
     vars(module).update({key: type(value)() for key, value in hooks.items()})
     return hooks
 
