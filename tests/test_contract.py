@@ -9,7 +9,6 @@ import torch
 from timm.layers import DropPath
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from tests.common import HRNETS, NAMES, TINY, image, randomise, relative_error
@@ -167,19 +166,6 @@ def test_export_and_compile(deploy):
     trained = create().train()
     compiled = torch.compile(copy.deepcopy(trained), backend='eager', fullgraph=True)
     assert relative_error(compiled(x), trained(x)) < SAME
-
-
-def test_ema_follows():
-    model = timm.create_model(TINY)
-    ema = ModelEmaV3(model, decay=0.75)
-    before = copy.deepcopy(model.state_dict())
-    randomise(model)
-    ema.update(model)
-    now = model.state_dict()
-    for key, averaged in ema.module.state_dict().items():
-        if averaged.is_floating_point():
-            expected = 0.75 * before[key] + 0.25 * now[key]
-            torch.testing.assert_close(averaged, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_drop_rates_and_drop_block():

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import threading
 
 import pytest
 import torch
@@ -336,31 +335,6 @@ def test_copies_and_files_have_no_pack():
             assert same._packs is None
             assert relative_error(same(x), expected) < 1e-6
     assert set(fused.state_dict()) == {'weight', 'bias'}
-
-
-def test_threads_may_share_a_layer():
-    """Bit for bit."""
-    fused = fuse(*layers())
-    inputs = [image(2, side, 6) for side in (9, 12, 15, 21)]
-    threads, wrong = torch.get_num_threads(), []
-    copies = [copy.deepcopy(fused) for _ in inputs]
-    with torch.inference_mode():
-        expected = [one(x) for one, x in zip(copies, inputs, strict=True)]
-
-    def work(first):
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            for i in range(first, first + 60):
-                if not torch.equal(fused(inputs[i % 4]), expected[i % 4]):
-                    wrong.append(i)
-
-    workers = [threading.Thread(target=work, args=(first,)) for first in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert wrong == []
-    assert fused._packs.of_shape
 
 
 def test_observers_see_plain_operators(spy, monkeypatch):

@@ -136,10 +136,8 @@ class FusedConv2d(nn.Conv2d):
     are not part of the state dict, and are made again after the weight is replaced or written to.
     Torch does not count writes through `weight.data`: write under `torch.no_grad()` instead.
 
-    oneDNN's ReLU turns NaN into 0. With `checks_input`, the layer runs in the plain form if its
-    input is not finite. Stages and blocks check their input instead (see `run_checked`), and
-    weights are checked when a model is deployed. What overflows inside stays infinite or, if
-    infinities cancel, becomes 0.
+    With `checks_input`, the layer runs in the plain form if its input is not finite. Stages and
+    blocks check their input instead (see `run_checked`).
 
     Shape:
         - Input: (B, in_channels, H, W)
