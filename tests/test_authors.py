@@ -1,13 +1,11 @@
 """The authors' functions, in code that carried a copy of their file."""
 
 import copy
-import io
 import pickle
 
 import pytest
 import timm
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
@@ -100,43 +98,19 @@ def test_a_whole_model_before_and_after_the_switch(name):
         assert torch.equal(new.resnet(x), old.resnet(x))
 
 
-@pytest.fixture(scope='module')
-def segmenter():
-    return randomise(Segmenter(authors.res2net50_v1b_26w_4s(num_classes=3))).eval()
-
-
-def test_the_encoder_in_a_model_is_deployed(segmenter):
-    x = image(2)
+def test_the_encoder_in_a_model_is_deployed_and_copied():
+    encoder = authors.res2net50_v1b_26w_4s(num_classes=3, layers=(1, 1, 1, 1))
+    segmenter, x = randomise(Segmenter(encoder)).eval(), image(1)
     deployed = reparameterize_model(segmenter)
     assert not [m for m in deployed.resnet.modules() if isinstance(m, nn.BatchNorm2d)]
     assert isinstance(deployed.head[1], nn.BatchNorm2d)  # the decoder stays as it is
     with torch.inference_mode():
         expected = segmenter(x)
-        for _ in range(3):  # the weights are packed on the way
+        for _ in range(2):  # the weights are packed on the way
             torch.testing.assert_close(deployed(x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_copies(segmenter):
-    x = image(1)
-    ema = ModelEmaV3(segmenter)
-    pickled = io.BytesIO()
-    torch.save(segmenter, pickled)
-    pickled.seek(0)
-    copies = [copy.deepcopy(segmenter), ema.module, torch.load(pickled, weights_only=False)]
-    with torch.inference_mode():
-        expected = segmenter(x)
-        for one in copies:
+        for one in (copy.deepcopy(segmenter), pickle.loads(pickle.dumps(segmenter))):
             assert one.resnet.relu is one.resnet.act1
             assert torch.equal(one(x), expected)
-
-
-@pytest.mark.slow
-def test_compile_and_script(segmenter):
-    x = image(1)
-    with torch.inference_mode():
-        expected = segmenter(x)
-        compiled = torch.compile(segmenter, backend='eager', fullgraph=True)
-        torch.testing.assert_close(compiled(x), expected)
         scripted = torch.jit.script(segmenter.resnet)
         torch.testing.assert_close(scripted(x), segmenter.resnet(x))
 
@@ -163,18 +137,10 @@ def test_what_is_not_there(tmp_path):
     assert "pretrained='path.pth'" in str(error.value)
 
 
-@pytest.mark.parametrize('content', [b'notes', b'<html>', b'PK\x03\x04cut'])
-def test_a_file_that_cannot_be_read(content, tmp_path):
-    """The error is torch's or timm's."""
-    path = tmp_path / 'net.pth'
-    path.write_bytes(content)
-    with pytest.raises((RuntimeError, pickle.UnpicklingError)):
-        authors.res2net50(pretrained=path)
-
-
 def test_the_other_names_are_the_modules_themselves():
     """A hook on them fires, and they can be replaced and deleted, as in the authors' network."""
-    net = authors.res2net50(num_classes=2).eval()
+    net = authors.res2net50(num_classes=2, layers=(1, 1, 1, 1)).eval()
+    assert net.layer1[0].bn3.weight.unique().tolist() == [1.0]  # does not start as its shortcut
     seen = []
     net.avgpool.register_forward_hook(lambda module, inputs, out: seen.append(out.shape))
     with torch.inference_mode():
@@ -188,8 +154,3 @@ def test_the_other_names_are_the_modules_themselves():
         assert torch.equal(net.forward_head(x), net.fc(x.amax((2, 3))))
         del net.avgpool, net.fc
         assert isinstance(net.avgpool, nn.Identity)
-
-
-def test_blocks_do_not_start_as_shortcuts():
-    """As in the authors' files, and unlike timm's default."""
-    assert authors.res2net50(num_classes=2).layer1[0].bn3.weight.unique().tolist() == [1.0]

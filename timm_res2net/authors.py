@@ -67,18 +67,11 @@ class AuthorsRes2Net(Res2Net):
 
 
 _V1B: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True)
-_50 = (3, 4, 6, 3)
 _101 = (3, 4, 23, 3)
 
 
 def _create(variant: str, pretrained: Pretrained, **arguments: Any) -> AuthorsRes2Net:
-    """Build a network of the authors.
-
-    Args:
-        variant: Name in timm or in this package.
-        pretrained: As in every function.
-        **arguments: Arguments of `Res2Net`.
-    """
+    """Build a network of the authors by its name in timm or in this package."""
     if not isinstance(pretrained, bool):
         arguments['pretrained_cfg_overlay'] = dict(file=str(Path(pretrained).expanduser()))
     elif pretrained and not getattr(get_pretrained_cfg(variant), 'has_weights', False):
@@ -87,34 +80,35 @@ def _create(variant: str, pretrained: Pretrained, **arguments: Any) -> AuthorsRe
             "pretrained='path.pth'."
         )
     # the authors do not zero-initialize the last BatchNorm of a block
-    arguments = {'zero_init_last': False, **arguments}
-    model: Any = create_res2net(variant, pretrained is not False, AuthorsRes2Net, **arguments)
+    model: Any = create_res2net(
+        variant, pretrained is not False, arguments, AuthorsRes2Net, zero_init_last=False
+    )
     return model
 
 
 def res2net50_26w_4s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2Net-50 26w x 4s, timm's res2net50_26w_4s."""
-    return _create('res2net50_26w_4s', pretrained, layers=_50, **kwargs)
+    return _create('res2net50_26w_4s', pretrained, **kwargs)
 
 
 def res2net50_26w_6s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2Net-50 26w x 6s, timm's res2net50_26w_6s."""
-    return _create('res2net50_26w_6s', pretrained, layers=_50, scale=6, **kwargs)
+    return _create('res2net50_26w_6s', pretrained, scale=6, **kwargs)
 
 
 def res2net50_26w_8s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2Net-50 26w x 8s, timm's res2net50_26w_8s."""
-    return _create('res2net50_26w_8s', pretrained, layers=_50, scale=8, **kwargs)
+    return _create('res2net50_26w_8s', pretrained, scale=8, **kwargs)
 
 
 def res2net50_48w_2s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2Net-50 48w x 2s, timm's res2net50_48w_2s."""
-    return _create('res2net50_48w_2s', pretrained, layers=_50, base_width=48, scale=2, **kwargs)
+    return _create('res2net50_48w_2s', pretrained, base_width=48, scale=2, **kwargs)
 
 
 def res2net50_14w_8s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2Net-50 14w x 8s, timm's res2net50_14w_8s."""
-    return _create('res2net50_14w_8s', pretrained, layers=_50, base_width=14, scale=8, **kwargs)
+    return _create('res2net50_14w_8s', pretrained, base_width=14, scale=8, **kwargs)
 
 
 def res2net101_26w_4s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
@@ -124,12 +118,12 @@ def res2net101_26w_4s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsR
 
 def res2next50(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2NeXt-50 4w x 4s x 8c, timm's res2next50."""
-    return _create('res2next50', pretrained, layers=_50, base_width=4, cardinality=8, **kwargs)
+    return _create('res2next50', pretrained, base_width=4, cardinality=8, **kwargs)
 
 
 def res2net50_v1b_26w_4s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:
     """Res2Net-50 v1b 26w x 4s, timm's res2net50d."""
-    return _create('res2net50d', pretrained, layers=_50, **_V1B, **kwargs)
+    return _create('res2net50d', pretrained, **_V1B, **kwargs)
 
 
 def res2net101_v1b_26w_4s(pretrained: Pretrained = False, **kwargs: Any) -> AuthorsRes2Net:

@@ -1,4 +1,4 @@
-"""Models by a text. Repositories are in test_cache.py and tests/models/test_download.py."""
+"""Models by a text. Repositories are in test_cache.py and tests/models/test_loading.py."""
 
 import json
 

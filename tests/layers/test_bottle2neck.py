@@ -1,81 +1,163 @@
-"""The block: its arguments, its semantics, its errors."""
+"""The block and its deploy form, against a plain reference and against timm's block."""
 
 import copy
 
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timm.layers import DropBlock2d, DropPath, EcaModule, SEModule
+from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
 from tests.common import (
     DILATES_FIRST,
-    HRNETS,
-    NAMES,
     TABLE,
-    TINY,
     Reference,
     image,
     randomise,
     relative_error,
-    slow_except,
 )
-from timm_res2net import Bottle2neck, Res2Net, reparameterize_model
-from timm_res2net.layers.arguments import ATTN_LAYERS
+from timm_res2net import Bottle2neck, Res2Net
+from timm_res2net.layers import fused_conv
+from timm_res2net.layers.bottle2neck import ATTN_LAYERS
+from timm_res2net.layers.fused_block import FusedBottle2neck
 from timm_res2net.layers.semantics import SEMANTICS
 
-LAYERS = (2, 2, 2, 2)
+KINDS = (None, 'first', 'strided', 'dilated')  # None: not the first block of its stage
 
 
-def small(**kwargs) -> Res2Net:
-    kwargs = {'layers': LAYERS, 'channels': (16, 24, 32, 48), 'num_classes': 7, **kwargs}
-    return randomise(Res2Net(**kwargs).double()).eval()
+def blocks(**more):
+    """Arguments of a block: those of `build`."""
+    return st.fixed_dictionaries(
+        {
+            'semantics': st.sampled_from(sorted(TABLE)),
+            'kind': st.sampled_from(KINDS),
+            'scale': st.sampled_from([1, 2, 3, 4, 8]),
+            'cardinality': st.integers(1, 3),
+            'base_width': st.integers(16, 60),
+            'planes': st.integers(4, 12),
+            'avg_down': st.booleans(),
+            'attn_layer': st.sampled_from(['', 'se']),
+            **more,
+        }
+    )
+
+
+def build(kind, planes, avg_down, semantics, dtype=torch.float64, **kwargs):
+    """A randomised block, and the stride and the dilation of its convolutions."""
+    stride, dilation = (2 if kind == 'strided' else 1), (2 if kind == 'dilated' else 1)
+    inplanes, outplanes = planes * 3, planes * 4
+    if kind is None:
+        inplanes, downsample = outplanes, None
+    else:
+        conv = nn.Conv2d(inplanes, outplanes, 1, 1 if avg_down else stride, bias=False)
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+        pool = pool if dilation + stride > 2 else nn.Identity()
+        downsample = nn.Sequential(*[pool] * avg_down, conv, nn.BatchNorm2d(outplanes))
+    block = Bottle2neck(
+        inplanes, planes, stride, downsample, dilation=dilation, semantics=semantics,
+        first_dilation=1 if kind == 'dilated' else None, **kwargs,
+    )  # fmt: skip
+    first = dilation if semantics in DILATES_FIRST else 1
+    return randomise(block).eval().to(dtype), stride, first
+
+
+@settings(max_examples=120, deadline=None)
+@given(blocks())
+def test_equals_the_plain_reference(case):
+    # timm's own shortcut of a dilated block pads as TensorFlow does: not a matter of the block
+    pools = case['kind'] != 'dilated' or case['semantics'] in DILATES_FIRST
+    case = {**case, 'avg_down': case['avg_down'] and pools and case['kind'] is not None}
+    block, stride, dilation = build(**case)
+    reference = Reference(
+        block.state_dict(), case['semantics'], (), case['scale'], case['cardinality'],
+        avg_down=case['avg_down'], se=case['attn_layer'] == 'se', names=lambda name: name[2:],
+    )  # fmt: skip
+    x = image(2, 9, block.conv1.in_channels, dtype=torch.float64)  # odd: pads matter
+    got = block(x)
+    expected = reference.block(x, 'b', case['kind'], stride, dilation)
+    assert got.shape == expected.shape
+    assert relative_error(got, expected) < 1e-13  # float64
+
+
+ACTS = {'act_layer': st.sampled_from([nn.ReLU, nn.SiLU, nn.LeakyReLU])}
+NORMS = {'norm_layer': st.sampled_from([nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d])}
+SIDES = {'side': st.tuples(st.integers(2, 12), st.integers(1, 12))}
+ANY = dict(ACTS | NORMS | SIDES, attn_layer=st.sampled_from(['', 'se', 'eca', 'cbam']))
+DTYPES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.1}
+
+
+@settings(max_examples=60, deadline=None)
+@given(blocks(**ANY), st.sampled_from(sorted(DTYPES, key=str)), st.booleans())
+def test_deployed_equals_plain(case, dtype, channels_last):
+    """In a block's own dtype and before and after its weights are packed."""
+    height, width = case.pop('side')
+    block, _, _ = build(**case, dtype=dtype)
+    before = copy.deepcopy(block.state_dict())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = image(2, 12, block.conv1.in_channels, dtype=dtype)[..., :height, :width]
+    x = x.contiguous(memory_format=layout)
+    fused, kept = block.fuse(), x.clone()
+    assert isinstance(fused, FusedBottle2neck) == (case['norm_layer'] is not nn.InstanceNorm2d)
+    small, fused_conv.SMALL = fused_conv.SMALL, 1
+    try:
+        with torch.inference_mode():
+            expected = block(x)
+            for _ in range(2):
+                assert relative_error(fused(x), expected) < DTYPES[dtype]
+        grads = fused(x.requires_grad_(False))
+        assert relative_error(grads, expected) < DTYPES[dtype]
+    finally:
+        fused_conv.SMALL = small
+    assert torch.equal(x, kept)
+    assert list(block.state_dict()) == list(before)
+    assert all(torch.equal(v, before[k]) for k, v in block.state_dict().items())
 
 
 @pytest.mark.parametrize('semantics', TABLE)
 @pytest.mark.parametrize('output_stride', [32, 16, 8])
-@pytest.mark.parametrize(
-    ('scale', 'groups', 'attn', 'avg_down'),
-    [
-        (4, 1, '', False),
-        (1, 1, '', True),
-        (2, 2, 'se', False),
-        (8, 1, 'se', True),
-        (3, 4, '', True),
-    ],
-)
-def test_equals_the_plain_reference(semantics, output_stride, scale, groups, attn, avg_down):
-    # avg_down with dilation pads as TensorFlow does in timm's ResNet: not a matter of this block,
-    # except where the shortcut does not pool
-    avg_down = avg_down and (output_stride == 32 or semantics in DILATES_FIRST)
-    model = small(
-        semantics=semantics,
-        output_stride=output_stride,
-        scale=scale,
-        cardinality=groups,
-        attn_layer=attn,
-        avg_down=avg_down,
-    )
-    reference = Reference(
-        model.state_dict(), semantics, LAYERS, scale, groups, avg_down=avg_down, se=attn == 'se'
-    )
-    x = image(size=65, dtype=torch.float64)  # odd: where pads are counted matters
-    error = relative_error(model(x), reference(x, output_stride))
-    assert error < 1e-12  # float64: 2e-16 a sum, a few thousand sums
-
-
-@pytest.mark.parametrize('semantics', [s for s in TABLE if s != 'official'])
-def test_semantics_are_told_apart(semantics):
-    """The same weights under another semantics fit every key and are wrong by some percent."""
-    model = small(semantics=semantics)
-    other = small()
-    other.load_state_dict(model.state_dict(), strict=True)
-    x = image(dtype=torch.float64)
-    assert relative_error(other(x), model(x)) > 0.01
+def test_a_network_equals_the_plain_reference(semantics, output_stride):
+    """Which kind of first block each stage has; the official weights are wrong for the others."""
+    layers, kwargs = (2, 2, 2, 2), {'channels': (16, 24, 32, 48), 'num_classes': 7}
+    kwargs.update(layers=layers, output_stride=output_stride)
+    model = randomise(Res2Net(semantics=semantics, **kwargs).double()).eval()
+    x = image(1, size=65, dtype=torch.float64)
+    got = model(x)
+    reference = Reference(model.state_dict(), semantics, layers, 4)
+    assert relative_error(got, reference(x, output_stride)) < 1e-12
+    official = Res2Net(**kwargs).double().eval()
+    official.load_state_dict(model.state_dict())
+    assert (relative_error(official(x), got) > 1e-3) == (semantics != 'official')
 
 
 def test_table_of_semantics_covers_the_reference():
     assert set(SEMANTICS) == set(TABLE)
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'norm_layer': nn.BatchNorm2d, 'attn_layer': SEModule}])
+def test_same_seed_same_weights_and_outputs_as_timm(kwargs):
+    """Keys, order, and the arguments that timm passes for other blocks."""
+    made = []
+    for cls in (Bottle2neck, TimmBottle2neck):
+        torch.manual_seed(5)
+        made.append(cls(64, 16, **{'norm_layer': nn.BatchNorm2d, **kwargs}, reduce_first=2))
+    ours, theirs = made
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x = image(1, 9, 64)
+    assert torch.equal(ours(x), theirs(x))
+    theirs.load_state_dict(randomise(ours).state_dict())
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+def test_timm_can_build_its_resnet_from_the_block():
+    """The block in another network, with arguments that it does not know about."""
+    model = timm.models.resnet.ResNet(Bottle2neck, (1, 1, 1, 1), base_width=26, num_classes=3)
+    assert model.eval()(image()).shape == (2, 3)
+
+
+# --- arguments ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', ATTN_LAYERS)
@@ -85,31 +167,15 @@ def test_attention_by_name(name):
     assert block(image(1, 9, 64)).shape == (1, 64, 9, 9)
 
 
-@pytest.mark.parametrize('nothing', ['', None])
-def test_no_attention(nothing):
-    assert Bottle2neck(64, 16, attn_layer=nothing).se is None
-
-
-def test_attention_by_class():
+def test_attention():
+    for nothing in ('', None):
+        assert Bottle2neck(64, 16, attn_layer=nothing).se is None
     assert isinstance(Bottle2neck(64, 16, attn_layer=EcaModule).se, EcaModule)
-
-
-@pytest.mark.parametrize('planes', [16, 18, 64])
-def test_se_reduces_to_a_sixteenth(planes):
-    se = Bottle2neck(planes * 4, planes, attn_layer='se').se
-    assert isinstance(se, SEModule)
-    assert se.fc1.out_channels == planes * 4 // 16
-    assert se.fc1.bias is not None
-    assert se.fc2.bias is not None
-
-
-def test_arguments_that_timm_passes_have_no_effect():
-    torch.manual_seed(3)
-    plain = Bottle2neck(64, 16)
-    torch.manual_seed(3)
-    other = Bottle2neck(64, 16, reduce_first=2, aa_layer=nn.AvgPool2d)
-    x = image(1, 9, 64)
-    assert torch.equal(plain(x), other(x))
+    for planes, reduced in ((2, 1), (16, 4), (18, 4)):
+        se = Bottle2neck(planes * 4, planes, base_width=64, attn_layer='se').se
+        assert isinstance(se, SEModule)
+        assert se.fc1.out_channels == reduced  # a sixteenth
+        assert se.fc1.bias is not None
 
 
 def test_drop_block_and_drop_path():
@@ -122,6 +188,8 @@ def test_drop_block_and_drop_path():
     assert 0 < int(shortcuts.sum()) < 8  # 2 of 2**8 draws would keep all or none
     block.eval()
     assert torch.equal(block(x), block(x))
+    block.drop_path = None
+    assert not torch.equal(block.train()(x), block(x))
 
 
 @pytest.mark.parametrize('device', ['meta', 'cpu'])
@@ -134,34 +202,30 @@ def test_device_and_dtype(device, dtype):
     assert block(image(1, 9, 64, device=device, dtype=dtype)).dtype == dtype
 
 
-@pytest.mark.parametrize('base_width', [64 / 3, 64 / 7, 26, 4.5])
-def test_width_of_a_split(base_width):
-    assert Bottle2neck(64, 42, base_width=base_width).width == int(42 * base_width / 64 + 1e-9)
+def test_width_of_a_split():
+    """Rounded down, times the groups."""
+    for base_width, groups, width in ((64 / 3, 1, 14), (26, 1, 17), (4.5, 2, 4), (64 / 42, 1, 1)):
+        block = Bottle2neck(64, 42, base_width=base_width, cardinality=groups)
+        assert block.width == width
+        assert block.convs[0].groups == groups
 
 
 def test_zero_init_last_makes_the_block_its_shortcut():
-    block = Bottle2neck(64, 16, attn_layer='se').eval()
+    block = randomise(Bottle2neck(64, 16, attn_layer='se')).eval()
+    nn.init.zeros_(block.bn3.bias)
     block.zero_init_last()
     x = image(1, 9, 64).abs()
-    assert torch.equal(block(x), x)
+    assert torch.allclose(block(x), x + block.se(block.bn3(torch.zeros(1, 64, 9, 9))))
+    Bottle2neck(64, 16, norm_layer=lambda c, **kwargs: nn.Identity()).zero_init_last()
 
 
 @pytest.mark.parametrize(
     ('kwargs', 'remedy'),
     [
-        ({'scale': 0}, 'a whole number from 1 to'),
-        ({'scale': 2.5}, 'a whole number from 1 to'),
-        ({'cardinality': 0}, 'a whole number from 1 to'),
         ({'base_width': 3}, 'at least 4'),
-        ({'drop_path': 26.0}, 'a module, or None'),
-        ({'downsample': 13}, 'a module, or None'),
-        ({'dilation': 21.3}, 'a whole number from 1 to 64'),
-        ({'act_layer': 'os.system'}, "one of timm's activations, such as relu"),
         ({'semantics': 'torch'}, 'official, mmdet, detectron2, maskrcnn, paddle, caffe'),
         ({'attn_layer': 'sse'}, 'se, ese, eca'),
         ({'attn_layer': 'halo'}, 'se, ese, eca'),
-        ({'attn_layer': 5}, 'se, ese, eca'),
-        ({'attn_layer': nn.Identity()}, 'se, ese, eca'),
     ],
 )
 def test_impossible_values(kwargs, remedy):
@@ -172,46 +236,12 @@ def test_impossible_values(kwargs, remedy):
     assert remedy in str(error.value)
 
 
-def test_unknown_arguments():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'scales'"):
-        Bottle2neck(64, 16, scales=4)
-
-
-def test_same_seed_same_weights_as_timm():
-    from timm.models.res2net import Bottle2neck as Timms
-
-    kwargs = {'norm_layer': nn.BatchNorm2d, 'attn_layer': SEModule}
-    torch.manual_seed(5)
-    ours = Bottle2neck(64, 16, **kwargs).state_dict()
-    torch.manual_seed(5)
-    theirs = Timms(64, 16, **kwargs).state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def test_timm_can_build_its_resnet_from_the_block():
-    """Standard timm: the block under another network, with arguments it does not know about."""
-    model = timm.models.resnet.ResNet(Bottle2neck, (1, 1, 1, 1), base_width=26, num_classes=3)
-    assert model.eval()(image()).shape == (2, 3)
-
-
 # --- activations ----------------------------------------------------------------------------------
 
-MADE = {
-    'plain': lambda model: model,
-    'deployed': reparameterize_model,
-}
 
-
-def calls_of_activations(model: nn.Module, x: torch.Tensor) -> dict[str, int]:
-    """How often each activation of the blocks and of a Res2Net's stem is called in a pass."""
-    acts = {
-        name: module
-        for name, module in model.named_modules()
-        # timm's HRNet uses one for all outputs of a module
-        if isinstance(module, nn.ReLU | nn.SiLU | nn.PReLU) and not name.endswith('fuse_act')
-    }
-    calls = dict.fromkeys(acts, 0)
+def calls_of(model: nn.Module, kinds: tuple[type, ...], x: torch.Tensor) -> dict[str, int]:
+    """How often each module of some classes is called in a pass."""
+    calls = {name: 0 for name, module in model.named_modules() if isinstance(module, kinds)}
 
     def count(name):
         def hook(module, args):
@@ -219,97 +249,27 @@ def calls_of_activations(model: nn.Module, x: torch.Tensor) -> dict[str, int]:
 
         return hook
 
-    for name, act in acts.items():
-        act.register_forward_pre_hook(count(name))
+    handles = [model.get_submodule(n).register_forward_pre_hook(count(n)) for n in calls]
     model(x)
+    for handle in handles:
+        handle.remove()
     return calls
 
 
-DEEP = {'stem_type': 'deep', 'stem_width': 8}
-
-
-@pytest.mark.parametrize('made', MADE)
-@pytest.mark.parametrize(
-    ('name', 'kwargs'),
-    slow_except(
-        [(TINY, DEEP)],
-        [
-            (TINY, DEEP),
-            (TINY, {'features_only': True}),
-            (TINY, {'attn_layer': '', 'semantics': 'paddle'}),
-            (TINY, {'scale': 1, 'act_layer': 'silu', 'norm_layer': 'groupnorm1'}),
-            *((name, {}) for name in (*NAMES, *HRNETS)),
-        ],
-    ),
-    ids=lambda value: value if isinstance(value, str) else '-'.join(value),
-)
-def test_each_activation_is_called_once(name, kwargs, made):
+def test_each_activation_is_called_once_and_can_be_replaced():
     """Quantizers and DeepLift keep one record for each module."""
-    model = MADE[made](timm.create_model(name, device='meta', **kwargs).eval())
-    calls = calls_of_activations(model, image(device='meta'))
-    assert len(calls) > 12  # four blocks of three
-    assert set(calls.values()) == {1}
-
-
-def test_an_activation_with_parameters_stays_one_module():
-    """As in timm, whose checkpoints hold its parameter once a block."""
-    ours = timm.create_model(TINY, act_layer='prelu', attn_layer='')
-    theirs = timm.create_model(
-        'res2net50_26w_4s', act_layer='prelu', layers=(1, 1, 1, 1), device='meta'
-    )
-    assert list(ours.layer1[0].state_dict()) == list(theirs.layer1[0].state_dict())
-    block = randomise(ours).eval().layer1[0]
-    with torch.no_grad():
-        block.relu.weight.fill_(-0.5)
-    x = image(1, 9, block.conv1.in_channels)
-    expected = block(x)
-    assert relative_error(block.fuse()(x), expected) < 1e-5
-    assert torch.equal(torch.jit.script(block)(x), expected)
-    assert calls_of_activations(block, x) == {'relu': 2 + len(block.convs)}
-
-
-def as_in_timm(block: Bottle2neck, act: nn.Module) -> nn.Module:
-    """timm's block with the same weights and one activation."""
-    from timm.models.res2net import Bottle2neck as Timms
-
-    other = Timms(64, 16, norm_layer=nn.BatchNorm2d, base_width=26).eval()
-    other.load_state_dict(block.state_dict(), strict=False)
-    other.relu = act
-    return other
-
-
-def set_each_child(module):
-    for name, child in module.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(module, name, nn.SiLU())
-        else:
-            set_each_child(child)
-
-
-def set_each_found_before(block):
-    for name in [name for name, m in block.named_modules() if isinstance(m, nn.ReLU)]:
-        block.set_submodule(name, nn.SiLU())
-
-
-@pytest.mark.parametrize('change', [set_each_child, set_each_found_before])
-def test_activations_can_be_replaced(change):
     block = randomise(Bottle2neck(64, 16)).eval()
     x = image(1, 9, 64)
-    change(block)
-    expected = as_in_timm(block, nn.SiLU())(x)
-    assert torch.equal(block(x), expected)
-    assert relative_error(block.fuse()(x), expected) < 1e-5
     names = ('relu', 'act1', 'acts.0', 'acts.1', 'acts.2')
-    assert calls_of_activations(block, x) == dict.fromkeys(names, 1)
-
-
-def test_one_activation_can_be_replaced():
-    shortcut = nn.Sequential(nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64))
-    block = randomise(Bottle2neck(64, 16, downsample=shortcut)).eval()
-    x = image(1, 9, 64)
-    before = block(x)
-    block.acts[1] = nn.LeakyReLU(0.3)
-    expected = block(x)
-    assert relative_error(expected, before) > 0.01
-    for same in (block.fuse(), copy.deepcopy(block), torch.jit.script(block)):
-        assert relative_error(same(x), expected) < 1e-5
+    assert calls_of(block, (nn.ReLU,), x) == dict.fromkeys(names, 1)
+    for name in names:
+        before = block(x)
+        block.set_submodule(name, nn.SiLU())
+        expected = block(x)
+        assert relative_error(expected, before) > 1e-3
+        for same in (block.fuse(), copy.deepcopy(block), torch.jit.script(block)):
+            assert relative_error(same(x), expected) < 1e-5
+    theirs = TimmBottle2neck(64, 16, norm_layer=nn.BatchNorm2d).eval()
+    theirs.load_state_dict(block.state_dict(), strict=False)
+    theirs.relu = nn.SiLU()
+    assert torch.equal(block(x), theirs(x))

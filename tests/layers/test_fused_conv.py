@@ -2,10 +2,11 @@
 
 import copy
 import io
-import threading
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
@@ -22,11 +23,12 @@ from timm_res2net.layers.fused_conv import (
     SMALL,
     FusedConv2d,
     Packs,
-    Unfused,
     fuse,
     fuse_sequential,
+    fuses,
 )
 
+FIXTURES = [HealthCheck.function_scoped_fixture]
 BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -37,8 +39,8 @@ def small_and_anywhere(monkeypatch):
     monkeypatch.setattr(fused_conv, '_PACKS', torch.backends.mkldnn.is_available())
 
 
-def layers(act=None, **kwargs):
-    conv = nn.Conv2d(6, 8, 3, padding=1, **kwargs)
+def layers(act=None, padding=1, **kwargs):
+    conv = nn.Conv2d(6, 8, 3, padding=padding, **kwargs)
     return randomise(nn.Sequential(conv, nn.BatchNorm2d(8), act or nn.ReLU())).eval()
 
 
@@ -66,28 +68,35 @@ def spy(monkeypatch):
     return Spy(monkeypatch)
 
 
-@pytest.mark.parametrize('packed', [False, True])
-@pytest.mark.parametrize('act', [nn.ReLU(), nn.SiLU(), nn.Identity()], ids=str)
-@pytest.mark.parametrize(
-    'kwargs', [{}, {'stride': 2}, {'dilation': 2}, {'groups': 2}, {'bias': False}], ids=str
+@settings(max_examples=40, deadline=None, suppress_health_check=FIXTURES)
+@given(
+    packed=st.booleans(),
+    act=st.sampled_from([nn.ReLU(), nn.SiLU(), nn.Identity()]),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    groups=st.integers(1, 2),
+    bias=st.booleans(),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    side=st.integers(1, 9),
 )
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
-def test_convolution_norm_activation_and_add(packed, act, kwargs, layout, spy, monkeypatch):
-    monkeypatch.setattr(fused_conv, '_PACKS', packed)
-    conv, norm, act = layers(act, **kwargs)
-    fused = fuse(conv, norm, act)
-    x = image(2, 9, 6).contiguous(memory_format=layout)
-    with torch.inference_mode():
-        before = norm(conv(x))
-        residual = torch.randn(before.shape).contiguous(memory_format=layout)
+def test_convolution_norm_activation_and_add(
+    packed, act, stride, dilation, groups, bias, layout, side, spy
+):
+    kwargs = dict(stride=stride, dilation=dilation, groups=groups, bias=bias)
+    conv, norm, act = layers(act, padding=2, **kwargs)
+    fused, before = fuse(conv, norm, act), spy.runs
+    x = image(2, side, 6).contiguous(memory_format=layout)
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_conv, '_PACKS', packed)
+        plain = norm(conv(x))
+        residual = torch.randn(plain.shape).contiguous(memory_format=layout)
         kept = residual.clone()
-        for _ in range(3):  # packed, from the pack
-            assert relative_error(fused(x), act(before)) < 1e-6
-        for _ in range(3):
-            assert relative_error(fused(x, residual), act(before + residual)) < 1e-6
-        assert torch.equal(residual, kept)
-        assert relative_error(fused(x, residual, True), act(before + kept)) < 1e-6
-    assert spy.runs == 7 * packed
+        for _ in range(2):  # packed, from the pack
+            assert relative_error(fused(x), act(plain)) < 1e-6
+            assert relative_error(fused(x, residual), act(plain + residual)) < 1e-6
+            assert torch.equal(residual, kept)
+        assert relative_error(fused(x, residual, True), act(plain + kept)) < 1e-6
+    assert spy.runs - before == 5 * packed
 
 
 def test_small_convolutions_take_the_plain_form(spy, monkeypatch):
@@ -235,7 +244,7 @@ def test_a_result_does_not_depend_on_what_ran_before():
     with torch.inference_mode():
         alone = [one(x) for one, x in zip(copies, inputs, strict=True)]
         generator = torch.Generator().manual_seed(0)
-        for i in torch.randint(len(inputs), (60,), generator=generator).tolist():
+        for i in torch.randint(len(inputs), (30,), generator=generator).tolist():
             assert torch.equal(fused(inputs[i]), alone[i])
         try:
             torch.set_num_threads(threads + 1)
@@ -284,13 +293,6 @@ def set_data(fused, other):
     fused.bias.data = other.bias.detach().clone()
 
 
-def set_data_twice(fused, other):
-    """The memory of the first weight is free, and another one may get its address."""
-    for _ in range(5):
-        fused.weight.data = torch.zeros_like(fused.weight)
-        fused.weight.data = other.weight.detach().clone()
-
-
 def round_to_bfloat16(fused, other):
     fused.bfloat16().float()
 
@@ -300,36 +302,25 @@ def swap_tensors(fused, other):
 
 
 CHANGES = [
-    write, load, assign, replace, replace_by_an_older_name, set_data, set_data_twice,
-    round_to_bfloat16, swap_tensors,
+    write, load, assign, replace, replace_by_an_older_name, set_data, round_to_bfloat16,
+    swap_tensors,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize('change', CHANGES)
-@pytest.mark.parametrize('ran', [False, True])
-def test_new_weights_are_noticed(change, ran):
+def test_new_weights_are_noticed(change):
     fused = fuse(*layers())
     other = fuse(*randomise(nn.Sequential(*layers()), 7).eval())
     x = image(2, 9, 6)
     with torch.inference_mode():
-        for _ in range(3 * ran):
+        for _ in range(2):
             before = fused(x)
     change(fused, other)
     with torch.inference_mode():
         expected = F.relu(F.conv2d(x, fused.weight, fused.bias, 1, 1))
         for _ in range(3):
             assert relative_error(fused(x), expected) < 1e-6
-        assert not ran or relative_error(before, expected) > 1e-4
-
-
-def test_a_weight_that_is_no_parameter_any_more_takes_the_plain_form(spy):
-    """As after pruning or a parametrization of a deployed layer."""
-    fused, x = fuse(*layers()), image(2, 9, 6)
-    with torch.inference_mode():
-        expected = fused(x)
-        prune.identity(fused, 'weight')
-        assert relative_error(fused(x), expected) < 1e-6
-    assert spy.runs == 1
+        assert relative_error(before, expected) > 1e-4
 
 
 def test_copies_and_files_have_no_pack():
@@ -344,31 +335,6 @@ def test_copies_and_files_have_no_pack():
             assert same._packs is None
             assert relative_error(same(x), expected) < 1e-6
     assert set(fused.state_dict()) == {'weight', 'bias'}
-
-
-def test_threads_may_share_a_layer():
-    """Bit for bit."""
-    fused = fuse(*layers())
-    inputs = [image(2, side, 6) for side in (9, 12, 15, 21)]
-    threads, wrong = torch.get_num_threads(), []
-    copies = [copy.deepcopy(fused) for _ in inputs]
-    with torch.inference_mode():
-        expected = [one(x) for one, x in zip(copies, inputs, strict=True)]
-
-    def work(first):
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            for i in range(first, first + 200):
-                if not torch.equal(fused(inputs[i % 4]), expected[i % 4]):
-                    wrong.append(i)
-
-    workers = [threading.Thread(target=work, args=(first,)) for first in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert wrong == []
-    assert fused._packs.of_shape
 
 
 def test_observers_see_plain_operators(spy, monkeypatch):
@@ -391,6 +357,9 @@ def test_observers_see_plain_operators(spy, monkeypatch):
         graph = torch.fx.symbolic_trace(nn.Sequential(fused))
         assert relative_error(graph(x), expected) < 1e-6
     with torch.inference_mode():
+        pruned = copy.deepcopy(fused)  # its weight is no parameter any more
+        prune.identity(pruned, 'weight')
+        assert relative_error(pruned(x), expected) < 1e-6
         born = copy.deepcopy(fused)  # its weights have no version
         assert relative_error(born(x), expected) < 1e-6
         born.weight = fused.weight
@@ -414,42 +383,28 @@ def test_other_machines_stay_plain(spy, monkeypatch):
 @pytest.mark.parametrize(
     ('conv', 'norm'),
     [
-        (nn.Conv2d(6, 8, 3, padding=1), nn.GroupNorm(2, 8)),
-        (nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=False)),
-        (nn.Conv2d(6, 8, 3, padding=1), BatchNormAct2d(8)),
-        (nn.Conv2d(6, 8, 3, padding=1, padding_mode='reflect'), nn.BatchNorm2d(8)),
-        (nn.Conv2d(6, 8, 3, padding='same'), nn.BatchNorm2d(8)),
-        (nn.Conv2d(6, 8, 3, padding='valid'), nn.BatchNorm2d(8)),
-        (nn.Sequential(nn.Conv2d(6, 8, 3, padding=1)), nn.BatchNorm2d(8)),
+        ({}, nn.GroupNorm(2, 8)),
+        ({}, nn.BatchNorm2d(8, track_running_stats=False)),
+        ({}, BatchNormAct2d(8)),
+        ({'padding_mode': 'reflect'}, nn.BatchNorm2d(8)),
+        ({'padding': 'same'}, nn.BatchNorm2d(8)),
+        (None, nn.BatchNorm2d(8)),
     ],
-    ids=[
-        'group',
-        'no statistics',
-        'with an activation',
-        'reflect',
-        'same',
-        'valid',
-        'no convolution',
-    ],
+    ids=['group', 'no statistics', 'with an activation', 'reflect', 'same', 'no convolution'],
 )
 def test_what_does_not_fuse_is_kept(conv, norm):
+    conv = nn.Identity() if conv is None else nn.Conv2d(8, 8, 3, **{'padding': 1, **conv})
     whole = randomise(nn.Sequential(conv, norm)).eval()
-    kept = fuse(*whole, nn.ReLU())
-    assert type(kept) is Unfused
-    x = image(2, 9, 6)
-    assert torch.equal(kept(x), whole(x).relu())
-    assert torch.equal(kept(x, kept(x)), (whole(x) + whole(x).relu()).relu())
-    assert kept.conv is not conv
+    assert not fuses(conv, norm)
+    x = image(2, 9, 8)
     assert torch.equal(fuse_sequential(whole)(x), whole(x))
-
-
-def test_no_norm():
-    conv, _, act = layers()
-    fused = fuse(conv, nn.Identity(), act)
-    x = image(2, 9, 6)
-    assert type(fused) is FusedConv2d
-    assert torch.equal(fused(x), act(conv(x)))
-    assert fused.weight is not conv.weight
+    block = Bottle2neck(32, 8, base_width=64).eval()
+    block.convs[1], block.bns[1] = conv, norm
+    same = block.fuse()
+    x = image(2, 9, 32)
+    assert torch.equal(same(x), block(x))
+    assert type(same) is Bottle2neck
+    assert same is not block
 
 
 def test_a_sequence_keeps_its_names():
@@ -503,13 +458,10 @@ def test_a_stage_does_write_over_them():
         assert fused[1].run(made).data_ptr() != place
 
 
-@pytest.mark.parametrize(
-    'where',
-    ['0', '1', '0.conv1', '1.conv1', '1.convs.0', '1.convs.1', '0.conv3', '0.downsample',
-     '0.downsample.0', 'everywhere'],
-)  # fmt: skip
-@pytest.mark.parametrize('kind', ['before', 'after'])
+@pytest.mark.parametrize('where', ['1', '0.conv1', '1.convs.1', '0.conv3', '0.downsample', ''])
+@pytest.mark.parametrize('kind', ['forward_pre_hook', 'forward_hook'])
 def test_what_a_hook_was_shown_stays(where, kind):
+    """On a block, a layer, a shortcut, and on all modules."""
     whole, fused = stage()
     seen = []
     x = image(2, 9, 32)
@@ -519,16 +471,12 @@ def test_what_a_hook_was_shown_stays(where, kind):
             if isinstance(tensor, torch.Tensor):
                 seen.append((tensor, tensor.clone()))
 
-    if where == 'everywhere' and kind == 'before':
-        handle = nn.modules.module.register_module_forward_pre_hook(hook)
-    elif where == 'everywhere':
-        handle = nn.modules.module.register_module_forward_hook(hook)
-    elif kind == 'before':
-        handle = fused.get_submodule(where).register_forward_pre_hook(hook)
+    if where:
+        handle = getattr(fused.get_submodule(where), f'register_{kind}')(hook)
     else:
-        handle = fused.get_submodule(where).register_forward_hook(hook)
+        handle = getattr(nn.modules.module, f'register_module_{kind}')(hook)
     with torch.inference_mode():
-        for _ in range(3):
+        for _ in range(2):
             got = fused(x)
         handle.remove()
         assert relative_error(got, whole(x)) < 1e-5
@@ -540,26 +488,17 @@ def test_a_stage_runs_whatever_stands_in_it():
     whole, fused = stage()
     fused[2] = nn.Identity()
     fused[1].forward = lambda x: x * 2
-    x = image(2, 9, 32)
-    with torch.inference_mode():
-        assert relative_error(fused(x), whole[0](x) * 2) < 1e-5
-
-
-def test_what_a_replaced_forward_returned_stays():
-    whole, fused = stage()
-    layer, seen = fused[0].conv3, []
-    forward = layer.forward
+    x, seen, forward = image(2, 9, 32), [], fused[0].conv3.forward
 
     def note(*args):
         seen.append(forward(*args))
         seen.append(seen[0].clone())
         return seen[0]
 
-    layer.forward = note
-    x = image(2, 9, 32)
+    fused[0].conv3.forward = note
     with torch.inference_mode():
-        assert relative_error(fused(x), whole(x)) < 1e-5
-    assert torch.equal(*seen)
+        assert relative_error(fused(x), whole[0](x) * 2) < 1e-5
+    assert torch.equal(*seen)  # what it returned
 
 
 def test_a_stage_looks_once(monkeypatch):

@@ -15,8 +15,8 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch.torch_version import TorchVersion
 
-from ..compat import SIZES_COMPARED
 from ..files import read_file
 from ..layers.text import first_line
 from .keys import is_counter
@@ -32,6 +32,8 @@ WRAPPERS = ('module.', '_orig_mod.')
 """Prefixes that DistributedDataParallel and torch.compile add to every key."""
 _DEPTH = 4  # of entries in entries
 _COUNTER = 'n_averaged'  # which torch's AveragedModel adds to its state dict
+# whether torch.load refuses a tensor that claims more bytes than the file has for it
+SIZES_COMPARED = TorchVersion(torch.__version__) >= '2.14'
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
 
 

@@ -10,18 +10,24 @@ shapes. They differ in what the first block of a stage computes (see `SEMANTICS`
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from timm.layers import SEModule, get_attn
 from torch import nn
 
-from .arguments import ATTN_LAYERS, BLOCK, checked
 from .fold import check_fusible
-from .fused_block import FusedBottle2neck
+from .fused_block import fuse_block
 from .semantics import SEMANTICS
 
 AttnLayer = str | Callable[..., nn.Module] | None
+
+# Names of `timm.layers.create_attn` that need only a channel count and take maps of any size. Left
+# out: ge and bottleneck need more arguments, halo and bat need sizes divisible by their block size.
+ATTN_LAYERS = (
+    'se', 'ese', 'eca', 'ecam', 'ceca', 'gc', 'gca', 'cbam', 'lcbam', 'coord', 'scoord', 'ela',
+    'strip', 'sk', 'splat', 'lambda', 'nl',
+)  # fmt: skip
 
 
 def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | None:
@@ -31,15 +37,11 @@ def _build_attn(attn_layer: AttnLayer, channels: int, **dd: Any) -> nn.Module | 
     if attn_layer == 'se':
         # channels // 16 as in the article; timm's default rounds to a multiple of 8
         return SEModule(channels, rd_channels=max(channels // 16, 1), **dd)
-    layer: Any = get_attn(attn_layer) if attn_layer in ATTN_LAYERS else attn_layer
+    if isinstance(attn_layer, str) and attn_layer not in ATTN_LAYERS:
+        names = ', '.join(ATTN_LAYERS)
+        raise ValueError(f"attn_layer must be one of {names}, a class or '', got {attn_layer!r}.")
+    layer: Any = get_attn(attn_layer)  # a class stays as it is
     return layer(channels, **dd)
-
-
-def _without_pool(downsample: nn.Module | None) -> nn.Module | None:
-    """Replace the pooling of a shortcut by an identity, so that the keys stay."""
-    if isinstance(downsample, nn.Sequential) and isinstance(downsample[0], nn.AvgPool2d):
-        downsample[0] = nn.Identity()
-    return downsample
 
 
 class Bottle2neck(nn.Module):
@@ -62,8 +64,7 @@ class Bottle2neck(nn.Module):
 
     Every use of the activation has a module of its own: act1, acts.i and, at the end, relu. Tools
     that keep one record for each module need that, such as quantizers and DeepLift. To replace the
-    activation of a block, replace them all. An activation with parameters (PReLU) stays one module,
-    `relu`, because checkpoints hold it once.
+    activation of a block, replace them all.
 
     Shape:
         - Input: (B, inplanes, H, W)
@@ -77,9 +78,7 @@ class Bottle2neck(nn.Module):
     """
 
     expansion = 4
-    __constants__: ClassVar = ['shares_act']
 
-    @checked(BLOCK)
     def __init__(
         self,
         inplanes: int,
@@ -132,8 +131,7 @@ class Bottle2neck(nn.Module):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value that arguments.py does not allow, or a split would have no
-                channel.
+            ValueError: The semantics or the attention is unknown, or a split would have no channel.
         """
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
@@ -143,6 +141,8 @@ class Bottle2neck(nn.Module):
                 f'base_width={base_width!r} with planes={planes} gives splits of {width} channels. '
                 f'Use a base_width of at least {64 / planes:g}.'
             )
+        if semantics not in SEMANTICS:
+            raise ValueError(f'semantics must be one of {", ".join(SEMANTICS)}, got {semantics!r}.')
         sem = SEMANTICS[semantics]
         norm_layer = norm_layer or nn.BatchNorm2d
         first_dilation = first_dilation or dilation
@@ -156,7 +156,9 @@ class Bottle2neck(nn.Module):
         else:
             adds, pools = sem.first_adds, sem.first_pools
         if first_dilation != dilation and sem.dilates_first:
-            first_dilation, downsample = dilation, _without_pool(downsample)
+            first_dilation = dilation
+            if isinstance(downsample, nn.Sequential) and isinstance(downsample[0], nn.AvgPool2d):
+                downsample[0] = nn.Identity()  # keys stay
         self.width = width
         self.scale = scale
         self.adds = adds
@@ -186,10 +188,8 @@ class Bottle2neck(nn.Module):
         self.bn3 = norm_layer(planes * self.expansion, **dd)
         self.se = _build_attn(attn_layer, planes * self.expansion, **dd)
         self.relu = act_layer(inplace=True)
-        self.shares_act = bool(self.relu.state_dict())
-        act = nn.Identity() if self.shares_act else self.relu
-        self.act1 = copy.deepcopy(act)
-        self.acts = nn.ModuleList(copy.deepcopy(act) for _ in convs)
+        self.act1 = copy.deepcopy(self.relu)
+        self.acts = nn.ModuleList(copy.deepcopy(self.relu) for _ in convs)
         self.downsample = downsample
         self.drop_path = drop_path
 
@@ -214,7 +214,7 @@ class Bottle2neck(nn.Module):
             if i > 0:
                 y = y + splits[i] if self.adds else splits[i]
             y = bn(conv(y))
-            y = self.relu(y) if self.shares_act else act(y)
+            y = act(y)
             outs.append(y)
         if self.scale > 1:
             outs.append(splits[-1] if self.pool is None else self.pool(splits[-1]))
@@ -227,7 +227,7 @@ class Bottle2neck(nn.Module):
         # one layer per statement: nested calls would keep an input alive until the next layer ends
         x = self.conv1(x)
         x = self.bn1(x)
-        x = self.relu(x) if self.shares_act else self.act1(x)
+        x = self.act1(x)
         x = self._convolve_splits(x)
         x = self.drop_block(x)
         x = self.conv3(x)
@@ -241,8 +241,8 @@ class Bottle2neck(nn.Module):
         x += shortcut
         return self.relu(x)
 
-    def fuse(self) -> 'FusedBottle2neck':
-        """Return the deploy form as a new module.
+    def fuse(self) -> nn.Module:
+        """Return the deploy form as a new module, see `fuse_block`.
 
         `timm.utils.reparameterize_model` calls this method.
 
@@ -253,4 +253,4 @@ class Bottle2neck(nn.Module):
         what = f'Cannot reparameterize {type(self).__name__}'
         with torch.inference_mode(False):  # weights created in inference mode cannot be packed
             check_fusible(self, what)
-            return FusedBottle2neck(self)
+            return fuse_block(self)

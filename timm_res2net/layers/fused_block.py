@@ -7,7 +7,7 @@ import torch
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from torch import nn
 
-from .fused_conv import FusedConv2d, fuse, fuse_sequential, may_pack, run_checked
+from .fused_conv import FusedConv2d, fuse, fuse_sequential, fuses, may_pack, run_checked
 
 
 def adds_splits(block: Any) -> bool:
@@ -19,15 +19,16 @@ def adds_splits(block: Any) -> bool:
     return not block.is_first if isinstance(block, TimmBottle2neck) else block.adds
 
 
-def activations(block: Any) -> list[nn.Module]:
-    """Return the activations of a block in the order of their uses: conv1, the splits, the end.
+def fuse_block(block: Any) -> nn.Module:
+    """Return the deploy form of a block, or a copy if one of its layers does not fuse.
 
     Args:
-        block: Res2Net block of this package or of timm. timm's has one module for all uses.
+        block: Res2Net block of this package or of timm. It is not changed.
     """
-    if isinstance(block, TimmBottle2neck) or block.shares_act:
-        return [block.relu] * (len(block.convs) + 2)
-    return [block.act1, *block.acts, block.relu]
+    convs = (block.conv1, *block.convs, block.conv3)
+    norms = (block.bn1, *block.bns, block.bn3)
+    are_fused = all(map(fuses, convs, norms))
+    return FusedBottle2neck(block) if are_fused else copy.deepcopy(block)
 
 
 class FusedBottle2neck(nn.Module):
@@ -42,24 +43,24 @@ class FusedBottle2neck(nn.Module):
         - Output: (B, planes * 4, ceil(H / stride), ceil(W / stride))
     """
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: Any):
         """
         Args:
             block: `Bottle2neck` of this package or of `timm.models.res2net`. It is not changed.
         """
         super().__init__()
-        source: Any = block
-        self.width, self.scale = source.width, source.scale
+        self.width, self.scale = block.width, block.scale
         self.adds = adds_splits(block)
-        act1, *acts, relu = activations(block)
-        self.conv1 = fuse(source.conv1, source.bn1, act1)
-        layers = zip(source.convs, source.bns, acts, strict=True)
+        relu, is_timms = block.relu, isinstance(block, TimmBottle2neck)
+        acts = [relu] * len(block.convs) if is_timms else block.acts
+        self.conv1 = fuse(block.conv1, block.bn1, relu if is_timms else block.act1)
+        layers = zip(block.convs, block.bns, acts, strict=True)
         self.convs = nn.ModuleList(fuse(*triple) for triple in layers)
-        self.pool = copy.deepcopy(source.pool) if self.scale > 1 else None
-        self.conv3 = fuse(source.conv3, source.bn3, relu if source.se is None else None)
-        self.se = copy.deepcopy(source.se)
-        self.relu = copy.deepcopy(relu) if source.se is not None else nn.Identity()
-        down = source.downsample
+        self.pool = copy.deepcopy(block.pool) if self.scale > 1 else None
+        self.conv3 = fuse(block.conv3, block.bn3, relu if block.se is None else None)
+        self.se = copy.deepcopy(block.se)
+        self.relu = copy.deepcopy(relu) if block.se is not None else nn.Identity()
+        down = block.downsample
         self.downsample = (
             fuse_sequential(down) if isinstance(down, nn.Sequential) else copy.deepcopy(down)
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .fold import fold_conv, folds, recast
+from .fold import fold_conv, folds
 
 SMALL = 1_000_000
 """Multiply-adds below which a convolution runs in the plain form, which has less overhead."""
@@ -136,10 +136,8 @@ class FusedConv2d(nn.Conv2d):
     are not part of the state dict, and are made again after the weight is replaced or written to.
     Torch does not count writes through `weight.data`: write under `torch.no_grad()` instead.
 
-    oneDNN's ReLU turns NaN into 0. With `checks_input`, the layer runs in the plain form if its
-    input is not finite. Stages and blocks check their input instead (see `run_checked`), and
-    weights are checked when a model is deployed. What overflows inside stays infinite or, if
-    infinities cancel, becomes 0.
+    With `checks_input`, the layer runs in the plain form if its input is not finite. Stages and
+    blocks check their input instead (see `run_checked`).
 
     Shape:
         - Input: (B, in_channels, H, W)
@@ -230,49 +228,27 @@ class FusedConv2d(nn.Conv2d):
         return self.act(x)
 
 
-class Unfused(nn.Module):
-    """Convolution, norm and activation that stay separate, called as `FusedConv2d` is."""
-
-    def __init__(self, conv: nn.Module, norm: nn.Module, act: nn.Module):
-        super().__init__()
-        self.conv = conv
-        self.norm = norm
-        self.act = act
-
-    def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None = None, overwrite: bool = False
-    ) -> torch.Tensor:
-        """Convolve x, normalize, add the residual and apply the activation.
-
-        The arguments are those of `FusedConv2d.forward`. `overwrite` has no effect.
-        """
-        x = self.norm(self.conv(x))
-        if residual is not None:
-            x = x + residual
-        return self.act(x)
+def fuses(conv: Any, norm: nn.Module) -> bool:
+    """Return whether `fuse` takes them: a plain `nn.Conv2d`, and `folds` is true."""
+    plain = type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
+    return plain and not isinstance(conv.padding, str) and folds(norm)
 
 
-def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> nn.Module:
+def fuse(conv: Any, norm: nn.Module, act: nn.Module | None = None) -> FusedConv2d:
     """Return a new layer for a convolution and the norm and activation after it.
 
     Args:
-        conv: Convolution. It is not changed.
+        conv: Convolution for which, with the norm, `fuses` is true. It is not changed.
         norm: Norm, or an identity. It is not changed.
         act: Activation, or None. It is not changed.
-
-    Returns:
-        A `FusedConv2d`, or an `Unfused` if the norm has no running statistics or the convolution is
-        not a plain `nn.Conv2d` with zero padding.
     """
-    act = copy.deepcopy(act)
-    plain = (
-        type(conv) is nn.Conv2d
-        and conv.padding_mode == 'zeros'
-        and not isinstance(conv.padding, str)
-    )
-    if plain and folds(norm):
-        return recast(fold_conv(conv, norm), FusedConv2d, act=act)
-    return Unfused(copy.deepcopy(conv), copy.deepcopy(norm), act or nn.Identity())
+    folded = fold_conv(conv, norm)
+    fused = FusedConv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+        conv.dilation, conv.groups, bias=False, device='meta', act=copy.deepcopy(act),
+    )  # fmt: skip
+    fused.weight, fused.bias = folded.weight, folded.bias
+    return fused.train(conv.training)
 
 
 def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
@@ -282,10 +258,9 @@ def fuse_sequential(layers: nn.Sequential) -> nn.Sequential:
     """
     fused = copy.deepcopy(layers)
     for i in range(len(fused) - 1):
-        has_act = i + 2 < len(fused) and type(fused[i + 2]) is nn.ReLU
-        layer = fuse(fused[i], fused[i + 1], fused[i + 2] if has_act else None)
-        if isinstance(layer, FusedConv2d):
-            fused[i], fused[i + 1] = layer, nn.Identity()
-            if has_act:
-                fused[i + 2] = nn.Identity()
+        if fuses(fused[i], fused[i + 1]):
+            has_act = i + 2 < len(fused) and type(fused[i + 2]) is nn.ReLU
+            fused[i] = fuse(fused[i], fused[i + 1], fused[i + 2] if has_act else None)
+            for j in (i + 1, i + 2)[: 1 + has_act]:
+                fused[j] = nn.Identity()
     return fused

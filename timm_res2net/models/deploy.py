@@ -10,7 +10,7 @@ from torch import nn
 
 from ..layers.bottle2neck import Bottle2neck
 from ..layers.fold import check_fusible
-from ..layers.fused_block import FusedBottle2neck, FusedStage
+from ..layers.fused_block import FusedBottle2neck, FusedStage, fuse_block
 from ..layers.fused_conv import FusedConv2d, fuse_sequential
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -19,12 +19,11 @@ Model = TypeVar('Model', bound=nn.Module)
 def _check(model: nn.Module, what: str) -> None:
     """Raise a ValueError if the blocks of a model cannot be replaced."""
     modules = list(model.modules())
-    if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, '_orig_mod') for m in modules):
-        raise ValueError(f'{what}, because it is compiled. Compile it afterwards.')
-    if any(isinstance(module, torch.fx.GraphModule) for module in modules):
+    compiled = (torch.jit.ScriptModule, torch.fx.GraphModule)
+    if any(isinstance(m, compiled) or hasattr(m, '_orig_mod') for m in modules):
         raise ValueError(
-            f'{what}, because torch.fx has split its blocks. Create it with '
-            "feature_cls='list', 'dict', 'hook' or 'getter' instead of 'fx'."
+            f"{what}, because it is compiled or traced, as with feature_cls='fx'. Compile it "
+            "afterwards, and use feature_cls='list', 'dict', 'hook' or 'getter'."
         )
     if any(isinstance(module, FusedBottle2neck) for module in modules):
         raise ValueError(
@@ -46,7 +45,8 @@ def reparameterize_model(model: Model) -> Model:
     less: it replaces only the blocks of this package, and leaves the stem and the stages as they
     are.
 
-    Replaced layers of other classes stay as they are, with their norms.
+    Blocks in which a layer does not fuse stay as they are: a norm without running statistics, or a
+    replaced layer of another class.
 
     To change a weight of the copy, write under `torch.no_grad()`. A write to `weight.data` goes
     unnoticed, because torch does not count it; `model.load_state_dict(model.state_dict())` makes up
@@ -63,8 +63,8 @@ def reparameterize_model(model: Model) -> Model:
             one ('list', 'dict', 'hook' or 'getter'). It is not changed.
 
     Returns:
-        A model of the same class, dtype and device in eval mode. Hooks on blocks, stages and the
-        stem are kept. Hooks on folded layers are not.
+        A model of the same class, dtype and device in eval mode. Hooks stay with the names of their
+        modules, except those of layers that are included in others.
 
     Raises:
         ValueError: The model is already deployed, is compiled or traced, has no Res2Net block, or
@@ -85,7 +85,11 @@ def reparameterize_model(model: Model) -> Model:
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
         check_fusible(model, what)
         deployed = copy.deepcopy(model)
+        # those of `feature_cls='hook'` cannot be copied with a layer alone
+        hooks = {name: _take_hooks(module) for name, module in deployed.named_modules()}
         _replace(deployed)
+        for name, module in deployed.named_modules():
+            vars(module).update(hooks.get(name, {}))
     return deployed.eval()
 
 
@@ -101,17 +105,10 @@ def _is_stage(module: nn.Module) -> bool:
 
 
 def _take_hooks(module: nn.Module) -> dict[str, Any]:
-    """Remove the hooks of a module, which `feature_cls='hook'` adds, and return them for `_put`."""
-    hooks = {key: value for key, value in vars(module).items() if 'hook' in key}
-    for key, value in hooks.items():
-        setattr(module, key, type(value)())
+    """Remove the hooks of a module and return them."""
+    hooks = {k: v for k, v in vars(module).items() if k.startswith('_') and 'hook' in k}
+    vars(module).update({key: type(value)() for key, value in hooks.items()})
     return hooks
-
-
-def _put(parent: nn.Module, name: str, new: nn.Module, hooks: dict[str, Any]) -> None:
-    """Replace a child of a module, and give the new child the hooks of the old one."""
-    vars(new).update(hooks)
-    setattr(parent, name, new)
 
 
 def _replace(module: nn.Module) -> None:
@@ -120,36 +117,24 @@ def _replace(module: nn.Module) -> None:
         _fuse_stem(module)
     for name, child in module.named_children():
         if is_block(child):
-            hooks = _take_hooks(child)
-            _put(module, name, FusedBottle2neck(child), hooks)
+            setattr(module, name, fuse_block(child))
         elif _is_stage(child):
             _replace(child)
-            stage = FusedStage(OrderedDict(child.named_children()))
-            _put(module, name, stage, _take_hooks(child))
-        elif isinstance(child, nn.Sequential) and name == 'maxpool':
-            setattr(module, name, fuse_sequential(child))
-            _check_inputs(module.get_submodule(name))
+            setattr(module, name, FusedStage(OrderedDict(child.named_children())))
         else:
             _replace(child)
 
 
-def _fuse_stem(model: nn.Module) -> None:
-    """Fold the norm and activation of a stem into its convolution, in place."""
-    names = ('conv1', 'bn1', 'act1')
-    stem, norm, act = (model.get_submodule(name) for name in names)
-    hooks = [_take_hooks(layer) for layer in (stem, norm, act)]
+def _fuse_stem(model: Any) -> None:
+    """Fold the norms and activations of a stem into its convolutions, in place."""
     # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
-    is_deep = isinstance(stem, nn.Sequential)
-    layers = nn.Sequential(*(stem if isinstance(stem, nn.Sequential) else [stem]), norm, act)
-    *convs, norm, act = fuse_sequential(layers)
-    stem = nn.Sequential(*convs) if is_deep else convs[0]
-    for name, layer, hook in zip(names, (stem, norm, act), hooks, strict=True):
-        _put(model, name, layer, hook)
-    _check_inputs(stem)
-
-
-def _check_inputs(stem: nn.Module) -> None:
-    """Let every convolution of a stem look for NaN. In the stages, stages do."""
-    for module in stem.modules():
-        if isinstance(module, FusedConv2d):
-            module.checks_input = True
+    is_deep = isinstance(model.conv1, nn.Sequential)
+    convs = model.conv1 if is_deep else [model.conv1]
+    *convs, norm, act = fuse_sequential(nn.Sequential(*convs, model.bn1, model.act1))
+    model.conv1 = nn.Sequential(*convs) if is_deep else convs[0]
+    model.bn1, model.act1 = norm, act
+    if isinstance(model.maxpool, nn.Sequential):
+        model.maxpool = fuse_sequential(model.maxpool)
+    for layer in (*model.conv1.modules(), *model.maxpool.modules()):
+        if isinstance(layer, FusedConv2d):  # it looks for NaN; in the stages, stages do
+            layer.checks_input = True

@@ -12,15 +12,15 @@ the branches stay.
 from typing import Any, ClassVar
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.hrnet import HighResolutionNet, HighResolutionNetFeatures, cfg_cls
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from ..layers.arguments import FEATURES, HRNET, checked, parse_arguments
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
+from .arguments import FEATURES, HRNET, checked, parse_arguments
 from .loading import checkpoint_filter_fn
+from .res2net_zoo import Res2Net, make_cfg
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 
@@ -39,6 +39,7 @@ class HighResolutionRes2Net(HighResolutionNet):
     """
 
     __jit_unused_properties__: ClassVar[list[str]] = ['model_args']
+    model_args = Res2Net.model_args
 
     @checked(HRNET)
     def __init__(
@@ -67,7 +68,7 @@ class HighResolutionRes2Net(HighResolutionNet):
                 `head`, `feature_location`, `out_indices`), and entries of `cfg` to replace.
 
         Raises:
-            ValueError: A value that layers/arguments.py does not allow.
+            ValueError: A value that arguments.py does not allow.
             TypeError: An unknown argument.
         """
         super().__init__(cfg, in_chans=in_chans, **kwargs)
@@ -76,33 +77,15 @@ class HighResolutionRes2Net(HighResolutionNet):
             attn_layer=attn_layer,
         )  # fmt: skip
         dd = {'device': kwargs.get('device'), 'dtype': kwargs.get('dtype')}
-        self._replace_bottlenecks(**arguments, **dd)
-        recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
-        self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
-
-    def _replace_bottlenecks(self, **kwargs: Any) -> None:
-        """Replace the bottlenecks, whose class is not an argument of timm's HRNet."""
         for parent in list(self.modules()):
             for name, block in parent.named_children():
-                if isinstance(block, Bottleneck):
+                if isinstance(block, Bottleneck):  # whose class is not an argument of timm's HRNet
                     planes = block.conv3.out_channels // Bottle2neck.expansion
-                    new = Bottle2neck(
-                        block.conv1.in_channels, planes, downsample=block.downsample, **kwargs
-                    )
-                    setattr(parent, name, new)
+                    own = dict(arguments, downsample=block.downsample, **dd)
+                    setattr(parent, name, Bottle2neck(block.conv1.in_channels, planes, **own))
         self.init_weights()
-
-    @property
-    def model_args(self) -> dict[str, Any]:
-        """Arguments that rebuild this network, with the pooling that it has now.
-
-        Pass them to timm: `save_for_hf(model, ..., model_args=model.model_args)`. The number of
-        classes is not among them, because timm's config has an entry of its own for it.
-        """
-        pool_type = getattr(self.global_pool, 'pool_type', None)
-        return dict(
-            self._recorded_args, **({} if pool_type is None else {'global_pool': pool_type})
-        )
+        recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
+        self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
 
 
 class HighResolutionRes2NetFeatures(HighResolutionRes2Net, HighResolutionNetFeatures):
@@ -157,28 +140,17 @@ def _create_hrnet(
     return model
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': '',
-        'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
-        'crop_pct': 0.875, 'interpolation': 'bilinear',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'conv1', 'classifier': 'classifier',
-        'license': None,  # there are no weights
-        'origin_url': 'https://github.com/HRNet/HRNet-Image-Classification',
-        'paper_name': 'Deep High-Resolution Representation Learning for Visual Recognition',
-        'paper_ids': ('arXiv:1908.07919', 'arXiv:1904.01169'),
-        **kwargs,
-    }  # fmt: skip
-
-
+_CFG: dict[str, Any] = dict(
+    classifier='classifier',
+    origin_url='https://github.com/HRNet/HRNet-Image-Classification',
+    paper_name='Deep High-Resolution Representation Learning for Visual Recognition',
+    paper_ids=('arXiv:1908.07919', 'arXiv:1904.01169'),
+)
 default_cfgs = generate_default_cfgs({
-    'hrnet_w18_res2net.untrained': _cfg(
-        description='HRNet-W18 with Res2Net bottlenecks, without weights.',
-    ),
-    'hrnet_w32_res2net.untrained': _cfg(
-        description='HRNet-W32 with Res2Net bottlenecks, without weights.',
-    ),
+    f'hrnet_w{width}_res2net.untrained': make_cfg(
+        description=f'HRNet-W{width} with Res2Net bottlenecks, without weights.', **_CFG
+    )
+    for width in (18, 32)
 })  # fmt: skip
 
 

@@ -70,9 +70,8 @@ def ask_hub(repo: str, revision: str | None = None, token: str | bool | None = N
 def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
     """Make sure that timm can load the weights of a cfg, or fail within seconds.
 
-    The Hub is asked once for weights that the cache does not have: the client itself tries for a
-    minute or longer before it says that it cannot reach the Hub. Weights at a URL are downloaded to
-    where timm looks for them.
+    The Hub is asked once for weights that the cache does not have: its client tries for a minute or
+    longer. Weights at a URL are downloaded to where timm looks for them.
 
     Args:
         cfg: The `PretrainedCfg`.
@@ -145,13 +144,11 @@ def load_foreign(model: Any, path: str) -> None:
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
-        if cfg.get('file'):
-            raise RuntimeError(str(error)) from error
-        # torch compares no length, so that a download may be cut short
-        os.replace(path, f'{path}.broken')
-        raise RuntimeError(
-            f'{error} The download is kept as {path}.broken. Run again to download it again.'
-        ) from error
+        kept = ''
+        if not cfg.get('file'):  # torch compares no length: a download may be cut short
+            os.replace(path, f'{path}.broken')
+            kept = f' The download is kept as {path}.broken. Run again to download it again.'
+        raise RuntimeError(f'{error}{kept}') from error
     try:
         network = find_network(checkpoint.values)
         state_dict, _ = convert_network(checkpoint, network)
@@ -182,11 +179,6 @@ def load_foreign(model: Any, path: str) -> None:
 # --- what a checkpoint must hold ------------------------------------------------------------------
 
 
-def _body(keys: Iterable[str]) -> set[str]:
-    """Return the keys that every checkpoint must have: neither head, attention nor counters."""
-    return {key for key in keys if not (is_head(key) or is_gate(key) or is_counter(key))}
-
-
 def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
     """Refuse a checkpoint that would fill only part of a network.
 
@@ -198,15 +190,14 @@ def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
         RuntimeError: Weights of the body are missing.
     """
     given, own = set(keys), set(own)
-    missing = _body(own) - given
+    lacking = own - given
+    missing = {k for k in lacking if not (is_head(k) or is_gate(k) or is_counter(k))}
     if missing:
-        others = {key for key in given - own if not is_head(key)}
         raise RuntimeError(
-            f'The checkpoint lacks weights of the network ({list_some(missing)})'
-            + (f' and has other keys ({list_some(others)})' if others else '')
-            + '. Give the whole checkpoint, and create the model with the layers and the scale of '
-            'the checkpoint. If the keys are those of another project, `timm-res2net convert FILE '
-            '--out FOLDER` makes a folder of it, which loads with '
+            f'The checkpoint lacks weights of the network ({list_some(missing)}), and has others '
+            f'({list_some(given - own)}). Give the whole checkpoint, and create the model with the '
+            'layers and the scale of the checkpoint. If the keys are those of another project, '
+            '`timm-res2net convert FILE --out FOLDER` makes a folder of it, which loads with '
             "timm.create_model('local-dir:FOLDER', pretrained=True)."
         )
 

@@ -17,7 +17,7 @@ The name of this file must stay: timm sorts models by the last part of their mod
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,8 +34,8 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ..convert.published import FILES, PUBLISHERS, PublishedFile
-from ..layers.arguments import FEATURES, RES2NET, checked, parse_arguments
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
+from .arguments import FEATURES, RES2NET, checked, parse_arguments
 from .loading import checkpoint_filter_fn, load_foreign, mark_foreign_files, prepare_weights
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
@@ -44,8 +44,8 @@ _AA_LAYERS = {'avg': nn.AvgPool2d, 'blur': BlurPool2d}
 # Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
 # stores them elsewhere.
 _NOT_RECORDED = (
-    'self', '__class__', 'num_classes', 'drop_rate', 'drop_path_rate', 'drop_block_rate',
-    'zero_init_last', 'device', 'dtype',
+    'num_classes', 'drop_rate', 'drop_path_rate', 'drop_block_rate', 'zero_init_last', 'device',
+    'dtype',
 )  # fmt: skip
 
 
@@ -134,13 +134,15 @@ class Res2Net(ResNet):
             dtype: Data type of the parameters.
 
         Raises:
-            ValueError: A value that layers/arguments.py does not allow, or an odd channels[0] with
+            ValueError: A value that arguments.py does not allow, or an odd channels[0] with
                 a plain stem, which cannot be built.
             TypeError: An unknown argument.
         """
-        recorded = {k: v for k, v in locals().items() if k not in _NOT_RECORDED and v is not None}
+        arguments: dict[str, Any] = dict(locals())
+        del arguments['self'], arguments['__class__']
+        recorded = {k: v for k, v in arguments.items() if k not in _NOT_RECORDED and v is not None}
         if isinstance(aa_layer, str):
-            aa_layer = _AA_LAYERS[aa_layer]
+            arguments['aa_layer'] = _AA_LAYERS[aa_layer]
         # timm fixes the width of a plain stem at 64 and has no argument for it. For another width,
         # build a deep stem, whose width is an argument that the layers after it follow, and then
         # replace its convolutions by one 7x7 convolution.
@@ -149,32 +151,11 @@ class Res2Net(ResNet):
             raise ValueError(
                 f'channels[0]={plain_width} must be even: it is the width of the plain stem.'
             )
-        super().__init__(
-            Bottle2neck,  # type: ignore[arg-type]  # timm's annotation lists its own two blocks
-            tuple(layers),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            output_stride=output_stride,
-            global_pool=global_pool,
-            cardinality=cardinality,
-            base_width=base_width,  # type: ignore[arg-type]  # fractions such as 64 / 3 are allowed
-            stem_width=plain_width // 2 if plain_width else stem_width,
-            stem_type='deep' if plain_width else stem_type,
-            replace_stem_pool=replace_stem_pool,
-            down_kernel_size=down_kernel_size,
-            avg_down=avg_down,
-            channels=tuple(channels),
-            act_layer=act_layer,
-            norm_layer=norm_layer,
-            aa_layer=aa_layer,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            drop_block_rate=drop_block_rate,
-            zero_init_last=zero_init_last,
-            block_args=dict(scale=scale, semantics=semantics, attn_layer=attn_layer),
-            device=device,
-            dtype=dtype,
-        )
+        if plain_width:
+            arguments.update(stem_type='deep', stem_width=plain_width // 2)
+        block_args = {key: arguments.pop(key) for key in ('scale', 'semantics', 'attn_layer')}
+        # timm's annotation lists its own two blocks
+        super().__init__(Bottle2neck, block_args=block_args, **arguments)  # type: ignore[arg-type]
         if plain_width:
             dd = {'device': device, 'dtype': dtype}
             conv1 = nn.Conv2d(in_chans, plain_width, 7, stride=2, padding=3, bias=False, **dd)
@@ -183,13 +164,15 @@ class Res2Net(ResNet):
         self._recorded_args = recorded
 
     @property
-    def model_args(self) -> dict[str, Any]:
+    def model_args(self: Any) -> dict[str, Any]:
         """Arguments that rebuild this network, with the pooling that it has now.
 
         Pass them to timm: `save_for_hf(model, ..., model_args=model.model_args)`. The number of
         classes is not among them, because timm's config has an entry of its own for it.
         """
-        return dict(self._recorded_args, global_pool=self.global_pool.pool_type)
+        pool_type = getattr(self.global_pool, 'pool_type', None)  # an HRNet may have no pooling
+        pool = {} if pool_type is None else {'global_pool': pool_type}
+        return {**self._recorded_args, **pool}
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
@@ -208,24 +191,31 @@ class Res2Net(ResNet):
 
 
 def create_res2net(
-    variant: str, pretrained: bool = False, model_class: type[Res2Net] = Res2Net, **kwargs: Any
+    variant: str,
+    pretrained: bool,
+    given: Mapping[str, Any],
+    model_class: type[Res2Net] = Res2Net,
+    **model_args: Any,
 ) -> Res2Net:
     """Build a Res2Net, with weights on request.
 
     Args:
         variant: Registered name, also one of timm's own, whose cfg the model gets.
         pretrained: Load weights.
+        given: Arguments of the caller, which replace those of the variant: of `Res2Net`, and those
+            that `timm.create_model` passes on.
         model_class: Class of the model.
-        **kwargs: Arguments of `Res2Net`, and those that `timm.create_model` passes on.
+        **model_args: Arguments of the variant, as far as `Res2Net` has others by default.
     """
-    if 'block_args' in kwargs:
+    if 'block_args' in given:
         raise TypeError(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
-    kwargs = parse_arguments(FEATURES, kwargs)
-    given, overlay = (kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay'))
-    overlay = mark_foreign_files(overlay)
-    cfg: Any = resolve_pretrained_cfg(variant, given, overlay)
+    kwargs = parse_arguments(FEATURES, {**model_args, **given})
+    own_cfg, overlay = (
+        kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay')
+    )
+    cfg: Any = resolve_pretrained_cfg(variant, own_cfg, mark_foreign_files(overlay))
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
     return build_model_with_cfg(
@@ -238,14 +228,15 @@ def create_res2net(
     )
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+def make_cfg(**kwargs: Any) -> dict[str, Any]:
+    """Return a cfg with timm's convention for ImageNet and the paper, as far as it is not given."""
     return {
-        'url': url,
+        'url': '',
         'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
         'crop_pct': 0.875, 'interpolation': 'bilinear',
         'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'conv1', 'classifier': 'fc',
-        'license': 'apache-2.0',
+        'license': None,  # as long as there are no weights
         'origin_url': 'https://github.com/Res2Net/Res2Net-PretrainedModels',
         'paper_name': 'Res2Net: A New Multi-scale Backbone Architecture',
         'paper_ids': 'arXiv:1904.01169',
@@ -253,9 +244,7 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _untrained_cfg(description: str, **kwargs: Any) -> dict[str, Any]:
-    """Return the cfg of a model without weights, and therefore without a license."""
-    return _cfg(description=description, license=None, **kwargs)
+_DEEP = {'first_conv': 'conv1.0'}
 
 
 def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
@@ -265,9 +254,9 @@ def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
         tag: Registered name with its tag.
         file: The file in the table of published files.
     """
-    cfg = _cfg(license=file.license, origin_url=PUBLISHERS[file.by].origin_url)
-    if re.match(r'res2net\d+(d|_vd)', tag):  # a deep stem
-        cfg['first_conv'] = 'conv1.0'
+    cfg = make_cfg(license=file.license, origin_url=PUBLISHERS[file.by].origin_url)
+    if re.match(r'res2net\d+(d|_vd)', tag):
+        cfg.update(_DEEP)
     if file.by == 'timm':
         cfg.update(
             hf_hub_id=file.file,
@@ -279,33 +268,40 @@ def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
         training = 'distilled by SSLD' if '.ssld' in tag else 'trained on ImageNet-1k'
         gates = ' with squeeze-and-excitation gates at the identity' if '.se_' in tag else ''
         cfg['description'] = f'{file.by} weights{gates}, {training}, converted while they load.'
+    notes = []
     if '.se_identity' in tag:
-        cfg['notes'] = (
-            f'The outputs equal those of {file.file} bit for bit: the gates are not trained yet.',
+        notes.append(
+            f'The outputs equal those of {file.file} bit for bit: the gates are not trained yet.'
         )
     if file.license == 'unknown':
-        cfg['notes'] = (
-            *cfg.get('notes', ()),
+        notes.append(
             "The weights are the Res2Net authors'. Their README licenses the code under CC "
-            "BY-NC-SA 4.0 and names no license for the weights; timm's model card says unknown.",
+            "BY-NC-SA 4.0 and names no license for the weights; timm's model card says unknown."
         )
-    return cfg
+    return {**cfg, 'notes': tuple(notes)} if notes else cfg
 
-
-_DEEP = {'first_conv': 'conv1.0'}
 
 default_cfgs = generate_default_cfgs({
     **{tag: _published_cfg(tag, file) for file in FILES for tag in file.tags},
-    'res2net50_18w_4s.untrained': _untrained_cfg("The paper's light network, without weights."),
-    'res2net152d.untrained': _untrained_cfg("The authors' v1b-152. Their .pth file fits.", **_DEEP),
-    'res2next101.untrained': _untrained_cfg('Res2NeXt with 101 layers, without weights.'),
-    'res2net50_v1d_26w_4s.untrained': _untrained_cfg("MMDetection's Res2Net-50.", **_DEEP),
-    'res2net101_v1d_26w_4s.untrained': _untrained_cfg("MMDetection's Res2Net-101.", **_DEEP),
-    'res2net50_16w_4s_se.untrained': _untrained_cfg("The article's network, with its SE module."),
-    'res2net_custom.untrained': _untrained_cfg('Res2Net of any shape, described by its arguments.'),
-    'test_res2net_se.digits': _cfg(
+    'res2net50_18w_4s.untrained': make_cfg(
+        description="The paper's light network, without weights."
+    ),
+    'res2net152d.untrained': make_cfg(
+        description="The authors' v1b-152. Their .pth file fits.", **_DEEP
+    ),
+    'res2next101.untrained': make_cfg(description='Res2NeXt with 101 layers, without weights.'),
+    'res2net50_v1d_26w_4s.untrained': make_cfg(description="MMDetection's Res2Net-50.", **_DEEP),
+    'res2net101_v1d_26w_4s.untrained': make_cfg(description="MMDetection's Res2Net-101.", **_DEEP),
+    'res2net50_16w_4s_se.untrained': make_cfg(
+        description="The article's network, with its SE module."
+    ),
+    'res2net_custom.untrained': make_cfg(
+        description='Res2Net of any shape, described by its arguments.'
+    ),
+    'test_res2net_se.digits': make_cfg(
         file=str(Path(__file__).parents[1] / 'weights' / 'test_res2net_se.digits.safetensors'),
         num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0,
+        license='apache-2.0',
         origin_url='https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits',
         description="Tiny model in the package, trained on scikit-learn's handwritten digits.",
         label_names=tuple('0123456789'),
@@ -315,192 +311,171 @@ default_cfgs = generate_default_cfgs({
 
 # The stem and shortcuts of the authors' v1b models, timm's d models and Paddle's vd models
 _DEEP_STEM: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True)
+_VD: dict[str, Any] = dict(semantics='paddle', **_DEEP_STEM)
+_V1D: dict[str, Any] = dict(semantics='mmdet', **_DEEP_STEM)
+_SE: dict[str, Any] = dict(attn_layer='se')
+_101 = (3, 4, 23, 3)
 
 
 @register_model
 def res2net50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 4s with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, attn_layer='se')
-    return create_res2net('res2net50_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_se', pretrained, kwargs, **_SE)
 
 
 @register_model
 def res2net50_48w_2s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 48w x 2s with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=48, scale=2, attn_layer='se')
-    return create_res2net('res2net50_48w_2s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_48w_2s_se', pretrained, kwargs, base_width=48, scale=2, **_SE)
 
 
 @register_model
 def res2net50_14w_8s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 14w x 8s with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, attn_layer='se')
-    return create_res2net('res2net50_14w_8s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_14w_8s_se', pretrained, kwargs, base_width=14, scale=8, **_SE)
 
 
 @register_model
 def res2net50_26w_6s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 6s with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=6, attn_layer='se')
-    return create_res2net('res2net50_26w_6s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_26w_6s_se', pretrained, kwargs, scale=6, **_SE)
 
 
 @register_model
 def res2net50_26w_8s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 26w x 8s with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=8, attn_layer='se')
-    return create_res2net('res2net50_26w_8s_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_26w_8s_se', pretrained, kwargs, scale=8, **_SE)
 
 
 @register_model
 def res2net101_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-101 26w x 4s with SE in every block."""
-    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, attn_layer='se')
-    return create_res2net('res2net101_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_se', pretrained, kwargs, layers=_101, **_SE)
 
 
 @register_model
 def res2net50d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50-D (the authors' v1b) with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, attn_layer='se', **_DEEP_STEM)
-    return create_res2net('res2net50d_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50d_se', pretrained, kwargs, **_SE, **_DEEP_STEM)
 
 
 @register_model
 def res2net101d_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-101-D (the authors' v1b) with SE in every block."""
-    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, attn_layer='se', **_DEEP_STEM)
-    return create_res2net('res2net101d_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101d_se', pretrained, kwargs, layers=_101, **_SE, **_DEEP_STEM)
 
 
 @register_model
 def res2next50_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2NeXt-50 4w x 4s x 8c with SE in every block."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=4, scale=4, cardinality=8, attn_layer='se')
-    return create_res2net('res2next50_se', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2next50_se', pretrained, kwargs, base_width=4, cardinality=8, **_SE)
 
 
 @register_model
 def res2net50_18w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 18w x 4s, the paper's light network."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=18, scale=4)
-    return create_res2net('res2net50_18w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_18w_4s', pretrained, kwargs, base_width=18)
 
 
 @register_model
 def res2net152d(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-152-D, the authors' v1b-152."""
-    model_args = dict(layers=(3, 8, 36, 3), base_width=26, scale=4, **_DEEP_STEM)
-    return create_res2net('res2net152d', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net152d', pretrained, kwargs, layers=(3, 8, 36, 3), **_DEEP_STEM)
 
 
 @register_model
 def res2next101(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2NeXt-101 4w x 4s x 8c."""
-    model_args = dict(layers=(3, 4, 23, 3), base_width=4, scale=4, cardinality=8)
-    return create_res2net('res2next101', pretrained, **dict(model_args, **kwargs))
+    return create_res2net(
+        'res2next101', pretrained, kwargs, layers=_101, base_width=4, cardinality=8
+    )
 
 
 @register_model
 def res2net50_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50_vd 26w x 4s."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM)
-    return create_res2net('res2net50_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_vd_26w_4s', pretrained, kwargs, **_VD)
 
 
 @register_model
 def res2net101_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net101_vd 26w x 4s."""
-    model_args = dict(
-        layers=(3, 4, 23, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM
-    )
-    return create_res2net('res2net101_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_vd_26w_4s', pretrained, kwargs, layers=_101, **_VD)
 
 
 @register_model
 def res2net200_vd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net200_vd 26w x 4s."""
-    model_args = dict(
-        layers=(3, 12, 48, 3), base_width=26, scale=4, semantics='paddle', **_DEEP_STEM
-    )
-    return create_res2net('res2net200_vd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net200_vd_26w_4s', pretrained, kwargs, layers=(3, 12, 48, 3), **_VD)
 
 
 @register_model
 def res2net50_pd_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50 26w x 4s, with the plain stem."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='paddle')
-    return create_res2net('res2net50_pd_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_pd_26w_4s', pretrained, kwargs, semantics='paddle')
 
 
 @register_model
 def res2net50_pd_14w_8s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """PaddleClas Res2Net50 14w x 8s, with the plain stem."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=14, scale=8, semantics='paddle')
-    return create_res2net('res2net50_pd_14w_8s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net(
+        'res2net50_pd_14w_8s', pretrained, kwargs, base_width=14, scale=8, semantics='paddle'
+    )
 
 
 @register_model
 def res2net50_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MindCV's Res2Net-50 26w x 4s, the network of timm's res2net50_26w_4s."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4)
-    return create_res2net('res2net50_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_ms_26w_4s', pretrained, kwargs)
 
 
 @register_model
 def res2net101_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MindCV's Res2Net-101 26w x 4s, the network of timm's res2net101_26w_4s."""
-    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4)
-    return create_res2net('res2net101_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_ms_26w_4s', pretrained, kwargs, layers=_101)
 
 
 @register_model
 def res2net50d_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MindCV's Res2Net-50 v1b, the network of timm's res2net50d."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, **_DEEP_STEM)
-    return create_res2net('res2net50d_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50d_ms_26w_4s', pretrained, kwargs, **_DEEP_STEM)
 
 
 @register_model
 def res2net101d_ms_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MindCV's Res2Net-101 v1b, the network of timm's res2net101d."""
-    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, **_DEEP_STEM)
-    return create_res2net('res2net101d_ms_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101d_ms_26w_4s', pretrained, kwargs, layers=_101, **_DEEP_STEM)
 
 
 @register_model
 def res2net50_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MMDetection's Res2Net-50 26w x 4s."""
-    model_args = dict(layers=(3, 4, 6, 3), base_width=26, scale=4, semantics='mmdet', **_DEEP_STEM)
-    return create_res2net('res2net50_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net50_v1d_26w_4s', pretrained, kwargs, **_V1D)
 
 
 @register_model
 def res2net101_v1d_26w_4s(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """MMDetection's Res2Net-101 26w x 4s."""
-    model_args = dict(layers=(3, 4, 23, 3), base_width=26, scale=4, semantics='mmdet', **_DEEP_STEM)
-    return create_res2net('res2net101_v1d_26w_4s', pretrained, **dict(model_args, **kwargs))
+    return create_res2net('res2net101_v1d_26w_4s', pretrained, kwargs, layers=_101, **_V1D)
 
 
 @register_model
 def res2net50_16w_4s_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net-50 16w x 4s with SE, the article's network except for convolution biases."""
-    model_args = dict(
-        layers=(3, 4, 6, 3), base_width=16, scale=4, semantics='caffe', attn_layer='se'
+    return create_res2net(
+        'res2net50_16w_4s_se', pretrained, kwargs, base_width=16, semantics='caffe', **_SE
     )
-    return create_res2net('res2net50_16w_4s_se', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def res2net_custom(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Res2Net of any arguments, for networks without a name of their own."""
-    return create_res2net('res2net_custom', pretrained, **kwargs)
+    return create_res2net('res2net_custom', pretrained, kwargs)
 
 
 @register_model
 def test_res2net_se(pretrained: bool = False, **kwargs: Any) -> Res2Net:
     """Tiny Res2Net with SE for tests and demonstrations. The package contains its weights."""
-    model_args = dict(
-        layers=(1, 2, 2, 1), base_width=26, scale=4, attn_layer='se', channels=(16, 32, 40, 48)
+    return create_res2net(
+        'test_res2net_se', pretrained, kwargs, layers=(1, 2, 2, 1), **_SE, channels=(16, 32, 40, 48)
     )
-    return create_res2net('test_res2net_se', pretrained, **dict(model_args, **kwargs))

@@ -18,15 +18,9 @@ from typing import Any, NamedTuple, ParamSpec
 from timm.layers import get_act_layer, get_norm_layer
 from torch import nn
 
-from .semantics import SEMANTICS
-from .text import brief
-
-# Names of `timm.layers.create_attn` that need only a channel count and take maps of any size. Left
-# out: ge and bottleneck need more arguments, halo and bat need sizes divisible by their block size.
-ATTN_LAYERS = (
-    'se', 'ese', 'eca', 'ecam', 'ceca', 'gc', 'gca', 'cbam', 'lcbam', 'coord', 'scoord', 'ela',
-    'strip', 'sk', 'splat', 'lambda', 'nl',
-)  # fmt: skip
+from ..layers.bottle2neck import ATTN_LAYERS
+from ..layers.semantics import SEMANTICS
+from ..layers.text import brief
 
 
 class Field(NamedTuple):
@@ -111,17 +105,6 @@ def either(*fields: Field) -> Field:
     return Field(', or '.join(field.kind for field in fields), parse)
 
 
-def of(fields: Mapping[str, Field]) -> Field:
-    """A dictionary with the given keys."""
-
-    def parse(value: Any) -> dict[str, Any]:
-        _require(value.keys() == fields.keys())
-        return {key: field.parse(value[key]) for key, field in fields.items()}
-
-    listed = '; '.join(f'{key}: {field.kind}' for key, field in fields.items())
-    return Field(f'a dictionary ({listed})', parse)
-
-
 def _name(kind: str, find: Callable[[str], Any]) -> Field:
     """A name for which timm has a layer."""
     return as_it_is(kind, lambda value: isinstance(value, str) and find(value) is not None)
@@ -145,7 +128,7 @@ def _levels(value: Any) -> tuple[int, ...]:
 
 _FLAG = choice(True, False)
 _NONE = as_it_is('None', lambda value: value is None)
-_MODULE = either(as_it_is('a module', lambda value: isinstance(value, nn.Module)), _NONE)
+_TABLE = as_it_is('a dictionary', lambda value: isinstance(value, Mapping))
 _LAYER = as_it_is(
     'a module class or a function that builds a module',
     lambda value: callable(value) and not isinstance(value, nn.Module),
@@ -155,31 +138,12 @@ _NORM = either(_name("one of timm's norms, such as batchnorm2d", get_norm_layer)
 _RATE = number(0, 1)
 _CHANNELS = whole(1, 4096)
 
-# of the block and of both networks
-_COMMON = {
+_NETWORK = {  # both networks
     'cardinality': whole(1, 1024),
     'base_width': number(0.1, 4096),
     'scale': whole(1, 16),
     'semantics': choice(*SEMANTICS),
     'attn_layer': either(choice(*ATTN_LAYERS, ''), _LAYER, _NONE),
-}
-BLOCK = {
-    **_COMMON,
-    'inplanes': whole(1, 32768),
-    'planes': whole(1, 8192),
-    'stride': whole(1, 8),
-    'downsample': _MODULE,
-    'dilation': whole(1, 64),
-    'first_dilation': either(whole(1, 64), _NONE),
-    'act_layer': _ACT,
-    'norm_layer': either(_NORM, _NONE),
-    'drop_block': either(_LAYER, _NONE),
-    'drop_path': _MODULE,
-}
-"""Arguments of `Bottle2neck`."""
-
-_NETWORK = {
-    **_COMMON,
     'num_classes': whole(0, 1_000_000),
     'in_chans': _CHANNELS,
     'global_pool': choice(
@@ -214,19 +178,6 @@ RES2NET = {
 }
 """Arguments of `Res2Net`."""
 
-_OURS = ('scale', 'semantics', 'attn_layer')
-TIMM = {name: field for name, field in RES2NET.items() if name not in _OURS}
-TIMM['block_args'] = of({'scale': RES2NET['scale']})
-"""Arguments of timm's own Res2Nets."""
-
-_STAGE = of({
-    'num_modules': whole(1, 16),
-    'num_branches': whole(1, 4),
-    'block_type': choice('BASIC', 'BOTTLENECK'),
-    'num_blocks': several(whole(1, 16), 1, 4),
-    'num_channels': several(whole(1, 1024), 1, 4),
-    'fuse_method': choice('SUM'),
-})  # fmt: skip
 HRNET = {
     **_NETWORK,
     'output_stride': choice(32),
@@ -234,7 +185,7 @@ HRNET = {
     'feature_location': choice('incre', ''),
     'head_conv_bias': _FLAG,
     'stem_width': _CHANNELS,
-    **{f'stage{i}': _STAGE for i in (1, 2, 3, 4)},
+    **{f'stage{i}': _TABLE for i in (1, 2, 3, 4)},
 }
 """Arguments of `HighResolutionRes2Net`."""
 
