@@ -190,15 +190,12 @@ HRNET = {
 """Arguments of `HighResolutionRes2Net`."""
 
 
-def parse_arguments(
-    fields: Mapping[str, Field], given: Mapping[str, Any], where: str = ''
-) -> dict[str, Any]:
+def parse_arguments(fields: Mapping[str, Field], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that have a row as they are used, and the others as they are.
 
     Args:
         fields: A part of the table.
         given: Values by name.
-        where: Prefix of the names in an error, such as 'model_args.'.
 
     Raises:
         ValueError: A value is not what its row says.
@@ -208,9 +205,7 @@ def parse_arguments(
         try:
             parsed[name] = fields[name].parse(value) if name in fields else value
         except Exception:  # as `Field.parse` says: an object of any class can fail anywhere
-            raise ValueError(
-                f'{where}{name} must be {fields[name].kind}, got {brief(value)}.'
-            ) from None
+            raise ValueError(f'{name} must be {fields[name].kind}, got {brief(value)}.') from None
     return parsed
 
 
