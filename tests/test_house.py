@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import timm_res2net
-from timm_res2net.convert.published import COUNTS
+from timm_res2net.convert import COUNTS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'timm_res2net'
@@ -25,7 +25,7 @@ TOP_LEVEL = {
 # A file imports only from its own floor and from those before it in this list.
 FLOORS = ('base', 'layers', 'convert', 'models', 'folder', 'hub', 'functions', 'export', 'cli')
 FILES = {  # at the package's top
-    'files': 'base', 'compat': 'base', 'authors': 'models', 'detection': 'functions',
+    'files': 'base', 'authors': 'models', 'detection': 'functions',
     'prediction': 'functions', 'drawing': 'functions', '__main__': 'cli',
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from ..convert.published import PUBLISHERS, PublishedFile, file_of
+from ..convert import PUBLISHERS, PublishedFile, file_of
 from ..layers.text import table
 from . import extras
 from .config import MODES, Config, timm_names

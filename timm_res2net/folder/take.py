@@ -19,10 +19,13 @@ from torch import nn
 
 from ..convert.engine import apply_rules
 from ..convert.files import Checkpoint, read_checkpoint
-from ..convert.find import convert_network, find_network, look_like_classifiers
-from ..convert.infer import infer_arguments
-from ..convert.keys import is_branch
-from ..convert.sources import SOURCES, recognise
+from ..convert.find import (
+    convert_network,
+    find_network,
+    infer_arguments,
+    look_like_classifiers,
+)
+from ..convert.sources import SOURCES, have_branches, recognise
 from ..layers.fused_block import FusedBottle2neck
 from ..layers.semantics import SEMANTICS
 from ..layers.text import list_some, printable, sentence
@@ -342,7 +345,7 @@ def _identify(
         Its name, its further arguments, and the network.
     """
     name = find_name(hints.model).architecture if hints.model else None
-    if name in hrnet_res2net.default_cfgs or any(map(is_branch, tensors)):
+    if name in hrnet_res2net.default_cfgs or have_branches(tensors):
         semantics = hints.semantics or training.semantics
         semantics = _semantics(tensors, source, None, semantics)
         return _build_hrnet(tensors, semantics, name or training.name, training.silent)

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ..convert.published import COUNTS
+from ..convert import COUNTS
 from ..files import check_writable, new_folder, temporary_folder
 from ..folder.card import card_of_tag
 from ..folder.checks import Finding as Finding

@@ -17,9 +17,9 @@ from timm.layers import SEModule
 from timm.models import load_pretrained
 from torch import nn
 
+from ..convert.engine import COUNTER
 from ..convert.files import read_checkpoint
 from ..convert.find import convert_network, find_network
-from ..convert.keys import is_counter, is_gate, is_head
 from ..convert.sources import SOURCES
 from ..layers.bottle2neck import Bottle2neck
 from ..layers.text import first_line, list_some, sentence
@@ -182,9 +182,19 @@ def load_foreign(model: Any, path: str) -> None:
 # --- what a checkpoint must hold ------------------------------------------------------------------
 
 
+def is_head(key: str) -> bool:
+    """Return whether a key belongs to the classifier, which timm replaces for other classes."""
+    return key.startswith(('fc.', 'classifier.'))  # of a ResNet, of an HRNet
+
+
+def is_gate(key: str) -> bool:
+    """Return whether a key belongs to a block's attention layer."""
+    return '.se.' in key
+
+
 def _body(keys: Iterable[str]) -> set[str]:
     """Return the keys that every checkpoint must have: neither head, attention nor counters."""
-    return {key for key in keys if not (is_head(key) or is_gate(key) or is_counter(key))}
+    return {key for key in keys if not (is_head(key) or is_gate(key) or key.endswith(COUNTER))}
 
 
 def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
