@@ -41,8 +41,8 @@ def test_a_decoder_beside_an_encoder(tmp_path):
     features = body()['layer4.0.conv3.weight'].shape[0]
     beside = {
         'decoder.conv1.weight': ONE, 'decoder.layer1.0.weight': ONE, 'decoder.fc.weight': ONE,
-        'decoder.convs.0.weight': ONE, 'index': torch.arange(4), 'fc.weight': torch.ones(3, features),
-        'lookup.weight': torch.ones(features),
+        'decoder.convs.0.weight': ONE, 'index': torch.arange(4),
+        'fc.weight': torch.ones(3, features), 'lookup.weight': torch.ones(features),
     }  # fmt: skip
     content = {'state_dict': {**under('encoder.', body()), **beside}, 'epoch': 3}
     model = convert_checkpoint(save(content, tmp_path / 'w.pth'), tmp_path / 'out')
@@ -176,7 +176,7 @@ def test_a_source_by_name(tmp_path):
         (['level3.tree1.tree2.convs.0.weight'], 'dla60_res2net and dla60_res2next. Load it with'),
         (['backbone.cb_modules.0.layer1.0.convs.0.weight'], 'CBNet.* cannot be built'),
         (['backbone.cb_linears.1.0.0.weight'], 'CBNet.* cannot be built'),
-        (['layer1.0.convs.0.weight', 'layer2.0.convs.0.conv_offset.weight'], 'deformable'),
+        (['layer1.0.convs.0.weight', 'layer1.0.convs.0.conv_offset.weight'], 'deformable'),
         (['res3.0.conv2_offsets.0.weight'], 'deformable convolutions, which cannot be built'),
         (timm.create_model('dla60_res2net', device='meta').state_dict(), 'dla60_res2net'),
     ],
