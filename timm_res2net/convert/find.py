@@ -85,12 +85,15 @@ def convert_network(
         network: The network that `find_network` found in its values.
 
     Raises:
-        ValueError: A key has no rule, or a tensor cannot be used.
+        ValueError: A key has no rule, a tensor cannot be used, or there is no stem.
     """
     tensors = checkpoint.take(network.keys.values())
     named = {name: tensors[key] for name, key in network.keys.items()}
     rules = SOURCES[network.source].rules(network.keys)
     converted, moves = apply_rules(named, rules, network.source)
+    if converted.keys().isdisjoint(('conv1.weight', 'conv1.0.weight')):
+        stem = f'{network.prefix}conv1'
+        raise ValueError(f"It has no stem '{stem}'. Save the state dict with it under this name")
     return converted, tuple(move._replace(theirs=network.keys[move.theirs]) for move in moves)
 
 
@@ -183,10 +186,7 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 def _shape_of(state_dict: Mapping[str, torch.Tensor], key: str) -> tuple[int, ...]:
     """Return the shape of a tensor that every Res2Net has."""
     if key not in state_dict:
-        raise ValueError(
-            f"It has no '{key}', which every Res2Net of four stages has. Save the state dict with "
-            'it under this name'
-        )
+        raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
     return tuple(state_dict[key].shape)
 
 
