@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_res2net import push_to_hub
-from timm_res2net.convert.published import FILES
+from timm_res2net.convert import FILES
 from timm_res2net.folder.config import CONFIG
 from timm_res2net.folder.folder import CARD, WEIGHTS, write
 from timm_res2net.folder.golden import GOLDEN

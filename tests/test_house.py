@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import timm_res2net
-from timm_res2net.convert.published import COUNTS
+from timm_res2net.convert import COUNTS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'timm_res2net'

@@ -16,7 +16,7 @@ from timm.models import get_pretrained_cfg
 from tests.common import NAMES, slow_except
 from timm_res2net import __version__
 from timm_res2net.cli import main
-from timm_res2net.convert.published import COUNTS
+from timm_res2net.convert import COUNTS
 from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.res2net_zoo import default_cfgs
 

@@ -14,7 +14,7 @@ from timm.models import get_arch_pretrained_cfgs
 
 from timm_res2net.cli import main
 from timm_res2net.cli.models import rows
-from timm_res2net.convert.published import COUNTS, PUBLISHERS, file_of
+from timm_res2net.convert import COUNTS, PUBLISHERS, file_of
 from timm_res2net.models.res2net_zoo import default_cfgs
 
 ROOT = Path(__file__).parents[2]

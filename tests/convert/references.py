@@ -1,6 +1,7 @@
 """Networks of other projects, written from a reading of their code, with their names of parameters.
 
 They share no code with the package, not even the table of semantics. Each returns its four levels.
+The published ones have 64 planes and width 26.
 """
 
 import torch
@@ -53,21 +54,22 @@ class Detectron2Block(nn.Module):
 class Detectron2(nn.Module):
     """Res2Net-detectron2's backbone: deep stem, stages res2 to res5."""
 
-    def __init__(self, layers, width=26, scale=4, res5_dilation=1):
+    def __init__(self, layers, planes=16, width=6, scale=4, res5_dilation=1):
         super().__init__()
+        half = planes // 2
 
         def conv(inside, outside, stride):
             return nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
 
         self.stem = nn.Module()
         self.stem.conv1 = nn.Sequential(
-            conv(3, 32, 2), nn.BatchNorm2d(32), nn.ReLU(),
-            conv(32, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), conv(32, 64, 1),
+            conv(3, half, 2), nn.BatchNorm2d(half), nn.ReLU(),
+            conv(half, half, 1), nn.BatchNorm2d(half), nn.ReLU(), conv(half, planes, 1),
         )  # fmt: skip
-        self.stem.bn1 = nn.BatchNorm2d(64)
-        inside = 64
+        self.stem.bn1 = nn.BatchNorm2d(planes)
+        inside = planes
         for i, count in enumerate(layers):
-            outside, dilation = 256 << i, res5_dilation if i == 3 else 1
+            outside, dilation = 4 * planes << i, res5_dilation if i == 3 else 1
             stride = 1 if i == 0 or dilation == 2 else 2
             blocks = []
             for j in range(count):
@@ -135,14 +137,14 @@ class MaskRCNNBlock(nn.Module):
 class MaskRCNN(nn.Module):
     """Res2Net-maskrcnn's backbone: 7x7 stem, stages layer1 to layer4."""
 
-    def __init__(self, layers, width=26, scale=4, norm=FrozenBatchNorm):
+    def __init__(self, layers, planes=16, width=6, scale=4, norm=FrozenBatchNorm):
         super().__init__()
         self.stem = nn.Module()
-        self.stem.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.stem.bn1 = norm(64)
-        inside = 64
+        self.stem.conv1 = nn.Conv2d(3, planes, 7, 2, 3, bias=False)
+        self.stem.bn1 = norm(planes)
+        inside = planes
         for i, count in enumerate(layers):
-            outside, blocks = 256 << i, []
+            outside, blocks = 4 * planes << i, []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
                 blocks.append(MaskRCNNBlock(inside, outside, width << i, scale, stride, norm))
@@ -194,19 +196,21 @@ class MMDetBlock(nn.Module):
 class MMDet(nn.Module):
     """MMDetection's Res2Net, which always has a deep stem and pools in the shortcut."""
 
-    def __init__(self, layers, width=26, scale=4, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)):
+    def __init__(self, layers, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)):
         super().__init__()
+        planes, half, width, scale = 16, 8, 6, 4
 
         def conv(inside, outside, stride):
             return nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
 
         self.stem = nn.Sequential(
-            conv(3, 32, 2), nn.BatchNorm2d(32), nn.ReLU(), conv(32, 32, 1), nn.BatchNorm2d(32),
-            nn.ReLU(), conv(32, 64, 1), nn.BatchNorm2d(64), nn.ReLU(),
+            conv(3, half, 2), nn.BatchNorm2d(half), nn.ReLU(), conv(half, half, 1),
+            nn.BatchNorm2d(half), nn.ReLU(), conv(half, planes, 1), nn.BatchNorm2d(planes),
+            nn.ReLU(),
         )  # fmt: skip
-        inside = 64
+        inside = planes
         for i, count in enumerate(layers):
-            outside, blocks = 256 << i, []
+            outside, blocks = 4 * planes << i, []
             for j in range(count):
                 stride = strides[i] if j == 0 else 1
                 blocks.append(
@@ -264,14 +268,16 @@ class PaddleDetectionBlock(nn.Module):
 class PaddleDetection(nn.Module):
     """PaddleDetection's Res2Net: variant d has a deep stem, b a 7x7 one."""
 
-    def __init__(self, layers, variant, width=26, scale=4):
+    def __init__(self, layers, variant, planes=16, width=6, scale=4):
         super().__init__()
-        deep = {'conv1_1': (3, 32, 3, 2), 'conv1_2': (32, 32, 3, 1), 'conv1_3': (32, 64, 3, 1)}
-        stem = deep if variant == 'd' else {'conv1': (3, 64, 7, 2)}
+        half = planes // 2
+        deep = {'conv1_1': (3, half, 3, 2), 'conv1_2': (half, half, 3, 1)}
+        deep['conv1_3'] = half, planes, 3, 1
+        stem = deep if variant == 'd' else {'conv1': (3, planes, 7, 2)}
         self.res1 = nn.ModuleDict({name: PaddleConvNorm(*sizes) for name, sizes in stem.items()})
-        inside = 64
+        inside = planes
         for i, count in enumerate(layers):
-            outside, blocks = 256 << i, []
+            outside, blocks = 4 * planes << i, []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
                 blocks.append(

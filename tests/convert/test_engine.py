@@ -3,49 +3,54 @@
 import pytest
 import torch
 
-from timm_res2net.convert.engine import Rule, apply_rules, undo_rules
+from timm_res2net.convert.engine import Rule, apply_rules, keys_with_rules, undo_rules
 from timm_res2net.convert.sources import SOURCES
 
 ONE = torch.ones(2, 3)
 
 
-def test_rules_rename_shift_and_transpose():
-    rules = [
-        Rule('bb_{stage}_{block}.*_b_{i+1}.w', 'layer{stage+1}.{block}.convs.{i}.weight'),
-        Rule('out.weight', 'fc.weight', transpose=True),
+@pytest.mark.parametrize(
+    ('rules', 'theirs', 'ours'),
+    [
+        ([Rule('bb_{s}_{b}.b_{i+1}.w', 'layer{s+1}.{b}.c.{i}')], 'bb_2_10.b_3.w', 'layer3.10.c.2'),
+        ([Rule('a.1', 'b'), Rule('a.{i}', 'c{i}')], 'a.1', 'b'),  # the first that matches
+        ([Rule('*.{i-1}.*', '*.{i}.*')], 'x.0.y', 'x.1.y'),
+        ([Rule('neck.**', 'body.**'), Rule('**.a', '**.b')], 'neck.a.b.c', 'body.a.b.c'),
+        ([Rule('a.*', 'b.*', stars=(('gamma', 'weight'),))], 'a.gamma', 'b.weight'),
+        ([Rule('a.*', 'b.*', stars=(('gamma', 'weight'),))], 'a.bias', 'b.bias'),
+    ],
+)
+def test_keys_there_and_back(rules, theirs, ours):
+    out, moves = apply_rules({theirs: ONE}, rules, 'test')
+    assert list(out) == [ours]
+    assert out[ours].equal(ONE)
+    assert [(m.theirs, m.ours, m.rule.how) for m in moves] == [(theirs, ours, '')]
+    assert list(undo_rules(out, rules, 'test')) == [theirs]
+
+
+@pytest.mark.parametrize(
+    ('rule', 'key'),
+    [
+        (Rule('*.w', 'w'), 'a.b.w'),  # a star does not cross a dot
+        (Rule('a.{i}', 'b.{i}'), 'a.01'),
+        (Rule('a.{i}', 'b.{i}'), 'a.x'),
+        (Rule('a', 'b'), 'a.w'),
+        (Rule('a.w', 'b'), 'a_w'),
+    ],
+)
+def test_keys_without_a_rule_are_an_error(rule, key):
+    with pytest.raises(ValueError, match=f'test table has no rule for, 1: {key}'):
+        apply_rules({key: ONE}, [rule], 'test')
+    with pytest.raises(ValueError, match=f'test table has no rule for, 1: {key}'):
+        undo_rules({key: ONE}, [Rule(rule.ours, rule.theirs)], 'test')
+
+
+def test_keys_beside_those_with_rules():
+    keys = ['layer1.0.conv', 'layer1.0.odd', 'layer10.conv', 'head.conv', 'layer2']
+    assert keys_with_rules(keys, [Rule('layer{i}.0.conv', 'x')]) == [
+        'layer1.0.conv',
+        'layer1.0.odd',
     ]
-    given = {'bb_2_10.res4a_b_3.w': ONE, 'out.weight': ONE}
-    out, moves = apply_rules(given, rules, 'test')
-    assert list(out) == ['layer3.10.convs.2.weight', 'fc.weight']
-    assert out['fc.weight'].shape == (3, 2)
-    assert out['fc.weight'].is_contiguous()
-    assert [(m.source, m.target, m.rule.how) for m in moves] == [
-        ('bb_2_10.res4a_b_3.w', 'layer3.10.convs.2.weight', ''),
-        ('out.weight', 'fc.weight', 'transposed'),
-    ]
-
-
-def test_the_first_rule_that_fits_wins():
-    rules = [Rule('a.1', 'b'), Rule('a.{i}', 'c')]
-    assert list(apply_rules({'a.1': ONE}, rules, 'test')[0]) == ['b']
-
-
-def test_a_star_does_not_cross_a_dot():
-    with pytest.raises(ValueError, match=r'no rule for, 1: a\.b\.w'):
-        apply_rules({'a.b.w': ONE}, [Rule('*.w', 'w')], 'test')
-
-
-def test_two_stars_cross_dots():
-    rules = [Rule('neck.**', 'body.**'), Rule('bb.{i}.*', 'layer.{i}.*')]
-    out, _ = apply_rules({'neck.a.b.c': ONE, 'bb.3.weight': ONE}, rules, 'test')
-    assert list(out) == ['body.a.b.c', 'layer.3.weight']
-
-
-def test_a_number_that_occurs_twice_is_the_same():
-    rules = [Rule('bb_{i}.res{i+2}', 'layer{i+1}')]
-    assert list(apply_rules({'bb_1.res3': ONE}, rules, 'test')[0]) == ['layer2']
-    with pytest.raises(ValueError, match=r'no rule for, 1: bb_1\.res4'):
-        apply_rules({'bb_1.res4': ONE}, rules, 'test')
 
 
 BIAS = [
@@ -53,57 +58,55 @@ BIAS = [
     Rule('c.bias', 'n.running_mean', rotate=(0, 3), into_mean=True),
     Rule('n.*', 'n.*', rotate=(0, 3)),
     Rule('fc', 'fc', transpose=True),
+    Rule('var', 'var', shift=-0.25),
+    Rule('linear.weight', 'conv.weight', linear=True),
 ]
 
 
-def test_biases_go_into_means_and_splits_rotate():
+def test_what_rules_do_to_tensors():
     mean, bias = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.25, 0.5, 0.0])
-    given = {'c.weight': torch.arange(6.0).view(6, 1), 'c.bias': bias, 'n.running_mean': mean}
+    given = {
+        'c.weight': torch.arange(6.0).view(6, 1), 'c.bias': bias, 'n.running_mean': mean,
+        'fc': torch.arange(6.0).view(2, 3), 'var': torch.tensor([1.0]), 'linear.weight': ONE,
+    }  # fmt: skip
     out, moves = apply_rules(given, BIAS, 'test')
     assert out['c.weight'].flatten().tolist() == [2, 3, 4, 5, 0, 1]  # splits of two
     assert out['n.running_mean'].tolist() == [1.5, 3.0, 0.75]
+    assert out['fc'].is_contiguous()
+    assert out['fc'].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert out['var'].tolist() == [0.75]
+    assert out['conv.weight'].shape == (2, 3, 1, 1)
+    assert out['conv.bias'].tolist() == [0, 0]
     assert [m.rule.how for m in moves] == [
         'first split moved to the end', 'subtracted from the running mean',
-        'first split moved to the end',
+        'first split moved to the end', 'transposed', '-0.25', 'made a 1x1 convolution',
     ]  # fmt: skip
-    assert given['n.running_mean'] is mean and mean.tolist() == [1, 2, 3]  # not modified
-
-
-def test_the_way_back():
-    given = {'c.weight': torch.arange(6.0).view(6, 1), 'n.running_mean': torch.ones(3), 'fc': ONE}
-    back = undo_rules(apply_rules(given, BIAS, 'test')[0], BIAS, 'test')
-    assert back.keys() == given.keys() | {'c.bias'}
+    assert mean.tolist() == [1, 2, 3]  # not modified
+    del out['conv.weight'], out['conv.bias']
+    back = undo_rules(out, BIAS, 'test')
+    assert back.keys() == given.keys() - {'linear.weight'}
     assert not back['c.bias'].any()
-    assert all(torch.equal(back[key], given[key]) for key in given)
-    with pytest.raises(ValueError, match='the test table has no rule for, 1: x'):
-        undo_rules({'x': ONE}, BIAS, 'test')
+    # the same mean less bias
+    assert back['n.running_mean'].equal(mean - bias)
+    assert all(back[key].equal(given[key]) for key in ('c.weight', 'fc', 'var'))
 
 
-def test_a_bias_without_a_mean_is_an_error():
-    with pytest.raises(
-        ValueError, match=r'test checkpoint lacks for its biases, 1: n\.running_mean'
-    ):
-        apply_rules({'c.bias': torch.ones(3)}, BIAS, 'test')
-
-
-def test_channels_that_are_no_splits_are_an_error():
-    with pytest.raises(ValueError, match=r'4 channels .* 3 splits'):
-        apply_rules({'c.weight': torch.ones(4, 1)}, BIAS, 'test')
-
-
-def test_keys_without_a_rule_are_listed():
-    given = {f'x{i:02d}': ONE for i in range(12)}
-    with pytest.raises(ValueError) as error:
-        apply_rules(given, [], 'paddle')
-    assert str(error.value) == (
-        'Keys that the paddle table has no rule for, 12: '
-        'x00, x01, x02, x03, x04, x05, x06, x07, x08, x09, ...'
-    )
-
-
-def test_two_keys_for_one_name_are_an_error():
-    with pytest.raises(ValueError, match=r'test checkpoint.* 1: b2 \(also w\)'):
-        apply_rules({'b1': ONE, 'b2': ONE}, [Rule('b{i}', 'w')], 'test')
+@pytest.mark.parametrize(
+    ('given', 'rules', 'words'),
+    [
+        (
+            {'c.bias': torch.ones(3)},
+            BIAS,
+            r'test checkpoint lacks for its biases, 1: n\.running_mean',
+        ),
+        ({'c.weight': torch.ones(4, 1)}, BIAS, '4 channels .* 3 splits'),
+        ({'b1': ONE, 'b2': ONE}, [Rule('b{i}', 'w')], r'test checkpoint.* 1: b2 \(also w\)'),
+        ({f'x{i:02d}': ONE for i in range(12)}, [], 'no rule for, 12: x00, .*, x09, ...$'),
+    ],
+)
+def test_errors(given, rules, words):
+    with pytest.raises(ValueError, match=words):
+        apply_rules(given, rules, 'test')
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,9 @@ def test_two_keys_for_one_name_are_an_error():
     ],
 )
 def test_paddle_keys(key, name):
-    keys = {'conv1_1._conv.weight', key}
-    out, _ = apply_rules(dict.fromkeys(keys, ONE), SOURCES['paddle'].rules(keys), 'paddle')
+    # PaddleClas counts the blocks of stage 3 from 101 layers on; before, they go by letters
+    keys = {'conv1_1._conv.weight', 'bb_2_6.conv0._conv.weight', key}
+    rules = SOURCES['paddle'].rules(keys)
+    out, _ = apply_rules(dict.fromkeys(keys, ONE), rules, 'paddle')
     assert name in out
+    assert key in undo_rules(out, rules, 'paddle')

@@ -1,8 +1,6 @@
 """Pickled arrays: numbers are read, and nothing else."""
 
 import collections
-import copyreg
-import functools
 import io
 import os
 import pathlib
@@ -33,49 +31,28 @@ def assert_arrays(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
-def test_reading_pdparams(protocol, tmp_path):
-    content = collections.OrderedDict({**ARRAYS, 'StructuredToParameterName@@': {'a': 'w_0'}})
-    path = tmp_path / 'w.pdparams'
-    path.write_bytes(pickle.dumps(content, protocol))
-    assert_arrays(path)
-
-
-def test_reading_what_another_numpy_wrote(tmp_path):
+@pytest.mark.parametrize('core', [b'numpy._core', b'numpy.core'])
+def test_reading_pdparams(protocol, core, tmp_path):
     """numpy 1 and numpy 2 name their modules differently inside the file."""
+    content = collections.OrderedDict({**ARRAYS, 'StructuredToParameterName@@': {'a': 'w_0'}})
+    pickled = pickle.dumps(content, protocol)
+    if protocol < 4:  # later ones have the length of a name before it
+        pickled = pickled.replace(b'numpy._core', core).replace(b'numpy.core', core)
     path = tmp_path / 'w.pdparams'
-    content = pickle.dumps(ARRAYS, 2)
-    other = (
-        content.replace(b'numpy._core', b'numpy.core')
-        if b'numpy._core' in content
-        else content.replace(b'numpy.core', b'numpy._core')
-    )
-    assert other != content
-    path.write_bytes(other)
+    path.write_bytes(pickled)
     assert_arrays(path)
 
 
 # --- no code in a file is run ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    'function',
-    [
-        os.system, open, eval, exec, getattr, __import__, np.fromfile, np.load, np.savetxt,
-        subprocess.Popen, functools.partial, copyreg.add_extension, type,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize('function', [os.system, open, eval, getattr, np.load, subprocess.Popen])
 @pytest.mark.parametrize('protocol', [2, 4])
 def test_a_pickle_that_wants_more_is_refused(function, protocol, tmp_path):
     trap, path = tmp_path / 'trap', tmp_path / 'w.pdparams'
     argument = f'touch {trap}' if function is os.system else str(trap)
     path.write_bytes(pickle.dumps({'a': Trap(function, argument, 'w')}, protocol))
     refused(path, 'wants to load ', f".{function.__name__}'")
-
-
-def test_a_command_in_a_pickle_would_run_elsewhere(tmp_path):
-    """The trap of the test above is one: plain pickle walks into it."""
-    pickle.loads(pickle.dumps({'a': Trap(os.system, f'touch {tmp_path}/trap')}))
-    assert (tmp_path / 'trap').exists()
 
 
 def text(value: str) -> bytes:
@@ -113,9 +90,6 @@ STATE = b'}' + text('x') + b'K\x01s}' + text('y') + b'K\x01s'
     ('content', 'name'),
     [
         # names in names: each would lead from a module that is known to anything
-        (file_of(find('numpy', 'core.multiarray.scalar')), 'numpy.core.multiarray.scalar'),
-        (file_of(find('numpy', '_core.multiarray._reconstruct')), 'numpy._core.multiarray._rec'),
-        (file_of(find('numpy.core', 'multiarray.scalar')), 'numpy.core.multiarray.scalar'),
         (file_of(find('numpy', 'ndarray.tofile')), 'numpy.ndarray.tofile'),
         (file_of(find('numpy', 'dtype.__init__.__globals__')), 'numpy.dtype.__init__.__globals__'),
         (file_of(find('_codecs', 'encode.__globals__')), '_codecs.encode.__globals__'),
@@ -154,7 +128,6 @@ def test_a_name_that_is_not_in_the_table(content, name, tmp_path):
         build(ENCODE, b'}' + b'}' + text('__globals__') + b'}s'),
         build(ENCODE, b'}' + b'}' + text('__closure__') + b')s'),
         build(ENCODE, b'}' + b'}' + text('__class__') + DTYPE + b's'),
-        build(call(DTYPE, text('f4')), STATE),  # a record takes its own state alone
         build(call(find('numpy', 'ndarray')), b'}' + b'}' + text('__class__') + DTYPE + b's'),
         call(ENCODE, text('a'), text('rot13')),
         call(ENCODE, call(DTYPE), text('latin1')),
@@ -167,66 +140,62 @@ def test_opcodes_that_lead_nowhere(opcodes, tmp_path):
 
 
 def test_what_a_file_writes_does_not_outlive_it(tmp_path):
-    """BUILD sets any attribute of what is found, also of a function, and with it what a call of it
-    takes. The next file finds another."""
+    """BUILD sets any attribute of what find_class returns, also of a function, and with it what a
+    call of it takes. The next file gets another function."""
     path = tmp_path / 'w.pdparams'
-    before = {key: (record, dict(vars(record))) for key, record in pickles._ALLOWED.items()}
-    names = [find(module, name) for module, name in pickles._ALLOWED]
+    before = {name: dict(vars(record)) for name, record in pickles._ALLOWED.items()}
+    names = [find(*name.rsplit('.', 1)) for name in before]
     defaults = b'}' + b'}' + text('__defaults__') + text('x') + b'\x85s'
     setstate = b'}' + text('__setstate__') + ENCODE + b's' + b'}' + text('__doc__') + ENCODE + b's'
     for state in (STATE, defaults, setstate):
-        path.write_bytes(file_of(*(build(found, state) for found in names)))
+        path.write_bytes(file_of(*(build(name, state) for name in names)))
         refused(path, 'none of its entries')  # it was read to the end, and is empty
-        assert {
-            key: (record, dict(vars(record))) for key, record in pickles._ALLOWED.items()
-        } == before
+        assert before == {name: dict(vars(record)) for name, record in pickles._ALLOWED.items()}
         path.write_bytes(pickle.dumps(ARRAYS, 2))
         assert_arrays(path)
 
 
-def test_nothing_found_leads_to_a_class_or_is_found_twice():
-    found = []
+def test_every_name_gives_a_new_function():
+    given = []
 
     class Spy(pickles._Unpickler):
         def find_class(self, module, name):
-            found.append(super().find_class(module, name))
-            return found[-1]
+            given.append(super().find_class(module, name))
+            return given[-1]
 
     content = pickle.dumps(ARRAYS, 2)
     for _ in range(2):
         Spy(io.BytesIO(content)).load()
-    assert len(set(map(id, found))) == len(found) > 6
-    assert {type(one) for one in found} == {type(lambda: None)}
+    assert len(set(map(id, given))) == len(given) > 6
+    assert {type(one) for one in given} == {type(lambda: None)}
 
 
-# --- what is no array -----------------------------------------------------------------------------
+# --- what is not an array -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
-        (pickle.dumps(ARRAYS, 2)[:-9], ['cut short or damaged', 'Download it again']),
-        (b'\x80\x02', ['cut short or damaged', 'Download it again']),
+        (pickle.dumps(ARRAYS, 2)[:-9], ['damaged as a pickle', 'Download it again']),
+        (b'\x80\x02', ['damaged as a pickle', 'Download it again']),
+        (b'\x80\x04}\x8c\x01a\x96' + 8 * b'\xfe' + b's.', ['damaged as a pickle']),  # a length
         (pickle.dumps([1]), ['holds list', 'not a state dict']),
         (pickle.dumps({}), ['it has none', 'Give the file']),
         (pickle.dumps({'StructuredToParameterName@@': {}}), ['holds weights', 'Give the file']),
         (pickle.dumps({'a': 1.5}), ['entries (a)', 'Give the file']),
         # how Paddle writes bfloat16
         (pickle.dumps({'a': np.ones(3, np.uint16)}), ["'a' is a", 'torch.uint16', 'bfloat16']),
-        (
-            pickle.dumps({'a': np.array([None])}, 2),
-            ["of the type 'O8'", 'as float32'],
-        ),
-        (
-            pickle.dumps({'a': np.ones(3, np.longdouble)}, 2),
-            ["of the type 'f16'", 'as float32'],
-        ),
+        (pickle.dumps({'a': np.array([None])}, 2), ["of the type 'O8'", 'as float32']),
+        (pickle.dumps({'a': np.ones(3, np.longdouble)}, 2), ["of the type 'f16'", 'as float32']),
         # an array that is said to have more numbers than bytes
         (
             pickle.dumps({'a': np.ones(3)}, 2).replace(b'K\x03\x85', b'K\x04\x85'),
-            ["'a' does not have as many bytes", 'Download the file again'],
+            ["'a' is damaged", 'Download the file again'],
         ),
-        (pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2), ['an array of the type none']),
+        # numpy would take this byte order for a part of a structure with objects
+        (pickle.dumps({'a': np.ones(3)}, 2).replace(text('<'), text('O,')), ["of the type 'f8'"]),
+        (pickle.dumps({'a': np.zeros(2, [('f', 'f4')])}, 2), ["of the type 'V4'", 'as float32']),
+        (pickle.dumps({'a': Trap(np.ndarray, (1 << 40,))}, 2), ["of the type ''"]),
     ],
 )
 def test_files_of_another_kind(content, words, tmp_path):
@@ -255,38 +224,10 @@ def released(address: int) -> bytes:
     )
 
 
-def test_a_byte_order_that_is_none(tmp_path):
-    """numpy would take this one for a part of a structure with objects."""
-    path = tmp_path / 'w.pdparams'
-    content = pickle.dumps({'a': np.ones(3)}, 2)
-    assert content.count(text('<')) == 1
-    path.write_bytes(content.replace(text('<'), text('O,')))
-    refused(path, "'a' is an array of the type 'f8'", 'as float32')
-
-
 def test_an_array_that_numpy_would_free_as_an_object(tmp_path):
     path = tmp_path / 'w.pdparams'
     path.write_bytes(released(0x4847464544434241))
     refused(path, "'a' is an array of the type 'V8'", 'as float32')
-
-
-@pytest.mark.parametrize(
-    'content',
-    [
-        b'\x80\x04}\x8c\x01a\x96' + 8 * b'\xfe' + b's.',  # lengths beyond the file
-        b'\x80\x04}\x8c\x01aB\xff\xff\xff\x7fs.',
-        b'\x80\x04}\x8c\x01a\x8e' + 8 * b'\x7f' + b's.',
-    ],
-)
-def test_lengths_beyond_the_file(content, tmp_path):
-    path = tmp_path / 'w.pdparams'
-    path.write_bytes(content)
-    refused(path, 'damaged as a pickle')
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_checkpoint(tmp_path / 'w.pdparams')
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -167,24 +167,22 @@ def test_round_trip(to, tmp_path):
         (
             'res2net50_pd_26w_4s',
             'official',
-            'semantics are paddle, and official computes official.',
+            "semantics is 'paddle', and official builds 'official'.",
         ),
-        ('res2net50_26w_4s', 'mmdet', 'semantics are official, and mmdet computes mmdet.'),
+        ('res2net50_26w_4s', 'mmdet', "semantics is 'official', and mmdet builds 'mmdet'."),
         (
             'res2net50_se',
             'mmpretrain',
-            'it has SE modules, which the blocks of mmpretrain do not have.',
+            "attn_layer is 'se', and mmpretrain builds ''.",
         ),
-        ('res2net50_pd_26w_4s', 'article', 'semantics are paddle, and article computes caffe.'),
+        ('res2net50_pd_26w_4s', 'article', "semantics is 'paddle', and article builds 'caffe'"),
     ],
 )
 def test_what_a_layout_cannot_express(name, to, text, tmp_path):
     path = save(random_weights(name), tmp_path / 'w.pth')
     with pytest.raises(ValueError) as error:
         convert_checkpoint(path, tmp_path / 'out', to=to, model=name)
-    assert str(error.value) == f'w.pth cannot be written as {to}: its block {text}'.replace(
-        'its block it', 'it'
-    )
+    assert f'w.pth cannot be written as {to}: its {text}' in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ['w.pth']
 
 
@@ -193,7 +191,7 @@ def test_widths_that_the_article_has_not(tmp_path):
     found = convert_checkpoint(save(model.state_dict(), tmp_path / 'w.pth'))
     assert found.config.architecture == 'res2net50_se'  # the keys do not tell
     save_for_hf(model, tmp_path / 'f', model_args=model.model_args, safe_serialization=True)
-    with pytest.raises(ValueError, match='have 104 channels in 4 splits, and there 64 in at'):
+    with pytest.raises(ValueError, match='base_width is 26, and article builds 16'):
         convert_checkpoint(tmp_path / 'f', to='article')
 
 

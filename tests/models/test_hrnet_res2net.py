@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.common import HRNETS, image, randomise, relative_error, slow_except
 from timm_res2net import Bottle2neck, push_to_hub, reparameterize_model
-from timm_res2net.convert.published import COUNTS
+from timm_res2net.convert import COUNTS
 
 NAME = 'hrnet_w18_res2net'
 # the same code in fewer and narrower layers

@@ -27,7 +27,7 @@ from tests.common import (
 from tests.fixtures import record_mindcv, values
 from tests.hub.server import serve
 from timm_res2net import Res2Net, convert_checkpoint
-from timm_res2net.convert.published import COUNTS, file_of
+from timm_res2net.convert import COUNTS, file_of
 from timm_res2net.models.res2net_zoo import default_cfgs
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'

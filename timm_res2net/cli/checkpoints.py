@@ -39,7 +39,7 @@ def _convert(
     params = sum(p.numel() for p in model.net.parameters())
     if json:
         moved = [
-            {'from': move.source, 'to': move.target, 'how': move.rule.how or 'as it is'}
+            {'from': move.theirs, 'to': move.ours, 'how': move.rule.how or 'as it is'}
             for move in model.notes.moved
         ]
         notes = {**vars(model.notes), 'moved': moved}
@@ -69,9 +69,9 @@ def _print_model(model: Model, path: str, params: int) -> None:
     rows = []
     for rule, count in Counter(move.rule for move in notes.moved).items():
         at = notes.prefix
-        if rule.source.startswith('head.'):  # MMPretrain's classifier is beside its backbone
+        if rule.theirs.startswith('head.'):  # MMPretrain's classifier is beside its backbone
             at = at.removesuffix('backbone.')
-        rows.append((f'`{at}{rule.source}`', f'`{rule.target}`', str(count), rule.how))
+        rows.append((f'`{at}{rule.theirs}`', f'`{rule.ours}`', str(count), rule.how))
     print_table(('their keys', "timm's keys", 'tensors', 'how'), rows)
     print(f'Mapped all {len(notes.moved)} tensors; no parameter is missing.')
     if notes.left_out:

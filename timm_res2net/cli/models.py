@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import timm
 from timm.models import get_arch_pretrained_cfgs
 
-from ..convert.published import COUNTS, PUBLISHERS, file_of
+from ..convert import COUNTS, PUBLISHERS, file_of
 from ..folder.target import find_name
 from .frame import add_command, print_json, print_table
 from .options import add_options

@@ -1,14 +1,23 @@
 """Sources and their key rules, and how the rules are applied and undone."""
 
+import functools
 import io
+import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
 import torch
 
 from ..layers.text import list_some
+
+COUNTER = 'num_batches_tracked'
+"""How the key of a BatchNorm's counter ends.
+
+A state dict may lack these integers: a BatchNorm with a momentum does not read them, and Paddle
+and detectron2 do not have them.
+"""
 
 # --- what a source says ---------------------------------------------------------------------------
 
@@ -17,41 +26,42 @@ class Rule(NamedTuple):
     """How one kind of key is converted.
 
     Attributes:
-        source: Pattern of the source's key. `{name}` matches a number, `{name+1}` the number that
-            is larger by 1 than `name` elsewhere in the rule, `*` any text without a dot, and `**`
-            any text.
-        target: The key in timm, with the same fields. It has as many stars as `source`, in the same
+        theirs: Pattern of the source's key. `{name}` matches a number, `{name+1}` the number that
+            is larger by 1 than `name` in the other key, `*` any text without a dot, and `**` any
+            text.
+        ours: The key in timm, with the same fields. It has as many stars as `theirs`, in the same
             order, or none.
         transpose: Whether the source stores the matrix transposed, as (in, out).
         rotate: (dimension, splits) if the split that passes comes first in the source. It becomes
             the last.
         into_mean: Whether the tensor is a bias before a BatchNorm. It is subtracted from the
-            running mean that another rule brings to the target.
+            running mean that another rule brings to `ours`.
         shift: Number that is added to the tensor.
         linear: Whether the tensor is the matrix of a Linear layer, which becomes a 1x1 convolution.
-            If the layer has no bias, the convolution's is zero.
+            If the layer has no bias, the convolution's is zero. It is not undone.
+        stars: The source's texts for a star and timm's, if they differ.
     """
 
-    source: str
-    target: str
+    theirs: str
+    ours: str
     transpose: bool = False
     rotate: tuple[int, int] | None = None
     into_mean: bool = False
     shift: float = 0.0
     linear: bool = False
+    stars: tuple[tuple[str, str], ...] = ()
 
     @property
     def how(self) -> str:
         """What happens to the tensor besides its renaming, in words."""
-        if self.into_mean:
-            return 'subtracted from the running mean'
-        if self.transpose:
-            return 'transposed'
-        if self.shift:
-            return f'{self.shift:+g}'
-        if self.linear:
-            return 'made a 1x1 convolution'
-        return 'first split moved to the end' if self.rotate else ''
+        words = {
+            'subtracted from the running mean': self.into_mean,
+            'transposed': self.transpose,
+            f'{self.shift:+g}': self.shift,
+            'made a 1x1 convolution': self.linear,
+            'first split moved to the end': self.rotate,
+        }
+        return next((text for text, applies in words.items() if applies), '')
 
     def apply(self, value: torch.Tensor, back: bool = False) -> torch.Tensor:
         """Return timm's tensor for the source's, or the source's for timm's."""
@@ -66,34 +76,12 @@ class Rule(NamedTuple):
         if self.shift:
             shift = -self.shift if back else self.shift
             value = (value.double() + shift).to(value.dtype)
-        return value.reshape(*value.shape[:2], 1, 1) if self.linear and not back else value
+        return value[:, :, None, None] if self.linear else value
 
 
 def same(*keys: str) -> tuple[Rule, ...]:
     """Return rules for keys that keep their names."""
     return tuple(Rule(key, key) for key in keys)
-
-
-def conv_bn(
-    source: str, target: tuple[str, str], names: tuple[str, str, Sequence[str]]
-) -> tuple[Rule, ...]:
-    """Return the rules of a convolution and its BatchNorm.
-
-    Args:
-        source: Prefix of both in the source.
-        target: Names of the convolution and of the BatchNorm in timm.
-        names: The source's names of the convolution's weight, of the BatchNorm, and of the
-            BatchNorm's weight, bias, running mean and running variance.
-    """
-    conv_weight, bn_prefix, bn_names = names
-    torch_names = ('weight', 'bias', 'running_mean', 'running_var')
-    return (
-        Rule(f'{source}.{conv_weight}', f'{target[0]}.weight'),
-        *(
-            Rule(f'{source}.{bn_prefix}.{s}', f'{target[1]}.{t}')
-            for s, t in zip(bn_names, torch_names, strict=True)
-        ),
-    )
 
 
 def save_torch(content: Any, file: IO[bytes]) -> None:
@@ -121,8 +109,8 @@ class Source:
         has_se: Whether the project's blocks have SE modules.
         counts_batches: Whether its state dicts have `num_batches_tracked`.
         save: Write tensors under the source's keys to an open file.
-        limits: Return the reason why the project's code cannot express a network beyond its
-            semantics and SE modules; '' if it can. The arguments are those of `refuse`.
+        builds: Return the arguments of the network that the project's code builds instead of the
+            one with the given arguments, if the two differ in more than semantics and SE modules.
     """
 
     name: str
@@ -134,25 +122,23 @@ class Source:
     first: str = r'layer1\.0\.convs\.0\.weight'
     counts_batches: bool = True
     save: Callable[[dict[str, torch.Tensor], IO[bytes]], None] = save_torch
-    limits: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], str] = lambda *_: ''
+    builds: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: {}
 
-    def refuse(self, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    def refuse(self, arguments: Mapping[str, Any]) -> str:
         """Return the reason why the project's code cannot express a network, or ''.
 
         Args:
             arguments: Arguments of the network, as `infer_arguments` returns them, and its
                 `semantics`.
-            tensors: State dict of the network under timm's keys.
         """
-        computes = self.semantics[0]
-        if arguments['semantics'] != computes:
-            return (
-                f'its block semantics are {arguments["semantics"]}, and {self.name} computes '
-                f'{computes}'
-            )
-        if arguments['attn_layer'] and not self.has_se:
-            return f'it has SE modules, which the blocks of {self.name} do not have'
-        return self.limits(arguments, tensors)
+        attention = arguments['attn_layer'] if self.has_se else ''
+        built = {'semantics': self.semantics[0], 'attn_layer': attention, **self.builds(arguments)}
+        differences = [
+            f'its {name} is {arguments.get(name)!r}, and {self.name} builds {value!r}'
+            for name, value in built.items()
+            if arguments.get(name) != value
+        ]
+        return '; '.join(differences)
 
 
 # --- applying rules -------------------------------------------------------------------------------
@@ -162,52 +148,55 @@ class Move(NamedTuple):
     """What became of a key.
 
     Attributes:
-        source: The key in the source.
-        target: The key in timm.
+        theirs: The key in the source.
+        ours: The key in timm.
         rule: The rule that matched.
     """
 
-    source: str
-    target: str
+    theirs: str
+    ours: str
     rule: Rule
 
 
 _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}|(\*\*?)')
+_PARTS = {'': '(0|[1-9][0-9]*)', '*': '([^.]*)', '**': '(.*)'}
 
 
 class _Pattern:
     """A pattern that matches keys and makes keys."""
 
-    def __init__(self, pattern: str):
-        self.fields = [(f[1], int(f[2] or 0), f[3]) for f in _FIELD.finditer(pattern)]
+    def __init__(self, pattern: str, stars: Iterable[tuple[str, str]] = ()):
+        self.stars = dict(stars)
         self.texts = _FIELD.split(pattern)[:: _FIELD.groups + 1]
-        regex = re.escape(self.texts[0])
-        for (_, _, star), text in zip(self.fields, self.texts[1:], strict=True):
-            part = {'*': '[^.]*', '**': '.*'}.get(star or '', '0|[1-9][0-9]*')
-            regex += f'({part}){re.escape(text)}'
-        self.regex = re.compile(regex)
+        fields = _FIELD.findall(pattern)
+        order = itertools.count()
+        # names and what is added to numbers; stars are named by their order
+        self.fields = [(name or next(order), int(shift or 0)) for name, shift, _ in fields]
+        parts = (_PARTS[star] for _, _, star in fields)
+        self.regex = re.compile(self._join(map(re.escape, self.texts), parts))
 
-    def match(self, key: str) -> tuple[dict[str, int], list[str]] | None:
-        """Return the numbers by name and the texts of the stars, or None."""
+    @staticmethod
+    def _join(texts: Iterable[str], parts: Iterable[str]) -> str:
+        return ''.join(map(''.join, itertools.zip_longest(texts, parts, fillvalue='')))
+
+    def match(self, key: str) -> dict[str | int, Any] | None:
+        """Return the numbers by name and the texts of the stars by position, or None."""
         match = self.regex.fullmatch(key)
-        if match is None:
-            return None
-        numbers: dict[str, int] = {}
-        stars: list[str] = []
-        for (name, shift, _), text in zip(self.fields, match.groups(), strict=True):
-            if name is None:
-                stars.append(text)
-            elif numbers.setdefault(name, int(text) - shift) != int(text) - shift:
-                return None
-        return numbers, stars
+        return match and {
+            name: int(text) - shift if isinstance(name, str) else self.stars.get(text, text)
+            for (name, shift), text in zip(self.fields, match.groups(), strict=True)
+        }
 
-    def fill(self, numbers: Mapping[str, int], stars: Iterable[str]) -> str:
+    def fill(self, values: Mapping[str | int, Any]) -> str:
         """Return the key with these numbers and texts in its fields."""
-        texts = iter(stars)
-        key = self.texts[0]
-        for (name, shift, _), text in zip(self.fields, self.texts[1:], strict=True):
-            key += (next(texts) if name is None else str(numbers[name] + shift)) + text
-        return key
+        parts = (
+            str(values[name] + shift) if isinstance(name, str) else values[name]
+            for name, shift in self.fields
+        )
+        return self._join(self.texts, parts)
+
+
+_pattern = functools.cache(_Pattern)
 
 
 def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
@@ -220,21 +209,27 @@ def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
         keys: Keys, of which some belong to other parts of a model.
         rules: The rules of a source.
     """
-    patterns = [_Pattern(rule.source) for rule in rules]
+    patterns = [_pattern(rule.theirs) for rule in rules]
     matched = [key for key in keys if any(p.match(key) is not None for p in patterns)]
     starts = {key.partition('.')[0] for key in matched}
     return [key for key in keys if key.partition('.')[0] in starts]
 
 
-def _rename(keys: Iterable[str], pairs: Iterable[tuple[str, str, Rule]], source: str) -> list[Move]:
-    """Return the moves by the first of the (from, to, rule) that matches each key."""
-    compiled = [(_Pattern(old), _Pattern(new), rule) for old, new, rule in pairs]
-    moves, unknown = [], []
+def _rename(
+    keys: Iterable[str], rules: Iterable[Rule], source: str, back: bool = False
+) -> list[tuple[str, str, Rule]]:
+    """Return each key, its new name, and the first rule that matches it."""
+    compiled = []
+    for rule in rules:
+        theirs = _pattern(rule.theirs, rule.stars)
+        ours = _pattern(rule.ours, tuple((b, a) for a, b in rule.stars))
+        compiled.append((ours, theirs, rule) if back else (theirs, ours, rule))
+    renamed, unknown = [], []
     for key in keys:
         for old, new, rule in compiled:
-            match = old.match(key)
-            if match is not None:
-                moves.append(Move(key, new.fill(*match), rule))
+            values = old.match(key)
+            if values is not None:
+                renamed.append((key, new.fill(values), rule))
                 break
         else:
             unknown.append(key)
@@ -243,14 +238,14 @@ def _rename(keys: Iterable[str], pairs: Iterable[tuple[str, str, Rule]], source:
     owners: dict[tuple[str, bool], str] = {}
     twice = [
         f'{key} (also {name})'
-        for key, name, rule in moves
+        for key, name, rule in renamed
         if owners.setdefault((name, rule.into_mean), key) != key
     ]
     if twice:
         raise ValueError(
             f'Keys of the {source} checkpoint whose new name another key has, {list_some(twice)}'
         )
-    return moves
+    return renamed
 
 
 def apply_rules(
@@ -270,7 +265,7 @@ def apply_rules(
         ValueError: No rule matches a key, two keys get the same name, the running mean for a bias
             is missing, or channels do not divide into splits.
     """
-    moves = tuple(_rename(state_dict, ((r.source, r.target, r) for r in rules), source))
+    moves = tuple(Move(*renamed) for renamed in _rename(state_dict, rules, source))
     out: dict[str, torch.Tensor] = {}
     biases: dict[str, torch.Tensor] = {}
     for key, name, rule in moves:
@@ -308,14 +303,11 @@ def undo_rules(
         ValueError: The source has no key for a tensor.
     """
     rules = tuple(rules)
-    pairs = ((r.target, r.source, r) for r in rules if not r.into_mean)
-    moves = _rename(state_dict, pairs, source)
-    out = {name: rule.apply(state_dict[key], back=True) for key, name, rule in moves}
+    renamed = _rename(state_dict, (r for r in rules if not r.into_mean), source, back=True)
+    out = {name: rule.apply(state_dict[key], back=True) for key, name, rule in renamed}
     for rule in rules:
-        if rule.into_mean:
-            mean, bias = _Pattern(rule.target), _Pattern(rule.source)
-            for key, value in state_dict.items():
-                match = mean.match(key)
-                if match is not None:
-                    out[bias.fill(*match)] = torch.zeros_like(value)
+        for key, value in state_dict.items() if rule.into_mean else ():
+            values = _pattern(rule.ours).match(key)
+            if values is not None:
+                out[_pattern(rule.theirs).fill(values)] = torch.zeros_like(value)
     return out

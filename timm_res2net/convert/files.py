@@ -5,7 +5,6 @@ import hashlib
 import io
 import re
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -15,12 +14,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch.torch_version import TorchVersion
 
 from ..files import read_file
 from ..layers.text import first_line
-from .keys import is_counter
-from .mindspore import read_ckpt, starts_as_ckpt
+from .engine import COUNTER
+from .mindspore import read_ckpt
 from .pickles import HARMLESS, Array, unpickle_arrays
 
 ENTRIES = (
@@ -28,12 +26,7 @@ ENTRIES = (
     'params',
 )  # fmt: skip
 """Entries that hold the weights. Averaged weights come first, as in timm."""
-WRAPPERS = ('module.', '_orig_mod.')
-"""Prefixes that DistributedDataParallel and torch.compile add to every key."""
 _DEPTH = 4  # of entries in entries
-_COUNTER = 'n_averaged'  # which torch's AveragedModel adds to its state dict
-# whether torch.load refuses a tensor that claims more bytes than the file has for it
-SIZES_COMPARED = TorchVersion(torch.__version__) >= '2.14'
 _LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # start of a file of torch before 1.6
 
 
@@ -44,8 +37,7 @@ class Checkpoint:
     Attributes:
         path: The file.
         format: 'safetensors', 'torch', 'torch (legacy)', 'pickled arrays' or 'MindSpore'.
-        values: What the file holds by its keys, without the prefixes of wrappers. `take` makes
-            tensors of it.
+        values: What the file holds by its keys. `take` makes tensors of it.
         entry: The entry of the file that holds the weights; '' if the file holds nothing else.
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
@@ -72,8 +64,8 @@ class Checkpoint:
             Float32 or wider tensors by key, except the integers of `num_batches_tracked`.
 
         Raises:
-            ValueError: One of them is not a dense tensor of floating-point numbers, or claims more
-                memory than the file has. The others may be anything.
+            ValueError: One of them is not a dense tensor of floating-point numbers. The others may
+                be anything.
         """
         try:
             tensors = {key: _dense(key, self.values[key]) for key in keys}
@@ -101,21 +93,13 @@ def _is_narrow(value: Any) -> bool:
 
 
 def _dense(key: str, value: Any) -> torch.Tensor:
-    """Return a value as a tensor that is dense, floating-point, and within its memory."""
+    """Return a value as a tensor that is dense and floating-point."""
     tensor = value.tensor(key) if isinstance(value, Array) else value
-    dense = tensor.layout == torch.strided and tensor.device.type == 'cpu'
-    number = tensor.is_floating_point() or (is_counter(key) and not tensor.is_complex())
-    if not dense or not number or tensor.is_quantized:
+    number = tensor.is_floating_point() or key.endswith(COUNTER)
+    if tensor.layout != torch.strided or not number:
         raise ValueError(
-            f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype} on '
-            f'{tensor.device.type}. Save dense floating-point tensors (Paddle writes bfloat16 as '
-            'integers: cast it to float32 first).'
-        )
-    # a tensor with strides of 0 can claim any size
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(
-            f'the entry {key!r} claims the shape {tuple(tensor.shape)}, but has less memory. '
-            'Save `tensor.contiguous()`, or use another file.'
+            f'the entry {key!r} is a {tensor.layout} tensor of {tensor.dtype}. Save dense '
+            'floating-point tensors (Paddle writes bfloat16 as integers: cast it to float32 first).'
         )
     return tensor.detach().contiguous()
 
@@ -153,10 +137,7 @@ def _entries(content: Any, path: str = '', depth: int = _DEPTH) -> Iterator[tupl
 
 
 def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Return the state dict in the content of a file, its entry or '', and other entries.
-
-    The prefixes of wrappers are removed if all keys start with them.
-    """
+    """Return the state dict in the content of a file, its entry or '', and other entries."""
     if not isinstance(content, Mapping):
         raise ValueError(
             f'it holds {type(content).__name__}, not a state dict. Save `model.state_dict()`, not '
@@ -170,11 +151,6 @@ def _find_weights(content: Any, wanted: str | None) -> tuple[dict[str, Any], str
         )
     entry = wanted or next((name for name in ENTRIES if name in entries), '')
     values = dict(_flatten(entries[entry] if entry else content))
-    values = {key: value for key, value in values.items() if key != _COUNTER}
-    while values and (
-        prefix := next((w for w in WRAPPERS if all(key.startswith(w) for key in values)), '')
-    ):
-        values = {key.removeprefix(prefix): value for key, value in values.items()}
     if values:
         return values, entry, tuple(name for name in entries if entry and name != entry)
     names = ', '.join(str(key)[:80] for key in list(content)[:10] if isinstance(key, str))
@@ -197,21 +173,22 @@ def _training(content: Any) -> dict[str, Any]:
 
 
 def _check_zip(raw: bytes) -> None:
-    """Refuse an archive that is not torch's, unpacks to more bytes than it has, or is damaged.
+    """Refuse an archive that is not torch's, or is damaged.
 
     torch ignores the checksums in its archives. It writes 0 for all if it is told to compute none.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            entries = archive.infolist()
-            _refuse_archive([entry.filename for entry in entries])
-            total = sum(entry.file_size for entry in entries)
-            if total > len(raw):
+            names = sorted(archive.namelist())
+            inner = [name.partition('/')[2] for name in names]  # torch puts all of it in one folder
+            if 'data.pkl' not in inner or 'constants.pkl' in inner:
                 raise ValueError(
-                    f'its entries claim {total:,} bytes, but it has {len(raw):,}. torch compresses '
-                    'nothing: save the weights again with torch.'
+                    f'it is a zip archive that `torch.save` did not write ({", ".join(names[:3])}).'
+                    ' Load TorchScript with `torch.jit.load` or a .pt2 with `torch.export.load`, '
+                    'and save its state dict; unpack any other archive.'
                 )
-            damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
+            checked = any(entry.CRC for entry in archive.infolist())
+            damaged = archive.testzip() if checked else None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise _damage(error) from error
     if damaged is not None:
@@ -225,24 +202,12 @@ def _damage(error: Exception) -> ValueError:
     return ValueError(f'it is cut short or damaged ({first_line(error)}). Download it again.')
 
 
-def _load_torch(raw: bytes, legacy: bool) -> Any:
-    if SIZES_COMPARED or legacy:
-        return torch.load(io.BytesIO(raw), map_location='cpu', weights_only=True)
-    # unless the file is mapped, a tensor can claim memory beyond what was read for it
-    with tempfile.NamedTemporaryFile() as copy:
-        copy.write(raw)
-        copy.flush()
-        return torch.load(copy.name, map_location='cpu', weights_only=True, mmap=True)
-
-
-def _read_torch(raw: bytes, legacy: bool) -> Any:
-    if not legacy:
-        _check_zip(raw)
+def _read_torch(raw: bytes) -> Any:
     try:
         # timm's train.py saves its arguments as a Namespace, which only holds values
         allowed = [argparse.Namespace, *((record, name) for name, record in HARMLESS.items())]
         with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-            return _load_torch(raw, legacy)
+            return torch.load(io.BytesIO(raw), map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere inside torch
         wanted = re.search(r'GLOBAL (\S+)', str(error))
         if not wanted and 'weights_only' not in str(error):
@@ -259,42 +224,40 @@ def _read_torch(raw: bytes, legacy: bool) -> Any:
 def _read_safetensors(raw: bytes) -> dict[str, torch.Tensor]:
     try:
         tensors = safetensors.torch.load(raw)
-    except KeyError as error:  # safetensors has no type of torch for it
-        raise ValueError(
-            f'it has tensors of type {error.args[0]}, which are not read. Save them as float32.'
-        ) from error
     except safetensors.SafetensorError as error:
         raise _damage(error) from error
     return {key: tensors[key] for key in sorted(tensors)}  # they come in any order
 
 
-def _read_bytes(path: Path) -> bytes:
-    """Read a file once, so that its sha256 is that of what is parsed."""
-    part = re.search(r'-0*(\d+)-of-0*(\d+)\.', path.name)
-    if part and part[2] != '1':
-        raise ValueError(f'it is shard {part[1]} of {part[2]}. {_SAVE_ONE}')
-    return read_file(path, sys.maxsize)
+_OTHER_FILES = {
+    rb'version https://git-lfs': 'it is a Git LFS pointer, a text in place of the file. Fetch the '
+    'file with `git lfs pull`, or download it from its page.',
+    rb'(?i)\s*(<!doctype html|<html|<head|<!--|<script|<\?xml)': 'it is a web page: the server '
+    'sent HTML or XML in place of the file, such as a login. Download the file in a browser.',
+    rb'(?s)\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar': 'it is an archive '
+    '(gzip, bzip2, xz, zstd, 7z, RAR or tar). Unpack it, and give the checkpoint in it.',
+}
+"""What to say of a file, by the regular expression that its start matches."""
 
 
 def _parse(raw: bytes) -> tuple[Any, str]:
     """Return the content of a file and its format, as in `Checkpoint`."""
     start = raw[:512]
-    if not start:
-        raise ValueError('it is empty. Download it again.')
+    for pattern, text in _OTHER_FILES.items():
+        if re.match(pattern, start):
+            raise ValueError(text)
     header = int.from_bytes(start[:8], 'little')  # of safetensors: the length of its JSON
     if start[8:9] == b'{' and header <= len(raw):
         return _read_safetensors(raw), 'safetensors'
     if start[:4] == b'PK\x03\x04':
-        return _read_torch(raw, legacy=False), 'torch'
+        _check_zip(raw)
+        return _read_torch(raw), 'torch'
     if start.startswith(_LEGACY_TORCH):
-        return _read_torch(raw, legacy=True), 'torch (legacy)'
+        return _read_torch(raw), 'torch (legacy)'
     if start[:1] == b'\x80':
         return unpickle_arrays(raw), 'pickled arrays'
-    if starts_as_ckpt(start):
+    if start[:1] == b'\n':
         return read_ckpt(raw), 'MindSpore'
-    for pattern, text in _OTHER_FILES.items():
-        if re.match(pattern, start):
-            raise ValueError(text)
     raise ValueError(
         f'it begins with {start[:16]!r}, unlike safetensors, .pth, .pdparams and .ckpt files. Give '
         'the file with the weights.'
@@ -308,8 +271,8 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     arrays (.pdparams, detectron2's .pkl), or a checkpoint of MindSpore (.ckpt). The content
     decides, not the name.
 
-    The file is untrusted: no code in it can run, and its tensors cannot exceed its size. A crafted
-    file can still exhaust memory or end the process.
+    The file is untrusted: no code in it can run. A crafted file can exhaust memory or end the
+    process.
 
     Args:
         path: The file.
@@ -328,58 +291,10 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     try:
-        raw = _read_bytes(path)
+        raw = read_file(path, sys.maxsize)
         content, kind = _parse(raw)
         values, entry, others = _find_weights(content, entry)
-        sha256 = hashlib.sha256(raw).hexdigest()
-        return Checkpoint(path, kind, values, entry, others, _training(content), sha256, len(raw))
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error
-
-
-# --- other files ----------------------------------------------------------------------------------
-
-_UNPACK = 'Unpack it, and give the checkpoint in it.'
-_SAVE_ONE = (
-    'Weights in several files are not read: load them with the code that wrote them, and save one '
-    "file, `torch.save(model.state_dict(), 'model.pth')`."
-)
-_OTHER_FILES = {
-    rb'version https://git-lfs': 'it is a Git LFS pointer, a text in place of the file. Fetch the '
-    'file with `git lfs pull`, or download it from its page.',
-    rb'(?i)\s*(<!doctype html|<html|<head|<!--|<script|<\?xml)': 'it is a web page: the server '
-    'sent HTML or XML in place of the file, such as a login. Download the file in a browser.',
-    rb'\s*\{': f'it is JSON, such as an index of shards. {_SAVE_ONE}',
-    rb'(?s)\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar': 'it is an archive '
-    f'(gzip, bzip2, xz, zstd, 7z, RAR or tar). {_UNPACK}',
-    rb'\x89HDF': 'it is HDF5 (.h5), as Keras writes it, which is not read. Give a .pth, '
-    '.safetensors or .pdparams file.',
-    rb'(?s)\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]': 'it is ONNX, which has no state dict to '
-    'convert. Give the checkpoint that it was exported from.',
-}
-"""What to say of a file, by the regular expression that its start matches."""
-
-
-def _refuse_archive(names: Collection[str]) -> None:
-    """Raise a ValueError unless a zip archive with these names may be torch's."""
-    inner = {name.partition('/')[2] for name in names}  # torch puts all of it in one folder
-    both = inner.union(names)
-    if 'constants.pkl' in inner or any(name.startswith('code/') for name in inner):
-        raise ValueError(
-            'it is a TorchScript archive. Load it with `torch.jit.load`, and save its state dict: '
-            '`torch.save(model.state_dict(), ...)`.'
-        )
-    if 'data.pkl' in inner:
-        return
-    if 'archive_format' in both or any('exported_program' in name for name in both):
-        raise ValueError(
-            'it is a .pt2 of torch.export. Load it with `torch.export.load`, and save its state '
-            'dict: `torch.save(program.state_dict, ...)`.'
-        )
-    if names and all(name.endswith('.npy') for name in names):
-        raise ValueError(
-            'it is .npz, arrays of numpy. Save them as tensors: '
-            '`torch.save({k: torch.from_numpy(v) for k, v in arrays.items()}, ...)`.'
-        )
-    some = ', '.join(sorted(names)[:3]) or 'nothing'
-    raise ValueError(f'it is a zip archive, with {some} in it. {_UNPACK}')
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return Checkpoint(path, kind, values, entry, others, _training(content), sha256, len(raw))

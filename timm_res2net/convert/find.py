@@ -1,17 +1,17 @@
-"""Find the Res2Net among the keys of a checkpoint, which may be those of a larger model."""
+"""Find the Res2Net among the keys of a checkpoint, and read its arguments off its shapes."""
 
+import functools
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..layers.text import list_some
 from .engine import Move, apply_rules, keys_with_rules
-from .files import WRAPPERS, Checkpoint
-from .sources import SOURCES, recognise, refuse_others
+from .files import Checkpoint
+from .sources import SOURCES, recognise, refuse_others, unknown_source
 
 _CLASSIFIER = 'head.fc.'  # MMPretrain's, which is beside the backbone
 
@@ -31,6 +31,9 @@ class Network:
     keys: Mapping[str, str]
 
 
+# --- which keys are the network's -----------------------------------------------------------------
+
+
 def find_network(
     values: Mapping[str, Any], source: str = 'auto', prefix: str | None = None
 ) -> Network:
@@ -39,25 +42,24 @@ def find_network(
     Args:
         values: Tensors, or anything with a `shape`, by key.
         source: Source to look for, one of `SOURCES`; 'auto' for any.
-        prefix: Prefix to look at, with or without the dot at its end. It may also be the start of
-            a longer prefix, if only one Res2Net has it. None looks everywhere.
+        prefix: Prefix to look at, with or without the dot at its end. It may also be a part of a
+            longer prefix, if only one Res2Net has it. None looks everywhere.
 
     Raises:
         ValueError: There is no Res2Net, there are several, or there is none under the prefix. Or
             it is a network that cannot be built.
     """
-    sources = SOURCES.values() if source == 'auto' else [SOURCES[source]]
-    pattern = re.compile(rf'(.*\.)?({"|".join(s.first for s in sources)})')
+    sources = list(SOURCES) if source == 'auto' else [source]
+    pattern = re.compile(rf'(.*\.)?({"|".join(SOURCES[name].first for name in sources)})')
     prefixes = list(dict.fromkeys(m[1] or '' for key in values if (m := pattern.fullmatch(key))))
     if not prefixes:
-        if source == 'auto':
-            refuse_others(values)
-            return _network(values, '', recognise(values.keys()))
-        raise ValueError(
-            f'None of its keys belongs to a Res2Net of {source} ({list_some(values.keys())}). Let '
-            'the source be recognised (auto)'
-        )
-    chosen = prefixes if prefix is None else _choose(prefixes, prefix)
+        refuse_others(values)
+        raise unknown_source(values.keys(), sources)
+    chosen = prefixes
+    if prefix is not None:
+        wanted = f'{prefix.removesuffix(".")}.' if prefix else ''
+        exact = [name for name in prefixes if name == wanted]
+        chosen = exact or [name for name in prefixes if f'.{wanted}' in f'.{name}']
     if len(chosen) == 1:
         return _network(values, chosen[0], source)
     texts = []
@@ -90,8 +92,9 @@ def convert_network(
     rules = SOURCES[network.source].rules(network.keys)
     converted, moves = apply_rules(named, rules, network.source)
     if converted.keys().isdisjoint(('conv1.weight', 'conv1.0.weight')):
-        raise ValueError(_explain_missing_stem(checkpoint.values, network.prefix))
-    return converted, tuple(move._replace(source=network.keys[move.source]) for move in moves)
+        stem = f'{network.prefix}conv1'
+        raise ValueError(f"It has no stem '{stem}'. Save the state dict with it under this name")
+    return converted, tuple(move._replace(theirs=network.keys[move.theirs]) for move in moves)
 
 
 def look_like_classifiers(
@@ -105,20 +108,6 @@ def look_like_classifiers(
         features: Channels of the network's last level.
     """
     return sorted(key for key in keys if _shape(values.get(key))[1:] == (features,))
-
-
-def _choose(prefixes: Iterable[str], wanted: str) -> list[str]:
-    """Return the prefix that is wanted, or those that start with it.
-
-    Keys may have lost the prefix of a wrapper, which then may be a part of what is wanted.
-    """
-    wanted = f'{wanted.removesuffix(".")}.' if wanted else ''
-    for wrapper in WRAPPERS:
-        if not any(prefix.startswith(wrapper) for prefix in prefixes):
-            wanted = wanted.removeprefix(wrapper)
-    if wanted in prefixes:
-        return [wanted]
-    return [prefix for prefix in prefixes if prefix.startswith(wanted)]
 
 
 def _network(values: Mapping[str, Any], prefix: str, source: str) -> Network:
@@ -141,19 +130,84 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(shape) if isinstance(shape, tuple) else ()
 
 
-def _explain_missing_stem(values: Mapping[str, Any], prefix: str) -> str:
-    """Return a sentence on which keys may be those of a stem."""
-    parent = prefix.rpartition('.')[0].rpartition('.')[0]
-    stems = [
-        f'{key!r} {shape}'
-        for key, shape in ((key, _shape(value)) for key, value in values.items())
-        if len(shape) == 4
-        and (shape[2:] == (7, 7) or (shape[2:] == (3, 3) and shape[1] <= 4))
-        and key.startswith(f'{parent}.' if parent else '')
-    ]
-    if not stems:
-        return f"It has no stem '{prefix}conv1', and no other convolution looks like one"
-    return (
-        f"It has no stem '{prefix}conv1'. The stem may be {list_some(stems)}. Save the state dict "
-        f"with the stem under the names '{prefix}conv1' and '{prefix}bn1'"
+# --- which arguments the network has --------------------------------------------------------------
+
+
+def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the arguments of `Res2Net` that give these shapes, except `semantics`.
+
+    Args:
+        state_dict: Tensors by timm's keys. Only their shapes are read.
+
+    Returns:
+        layers, num_classes (0 without `fc`), in_chans, cardinality, base_width, scale, attn_layer
+        ('' or 'se'), channels, stem_type, stem_width (if the stem is deep), replace_stem_pool,
+        avg_down and down_kernel_size.
+
+    Raises:
+        ValueError: A tensor that every Res2Net of four stages has is missing, no base width gives
+            these widths, or the attention is not an SE module.
+    """
+    shape = functools.partial(_shape_of, state_dict)
+    blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
+    stages = range(1, 5)
+    planes = [shape(f'layer{stage}.0.conv3.weight')[0] // 4 for stage in stages]
+    in_groups = [shape(f'layer{stage}.0.convs.0.weight')[1] for stage in stages]
+    width = shape('layer1.0.convs.0.weight')[0]
+    pooled = 'layer2.0.downsample.2.weight' in state_dict
+    has_gates = any('.se.' in key for key in state_dict)
+    if has_gates and 'layer1.0.se.fc1.weight' not in state_dict:
+        raise ValueError('Its attention is not SE, and its kind cannot be inferred from shapes')
+    arguments = {
+        'layers': tuple(sum(number == str(stage) for number, _ in blocks) for stage in stages),
+        'num_classes': shape('fc.weight')[0] if 'fc.weight' in state_dict else 0,
+        'channels': tuple(planes),
+        'cardinality': width // in_groups[0],
+        'base_width': _base_width(list(zip(planes, in_groups, strict=True))),
+        'scale': shape('layer1.0.conv1.weight')[0] // width,
+        'attn_layer': 'se' if has_gates else '',
+        'avg_down': pooled,
+        # read in stage 2: stage 1 may have no shortcut convolution
+        'down_kernel_size': shape(f'layer2.0.downsample.{int(pooled)}.weight')[-1],
+        'replace_stem_pool': 'maxpool.0.weight' in state_dict,
+    }
+    if 'conv1.0.weight' not in state_dict:
+        return {**arguments, 'stem_type': '', 'in_chans': shape('conv1.weight')[1]}
+    stem_width, in_chans, *_ = shape('conv1.0.weight')
+    tiered = shape('conv1.3.weight')[0] != stem_width
+    return {
+        **arguments,
+        'stem_type': 'deep_tiered' if tiered else 'deep',
+        'in_chans': in_chans,
+        'stem_width': shape('conv1.6.weight')[0] // 2,
+    }
+
+
+def _shape_of(state_dict: Mapping[str, torch.Tensor], key: str) -> tuple[int, ...]:
+    """Return the shape of a tensor that every Res2Net has."""
+    if key not in state_dict:
+        raise ValueError(f"It has no '{key}', which every Res2Net of four stages has")
+    return tuple(state_dict[key].shape)
+
+
+def _base_width(widths: list[tuple[int, int]]) -> float:
+    """Return a base width that gives every stage its width.
+
+    A split of a block with p planes has floor(p * base_width / 64) channels in each group.
+
+    Args:
+        widths: Planes, and channels of a split in a group, of every stage.
+
+    Raises:
+        ValueError: No base width does.
+    """
+    low = max(64 * w / p for p, w in widths)
+    high = min(64 * (w + 1) / p for p, w in widths)
+    # Prefer a whole number, as in the networks' names. Rounding may put `low` itself too low.
+    for candidate in (math.ceil(low), low, math.nextafter(low, high), (low + high) / 2):
+        if all(math.floor(p * (candidate / 64.0)) == w for p, w in widths):
+            return candidate
+    raise ValueError(
+        'No base_width gives splits of '
+        + ', '.join(f'{w} channels to {p} planes' for p, w in widths)
     )

@@ -6,9 +6,8 @@ the numbers (3). This reader knows these six fields alone, so it needs no protob
 file can run.
 """
 
-import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import IO, Any
 
 import torch
@@ -21,8 +20,6 @@ _DTYPES = {
 _VARINT, _BYTES = 0, 2  # the wire types of protobuf that the message uses
 _CRC = b'crc_num'  # before 10 bytes with the checksum, at the end of the file
 _CRC_BYTES = len(_CRC) + 10
-_MOST_TENSORS = 100_000  # a network with its optimizer has some thousands
-_MOST_SIZES = 16
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -35,13 +32,14 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError('a number does not end')
 
 
-def _fields(data: memoryview, wire_types: Mapping[int, int]) -> Iterator[tuple[int, Any]]:
-    """Yield the fields of a message: number, and an int or the bytes.
+def _fields(data: memoryview, wire_types: Mapping[int, int]) -> dict[int, list[Any]]:
+    """Return the values of a message's fields by number, ints or bytes.
 
     Args:
         data: The message.
         wire_types: Wire type by the number of each field that the message may have.
     """
+    fields: dict[int, list[Any]] = {number: [] for number in wire_types}
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -50,60 +48,26 @@ def _fields(data: memoryview, wire_types: Mapping[int, int]) -> Iterator[tuple[i
             raise ValueError(f'it has a field {number} of wire type {wire_type} that no tensor has')
         value, at = _varint(data, at)
         if wire_type == _VARINT:
-            yield number, value
+            fields[number].append(value)
             continue
         if value > len(data) - at:
             raise ValueError(f'a part of {value:,} bytes has {len(data) - at:,}')
-        yield number, data[at : at + value]
+        fields[number].append(data[at : at + value])
         at += value
+    return fields
 
 
-def _parts(data: memoryview, wire_types: Mapping[int, int]) -> dict[int, list[Any]]:
-    """Return the values of a message's fields by number, of which all must be there."""
-    parts: dict[int, list[Any]] = {number: [] for number in wire_types}
-    for number, value in _fields(data, wire_types):
-        most = _MOST_SIZES if wire_types[number] == _VARINT else 1
-        if len(parts[number]) == most:
-            raise ValueError(f'a field {number} occurs more than {most} times')
-        parts[number].append(value)
-    if not all(parts[number] for number in wire_types if wire_types[number] == _BYTES):
-        raise ValueError('a tensor lacks its name, its type or its numbers')
-    return parts
-
-
-def _tensors(data: memoryview) -> dict[str, tuple[tuple[int, ...], str, list[memoryview]]]:
-    """Return the sizes, the type and the numbers of each tensor, in parts if it exceeds 512 MB."""
-    tensors: dict[str, tuple[tuple[int, ...], str, list[memoryview]]] = {}
-    for count, (_, value) in enumerate(_fields(data, {1: _BYTES})):
-        if count >= _MOST_TENSORS:
-            raise ValueError(f'it has more than {_MOST_TENSORS:,} tensors')
-        field = _parts(value, {1: _BYTES, 2: _BYTES})
-        name, inner = bytes(field[1][0]).decode(), field[2][0]
-        field = _parts(inner, {1: _VARINT, 2: _BYTES, 3: _BYTES})
-        tensor = tuple(field[1]), bytes(field[2][0]).decode(), field[3]
-        first = tensors.setdefault(name, tensor)
-        if first is not tensor:
-            if first[:2] != tensor[:2]:
-                raise ValueError(f'{name!r} occurs twice')
-            first[2].extend(tensor[2])
-    return tensors
-
-
-def _convert(
-    name: str, dims: tuple[int, ...], kind: str, parts: list[memoryview]
-) -> torch.Tensor | str:
-    """Return a copy of the numbers, or the name of a type that torch does not have."""
-    dtype = _DTYPES.get(kind)
+def _tensor(value: memoryview) -> tuple[str, torch.Tensor | str]:
+    """Return a name, and a copy of the numbers or the name of a type that torch does not have."""
+    (name,), (body,) = _fields(value, {1: _BYTES, 2: _BYTES}).values()
+    sizes, (kind,), (numbers,) = _fields(body, {1: _VARINT, 2: _BYTES, 3: _BYTES}).values()
+    dtype = _DTYPES.get(bytes(kind).decode())
     if dtype is None:
-        return kind
-    raw = bytearray().join(parts)
-    if dims == (0,) and raw:  # so MindSpore writes a scalar
-        dims = ()
-    if math.prod(dims) * dtype.itemsize != len(raw):
-        raise ValueError(f'{name!r} has {len(raw):,} bytes, not those of {kind} and {list(dims)}')
-    if not raw:  # torch refuses an empty buffer
-        return torch.empty(dims, dtype=dtype)
-    return torch.frombuffer(raw, dtype=dtype).reshape(dims)
+        return bytes(name).decode(), bytes(kind).decode()
+    if sizes == [0]:  # so MindSpore writes a scalar
+        sizes = []
+    tensor = torch.frombuffer(bytearray(numbers), dtype=dtype).reshape(sizes)
+    return bytes(name).decode(), tensor
 
 
 def _without_crc(data: memoryview) -> memoryview:
@@ -115,23 +79,6 @@ def _without_crc(data: memoryview) -> memoryview:
     if zlib.crc32(message) != int.from_bytes(tail[len(_CRC) :], 'big'):
         raise ValueError('its checksum does not match')
     return message
-
-
-def starts_as_ckpt(start: bytes) -> bool:
-    """Return whether a file starts as MindSpore writes it: a value, a name, and a tensor."""
-    data = memoryview(start)
-    try:
-        _, at = _varint(data, 1)
-        length, behind = _varint(data, at + 1)
-    except ValueError:
-        return False
-    name = start[behind : behind + length]
-    return (
-        start[:1] == start[at : at + 1] == b'\n'
-        and name.isascii()
-        and name.decode('ascii').isprintable()
-        and start[behind + length : behind + length + 1] in (b'\x12', b'')
-    )
 
 
 def read_ckpt(raw: bytes) -> dict[str, Any]:
@@ -146,13 +93,18 @@ def read_ckpt(raw: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is not what MindSpore writes.
     """
+    out: dict[str, Any] = {}
     try:
-        tensors = _tensors(_without_crc(memoryview(raw)))
-        return {name: _convert(name, *tensors.pop(name)) for name in list(tensors)}
-    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot have
+        for value in _fields(_without_crc(memoryview(raw)), {1: _BYTES})[1]:
+            name, tensor = _tensor(value)
+            if name in out:
+                raise ValueError(f'{name!r} occurs twice')
+            out[name] = tensor
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that do not fit
         raise ValueError(
             f'it is cut short or damaged as a MindSpore checkpoint ({error}). Download it again.'
         ) from error
+    return out
 
 
 def _write_varint(number: int) -> bytes:

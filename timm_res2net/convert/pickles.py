@@ -8,7 +8,6 @@ whole before its numbers are copied.
 """
 
 import io
-import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -27,31 +26,25 @@ class _Dtype:
         self.code, self.order, self.plain = code, '=', True
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self.order, subdtype, names, fields = state[:5]
-        self.plain = subdtype is None and names is None and fields is None
-
-    def numpy(self) -> np.dtype[Any] | None:
-        """Return the dtype if it is one of plain numbers that torch has, else None."""
-        known = isinstance(self.code, str) and re.fullmatch('f[248]|[iu][1248]', self.code)
-        if not known or not self.plain or self.order not in ('<', '>', '=', '|'):
-            return None
-        return np.dtype(self.order + self.code)
+        _, self.order, *structure = state[:5]
+        self.plain = structure == [None, None, None]
 
 
 class Array:
-    """The record of an array."""
+    """The record of an array.
+
+    Attributes:
+        shape: Its shape, as the file has it.
+    """
 
     def __init__(self, *_: Any) -> None:
-        self.shape: Any = ()
-        self.dtype: Any = None
-        self.fortran: Any = False
-        self.raw: Any = b''
+        self.__setstate__(((), None, False, b''))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.shape, self.dtype, self.fortran, self.raw = state[-4:]
+        self.shape, self._dtype, self._fortran, self._raw = state[-4:]
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Return a copy of the numbers, and free the array's own.
+        """Return a copy of the numbers.
 
         Args:
             key: The key of the array, for errors.
@@ -59,25 +52,22 @@ class Array:
         Raises:
             ValueError: The array does not hold plain numbers, or has not as many as its shape.
         """
-        dtype = self.dtype.numpy() if isinstance(self.dtype, _Dtype) else None
-        if dtype is None:
-            kind = repr(self.dtype.code) if isinstance(self.dtype, _Dtype) else 'none'
+        kind = self._dtype if isinstance(self._dtype, _Dtype) else _Dtype()
+        known = re.fullmatch('f[248]|[iu][1248]', str(kind.code)) and kind.order in tuple('<>=|')
+        if not known or not kind.plain:
             raise ValueError(
-                f'the entry {key!r} is an array of the type {kind}, not of numbers. Save it as '
-                'float32.'
+                f'the entry {key!r} is an array of the type {kind.code!r}, not of numbers. Save it '
+                'as float32.'
             )
-        sizes = isinstance(self.shape, tuple) and all(type(n) is int and n >= 0 for n in self.shape)
-        raw = self.raw if sizes and isinstance(self.raw, bytes | bytearray) else b''
-        if not sizes or math.prod(self.shape) * dtype.itemsize != len(raw):
+        dtype = np.dtype(f'{kind.order}{kind.code}')
+        try:
+            numbers = np.frombuffer(self._raw, dtype)
+            numbers = numbers.reshape(self.shape, order='F' if self._fortran else 'C')
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f'the entry {key!r} does not have as many bytes as its shape needs. Download the '
-                'file again.'
-            )
-        numbers = np.frombuffer(raw, dtype).reshape(self.shape, order='F' if self.fortran else 'C')
-        native = dtype.newbyteorder('=')
-        tensor = torch.from_numpy(np.array(numbers, dtype=native, order='C', copy=True))
-        self.raw = b''  # do not keep all arrays in memory twice
-        return tensor
+                f'the entry {key!r} is damaged ({first_line(error)}). Download the file again.'
+            ) from error
+        return torch.from_numpy(np.array(numbers, dtype=dtype.newbyteorder('='), order='C'))
 
 
 def _reconstruct(*_: Any) -> Array:
@@ -109,23 +99,11 @@ def _sequence(*_: Any) -> list[Any]:
     return []
 
 
-def _no_bytes(*_: Any) -> bytes:  # a pickle of protocol 2 calls bytes() for an empty array
-    return b''
+class _Dictionary:
+    """A subclass of dict, which becomes a dict."""
 
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ('numpy', 'ndarray'): Array,
-    ('numpy', 'dtype'): _Dtype,
-    # numpy 2 renamed numpy.core to numpy._core. A file has the name of the numpy that wrote it.
-    ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
-    ('numpy._core.multiarray', '_reconstruct'): _reconstruct,
-    ('numpy.core.multiarray', 'scalar'): _scalar,
-    ('numpy._core.multiarray', 'scalar'): _scalar,
-    ('numpy.core.numeric', '_frombuffer'): _frombuffer,
-    ('numpy._core.numeric', '_frombuffer'): _frombuffer,
-    ('_codecs', 'encode'): _encode,
-    ('collections', 'OrderedDict'): _mapping,
-}
+    def __new__(cls, *_: Any) -> dict[str, Any]:  # type: ignore[misc]
+        return {}
 
 
 class _Ignored:
@@ -138,17 +116,26 @@ class _Ignored:
         pass
 
 
-class _Dictionary:
-    """A subclass of dict, which becomes a dict."""
-
-    def __new__(cls, *_: Any) -> dict[str, Any]:  # type: ignore[misc]
-        return {}
-
-
+# numpy 2 renamed numpy.core to numpy._core. A file has the name of the numpy that wrote it.
+_NUMPY: dict[str, Any] = {
+    'numpy.ndarray': Array,
+    'numpy.dtype': _Dtype,
+    **{
+        f'numpy.{core}.{name}': record
+        for core in ('core', '_core')
+        for name, record in {
+            'multiarray._reconstruct': _reconstruct,
+            'multiarray.scalar': _scalar,
+            'numeric._frombuffer': _frombuffer,
+        }.items()
+    },
+}
+_ALLOWED = {**_NUMPY, '_codecs.encode': _encode, 'collections.OrderedDict': _mapping}
 _PATHS = ('Path', 'PurePath', 'PosixPath', 'PurePosixPath', 'WindowsPath', 'PureWindowsPath')
 _IGNORED = {
-    # factories of a defaultdict; a HistoryBuffer asks for its methods with getattr
-    'builtins': ('list', 'dict', 'tuple', 'int', 'float', 'str', 'bool', 'getattr'),
+    # factories of a defaultdict; protocol 2 calls bytes() for an empty array; a HistoryBuffer asks
+    # for its methods with getattr
+    'builtins': ('bytes', 'list', 'dict', 'tuple', 'int', 'float', 'str', 'bool', 'getattr'),
     'pathlib': _PATHS,
     'pathlib._local': _PATHS,
     'datetime': ('date', 'datetime', 'time', 'timedelta', 'timezone'),
@@ -157,14 +144,9 @@ _IGNORED = {
     'numpy': ('mean', 'min', 'max'),  # the statistics of a HistoryBuffer
 }
 HARMLESS: dict[str, Any] = {
-    **{
-        f'{module}.{name}': record
-        for (module, name), record in _ALLOWED.items()
-        if module.startswith('numpy')
-    },
+    **_NUMPY,
     'collections.defaultdict': _mapping,
     'collections.deque': _sequence,
-    'builtins.bytes': _no_bytes,
     'lightning.fabric.utilities.data.AttributeDict': _Dictionary,
     'lightning_fabric.utilities.data.AttributeDict': _Dictionary,
     'pytorch_lightning.utilities.parsing.AttributeDict': _Dictionary,
@@ -190,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a function that makes the record of a name. pickle calls this method."""
-        record = _ALLOWED.get((module, name))
+        record = _ALLOWED.get(f'{module}.{name}')
         if record is None:
             raise _UnknownName(
                 f"it wants to load '{module}.{name}', which a dictionary of arrays does not need."

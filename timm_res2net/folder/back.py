@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..convert.engine import undo_rules
-from ..convert.infer import infer_arguments
-from ..convert.keys import without_counters
+from ..convert.engine import COUNTER, undo_rules
+from ..convert.find import infer_arguments
 from ..convert.sources import SOURCES
 from ..layers.text import sentence
 from ..models.hrnet_res2net import HighResolutionRes2Net
@@ -33,11 +32,11 @@ def back(model: Model, to: str) -> dict[str, torch.Tensor]:
     if unusual:
         raise ValueError(f'{what}: {to} cannot express its {", ".join(unusual)}.')
     arguments = {**infer_arguments(tensors), 'semantics': model.config.semantics}
-    reason = source.refuse(arguments, tensors)
+    reason = source.refuse(arguments)
     if reason:
         raise ValueError(sentence(f'{what}: {reason}'))
     if not source.counts_batches:
-        tensors = without_counters(tensors)
+        tensors = {key: value for key, value in tensors.items() if not key.endswith(COUNTER)}
     try:
         return undo_rules(tensors, source.rules(tensors.keys()), to)
     except ValueError as error:

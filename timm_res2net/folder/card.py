@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..convert.published import PUBLISHERS, file_of
+from ..convert import PUBLISHERS, file_of
 from ..layers.text import table
 from .config import MODES, MODULE, Config, timm_names
 from .folder import INSTALL

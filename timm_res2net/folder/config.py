@@ -14,7 +14,7 @@ from timm.data import create_transform, resolve_data_config, resolve_input_data_
 from timm.models import filter_pretrained_cfg, get_model_args
 from torch import nn
 
-from ..convert.published import COUNTS
+from ..convert import COUNTS
 from ..files import read_text
 from ..layers.text import brief, first_line, sentence
 

@@ -19,10 +19,13 @@ from torch import nn
 
 from ..convert.engine import apply_rules
 from ..convert.files import Checkpoint, read_checkpoint
-from ..convert.find import convert_network, find_network, look_like_classifiers
-from ..convert.infer import infer_arguments
-from ..convert.keys import is_branch
-from ..convert.sources import SOURCES, recognise
+from ..convert.find import (
+    convert_network,
+    find_network,
+    infer_arguments,
+    look_like_classifiers,
+)
+from ..convert.sources import SOURCES, have_branches, recognise
 from ..files import FILE_SUFFIXES
 from ..layers.fused_block import FusedBottle2neck
 from ..layers.semantics import SEMANTICS
@@ -176,7 +179,7 @@ def _take_file(
     if name is None:
         semantics = semantics or recorded.get('semantics')
     semantics = _semantics(tensors, network.source, name, semantics)
-    build = _build_hrnet if any(map(is_branch, tensors)) else _build
+    build = _build_hrnet if have_branches(tensors) else _build
     if name in hrnet_res2net.default_cfgs:
         build = _build_hrnet
     name, net = build(tensors, semantics, name, recorded)

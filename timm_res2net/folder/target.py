@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
-from ..convert.published import COUNTS
+from ..convert import COUNTS
 from ..layers.text import close_names
 from .config import CONFIG, is_res2net, timm_names
 

@@ -17,9 +17,9 @@ from timm.layers import SEModule
 from timm.models import load_pretrained
 from torch import nn
 
+from ..convert.engine import COUNTER
 from ..convert.files import read_checkpoint
 from ..convert.find import convert_network, find_network
-from ..convert.keys import is_counter, is_gate, is_head
 from ..convert.sources import SOURCES
 from ..layers.bottle2neck import Bottle2neck
 from ..layers.text import first_line, list_some, sentence
@@ -179,6 +179,16 @@ def load_foreign(model: Any, path: str) -> None:
 # --- what a checkpoint must hold ------------------------------------------------------------------
 
 
+def is_head(key: str) -> bool:
+    """Return whether a key belongs to the classifier, which timm replaces for other classes."""
+    return key.startswith(('fc.', 'classifier.'))  # of a ResNet, of an HRNet
+
+
+def is_gate(key: str) -> bool:
+    """Return whether a key belongs to a block's attention layer."""
+    return '.se.' in key
+
+
 def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
     """Refuse a checkpoint that would fill only part of a network.
 
@@ -191,7 +201,7 @@ def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
     """
     given, own = set(keys), set(own)
     lacking = own - given
-    missing = {k for k in lacking if not (is_head(k) or is_gate(k) or is_counter(k))}
+    missing = {k for k in lacking if not (is_head(k) or is_gate(k) or k.endswith(COUNTER))}
     if missing:
         raise RuntimeError(
             f'The checkpoint lacks weights of the network ({list_some(missing)}), and has others '

@@ -33,7 +33,7 @@ from timm.models import (
 from timm.models.resnet import ResNet
 from torch import nn
 
-from ..convert.published import FILES, PUBLISHERS, PublishedFile
+from ..convert import FILES, PUBLISHERS, PublishedFile
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .arguments import FEATURES, RES2NET, checked, parse_arguments
 from .loading import checkpoint_filter_fn, load_foreign, mark_foreign_files, prepare_weights

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable
 
 from ...layers.text import list_some
 from ..engine import Source
-from ..keys import is_branch
 from .article import ARTICLE, PYTORCH_RES2NET
 from .detectron2 import SOURCE as DETECTRON2
 from .maskrcnn import SOURCE as MASKRCNN
@@ -15,6 +14,7 @@ from .mmpretrain import SOURCE as MMPRETRAIN
 from .official import SOURCE as OFFICIAL
 from .paddle import SOURCE as PADDLE
 from .timm import SOURCE as TIMM
+from .timm import have_branches as have_branches
 
 # The first source whose mark fits is recognised. An earlier mark may also fit a later source.
 SOURCES: dict[str, Source] = {
@@ -28,6 +28,8 @@ SOURCES: dict[str, Source] = {
 
 # Networks that cannot be built, by a regular expression of their keys
 _OTHERS = {
+    r'(.*\.)?layer1\.0\.conv2\.weight': 'It is a ResNet or a plain HRNet: its blocks have one 3x3 '
+    'convolution',
     r'(.*\.)?level\d\.tree[12]\..*convs\.\d+\.weight': 'It is a DLA with Res2Net blocks, which '
     'timm has as dla60_res2net and dla60_res2next. Load it with '
     "`timm.create_model('dla60_res2net', checkpoint_path=...)`",
@@ -57,16 +59,18 @@ def recognise(keys: Collection[str]) -> str:
         keys: The keys without the prefix of a larger model.
 
     Raises:
-        ValueError: The keys belong to no known source, or to a network that cannot be built.
+        ValueError: The keys belong to no known source.
     """
-    if 'layer1.0.conv2.weight' in keys:
-        kind = 'plain HRNet' if any(map(is_branch, keys)) else 'ResNet'
-        raise ValueError(f"It is a {kind}'s: its blocks have one 3x3 convolution")
     for name, source in SOURCES.items():
-        mark = re.compile(source.mark)
-        if any(mark.fullmatch(key) for key in keys):
+        if any(re.fullmatch(source.mark, key) for key in keys):
             return name
-    raise ValueError(
-        f'None of its keys belongs to a Res2Net of {", ".join(SOURCES)} ({list_some(keys)}). Give '
-        'the checkpoint of a Res2Net, or of a model with one in it'
+    raise unknown_source(keys, SOURCES)
+
+
+def unknown_source(keys: Collection[str], sources: Iterable[str]) -> ValueError:
+    """Return the error for keys that belong to none of some sources."""
+    return ValueError(
+        f'None of its keys belongs to a Res2Net of {", ".join(sources)} ({list_some(keys)}). Give '
+        'the checkpoint of a Res2Net, or of a model with one in it, and let the source be '
+        'recognised (auto)'
     )

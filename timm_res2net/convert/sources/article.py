@@ -7,9 +7,8 @@ BatchNorm that follows it; 4uiiurz1's have none. The stem of neither has one.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
-
-import torch
 
 from ..engine import Rule, Source, same
 
@@ -53,24 +52,19 @@ def article_rules(keys: Collection[str]) -> tuple[Rule, ...]:
     )
 
 
-def _limits(arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return why the two constructors cannot build a network, or ''."""
-    first, *others = arguments['channels']
-    if arguments['in_chans'] != 3:
-        return f'it takes {arguments["in_chans"]} channels, and the stem there takes 3'
-    if not arguments['num_classes']:
-        return 'it has no classifier, and the network there always has one'
-    if others != [first * 2, first * 4, first * 8]:
-        return f'its channels are {arguments["channels"]}, and there they double with every stage'
-    for stage, channels in enumerate(arguments['channels'], 1):
-        planes = channels * arguments['cardinality']
-        inside = tensors[f'layer{stage}.0.conv1.weight'].shape[0]
-        if arguments['scale'] < 2 or inside != planes:
-            return (
-                f'the blocks of stage {stage} have {inside} channels in {arguments["scale"]} '
-                f'splits, and there {planes} in at least 2'
-            )
-    return ''
+def _builds(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the network that the two constructors build."""
+    first, scale = arguments['channels'][0], max(arguments['scale'], 2)
+    channels = (first, first * 2, first * 4, first * 8)
+    widths = [int(planes * arguments['base_width'] / 64) for planes in arguments['channels']]
+    fits = all(w * scale == p for w, p in zip(widths, arguments['channels'], strict=True))
+    return {
+        'in_chans': 3,
+        'num_classes': max(arguments['num_classes'], 1),  # there is always a classifier
+        'channels': channels,
+        'scale': scale,
+        'base_width': arguments['base_width'] if fits else 64 / scale,
+    }
 
 
 ARTICLE = Source(
@@ -81,15 +75,6 @@ ARTICLE = Source(
     semantics=('caffe',),
     license='The weights belong to the person who trained them.',
     has_se=True,
-    limits=_limits,
+    builds=_builds,
 )
-PYTORCH_RES2NET = Source(
-    name='4uiiurz1',
-    mark=_FIRST,
-    first=_FIRST,
-    rules=pytorch_res2net_rules,
-    semantics=('caffe',),
-    license='The weights belong to the person who trained them.',
-    has_se=True,
-    limits=_limits,
-)
+PYTORCH_RES2NET = replace(ARTICLE, name='4uiiurz1', mark=_FIRST, rules=pytorch_res2net_rules)

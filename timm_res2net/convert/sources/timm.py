@@ -4,8 +4,9 @@ They are recognised by their SE modules or an HRNet's branches, which no network
 code has.
 """
 
+from collections.abc import Iterable
+
 from ..engine import Source, same
-from ..keys import is_branch
 from .official import OFFICIAL_RULES
 from .official import SOURCE as OFFICIAL
 
@@ -16,10 +17,15 @@ _HRNET_RULES = same(
 )  # fmt: skip
 
 
+def have_branches(keys: Iterable[str]) -> bool:
+    """Return whether keys under timm's names are those of an HRNet."""
+    return any(key.startswith('stage4.') for key in keys)
+
+
 SOURCE = Source(
     name='timm',
     mark=r'layer1\.0\.se\.fc1\.weight|stage4\.\d+\.branches\..*',
-    rules=lambda keys: _HRNET_RULES if any(map(is_branch, keys)) else OFFICIAL_RULES,
+    rules=lambda keys: _HRNET_RULES if have_branches(keys) else OFFICIAL_RULES,
     semantics=OFFICIAL.semantics,
     license='The weights belong to the person who trained them.',
     has_se=True,
