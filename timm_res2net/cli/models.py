@@ -44,8 +44,9 @@ def rows(pattern: str = '*') -> list[Row]:
             if not any(fnmatch.fnmatch(n, pattern) for n in (name, full)):
                 continue
             file = file_of(full)
-            top1, source = (file.top1, PUBLISHERS[file.by].figures) if file else (None, None)
-            weights = 'in the package' if cfg.file else cfg.url or None
+            top1 = file.top1 if file else None
+            source = PUBLISHERS[file.by].figures if file else None
+            weights = 'in the package' if cfg.file else str(cfg.url or '') or None
             if cfg.hf_hub_id:
                 weights = f'hf-hub:{cfg.hf_hub_id}'
             side = cfg.input_size[-1]
