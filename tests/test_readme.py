@@ -125,7 +125,8 @@ def foreign(source: str, **kwargs) -> Callable[[Path], None]:
     """Writes a small network as a checkpoint of another project."""
 
     def write(path: Path) -> None:
-        folder = model_folder(path.with_name(f'.{path.name}'), 'res2net_custom', **SMALL, **kwargs)
+        given = {'name': 'res2net_custom', **SMALL, **kwargs}
+        folder = model_folder(path.with_name(f'.{path.name}'), **given)
         convert_checkpoint(folder, path, to=source)
         shutil.rmtree(folder)
 
@@ -173,7 +174,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     'r2-101.pkl': foreign('detectron2', semantics='detectron2', **DEEP),
     'Res2Net50_vd_26w_4s_pretrained.pdparams': lambda path: shutil.copy(PADDLE, path),
     'res2net50-f42cf71b.ckpt': lambda path: shutil.copy(PADDLE.with_name('mindcv.ckpt'), path),
-    'article.pth': foreign('article', semantics='caffe', attn_layer='se'),
+    'article.pth': foreign('article', semantics='caffe', attn_layer='se', base_width=16),
 }
 """Files that the pages take for granted, by their names there, and how a small one is made."""
 
