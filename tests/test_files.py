@@ -2,18 +2,13 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
-from tests.common import PADDLE, randomise
-from timm_res2net import convert_checkpoint
+from tests.common import PADDLE
 from timm_res2net.cli.folders import read_label_names
 from timm_res2net.files import (
     check_writable,
@@ -24,7 +19,6 @@ from timm_res2net.files import (
     sha256_of,
     write_file,
 )
-from timm_res2net.folder.config import Config
 from timm_res2net.prediction import open_image
 
 
@@ -183,30 +177,3 @@ def test_a_full_disk(words, tmp_path):
     assert done.stderr.splitlines()[-1].startswith(f'timm-res2net {words[0]}: ')
     assert 'Traceback' not in done.stderr
     assert [name for name in os.listdir(tmp_path) if not name.startswith('torchinductor')] == []
-
-
-@pytest.mark.parametrize('kind', ['torch', 'safetensors', 'MindSpore', 'Paddle'])
-def test_a_source_that_is_cut_after_it_was_read(kind, tmp_path, monkeypatch):
-    """Its content is in memory: what is written, and its sha256, are of what was read."""
-    tensors = randomise(timm.create_model('test_res2net_se')).state_dict()
-    suffix, make = {
-        'torch': ('.pth', lambda path: torch.save(tensors, path)),
-        'safetensors': ('.safetensors', lambda path: save_file(tensors, path)),
-        'MindSpore': ('.ckpt', lambda path: shutil.copy(PADDLE.with_name('mindcv.ckpt'), path)),
-        'Paddle': ('.pdparams', lambda path: shutil.copy(PADDLE, path)),
-    }[kind]
-    source = tmp_path / f'net{suffix}'
-    make(source)
-    expected = convert_checkpoint(source, tmp_path / 'expected')
-    prepare = Config.with_data
-
-    def cut(config, given):
-        os.truncate(source, 0)
-        return prepare(config, given)
-
-    monkeypatch.setattr(Config, 'with_data', cut)
-    converted = convert_checkpoint(source, tmp_path / 'out')
-    assert source.stat().st_size == 0
-    assert converted.notes == expected.notes
-    weights = [(tmp_path / name / 'model.safetensors').read_bytes() for name in ('expected', 'out')]
-    assert weights[0] == weights[1]

@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,11 +19,10 @@ from PIL import Image
 from benchmarks import claim, script
 from benchmarks.suite import run
 from benchmarks.suite.records import time_ratio
-from tests.common import PADDLE, files_of, image, model_folder, randomise
-from tests.export.test_quantize import draw
+from tests.common import randomise
 from tests.hub.client import environment
-from tests.hub.server import Hub, hub
-from timm_res2net import cli, convert_checkpoint
+from tests.hub.server import hub
+from timm_res2net import cli
 from timm_res2net.prediction import DIGITS
 
 ROOT = Path(__file__).parents[1]
@@ -117,35 +115,14 @@ def test_commands_parse(monkeypatch, tmp_path):
 
 # Words of commands that stand for others: nothing is downloaded, and the network is small.
 REPLACED = {'res2net50_se': 'test_res2net_se', 'NAME': 'test_res2net_se'}
-SMALL = dict(layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), base_width=64, num_classes=10)
-DEEP = dict(stem_type='deep', stem_width=8, avg_down=True)
-
-
-def foreign(source: str, **kwargs) -> Callable[[Path], None]:
-    """Writes a small network as a checkpoint of another project."""
-
-    def write(path: Path) -> None:
-        given = {'name': 'res2net_custom', **SMALL, **kwargs}
-        folder = model_folder(path.with_name(f'.{path.name}'), **given)
-        convert_checkpoint(folder, path, to=source)
-        shutil.rmtree(folder)
-
-    return write
 
 
 def network(path: Path) -> None:
-    """Write weights, a batch, or the outputs of the ones for the other, by the name."""
+    """Write a checkpoint, by its name a record of train.py."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = randomise(timm.create_model('test_res2net_se')).eval()
-    weights = model.state_dict()
-    contents = {
-        'model_best.pth.tar': {'arch': 'test_res2net_se', 'state_dict': weights},
-        'my_segmenter.pth': {f'resnet.{k}': v for k, v in weights.items() if k[:2] != 'fc'},
-        'original.pth': weights,
-        'images.pt': image(),
-        'outputs.pt': model(image()).detach(),
-    }
-    torch.save(contents[path.name], path)
+    weights = randomise(timm.create_model('test_res2net_se')).state_dict()
+    record = {'arch': 'test_res2net_se', 'state_dict': weights}
+    torch.save(record if path.name.endswith('.tar') else weights, path)
 
 
 def class_folders(path: Path) -> None:
@@ -157,24 +134,12 @@ def class_folders(path: Path) -> None:
 
 FILES: dict[str, Callable[[Path], object]] = {
     'photo.jpg': lambda path: Image.open(DIGITS).convert('RGB').save(path),
-    'photos': lambda path: draw(path, 40),
     'train.py': lambda path: path.write_text("import timm\nassert timm.is_model('res2net50_se')"),
     'classes.txt': lambda path: path.write_text('\n'.join('abcdefghij')),
     'output/train/RUN/model_best.pth.tar': network,
     'output/train/flowers/model_best.pth.tar': network,
-    'my_segmenter.pth': network,
-    'original.pth': network,
-    'images.pt': network,
-    'outputs.pt': network,
     'DATA/train': class_folders,
-    'DATA/validation': class_folders,
-    'res2net50_26w_4s-06e79181.pth': foreign('official'),
-    'res2net50-w14-s8_3rdparty_8xb32_in1k_20210927-bc967bf1.pth': foreign('mmpretrain'),
-    'faster_rcnn_r2_101_fpn_2x_coco-175f1da6.pth': foreign('mmdet', semantics='mmdet', **DEEP),
-    'r2-101.pkl': foreign('detectron2', semantics='detectron2', **DEEP),
-    'Res2Net50_vd_26w_4s_pretrained.pdparams': lambda path: shutil.copy(PADDLE, path),
-    'res2net50-f42cf71b.ckpt': lambda path: shutil.copy(PADDLE.with_name('mindcv.ckpt'), path),
-    'article.pth': foreign('article', semantics='caffe', attn_layer='se', base_width=16),
+    'res2net50_26w_4s-06e79181.pth': network,
 }
 """Files that the pages take for granted, by their names there, and how a small one is made."""
 
@@ -202,30 +167,17 @@ for step in json.load(sys.stdin):
 """
 
 
-def lay_out(page: str, folder: Path, server: Hub) -> None:
-    """Make the files that the commands of a page read and do not write."""
-    named = {word for step in STEPS[page] if isinstance(step, tuple) for word in step}
-    for name in named & FILES.keys():
-        FILES[name](folder / name)
-    text = read(page)
-    if 'my_res2net' in named and '--out my_res2net\n' not in text:
-        trained = timm.create_model('test_res2net_se', pretrained=True).state_dict()
-        torch.save(trained, folder / 'digits.pth')
-        convert_checkpoint(folder / 'digits.pth', folder / 'my_res2net', license='mit')
-    if 'me/my_res2net' in named and ' push ' not in text:
-        server.add('me/my_res2net', files_of(model_folder(folder / '.pushed')))
-
-
-def is_run(step: Step) -> bool:
+def is_run(page: str, step: Step) -> bool:
+    """Whether it is a block, or a command of the pages that go from training to the Hub."""
     if isinstance(step, str):
         return not re.search(rf'^(import|from) ({"|".join(RECORDED)})\b', step, re.MULTILINE)
-    if 'COMMAND' in step or '--help' in step:
+    if page not in ('README.md', 'timm_res2net/hub/README.md') or '--help' in step:
         return False
     return step[0] == 'timm-res2net' or step[:2] == ('python', '-c')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('page', [page for page in PAGES if any(map(is_run, STEPS[page]))])
+@pytest.mark.parametrize('page', [p for p in PAGES if '```python' in read(p)])
 def test_a_page_runs(page, tmp_path):
     """In its order, in one folder, with a small network and a Hub of the tests."""
     for package in ('segmentation_models_pytorch', 'transformers', 'openvino', 'onnxruntime'):
@@ -234,12 +186,13 @@ def test_a_page_runs(page, tmp_path):
     todo = [
         step if isinstance(step, str) else [REPLACED.get(word, word) for word in step]
         for step in STEPS[page]
-        if is_run(step)
+        if is_run(page, step)
     ]
     work = tmp_path / 'work'
     work.mkdir()
+    for name, make in FILES.items():
+        make(work / name)
     with hub() as server:
-        lay_out(page, work, server)
         done = subprocess.run(
             [sys.executable, '-W', 'ignore', '-c', RUN],
             input=json.dumps(todo),

@@ -61,14 +61,6 @@ def test_the_bundled_digits_as_json(monkeypatch, capsys):
     assert answer == {'label': [*range(10)] * 2, 'predicted': [3] * 20, 'right': 2}
 
 
-def test_a_model_without_images(capsys):
-    assert main(['predict', 'test_res2net_se']) == 0
-    rows = cells(capsys.readouterr().out)
-    assert [row[0] for row in rows] == ['bundled digit', '', '']
-    assert rows[0][1] == '3'
-    assert float(rows[0][2].removesuffix(' %')) > 50
-
-
 @pytest.mark.parametrize('as_json', [False, True])
 def test_unreadable_images_are_named_and_the_others_shown(as_json, digits, capsys):
     flags = ['--json'] if as_json else []

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import timm
-from huggingface_hub import ModelCard
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 from tests.common import HRNETS, NAMES
 from timm_res2net.cli import main
 from timm_res2net.cli.models import rows
-from timm_res2net.convert.published import COUNTS, PUBLISHERS, file_of
+from timm_res2net.convert.published import COUNTS
 
 ROOT = Path(__file__).parents[2]
 TAGS = {
@@ -137,22 +136,10 @@ def test_hub_configs_are_what_is_generated():
 
 @pytest.mark.parametrize('full', WITH_WEIGHTS)
 def test_a_config_of_a_tag_makes_its_model(full):
-    """Read as from the Hub it is the model of the name, and the card has the tag's figures."""
+    """Read as from the Hub it is the model of the name."""
     folder = ROOT / 'hub_configs' / full
     made, own = (timm.create_model(name, device='meta') for name in (f'local-dir:{folder}', full))
     assert json.dumps(made.model_args) == json.dumps(own.model_args)
     assert [p.shape for p in made.parameters()] == [p.shape for p in own.parameters()]
     for key in ('input_size', 'mean', 'std', 'crop_pct', 'interpolation', 'license', 'tag'):
         assert json.dumps(made.pretrained_cfg[key]) == json.dumps(own.pretrained_cfg[key])
-    card = ModelCard((folder / 'README.md').read_text())
-    cfg, figures = TAGS[full], COUNTS[full.partition('.')[0]]
-    assert card.data.license == cfg.license
-    assert card.data.library_name == 'timm'
-    assert card.data.get('base_model') == cfg.hf_hub_id
-    assert f'{figures.params / 1e6:.2f} M' in card.text
-    assert f'{figures.gmacs:.2f} G' in card.text
-    file = file_of(full)
-    if file:
-        assert card.data.eval_results[0].metric_value == file.top1
-        assert card.data.eval_results[0].source_name == PUBLISHERS[file.by].figures
-    assert f"timm.create_model('{full}', pretrained=True" in card.text

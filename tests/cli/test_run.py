@@ -54,9 +54,6 @@ def test_where_timms_scripts_are(version, tag, monkeypatch, capsys):
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith('timm-res2net run: ')
     assert told.endswith(f"curl -fLo 'my scripts/validate.py' {REPOSITORY}/{tag}/validate.py")
-
-
-def test_another_script(capsys):
     assert main(['run', 'mine/training.py']) == 1
     told = capsys.readouterr().err
     assert "'mine/training.py'" in told and 'curl' not in told
