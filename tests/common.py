@@ -22,6 +22,7 @@ from timm_res2net.models.res2net_zoo import default_cfgs
 NAMES = tuple(default_cfgs)  # of Res2Nets
 HRNETS = tuple(hrnet_res2net.default_cfgs)
 TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
+PADDLE = Path(__file__).parent / 'fixtures' / 'paddle.pdparams'  # a small network
 HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
 TINY = 'test_res2net_se'

@@ -5,14 +5,18 @@ import signal
 
 import pytest
 import torch
+from hypothesis import settings
 
 # started in the background, a process ignores Ctrl-C, and all that it starts would ignore it, too
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # OpenVINO and NNCF send usage data from a fork, which hangs without a network, but not from CI.
-# hypothesis, too, takes this for CI and tries the same examples in every run.
 os.environ['CI'] = 'true'
+
+# every run tries the same examples, however long one takes
+settings.register_profile('same', derandomize=True, deadline=None, database=None)
+settings.load_profile('same')
 
 
 @pytest.fixture(autouse=True, scope='session')

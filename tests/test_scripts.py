@@ -1,113 +1,65 @@
-"""The scripts of the clone with the base install alone: their help, and what is missing."""
+"""The scripts of the clone: their help, and what they say if a package is missing."""
 
-import ast
-import os
 import re
+import runpy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.newcomer import ROOT, Newcomer, missing, modules
+ROOT = Path(__file__).parents[1]
+
+
+def file_of(module: str) -> Path:
+    return (ROOT / module.replace('.', '/')).with_suffix('.py')
+
 
 SCRIPTS = sorted(
     str(path.relative_to(ROOT).with_suffix('')).replace('/', '.').removesuffix('.__main__')
-    for folder in ('benchmarks', 'tests')
-    for path in (ROOT / folder).rglob('*.py')
+    for path in (ROOT / 'benchmarks').rglob('*.py')
     if re.search(r"^if __name__ == '__main__':", path.read_text(), re.MULTILINE)
-    if path.stem != 'newcomer'
 )
-COMMANDS = (
-    'benchmarks',
-)  # needs a command; its extras are tested with the README and with the suite
-RECORDERS = tuple(name for name in SCRIPTS if '.record_' in name)
+# those that pass packages of an extra to their frame
+NEEDY = [
+    name
+    for name in SCRIPTS
+    if name != 'benchmarks'
+    if re.search(r"\bScript\('[\w.]+', __doc__, '", file_of(name).read_text())
+]
 
 
-def file_of(module: str) -> Path | None:
-    """The file of one of the project's modules."""
-    path = ROOT / module.replace('.', '/')
-    return next((p for p in (path.with_suffix('.py'), path / '__init__.py') if p.is_file()), None)
-
-
-def needs(module: str, seen: set[str]) -> set[str]:
-    """Packages of extras that a script imports, at its top or in its functions, or one of the
-    project's modules that it imports. Those of `timm_res2net` and of the suite are left out: they
-    check for themselves.
-    """
-    path = file_of(module)
-    if module in seen or path is None or module.startswith(('timm_res2net', 'benchmarks.suite')):
-        return set()
-    seen.add(module)
-    package = module if path.stem == '__init__' else module.rpartition('.')[0]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            base = '.'.join(package.split('.')[: len(package.split('.')) - node.level + 1])
-            name = f'{base}.{node.module}' if node.level and node.module else node.module or base
-            names = [name, *(f'{name}.{alias.name}' for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found |= {name.partition('.')[0] for name in names}.intersection(missing())
-        for name in names:
-            found |= needs(name, seen)
-    return found
-
-
-def declared(module: str) -> set[str] | None:
-    """Packages that a script passes to its frame, which looks for them; None without a frame."""
-    calls = [
-        node
-        for node in ast.walk(ast.parse(file_of(module).read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'Script'
-    ]
-    return {arg.value for arg in calls[0].args[2:]} if calls else None
-
-
-@pytest.fixture(scope='module')
-def newcomer():
-    process = Newcomer({**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
-    yield process
-    process.close()
+def run(module: str, *words: str) -> str | int | None:
+    """Run a script in this process, and return how it exits."""
+    sys.argv = [module, *words]
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(module, run_name='__main__', alter_sys=True)
+    return stop.value.code
 
 
 def test_scripts_are_found():
+    assert {'benchmarks.quantize', 'benchmarks.forms'} <= {*NEEDY}
     assert {'benchmarks', 'benchmarks.tables', 'benchmarks.trainings.train_detector'} < {*SCRIPTS}
-    assert len(RECORDERS) >= 3
-    assert needs('benchmarks.quantize', set()) >= {'mlxtend', 'sklearn'}
 
 
+@pytest.mark.filterwarnings('ignore:.* found in sys.modules:RuntimeWarning')
 @pytest.mark.parametrize('module', SCRIPTS)
-def test_help(module, newcomer, tmp_path):
-    code, printed = newcomer.run(['python', '-m', module, '--help'], tmp_path)
-    assert code == 0, printed
-    assert printed.startswith(f'usage: python -m {module} ')
+def test_help(module, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [])
+    monkeypatch.chdir(tmp_path)
+    assert run(module, '--help') == 0
+    assert capsys.readouterr().out.startswith(f'usage: python -m {module} ')
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('module', [m for m in SCRIPTS if m not in COMMANDS + RECORDERS])
-def test_a_missing_package_is_one_sentence(module, newcomer, tmp_path):
-    """It names the extra, which has everything that the script imports."""
-    code, printed = newcomer.run(['python', '-m', module], tmp_path)
-    packages = declared(module)
-    if not packages:  # without the frame it has done its work, and imported what that needs
-        assert code == 0, printed
-        assert packages is None or not needs(module, set())
-        return
-    assert needs(module, set()) <= packages
-    assert code == 1
-    assert printed.count('\n') == 1, printed
-    found = re.search(r"\w+ is not installed\. Install it: pip install '([^']+)'\.$", printed)
-    assert packages <= modules(frozenset({found[1]}))
-
-
-@pytest.mark.parametrize('module', RECORDERS)
-def test_recorders_say_what_to_install(module, newcomer, tmp_path):
-    code, printed = newcomer.run(['python', '-m', module], tmp_path)
-    if code == 2:
-        assert 'the following arguments are required' in printed
-        return
-    assert code == 1
-    assert printed.count('\n') == 1, printed
-    assert printed.startswith(f'python -m {module}: ')
-    assert 'pip install' in printed
+@pytest.mark.filterwarnings('ignore:.* found in sys.modules:RuntimeWarning')
+@pytest.mark.parametrize('module', NEEDY)
+def test_a_missing_package_is_one_sentence(module, tmp_path, monkeypatch, capsys):
+    """It names an extra, before the script's work begins."""
+    monkeypatch.setattr(sys, 'argv', [])
+    monkeypatch.chdir(tmp_path)
+    none = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr('timm_res2net.folder.extras.importlib', none)
+    assert run(module) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"\w+ is not installed\. Install it: pip install 'timm-res2net\[", line)

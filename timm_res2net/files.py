@@ -5,12 +5,10 @@ renamed when it is complete.
 """
 
 import contextlib
-import errno
 import importlib.metadata
 import importlib.util
 import io
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,10 +46,9 @@ def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -
     Raises:
         ValueError: A folder is to be written and its name is a file's.
         FileExistsError: Something that may not be replaced exists at the path.
-        IsADirectoryError: A file is to be written and the path is a folder.
         FileNotFoundError: The parent folder does not exist.
-        OSError: The parent folder is not writable, or what is to be replaced is not a file, such as
-            a device, or is read-only.
+        OSError: The parent folder is not writable, or what is to be replaced is not a file or is
+            read-only.
     """
     resolved = path.resolve()
     if folder and path.suffix.lower() in FILE_SUFFIXES:
@@ -59,39 +56,24 @@ def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -
             f'A folder is written, and {path} is the name of a file. Name the folder {path.stem}.'
         )
     if replace:
-        _check_replaceable(resolved, path)
-    is_empty = folder and resolved.is_dir() and not any(resolved.iterdir())
-    if resolved == Path.cwd() or (os.path.lexists(resolved) and not is_empty and not replace):
+        _check_replaceable(resolved)
+    taken = os.path.lexists(resolved) and not (folder and _is_empty(resolved))
+    if resolved == Path.cwd() or (taken and not replace):
         raise FileExistsError(f'{path} already exists. Choose another name, or remove it first.')
     if not resolved.parent.is_dir():
         raise FileNotFoundError(
             f"Cannot write {path}: there is no folder '{resolved.parent}'. Create it first."
         )
-    try:
-        with tempfile.TemporaryFile(dir=resolved.parent):
-            pass
-    except OSError as error:
-        raise OSError(
-            f'Cannot write {path} ({error.strerror}). Choose a path in a folder you can write to.'
-        ) from error
-    return resolved
+    with tempfile.TemporaryFile(dir=resolved.parent):  # it is writable
+        return resolved
 
 
-def _check_replaceable(resolved: Path, path: Path) -> None:
+def _check_replaceable(path: Path) -> None:
     """Raise an OSError if something exists at a path that is not a file, or is read-only."""
-    try:
-        mode = resolved.stat().st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(f'Cannot write {path}: it is a folder. Name a file.')
-    if not stat.S_ISREG(mode):
-        raise OSError(f'Cannot write {path}: it is a device or a pipe. Name a file.')
-    if not mode & 0o222:  # renaming would replace it all the same
-        raise PermissionError(f'Cannot write {path}: it is read-only. Choose another name.')
-
-
-# --- writing --------------------------------------------------------------------------------------
+    if path.exists() and not path.is_file():
+        raise OSError(f'Cannot write {path}: it is a folder, a device or a pipe. Name a file.')
+    if path.exists() and not path.stat().st_mode & 0o222:  # renaming would replace it all the same
+        raise OSError(f'Cannot write {path}: it is read-only. Choose another name.')
 
 
 @contextlib.contextmanager
@@ -133,7 +115,6 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     with scratch_folder(path) as scratch:
         made = scratch / path.name
         yield made
-        made.chmod(0o644)
         place(made, path, replace=replace)
 
 
@@ -160,39 +141,21 @@ def place(made: Path, path: Path, *, replace: bool = False) -> None:
     Raises:
         FileExistsError: Something else took the name since it was checked. An empty folder is
             replaced by a folder.
-        OSError: What exists is not a file, such as a device, or is read-only.
+        OSError: What exists is not a file or is read-only.
     """
     if replace:
-        _check_replaceable(path, path)
-        os.replace(made, path)
-        return
-    try:
-        if made.is_dir():
-            os.rename(made, path)
-        else:
-            _rename_to_new(made, path)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise
+        _check_replaceable(path)
+    elif os.path.lexists(path) and not (made.is_dir() and _is_empty(path)):
         raise FileExistsError(
             f'{path} was written by another process in the meantime, and was not changed. Look at '
             'it, or choose another name.'
-        ) from error
+        )
+    os.replace(made, path)
 
 
-def _rename_to_new(made: Path, path: Path) -> None:
-    """Rename a file, and fail if something has the name. `os.rename` would replace that."""
-    try:
-        os.link(made, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-        os.rename(made, path)
-
-
-# --- reading --------------------------------------------------------------------------------------
+def _is_empty(path: Path) -> bool:
+    """Return whether a path is an empty folder."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
@@ -206,10 +169,10 @@ def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
         OSError: It cannot be opened.
         ValueError: It is not a regular file, or is larger.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
+    size = path.stat().st_size  # or there is no such file
+    if not path.is_file():
         raise ValueError(f'{path} is not a file, but a folder, a device or a pipe. Give a file.')
-    if status.st_size > limit:
+    if size > limit:
         raise ValueError(
             f'{path} has more than {limit:,} bytes, which is too large. Give another file.'
         )

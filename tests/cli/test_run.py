@@ -1,29 +1,62 @@
-"""`timm-res2net run`: scripts that are missing."""
+"""`timm-res2net run`: the user's scripts, and where timm's are."""
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import timm
-import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from timm_res2net.cli import main
 
 REPOSITORY = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models'
+SCRIPT = """
+import json, sys
+import helper
+import timm
+assert __name__ == '__main__'
+model = timm.create_model('res2net50_se', device='meta')
+print(json.dumps([sys.argv, type(model).__name__, helper.VALUE]))
+sys.exit(int(sys.argv[-1]))
+"""
 
 
-@pytest.mark.parametrize('name', ['train.py', 'validate.py', 'inference.py'])
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    (tmp_path / 'helper.py').write_text('VALUE = 5')
+    path = tmp_path / 'train.py'
+    path.write_text(SCRIPT)
+    monkeypatch.setattr(sys, 'argv', [])
+    monkeypatch.setattr(sys, 'path', ['', *sys.path])
+    return path
+
+
+def test_arguments_and_exit_code_pass(script, capsys):
+    arguments = ['data', '--model', 'x', '-h', '--', '--json', '3']
+    with pytest.raises(SystemExit) as stop:
+        main(['run', str(script), *arguments])
+    assert stop.value.code == 3
+    assert json.loads(capsys.readouterr().out) == [[str(script), *arguments], 'Res2Net', 5]
+
+
+@pytest.mark.parametrize('dashes', [[], ['--']])
+def test_an_exception_passes(dashes, script):
+    script.write_text('raise ValueError("of the script")')
+    with pytest.raises(ValueError, match='of the script'):
+        main(['run', *dashes, str(script)])
+
+
 @pytest.mark.parametrize(('version', 'tag'), [('1.0.31', 'v1.0.31'), ('1.0.32.dev0', 'main')])
-def test_where_timms_scripts_are(name, version, tag, monkeypatch, capsys):
+def test_where_timms_scripts_are(version, tag, monkeypatch, capsys):
     monkeypatch.setattr(timm, '__version__', version)
-    assert main(['run', f'my scripts/{name}', 'DATA', '--model', 'res2net50_se']) == 1
+    assert main(['run', 'my scripts/validate.py', 'DATA', '--model', 'res2net50_se']) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith('timm-res2net run: ')
+    assert told.endswith(f"curl -fLo 'my scripts/validate.py' {REPOSITORY}/{tag}/validate.py")
+    assert main(['run', 'mine/training.py']) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"timm-res2net run: There is no script 'my scripts/{name}'. ")
-    assert told.endswith(f"curl -fLo 'my scripts/{name}' {REPOSITORY}/{tag}/{name}\n")
-    assert f'timm {version}' in told
-    assert told.count('\n') == 1
+    assert "'mine/training.py'" in told and 'curl' not in told
 
 
 def test_the_readme_names_an_address_that_is_printed(monkeypatch, capsys):
@@ -34,39 +67,3 @@ def test_the_readme_names_an_address_that_is_printed(monkeypatch, capsys):
     monkeypatch.setattr(timm, '__version__', version)
     main(['run', 'train.py'])
     assert capsys.readouterr().err.endswith(f' {address}\n')
-
-
-def test_another_script(capsys):
-    assert main(['run', 'mine/training.py']) == 1
-    told = capsys.readouterr().err
-    assert "There is no script 'mine/training.py'. Give the path of a Python file." in told
-    assert 'curl' not in told
-
-
-@pytest.mark.parametrize(
-    ('rank', 'size', 'gpus', 'said'),
-    [('0', '2', False, True), ('1', '2', False, False), ('0', '2', True, False),
-     ('0', '1', False, False)],
-)  # fmt: skip
-def test_several_processes_without_a_gpu(rank, size, gpus, said, tmp_path, monkeypatch, capsys):
-    """One process says once what timm's train.py will do; the script runs."""
-    (tmp_path / 'script.py').write_text('print("ran")')
-    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: gpus)
-    monkeypatch.setattr('sys.argv', [])
-    monkeypatch.setattr('sys.path', [''])
-    monkeypatch.setenv('RANK', rank)
-    monkeypatch.setenv('WORLD_SIZE', size)
-    assert main(['run', str(tmp_path / 'script.py')]) == 0
-    captured = capsys.readouterr()
-    assert captured.out == 'ran\n'
-    assert captured.err.count('\n') == ('device_ids=[cpu]' in captured.err) == said
-
-
-def test_several_processes_are_why_it_is_said():
-    """If torch takes `device_ids=[cpu]`, or timm stops passing it, the sentence can go."""
-    distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        with pytest.raises(ValueError, match='device_ids'):
-            DistributedDataParallel(nn.Linear(2, 2), device_ids=[torch.device('cpu')])
-    finally:
-        distributed.destroy_process_group()

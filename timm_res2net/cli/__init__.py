@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ..files import VERSION
-from . import checkpoints, export, hub, images, models, run
+from . import export, folders, images, models
 from .frame import EXIT_USAGE, run_command
 
 __all__ = ['main']
@@ -28,15 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser('timm-res2net', description='Every public Res2Net for timm.')
     parser.add_argument('--version', action='version', version=f'%(prog)s {VERSION}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for group in (models, checkpoints, hub, export, images, run):
-        group.add(commands)
+    for add in (models.add, folders.add, export.add, images.add, export.add_run):
+        add(commands)
     if not argv:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
     name, *rest = argv
     if name == 'run':  # the script has its own options, errors and signals
         args = commands.choices[name].parse_args(rest)
-        return run.run(args.script, args.arguments)
+        return export.run(args.script, args.arguments)
     if name in commands.choices:  # options may stand anywhere: predict MODEL --top 1 IMAGE
         return run_command(commands.choices[name].parse_intermixed_args(rest))
     return run_command(parser.parse_args(argv))  # --help, --version, or a usage error

@@ -1,12 +1,25 @@
-"""`export`, `measure`: a model for other runtimes, and the time of each form."""
+"""`export`, `measure`, `run`: other runtimes, the time of each form, and scripts of the user."""
 
+import argparse
+import runpy
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from ..export import FORMATS, LEAST, MAX_IMAGES, Int8, export_model
 from ..export.measure import CONTROL, Comparison, compare_forms
-from .frame import EXIT_UNUSABLE, add_command, print_json, print_table
-from .options import add_options, positive_int
+from .frame import (
+    EXIT_ERROR,
+    EXIT_UNUSABLE,
+    add_command,
+    add_options,
+    positive_int,
+    print_json,
+    print_table,
+)
 
 
 def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
@@ -153,3 +166,42 @@ def add(commands: Any) -> None:
         '--all', action='store_true', help='also time the forms that take minutes to make'
     )
     add_options(parser, '--json', '--debug')
+
+
+# --- scripts --------------------------------------------------------------------------------------
+
+# Scripts of timm's repository that create models by name
+_TIMMS = ('train.py', 'validate.py', 'inference.py', 'benchmark.py', 'onnx_export.py')
+_ADDRESS = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models'
+
+
+def run(script: str, arguments: list[str]) -> int:
+    """Register the models, then run a script unchanged, such as timm's train.py.
+
+    timm-res2net run train.py DATA --model res2net50_se --pretrained --num-classes 5
+    timm-res2net run train.py DATA --model res2net50_se --device cpu
+    torchrun --nproc-per-node 4 -m timm_res2net run train.py DATA --model res2net50_se
+    """
+    # the script's exit code passes as SystemExit, and its errors with their tracebacks
+    if not Path(script).is_file():
+        remedy = 'Give the path of a Python file.'
+        if Path(script).name in _TIMMS:
+            tag = 'main' if 'dev' in timm.__version__ else f'v{timm.__version__}'
+            remedy = (
+                f"timm's packages do not contain {Path(script).name}. Get the one of timm "
+                f'{timm.__version__}, the installed version: curl -fLo {shlex.quote(script)} '
+                f'{_ADDRESS}/{tag}/{Path(script).name}'
+            )
+        print(f"timm-res2net run: There is no script '{script}'. {remedy}", file=sys.stderr)
+        return EXIT_ERROR
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).resolve().parent)
+    runpy.run_path(script, run_name='__main__')
+    return 0
+
+
+def add_run(commands: Any) -> None:
+    """Add the command `run`."""
+    parser = add_command(commands, run)
+    parser.add_argument('script', help='Python file to run')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, help='arguments of the script')

@@ -1,7 +1,6 @@
 """The frame of the command line: how a command is added, runs and ends, and what its errors say."""
 
 import argparse
-import contextlib
 import dataclasses
 import errno
 import inspect
@@ -14,9 +13,8 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 from huggingface_hub.errors import (
@@ -28,13 +26,75 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..convert.files import ENTRIES
+from ..layers.semantics import SEMANTICS
 from ..layers.text import first_line, printable, table
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_UNUSABLE = 3  # a measurement without a verdict
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+
+
+def positive_int(word: str) -> int:
+    """Return the whole number of at least 1 that an option names."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"'{word}' is not a whole number of at least 1")
+    return int(word)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    'checkpoint': dict(help='checkpoint file, or folder written by timm or `convert`'),
+    'target': dict(metavar='model', help='registered name, folder, or OWNER/NAME on the Hub'),
+    '--batch-size': dict(type=positive_int, metavar='N', help='images in a batch'),
+    '--crop-pct': dict(type=float, help='share of the image that the crop keeps'),
+    '--debug': dict(action='store_true', help='print the traceback of an error'),
+    '--dry-run': dict(action='store_true', help='check everything; write and send nothing'),
+    '--entry': dict(
+        help='entry of the file that holds the weights, such as ema.module (default: the first of '
+        f'{", ".join(ENTRIES)} that exists, otherwise the whole file)'
+    ),
+    '--img-size': dict(
+        type=positive_int, metavar='PX', help="side of the images (default: the model's)"
+    ),
+    '--interpolation': dict(help='how images are resized: bilinear, bicubic, ...'),
+    '--json': dict(action='store_true', help='print JSON'),
+    '--label-names': dict(
+        type=Path,
+        metavar='PATH',
+        help='names of the classes: a text file with one per line, or a folder with one folder of '
+        'images per class',
+    ),
+    '--label-order': dict(
+        choices=('natural', 'sorted'),
+        help='order of class folders in the training: natural (1, 2, 10) as in timm, sorted (1, '
+        '10, 2) as in torchvision',
+    ),
+    '--license': dict(metavar='ID', help='license of the weights, such as apache-2.0'),
+    '--mean': dict(type=float, nargs='+', help='mean of each image channel'),
+    '--model': dict(metavar='NAME', help='name of the model, if the shapes do not imply it'),
+    '--multi-label': dict(
+        action='store_true', help='an image may be of several classes: sigmoid, not softmax'
+    ),
+    '--out': dict(required=True, type=Path, metavar='PATH', help='file or folder to write'),
+    '--prefix': dict(help='prefix of the Res2Net in the keys, if the file holds several'),
+    '--random': dict(
+        action='store_false', dest='pretrained', help='do not load pretrained weights'
+    ),
+    '--remote-code': dict(
+        action=argparse.BooleanOptionalAction,
+        help='add a module of a few lines with which transformers loads the model by '
+        'trust_remote_code=True, without an import of timm_res2net (default: only if there is one '
+        'already)',
+    ),
+    '--revision': dict(help='branch, tag or commit of the repository'),
+    '--semantics': dict(
+        help='block semantics of the checkpoint, if the keys do not imply them: '
+        f'{", ".join(SEMANTICS)}'
+    ),
+    '--std': dict(type=float, nargs='+', help='standard deviation of each image channel'),
+}
+"""The arguments and options that several commands have."""
 
 
 def add_command(commands: Any, handler: Callable[..., int]) -> argparse.ArgumentParser:
@@ -65,6 +125,18 @@ def add_command(commands: Any, handler: Callable[..., int]) -> argparse.Argument
     return parser
 
 
+def add_options(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+    """Add arguments and options of `OPTIONS` to a command.
+
+    Args:
+        parser: The command's parser.
+        *names: Their names.
+        **changes: Arguments of `add_argument` that differ for this command, such as `help`.
+    """
+    for name in names:
+        parser.add_argument(name, **{**OPTIONS[name], **changes})
+
+
 def print_json(value: object) -> None:
     """Print a result, with its records as objects."""
     print(json.dumps(_plain(value), indent=2))
@@ -87,14 +159,12 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print(table(header, rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
-# --- running --------------------------------------------------------------------------------------
-
-
 def run_command(args: argparse.Namespace) -> int:
     """Run a command, and print its error, if any, in one line.
 
-    While it runs, the steps that the package logs are printed to the standard error if they take
-    longer than a second.
+    Warnings of the package go to the standard error, and on a terminal its steps do, too, because
+    some take minutes. SIGTERM raises a KeyboardInterrupt, as Ctrl-C does, so that `with` blocks
+    clean up.
 
     Args:
         args: What the parser of a command returned.
@@ -106,103 +176,54 @@ def run_command(args: argparse.Namespace) -> int:
     options = vars(args)
     name, handler = f'timm-res2net {options.pop("command")}', options.pop('handler')
     debug = options.pop('debug', False)
-    with _printed_steps(name), _ended_by_sigterm():
-        try:
-            code: int = handler(**options)
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:  # timm-res2net list | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except (Exception, KeyboardInterrupt) as error:
-            interrupt = _interrupt_in(error)
-            if interrupt is not None:
-                word = 'terminated' if interrupt.args else 'interrupted'
-                print(f'{name}: {word}. Run it again.', file=sys.stderr)
-                return EXIT_TERMINATED if interrupt.args else EXIT_INTERRUPTED
-            if debug:
-                print(_without_secrets(traceback.format_exc()), file=sys.stderr)
-            print(f'{name}: {printable(explain(error))}', file=sys.stderr)
-            return EXIT_ERROR
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise a KeyboardInterrupt, as Ctrl-C does, so that `with` blocks clean up."""
+    logging.basicConfig(format=f'{name}: %(message)s')
+    if sys.stderr.isatty():
+        logging.getLogger('timm_res2net').setLevel(logging.INFO)
 
     def end(number: int, frame: Any) -> None:
         raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        code: int = handler(**options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # timm-res2net list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__  # C++ code turns an interrupt into another error
+        if cause is not None:
+            print(f'{name}: {"terminated" if cause.args else "interrupted"}.', file=sys.stderr)
+            return EXIT_TERMINATED if cause.args else EXIT_INTERRUPTED
+        if debug:
+            print(_without_secrets(traceback.format_exc()), file=sys.stderr)
+        print(f'{name}: {printable(explain(error))}', file=sys.stderr)
+        return EXIT_ERROR
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the interrupt that ended a command; C++ code may turn it into another error."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error
-
-
-class _Steps(logging.Handler):
-    """Prints warnings at once, and a step if it is not over in a second. '' ends a step."""
-
-    timer = Timer(0, print)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record, or wait whether another one follows within a second."""
-        self.timer.cancel()
-        line = printable(self.format(record))
-        if record.levelno >= logging.WARNING:
-            print(line, file=sys.stderr, flush=True)
-        elif record.getMessage():
-            self.timer = Timer(1, print, (f'{line} ...',), {'file': sys.stderr, 'flush': True})
-            self.timer.daemon = True
-            self.timer.start()
-
-
-@contextlib.contextmanager
-def _printed_steps(name: str) -> Iterator[None]:
-    """Print what the package logs while a command runs."""
-    log, steps = logging.getLogger('timm_res2net'), _Steps()
-    steps.setFormatter(logging.Formatter(f'{name}: %(message)s'))
-    level = log.level
-    log.addHandler(steps)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        steps.timer.cancel()
-        log.removeHandler(steps)
-        log.setLevel(level)
 
 
 # --- errors ---------------------------------------------------------------------------------------
 
 _LOGIN = 'log in with `hf auth login`, or set HF_TOKEN.'
-_SPACE = 'Free some space, or use another disk (HF_HOME names the cache of the Hub).'
-_ACCESS = 'Choose a folder you can write to (HF_HOME names the cache of the Hub).'
-_REMEDIES: tuple[tuple[type[Exception] | int, str], ...] = (
-    (GatedRepoError, f'It is gated: accept its conditions on the Hub, then {_LOGIN}'),
-    (RepositoryNotFoundError, f'It does not exist, or is private: check the name, or {_LOGIN}'),
-    (RevisionNotFoundError, 'There is no such revision: name a branch, a tag or a commit.'),
-    (401, f'To get access, {_LOGIN}'),
-    (403, f'To get access, {_LOGIN}'),
-    (412, 'Someone else has pushed in the meantime. Nothing was changed; run again.'),
-    (429, 'Wait a while and run again.'),
-    (500, 'Run again later.'),
-    (HfHubHTTPError, 'Change what you ask for.'),
-    (HTTPError, 'Check the network and run again.'),
-    (ModuleNotFoundError, "An extra may bring it: pip install 'timm-res2net[plots,export,int8]'."),
-    (errno.ENOENT, 'Check the path.'),
-    (errno.ENOSPC, _SPACE),
-    (errno.EDQUOT, _SPACE),
-    (errno.EACCES, _ACCESS),
-    (errno.EPERM, _ACCESS),
-    (errno.EROFS, _ACCESS),
+_CACHE = '(HF_HOME names the cache of the Hub).'
+_REMEDIES: tuple[tuple[tuple[type[Exception] | int, ...], str], ...] = (
+    ((GatedRepoError,), f'It is gated: accept its conditions on the Hub, then {_LOGIN}'),
+    ((RepositoryNotFoundError,), f'It does not exist, or is private: check the name, or {_LOGIN}'),
+    ((RevisionNotFoundError,), 'There is no such revision: name a branch, a tag or a commit.'),
+    ((401, 403), f'To get access, {_LOGIN}'),
+    ((412,), 'Someone else has pushed in the meantime. Nothing was changed; run again.'),
+    ((429,), 'Wait a while and run again.'),
+    ((500,), 'Run again later.'),
+    ((HfHubHTTPError,), 'Change what you ask for.'),
+    ((HTTPError,), 'Check the network and run again.'),
+    ((ImportError,), "An extra may bring it: pip install 'timm-res2net[plots,export,int8]'."),
+    ((errno.ENOENT,), 'Check the path.'),
+    ((errno.ENOSPC, errno.EDQUOT), f'Free some space, or use another disk {_CACHE}'),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), f'Choose a folder you can write to {_CACHE}'),
 )
 """What to do after an error, by its type, the status of the Hub's answer (500 for all faults of a
 server) or the number of the system's error. The first row that fits counts."""
@@ -229,8 +250,8 @@ def explain(error: BaseException) -> str:
         isinstance(error, OSError) and type(error).__module__ == 'builtins' and number is None
     ):
         text = str(error)
-    for key, remedy in _REMEDIES:
-        if key == number or (isinstance(key, type) and isinstance(error, key)):
+    for keys, remedy in _REMEDIES:
+        if number in keys or isinstance(error, tuple(k for k in keys if isinstance(k, type))):
             text = f'{text}. {remedy}'
             break
     return _without_secrets(text)

@@ -1,10 +1,9 @@
 """`predict`, `show`: what a model sees in images."""
 
-import logging
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import torch
@@ -16,11 +15,9 @@ from ..folder.checks import check_values
 from ..hub.fetch import load_model
 from ..layers.text import printable
 from ..prediction import SUFFIXES, Prediction, digits, find_images, labels_of, predict
-from .frame import EXIT_ERROR, add_command, print_json
-from .options import add_options, positive_int
+from .frame import EXIT_ERROR, add_command, add_options, positive_int, print_json
 
 _DIGITS_MODEL = 'test_res2net_se'
-_logger = logging.getLogger(__name__)
 
 
 def _as_objects(top: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
@@ -53,35 +50,22 @@ def _predict(
     paths: Sequence[Path | None] = find_images(images) or [None]
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
-    _logger.info('')  # nothing is printed between the rows
-    predictions = _with_bar(predict(model, paths, **options), len(paths))
+    predictions: Iterable[Prediction] = predict(model, paths, **options)
+    if len(paths) >= 10 and sys.stderr.isatty() and not sys.stdout.isatty():
+        predictions = tqdm(predictions, total=len(paths), unit='image')
     if json:
-        errors = _print_objects(predictions)
+        known = list(predictions)
+        errors = [one.error for one in known if one.error]
+        results = [
+            {'error': one.error} if one.error else {'top': _as_objects(one.top)} for one in known
+        ]
+        print_json([{'image': one.image, **row} for one, row in zip(known, results, strict=True)])
     else:
-        names = [len(str(path)) for path in paths]
-        errors = _print_rows(predictions, max(names), max(map(len, labels_of(model))))
+        path = max(len('bundled digit'), *(len(str(path)) for path in paths))
+        errors = _print_rows(predictions, path, max(map(len, ('class', *labels_of(model)))))
     for error in errors:
         print(f'timm-res2net predict: {printable(error)}', file=sys.stderr)
     return EXIT_ERROR if errors else 0
-
-
-def _with_bar(predictions: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """Show a progress bar, unless the rows appear on the terminal and are the progress."""
-    if total < 10 or sys.stdout.isatty() or not sys.stderr.isatty():
-        return predictions
-    return iter(tqdm(predictions, total=total, unit='image'))
-
-
-def _print_objects(predictions: Iterable[Prediction]) -> list[str]:
-    """Print predictions as JSON, and return the errors among them."""
-    objects = [
-        {'image': one.image, 'error': one.error}
-        if one.error
-        else {'image': one.image, 'top': _as_objects(one.top)}
-        for one in predictions
-    ]
-    print_json(objects)
-    return [str(one['error']) for one in objects if 'error' in one]
 
 
 def _print_rows(predictions: Iterable[Prediction], path: int, label: int) -> list[str]:
@@ -89,12 +73,12 @@ def _print_rows(predictions: Iterable[Prediction], path: int, label: int) -> lis
 
     Args:
         predictions: The predictions.
-        path: Length of the longest path.
+        path: Length of the longest path. On a terminal that is too narrow, the beginning of a path
+            and the end of a label are left out.
         label: Length of the longest label.
     """
-    path, label = max(path, len('bundled digit')), max(label, len('class'))
     if sys.stdout.isatty():
-        room = shutil.get_terminal_size().columns - len('|  |  | probability |')
+        room = get_terminal_size().columns - len('|  |  | probability |')
         path = min(path, max(room - label, room // 2))
         label = min(label, room - path)
 
@@ -160,22 +144,14 @@ def add(commands: Any) -> None:
     """Add the commands `predict` and `show`."""
     parser = add_command(commands, _predict)
     add_options(parser, 'target', nargs='?', default=None)
-    parser.add_argument(
-        'images',
-        metavar='image',
-        nargs='*',
-        type=Path,
-        default=(),
-        help='image, or folder that is searched with its subfolders (default: a bundled digit)',
-    )
-    parser.add_argument(
-        '--top', type=positive_int, metavar='N', help='classes per image (default: 3)'
-    )
+    text = 'image, or folder that is searched with its subfolders (default: a bundled digit)'
+    parser.add_argument('images', metavar='image', nargs='*', type=Path, default=(), help=text)
+    text = 'classes per image (default: 3)'
+    parser.add_argument('--top', type=positive_int, metavar='N', help=text)
     add_options(parser, '--batch-size', '--random', '--json', '--debug')
     parser = add_command(commands, _show)
     add_options(parser, 'target')
-    parser.add_argument(
-        'image', nargs='?', type=Path, default=None, help='image (default: a bundled digit)'
-    )
+    text = 'image (default: a bundled digit)'
+    parser.add_argument('image', nargs='?', type=Path, default=None, help=text)
     add_options(parser, '--out', help='PNG file to write')
     add_options(parser, '--random', '--json', '--debug')

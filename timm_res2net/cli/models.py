@@ -9,8 +9,7 @@ from timm.models import get_arch_pretrained_cfgs
 
 from ..convert import COUNTS, PUBLISHERS, file_of
 from ..folder.target import find_name
-from .frame import add_command, print_json, print_table
-from .options import add_options
+from .frame import add_command, add_options, print_json, print_table
 
 
 class Row(NamedTuple):
@@ -47,8 +46,9 @@ def rows(pattern: str = '*') -> list[Row]:
             file = file_of(full)
             top1 = file.top1 if file else None
             source = PUBLISHERS[file.by].figures if file else None
-            hub = f'hf-hub:{cfg.hf_hub_id}' if cfg.hf_hub_id else None
-            weights = hub or ('in the package' if cfg.file else str(cfg.url or '')) or None
+            weights = 'in the package' if cfg.file else str(cfg.url or '') or None
+            if cfg.hf_hub_id:
+                weights = f'hf-hub:{cfg.hf_hub_id}'
             side = cfg.input_size[-1]
             matching.append(Row(full, *counted, side, top1, source, cfg.license, weights))
     return matching
@@ -88,14 +88,12 @@ def _list(
     timm-res2net list 'res2net50_*.ssld*' --json
     timm-res2net list --license apache-2.0 --sort top1
     """
-    is_glob = any(sign in text for sign in '*?[')
-    matching = [
-        row
-        for row in rows(text if is_glob else f'*{text}*')
-        if license is None or row.license == license.lower()  # identifiers are lower case
-    ]
+    matching = rows(text if set('*?[') & set(text) else f'*{text}*')
+    licensed = ''
+    if license is not None:
+        licensed = f" with license '{license}'"
+        matching = [row for row in matching if row.license == license.lower()]
     if not matching:
-        licensed = '' if license is None else f" with license '{license}'"
         raise ValueError(
             f"No model matches '{text}'{licensed}. `timm-res2net list` shows all models."
         )
@@ -125,6 +123,7 @@ def _info(name: str, json: bool = False) -> int:
     model: Any = timm.create_model(architecture, device='meta')
     paper_ids = (cfg.paper_ids,) if isinstance(cfg.paper_ids, str) else cfg.paper_ids
     create = f"timm.create_model('{name}'{', pretrained=True' if row.weights else ''}"
+    levels = model.feature_info
     facts: dict[str, Any] = {
         **row._asdict(),
         'tags': [row.model.partition('.')[2] for row in tags],
@@ -132,8 +131,8 @@ def _info(name: str, json: bool = False) -> int:
         'notes': list(cfg.notes or ()),
         'input_size': list(cfg.input_size),
         'num_classes': cfg.num_classes,
-        'feature_channels': [level['num_chs'] for level in model.feature_info],
-        'feature_strides': [level['reduction'] for level in model.feature_info],
+        'feature_channels': [level['num_chs'] for level in levels],
+        'feature_strides': [level['reduction'] for level in levels],
         'arguments': model.model_args,
         'paper': f'{cfg.paper_name}, {", ".join(paper_ids)}',
         'origin': cfg.origin_url,
@@ -156,12 +155,8 @@ def _info(name: str, json: bool = False) -> int:
 def add(commands: Any) -> None:
     """Add the commands `list` and `info`."""
     parser = add_command(commands, _list)
-    parser.add_argument(
-        'text',
-        nargs='?',
-        default='*',
-        help='part of the name, or a glob for the whole name, such as *_vd_*',
-    )
+    text = 'part of the name, or a glob for the whole name, such as *_vd_*'
+    parser.add_argument('text', nargs='?', default='*', help=text)
     add_options(parser, '--license')
     parser.add_argument(
         '--sort', choices=_ORDERS, help='order by name, or by a figure, the best top1 first'
