@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import timm
+from huggingface_hub import close_session, constants
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import _http
 
 from tests.common import repository_files
-from tests.hub.client import Client, RemoteError, environment
+from tests.hub.client import connected
 from tests.hub.server import Fault, hub
+from timm_res2net import check, export_model, show
+from timm_res2net.cli import main
 from timm_res2net.hub.load import load_model
 from timm_res2net.models.loading import NOT_CACHED, prepare_weights
 
 WARM = 'me/warm'  # in the cache
 COLD = 'me/cold'
-LOAD = """
-from timm_res2net.hub.load import load_model
-answer = load_model(target).num_classes
-"""
 
 
 @contextlib.contextmanager
@@ -40,22 +41,20 @@ def hole(port: int = 0) -> Iterator[int]:
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    """A client that has loaded one repository, and the port of the Hub, which has gone."""
+    """The client with one repository in its cache, and the port of the Hub, which has gone."""
+    home = tmp_path_factory.mktemp('home')
     model = timm.create_model('test_res2net_se', num_classes=5)
-    with hub() as server:
-        server.add(WARM, repository_files(WARM, model))
-        client = Client(environment(server.url, tmp_path_factory.mktemp('home')))
-        client.run(LOAD, target=WARM)
-    client.run("""
-from huggingface_hub import close_session, constants
-from huggingface_hub.utils import _http
-close_session()  # a connection that is open would outlive the server
-constants.HF_HUB_ETAG_TIMEOUT = 0.05
-slept = timm.slept = []
-_http.time.sleep = slept.append
-""")
-    yield client, server.server_port
-    client.close()
+    with contextlib.ExitStack() as stack:
+        with hub(xet=False) as server:
+            server.add(WARM, repository_files(WARM, model))
+            patch = stack.enter_context(
+                connected(server.url, home, HF_HUB_ETAG_TIMEOUT=0.05, HF_HUB_OFFLINE=False)
+            )
+            load_model(WARM)
+            close_session()  # a connection that is open would outlive the server
+        slept: list[float] = []
+        patch.setattr(_http.time, 'sleep', slept.append)
+        yield patch, server.server_port, slept
 
 
 TROUBLE = {
@@ -80,52 +79,35 @@ TROUBLE = {
 }
 # what is run, and the repository that its weights come from
 RUNS = {
-    'create_model': ("timm.create_model('res2net50_se', True)", 'timm/res2net50_26w_4s.in1k'),
-    'a model of timm': (
-        "from timm_res2net.hub.load import load_model; load_model('resnet18.tv_in1k')",
-        'timm/resnet18.tv_in1k',
+    'create_model': (
+        lambda out: timm.create_model('res2net50_se', True), 'timm/res2net50_26w_4s.in1k'
     ),
-    'a repository': (f"from timm_res2net.hub.load import load_model; load_model('{COLD}')", COLD),
-    'export': (f"import timm_res2net as t; t.export_model('{COLD}', out, 'pt2')", COLD),
-    'show': (f"import timm_res2net as t; t.show('{COLD}', None, out.replace('pt2', 'png'))", COLD),
-    'check': (f"hub.check('{COLD}')", COLD),
-    'check of a name': ("hub.check('res2net50_se')", 'timm/res2net50_26w_4s.in1k'),
-}
-SET = 'from huggingface_hub import constants; constants.HF_HUB_OFFLINE = offline'
+    'a model of timm': (lambda out: load_model('resnet18.tv_in1k'), 'timm/resnet18.tv_in1k'),
+    'a repository': (lambda out: load_model(COLD), COLD),
+    'export': (lambda out: export_model(COLD, out / 'net.pt2', 'pt2'), COLD),
+    'show': (lambda out: show(COLD, None, out / 'net.png'), COLD),
+    'check': (lambda out: check(COLD), COLD),
+    'check of a name': (lambda out: check('res2net50_se'), 'timm/res2net50_26w_4s.in1k'),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('case', TROUBLE)
 @pytest.mark.parametrize('run', RUNS)
 def test_every_way_says_the_same_at_once(run, case, world, tmp_path):
-    client, port = world
+    patch, port, slept = world
     trouble, settings, value, remedy = TROUBLE[case]
-    code, repo = RUNS[run]
-    with trouble(port) if trouble is hole else trouble():
-        client.run(SET, **{'offline': False, **settings})
-        with pytest.raises(RemoteError) as error:
-            client.run(code, out=str(tmp_path / 'net.pt2'))
-    assert error.value.kind == 'ConnectionError'
-    assert error.value.text.startswith(value.format(repo=repo))
-    assert error.value.text.endswith(f'{remedy}{NOT_CACHED}')
-    assert client.run('answer = timm.slept') == []  # the client's own way is to try six times
+    use, repo = RUNS[run]
+    with trouble(port) if trouble is hole else trouble(), patch.context() as more:
+        more.setattr(constants, 'HF_HUB_OFFLINE', bool(settings))
+        with pytest.raises(ConnectionError) as error:
+            use(tmp_path)
+    assert str(error.value).startswith(value.format(repo=repo))
+    assert str(error.value).endswith(f'{remedy}{NOT_CACHED}')
+    assert slept == []  # the client's own way is to try six times
     assert list(tmp_path.iterdir()) == []
 
 
-COMMANDS = """
-import contextlib, io
-from timm_res2net.cli import main
-answer = []
-for words in commands:
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told):
-        code = main(words)
-    answer.append([code, told.getvalue().splitlines()[-1]])
-"""
-
-
-def test_every_command_prints_it(world, tmp_path):
-    client, _ = world
-    client.run(SET, offline=False)
+def test_every_command_prints_it(world, tmp_path, capsys):
     commands = {
         'export': ['--out', str(tmp_path / 'net.pt2')],
         'show': ['--out', str(tmp_path / 'net.png')],
@@ -133,11 +115,9 @@ def test_every_command_prints_it(world, tmp_path):
         'check': [],
         'pull': ['--out', str(tmp_path / 'net')],
     }
-    told = client.run(
-        COMMANDS, commands=[[command, COLD, *options] for command, options in commands.items()]
-    )
-    for command, (code, line) in zip(commands, told, strict=True):
-        assert code == 1
+    for command, options in commands.items():
+        assert main([command, COLD, *options]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
         start = f'timm-res2net {command}: The Hub cannot be reached for {COLD} (ConnectError: '
         assert line.startswith(start)
         assert line.endswith(f'Check the network.{NOT_CACHED}')
@@ -145,28 +125,23 @@ def test_every_command_prints_it(world, tmp_path):
 
 
 @pytest.mark.parametrize('offline', [False, True])
-def test_the_cache_serves(offline, world):
-    client, _ = world
-    client.run(SET, offline=offline)
-    assert client.run(LOAD, target=WARM) == 5
-    assert client.run('answer = timm.slept') == []
+def test_the_cache_serves(offline, world, monkeypatch):
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', offline)
+    assert load_model(WARM).num_classes == 5
+    assert world[2] == []
 
 
 def test_what_the_hub_refuses_passes(tmp_path):
-    with hub() as server:
+    with hub() as server, connected(server.url, tmp_path) as patch:
         server.add(COLD, {'config.json': b'{}'}, gated=True)
-        client = Client(environment(server.url, tmp_path, HF_TOKEN=''))
-        try:
-            for target, kind in (
-                (COLD, 'GatedRepoError'),
-                ('me/none', 'RepositoryNotFoundError'),
-                ('res2net50_se', 'RepositoryNotFoundError'),
-            ):
-                with pytest.raises(RemoteError) as error:
-                    client.run(LOAD, target=target)
-                assert error.value.kind == kind
-        finally:
-            client.close()
+        patch.setenv('HF_TOKEN', '')
+        for target, kind in (
+            (COLD, GatedRepoError),
+            ('me/none', RepositoryNotFoundError),
+            ('res2net50_se', RepositoryNotFoundError),
+        ):
+            with pytest.raises(kind):
+                load_model(target)
 
 
 # --- URLs -------------------------------------------------------------------------------------
