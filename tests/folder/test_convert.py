@@ -14,14 +14,12 @@ from timm.models import save_for_hf
 
 from tests.common import (
     TINY,
-    Reference,
     from_folder,
     image,
     model_folder,
     push_to_folder,
     random_weights,
     randomise,
-    relative_error,
     save,
     slow_except,
 )
@@ -31,11 +29,8 @@ from timm_res2net.convert.sources import SOURCES
 from timm_res2net.hub.load import load_model
 from timm_res2net.layers.semantics import SEMANTICS
 
-FIXTURES = Path(__file__).parents[1] / 'fixtures'
 CUSTOM = 'res2net_custom'
 HRNET = 'hrnet_w18_res2net'
-# float32; the references fold BatchNorm differently and have up to 150 layers to do so
-FLOAT32 = 2e-4
 
 
 # --- round trips ----------------------------------------------------------------------------------
@@ -140,33 +135,6 @@ def test_a_network_is_found_by_its_shapes(name, tmp_path):
     assert taken.config.input_size[0] == 4
     for key, value in taken.net.state_dict().items():
         assert torch.equal(value, weights[key])
-
-
-def test_a_name_tells_the_semantics_that_keys_do_not(tmp_path):
-    name = 'res2net50_pd_14w_8s'
-    weights = random_weights(name)
-    path = save(weights, tmp_path / 'w.pth')
-    ours, other = convert_checkpoint(path, model=f'{name}.in1k'), convert_checkpoint(path)
-    with torch.no_grad():
-        expected = Reference(weights, 'paddle', (3, 4, 6, 3), 8)(image())
-        assert relative_error(ours.net(image()), expected) < FLOAT32
-        assert relative_error(other.net(image()), expected) > 0.01  # what the name is for
-
-
-@pytest.mark.parametrize(
-    ('name', 'kwargs', 'semantics'),
-    [
-        (TINY, {'semantics': 'mmdet'}, 'mmdet'),
-        pytest.param('res2net50_16w_4s_se', {}, 'caffe', marks=pytest.mark.slow),
-        ('another_net', {'semantics': 'mmdet'}, 'official'),  # whose arguments they are not
-    ],
-)
-def test_arguments_of_train_py_imply_the_semantics(name, kwargs, semantics, tmp_path):
-    args = argparse.Namespace(model=name, model_kwargs=kwargs, gp=None, img_size=None)
-    weights = random_weights() if kwargs else random_weights(name)
-    path = save({'arch': name, 'args': args, 'state_dict': weights}, tmp_path / 'c.pth')
-    assert convert_checkpoint(path).config.semantics == semantics
-    assert convert_checkpoint(path, semantics='paddle').config.semantics == 'paddle'
 
 
 def test_a_network_without_a_name_is_not_called_by_anothers(tmp_path):
@@ -323,11 +291,6 @@ def test_refused(case, tmp_path, monkeypatch):
     assert text in str(error.value)
     assert len(str(error.value)) < 1000
     assert os.listdir(tmp_path) == ['w.pth']
-
-
-def test_a_semantics_that_a_source_has_not():
-    with pytest.raises(ValueError, match='paddle, not official, which res2net50_26w_4s computes'):
-        convert_checkpoint(FIXTURES / 'paddle.pdparams', model='res2net50_26w_4s')
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

@@ -56,16 +56,7 @@ class Fault:
 
 @dataclass
 class Repo:
-    """A repository.
-
-    Attributes:
-        private: Whether it is hidden without a token.
-        gated: Whether its files are.
-        large: Suffixes of files that git does not hold itself.
-        refs: Commits of branches and tags by name.
-        commits: Files by path, by commit.
-        messages: Messages of the commits, in order.
-    """
+    """A repository: commits of branches by name, files by path by commit, messages in order."""
 
     private: bool = False
     gated: bool = False

@@ -15,9 +15,8 @@ from safetensors.torch import load, save
 from tests.common import image, randomise, repository_files, slow_except
 from tests.hub.client import connected
 from tests.hub.server import Hub, hub
-from timm_res2net import check, export_model, predict, pull, show
+from timm_res2net import check, pull
 from timm_res2net.hub.load import load_model
-from timm_res2net.models.loading import NOT_CACHED
 
 REPO = 'me/tiny'
 # How the cache keeps the weights of REPO
@@ -111,34 +110,6 @@ def test_damaged_weights_are_refused(world, model, tmp_path):
     with torch.no_grad():
         assert torch.equal(load_model(REPO).eval()(image()), model(image()))
     assert weights_in(cache).read_bytes() == good
-
-
-@pytest.mark.parametrize('case', OFFLINE)
-def test_uses_without_the_hub_do_not_wait(case, server, files, patch, tmp_path):
-    """What is in the cache is used at once, and what is not fails at once."""
-    name, value, remedy = OFFLINE[case]
-    server.add(REPO, files)
-    timm.create_model(f'hf-hub:{REPO}', pretrained=True)
-    server.requests.clear()
-    patch.setattr(constants, name, value)
-    out = tmp_path / 'out'
-    uses = {
-        'predict': lambda: list(predict(load_model(REPO).eval(), [None])),
-        'show': lambda: show(REPO, None, out / 'shown.png'),
-        'export': lambda: export_model(REPO, out / 'exported.pt', 'torchscript'),
-    }
-    out.mkdir()
-    for use in uses.values():
-        use()
-    weights_in(tmp_path / 'home/hub').unlink()
-    for path in out.iterdir():
-        path.unlink()
-    for use in uses.values():
-        with pytest.raises(OSError, match=REPO) as error:
-            use()
-        assert remedy in str(error.value) and NOT_CACHED in str(error.value)
-    assert server.requests == []
-    assert list(out.iterdir()) == []
 
 
 # --- repositories that others wrote ---------------------------------------------------------------

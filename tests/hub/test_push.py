@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from safetensors.torch import load, save
 from torch import nn
 
 import timm_res2net
-from tests.common import PUSHED, files_of, image, randomise, relative_error
-from tests.hub.client import command, environment
+from tests.common import PUSHED, files_of, image, randomise
 from timm_res2net import check, pull, push_to_hub
+from timm_res2net.cli import main
 from timm_res2net.folder.card import Result, results_of
 from timm_res2net.folder.golden import GOLDEN
 from timm_res2net.folder.remote_code import MODULE
@@ -195,63 +194,28 @@ def test_private(server):
         push(tiny(), private=True)
 
 
-TRAIN = """
-import argparse
-import hashlib
-import timm, torch
-from timm.utils import CheckpointSaver
-
-parser = argparse.ArgumentParser()
-parser.add_argument('--model')
-parser.add_argument('--pretrained', action='store_true')
-parser.add_argument('--num-classes', type=int)
-parser.add_argument('--img-size', type=int)
-parser.add_argument('--output')
-args = parser.parse_args()
-torch.manual_seed(0)
-model = timm.create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-saver = CheckpointSaver(model, optimizer, args=args, checkpoint_dir=args.output)
-for step in range(2):
-    loss = torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4))
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-saver.save_checkpoint(0, metric=1.0)
-with torch.no_grad():
-    torch.save(model.eval()(torch.ones(1, 3, 64, 64)), args.output + '/expected')
-"""
-
-
-@pytest.mark.slow  # processes of their own: the commands as they are typed
-def test_the_story(server, tmp_path):
-    """Fine-tune through `run` by a script in the manner of timm's, push, check, pull, load."""
-    (tmp_path / 'train.py').write_text(TRAIN)
-    (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n')
-    env = environment(server.url, tmp_path / 'home')
+def test_the_commands(server, tmp_path, monkeypatch, capsys):
+    """push, check, pull and push again, as they are typed, with a training checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny(num_classes=4)
+    torch.save({'arch': 'test_res2net_se', 'state_dict': model.state_dict()}, 'c.pth')
+    Path('classes.txt').write_text('a\nb\nc\nd\n')
     told = {}
     for line in (
-        'run train.py --model test_res2net_se --pretrained --num-classes 4 --img-size 64 '
-        '--output .',
-        'push model_best.pth.tar me/story --license mit --eval top1=93.1 --dataset my-data '
-        '--label-names classes.txt',
-        'check me/story',
-        'pull me/story --out here',
-        'push here me/story',
+        'push c.pth me/net --license mit --eval top1=93.1 --dataset mine --label-names classes.txt',
+        'check me/net',
+        'pull me/net --out here',
+        'push here me/net',
     ):
-        done = subprocess.run(
-            command(*line.split()), env=env, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        told[line.split()[0]] = done.stdout
-    assert f'Nothing to change at {server.url}/me/story, branch main, commit ' in told['push']
-    assert {line.split()[0] for line in told['check'].splitlines()} == {'ok'}
-    with torch.no_grad():
-        got = loaded('me/story')(torch.ones(1, 3, 64, 64))
-    assert relative_error(got, torch.load(tmp_path / 'expected')) < 1e-5  # float32, two processes
-    files = server.repos['me/story'].files()
-    assert json.loads(files['config.json'])['label_names'] == ['a', 'b', 'c', 'd']
-    for name, content in files_of(tmp_path / 'here').items():
+        assert main(line.split()) == 0
+        told[line[:7]] = capsys.readouterr().out
+    assert f'Pushed to {server.url}/me/net, branch main, commit ' in told['push c.']
+    assert f'Nothing to change at {server.url}/me/net, branch main, ' in told['push he']
+    assert {line.split()[0] for line in told['check m'].splitlines()} == {'ok'}
+    assert torch.equal(outputs(loaded()), outputs(model))
+    files = server.repos['me/net'].files()
+    assert json.loads(files['config.json'])['label_names'] == list('abcd')
+    for name, content in files_of(Path('here')).items():
         assert files[name] == content
 
 

@@ -67,7 +67,7 @@ def test_fine_tune_push_and_load(tmp_path):
             env=env, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert pulled.returncode == 0, pulled.stderr
-        card = server.repos['me/mnist'].files('main')[1]['README.md'].decode()
+        card = server.repos['me/mnist'].files()['README.md'].decode()
     assert results_of(card) == [Result('top1', percent, 'mnist')]
     assert read_card(card).data.license == 'apache-2.0'
     again, label_names = json.loads(pulled.stdout)
