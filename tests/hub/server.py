@@ -371,9 +371,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer['X-Xet-Token-Expiration'] = str(XET_EXPIRES)
         return {'accessToken': 'xet', 'exp': XET_EXPIRES, 'casUrl': url}
 
-    def _cdn(self, oid: str) -> Any:
-        return self._file(self.server.lfs[oid])
-
     def _file(self, content: bytes, etag: str = '') -> bytes:
         """A file, or the rest of it from where a Range starts."""
         self.answer |= {'ETag': f'"{etag or sha256(content)}"', 'Accept-Ranges': 'bytes'}
@@ -398,7 +395,11 @@ _ROUTES = (
     ('GET', rf'/api/models/{_NAME}/xet-read-token/.+', _Handler._xet_token),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
     ('PUT', r'/lfs/([0-9a-f]{64})', _Handler._put),
-    ('GET HEAD', r'/cdn/([0-9a-f]{64})', _Handler._cdn),
+    (
+        'GET HEAD',
+        r'/cdn/([0-9a-f]{64})',
+        lambda handler, oid: handler._file(handler.server.lfs[oid]),
+    ),
     ('GET HEAD', rf'/{_NAME}/resolve/([^/]+)/(.+)', _Handler._resolve),
 )
 
@@ -423,14 +424,7 @@ def hub(xet: bool = True) -> Iterator[Hub]:
 
 @contextmanager
 def serve(files: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serve files by URL path.
-
-    Args:
-        files: Local files by the path of their URL.
-
-    Yields:
-        The base URL and the list of requests, which grows as they come.
-    """
+    """Serve files by the path of their URL: the base URL, and the requests as they come."""
     with hub() as server:
         server.plain = files
         yield server.url, server.requests
