@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save
+from safetensors import torch as safetensors
 from torch import nn
 from torch.nn import functional as F
 
@@ -76,9 +76,26 @@ def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
 
 def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
     """A folder with random weights and statistics: those of the package would hide little."""
-    model = randomise(timm.create_model(name, **kwargs)).eval()
-    done = push_to_hub(model, 'me/net', license='mit', dry_run=True)
+    return push_to_folder(randomise(timm.create_model(name, **kwargs)).eval(), path)
+
+
+def push_to_folder(model: nn.Module, path: Path, **kwargs) -> Path:
+    """Write the folder that a push of a model would send."""
+    done = push_to_hub(model, 'me/net', license='mit', dry_run=True, **kwargs)
     return write(Model(model, done.config, done.card), path).path
+
+
+def from_folder(path: Path, **kwargs) -> nn.Module:
+    return timm.create_model(f'local-dir:{path}', pretrained=True, **kwargs).eval()
+
+
+def save(tensors, path: Path) -> Path:
+    torch.save(tensors, path)
+    return path
+
+
+def random_weights(name: str = TINY, **kwargs) -> dict[str, torch.Tensor]:
+    return randomise(timm.create_model(name, **kwargs)).state_dict()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -95,7 +112,7 @@ def repository_files(repo: str, model: nn.Module) -> dict[str, bytes]:
     done = push_to_hub(model, repo, license='mit', dry_run=True)
     return {
         'config.json': done.config.to_json().encode(),
-        'model.safetensors': save(model.state_dict(), {'format': 'pt'}),
+        'model.safetensors': safetensors.save(model.state_dict(), {'format': 'pt'}),
         'README.md': done.card.encode(),
     }
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from tests.common import image, model_folder, randomise, relative_error, slow_except
+from tests.common import image, randomise, relative_error
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.folder.golden import (
@@ -84,15 +84,13 @@ NETWORKS = {
     'one channel, another image': {'in_chans': 1},
     'without a head': {'num_classes': 0},
     'without a head and pooling': {'num_classes': 0, 'global_pool': ''},
-    'an HRNet': {'model_name': 'hrnet_w18_res2net'},
 }
 
 
-@pytest.mark.parametrize('case', slow_except([*NETWORKS][:4], NETWORKS))
+@pytest.mark.parametrize('case', NETWORKS)
 def test_golden_tensors_are_what_timm_gives(case, tmp_path):
     """The names and meanings are those of timm's own repositories."""
-    model = randomise(timm.create_model(**{'model_name': 'test_res2net_se', **NETWORKS[case]}))
-    model.eval()
+    model = randomise(timm.create_model('test_res2net_se', **NETWORKS[case])).eval()
     found = golden_tensors(model, [getattr(model, 'in_chans', 3), 64, 32])
     x = found['input']
     with torch.no_grad():
@@ -119,24 +117,13 @@ def test_golden_tensors_have_a_size():
     assert golden_tensors(wide, [32, 224, 224]) == {}
 
 
-@pytest.mark.parametrize('case', ['NaN', 'no weights', 'an image that is too small'])
-def test_no_golden_tensors(case):
-    model = timm.create_model('test_res2net_se', device='meta' if case == 'no weights' else 'cpu')
-    if case == 'NaN':
-        torch.nn.init.constant_(model.fc.bias, torch.nan)
-    assert golden_tensors(model.eval(), [3, 0 if 'small' in case else 64, 64]) == {}
-
-
 def golden_files():
     """Content for the file, and what its error names."""
     good = golden_tensors(timm.create_model('test_res2net_se', num_classes=5).eval(), [3, 64, 64])
     x = good['input']
     return {
         'no input': ({'output': good['output']}, 'does not hold an input'),
-        'nothing to compare': ({'input': x}, 'does not hold an input'),
         'integers': ({**good, 'input': x.int()}, 'floating-point'),
-        'a flat input': ({**good, 'input': x[0]}, r'\(B, C, H, W\)'),
-        'an empty input': ({**good, 'input': x[:0]}, 'does not hold an input'),
         'other channels': ({**good, 'input': x[:, :1]}, r'shape \(1, 1, 64, 64\).*does not run'),
         'other classes': ({**good, 'output': torch.ones(1, 9)}, r'\(1, 9\).*\(1, 5\)'),
         **{
@@ -165,16 +152,6 @@ def test_a_golden_file_that_is_wrong(case, tmp_path):
     with pytest.raises(ValueError, match=words) as error:
         compare_golden(model, tmp_path / 'golden')
     assert GOLDEN in str(error.value)
-
-
-def test_a_folder_whose_golden_tensors_differ_is_not_converted(tmp_path):
-    folder = model_folder(tmp_path / 'net')
-    assert convert_checkpoint(folder, tmp_path / 'again').config.architecture == 'test_res2net_se'
-    golden = load_file(folder / GOLDEN)
-    save_file({**golden, 'output': golden['output'] * 1.1}, folder / GOLDEN)
-    with pytest.raises(ValueError, match=rf'{GOLDEN} by 0\.09.* \(output\)'):
-        convert_checkpoint(folder, tmp_path / 'other')
-    assert not (tmp_path / 'other').exists()
 
 
 @pytest.mark.parametrize('place', range(3))

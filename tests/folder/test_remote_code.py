@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm_res2net.folder.remote_code import AUTO_MAP, MODULE, module_text
 
 from tests.common import image, model_folder
 from timm_res2net import check, convert_checkpoint
 from timm_res2net.cli import main
-from timm_res2net.folder.checks import QUESTIONS, Subject, code_is_known
-from timm_res2net.folder.folder import ModelFolder
-from timm_res2net.folder.remote_code import AUTO_MAP, MODULE, module_text
 
 
 @pytest.fixture
@@ -45,12 +43,12 @@ def run(monkeypatch):
 
 def test_its_classes_are_those_of_auto_map(run):
     """They are of their own, because transformers writes to them, under the names of its own."""
-    found = run()
+    made = run()
     for name, path in AUTO_MAP.items():
         module, kind = path.split('.')
         assert f'{module}.py' == MODULE
-        theirs = getattr(found['fake'], kind)
-        assert issubclass(found[kind], theirs) and found[kind] is not theirs
+        theirs = getattr(made['fake'], kind)
+        assert issubclass(made[kind], theirs) and made[kind] is not theirs
         assert name.removeprefix('Auto').removeprefix('Model') in kind
 
 
@@ -77,7 +75,7 @@ def converted(tmp_path_factory):
     return tmp_path
 
 
-def found(folder) -> tuple[str, str]:
+def code_finding(folder) -> tuple[str, str]:
     return next(((f.state, f.text) for f in check(folder) if f.what == 'code'), ('', ''))
 
 
@@ -92,45 +90,36 @@ def test_a_converted_folder(converted, tmp_path):
             for path in (folder, converted / 'plain')
         )
     assert torch.equal(got, expected)
-    assert found(folder)[0] == 'ok'
+    assert code_finding(folder)[0] == 'ok'
     convert_checkpoint(folder, tmp_path / 'again')
-    assert found(tmp_path / 'again')[0] == 'ok'
+    assert code_finding(tmp_path / 'again')[0] == 'ok'
     convert_checkpoint(folder, tmp_path / 'without', remote_code=False)
-    assert found(tmp_path / 'without') == ('', '')
+    assert code_finding(tmp_path / 'without') == ('', '')
     assert not (tmp_path / 'without' / MODULE).exists()
     with pytest.raises(ValueError, match=r'mmpretrain has no place for.*code.*Leave them out'):
         convert_checkpoint(folder, tmp_path / 'w.pth', to='mmpretrain', remote_code=True)
 
 
-CHANGES = {
-    'another text': ({}, 'import os\n'),
-    'no module': ({}, None),
-    'another module': ({'AutoModel': 'theirs.Model'}, ''),
-    'another repository': ({'AutoModel': 'you/code--modeling_timm_res2net.Model'}, ''),
-    'no name': ({'AutoModel': 5}, ''),
+CHANGES = {  # auto_map, and the module
+    'another text': (AUTO_MAP, 'import os\n'),
+    'no module': (AUTO_MAP, None),
+    'another module': ({'AutoModel': 'theirs.Model'}, module_text()),
+    'another repository': ({'AutoModel': 'you/code--modeling_timm_res2net.Model'}, module_text()),
+    'no name': ({'AutoModel': 5}, module_text()),
 }
 
 
 @pytest.mark.parametrize('case', CHANGES)
 def test_code_of_others(case, converted, tmp_path):
+    """It is a warning: nothing of this package runs it."""
     folder = tmp_path / 'net'
     shutil.copytree(converted / 'net', folder)
     auto_map, text = CHANGES[case]
     config = json.loads((folder / 'config.json').read_text())
-    if auto_map:
-        (folder / 'config.json').write_text(json.dumps({**config, 'auto_map': auto_map}))
-    if text is None:
-        (folder / MODULE).unlink()
-    elif text:
+    (folder / 'config.json').write_text(json.dumps({**config, 'auto_map': auto_map}))
+    (folder / MODULE).unlink()
+    if text is not None:
         (folder / MODULE).write_text(text)
-    with pytest.raises(ValueError) as error:
-        code_is_known(Subject(ModelFolder(folder)))
-    text = str(error.value)
-    assert 'auto_map' in text and 'read it before' in text
-    assert 'trust_remote_code=True' in text and '`timm-res2net push --remote-code`' in text
-
-
-def test_code_of_others_is_a_warning():
-    """Nothing of this package runs it."""
-    row = next(question for question in QUESTIONS if question.ask is code_is_known)
-    assert {row.push, row.check, row.pull} == {'warning'}
+    state, told = code_finding(folder)
+    assert state == 'warning'
+    assert 'auto_map' in told and 'trust_remote_code=True' in told

@@ -6,7 +6,7 @@ import torch
 
 from timm_res2net import check, convert_checkpoint, export_model, push_to_hub, show
 from timm_res2net.cli import main
-from timm_res2net.folder.target import Target, find_name, find_repository, find_target
+from timm_res2net.folder.target import Target, find_target
 
 
 @pytest.fixture
@@ -46,18 +46,11 @@ def test_a_folder_that_is_called_like_a_model(here):
 
 
 @pytest.mark.parametrize(
-    ('text', 'value', 'remedy'),
-    [
-        ('nothing', "'nothing'", '`timm-res2net list`'),
-        ('res2net50_es', "'res2net50_es'", 'Did you mean res2net50_se'),
-        ('res2net50_se.in21k', "'in21k'", 'Use one of se_identity_in1k, se_identity_mindcv_in1k'),
-        ('./nothing', './nothing', 'Check the path'),
-        ('local-dir:nothing', 'nothing', 'Check the path'),
-        ('a/b/c', 'a/b/c', 'OWNER/NAME'),
-        ('me/ne t', "'me/ne t'", 'OWNER/NAME'),
-    ],
-)
-def test_every_command_refuses_a_text_alike(text, value, remedy, here):
+    'text',
+    ['nothing', 'res2net50_es', 'res2net50_se.in21k', './nothing', 'local-dir:nothing', 'a/b/c',
+     'me/ne t'],
+)  # fmt: skip
+def test_every_command_refuses_a_text_alike(text, here):
     """The model of a command, whatever it does with it."""
     told = set()
     for command in (
@@ -69,52 +62,38 @@ def test_every_command_refuses_a_text_alike(text, value, remedy, here):
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             command(text)
         told.add(str(error.value))
-    assert len(told) == 1
-    assert value in told.pop()
-    assert remedy in str(error.value)
+    (sentence,) = told
+    assert text.removeprefix('res2net50_se.') in sentence
 
 
 @pytest.mark.parametrize(
-    ('name', 'value', 'remedy'),
-    [
-        ('res2net50_es', "'res2net50_es' is not a registered Res2Net", 'Did you mean res2net50_se'),
-        ('resnet18', "'resnet18' is not a registered Res2Net", '`timm-res2net list`'),
-        ('res2net50_se.in21k', "'res2net50_se' has no tag 'in21k'", 'Use one of se_identity_in1k'),
-    ],
+    'name', ['res2net50_es', 'resnet18', 'res2net50_se.in21k', 'res2net50_se.']
 )
-def test_every_command_refuses_a_name_alike(name, value, remedy, here, capsys):
+def test_every_command_refuses_a_name_alike(name, here, capsys):
     """The name of an architecture: `info NAME`, `convert --model NAME`, `push --model NAME`."""
     torch.save({}, 'net.pth')
-    with pytest.raises(ValueError) as error:
-        find_name(name)
-    assert value in str(error.value)
-    assert remedy in str(error.value)
+    told = set()
     for words in (
         ['info', name],
         ['convert', 'net.pth', '--model', name, '--dry-run'],
         ['push', 'net.pth', 'me/net', '--model', name, '--dry-run'],
     ):
         assert main(words) == 1
-        assert capsys.readouterr().err == f'timm-res2net {words[0]}: {error.value}\n'
+        told.add(capsys.readouterr().err.removeprefix(f'timm-res2net {words[0]}: '))
+    (sentence,) = told
+    assert f"'{name.removeprefix('res2net50_se.')}'" in sentence
 
 
 def test_every_command_takes_a_tag(here):
     model = timm.create_model('test_res2net_se.digits')
     torch.save(model.state_dict(), 'net.pth')
-    found = convert_checkpoint('net.pth', model='test_res2net_se.digits')
-    assert found.config.architecture == 'test_res2net_se'
-    done = push_to_hub(
-        'net.pth', 'me/net', license='mit', dry_run=True, architecture='test_res2net_se.digits'
-    )
+    taken = convert_checkpoint('net.pth', model='test_res2net_se.digits')
+    assert taken.config.architecture == 'test_res2net_se'
+    named = {'architecture': 'test_res2net_se.digits', 'license': 'mit'}
+    done = push_to_hub('net.pth', 'me/net', dry_run=True, **named)
     assert done.config.architecture == 'test_res2net_se'
 
 
-def test_revisions():
-    assert find_repository('me/net@v1') == Target('repository', 'me/net', 'v1')
+def test_two_revisions():
     with pytest.raises(ValueError, match=r"'me/net@v1' and revision='v2'.*Name one"):
-        find_repository('me/net@v1', 'v2')
-
-
-def test_an_empty_tag():
-    with pytest.raises(ValueError, match=r"'res2net50_se' has no tag ''.*Use one of se_identity"):
-        find_name('res2net50_se.')
+        find_target('me/net@v1', 'v2')

@@ -1,14 +1,12 @@
-"""A small Hugging Face Hub on the loopback interface: repositories with branches, Xet and git LFS,
-downloads with redirects, access, and faults on request.
+"""A small Hugging Face Hub on the loopback interface: repositories, LFS, Xet, access, and faults.
 
 It speaks what the real client (huggingface_hub) speaks when it creates a repository, pushes to it
-and loads from it. As on the real Hub, files of LFS come from another origin (here `localhost`
-instead of `127.0.0.1`) and only the redirect to it carries what the Hub knows of the file. The
-store of Xet is a folder: its `casUrl` is `local:///FOLDER`, which the client reads and writes.
+without Xet and loads from it. As on the real Hub, large files come from another origin (here
+`localhost` instead of `127.0.0.1`), and only the redirect to it carries what the Hub knows of the
+file. The store of Xet is a folder: its `casUrl` is `local:///FOLDER`, which the client reads.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
@@ -17,20 +15,18 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 TOKENS = {'hf_write': 'write', 'hf_read': 'read'}
-OWNER = 'me'
 XET_EXPIRES = 9_999_999_999  # in seconds since 1970
 LFS_SUFFIXES = ('.safetensors', '.bin', '.pth')
-# a few of the identifiers that the Hub's validation knows
-LICENSES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-nc-sa-4.0', 'cc-by-4.0', 'other', 'unknown')
+LICENSES = ('apache-2.0', 'mit', 'cc-by-nc-sa-4.0', 'cc-by-4.0', 'other', 'unknown')  # some
 
 
 @dataclass
@@ -42,11 +38,10 @@ class Fault:
         times: How many requests it meets.
         status: Answer with this status, no body.
         code: `X-Error-Code` of that answer.
-        headers: Headers of that answer, or instead of the answer's own.
+        headers: Headers instead of the answer's own.
         keep: Share of the body after which the connection is reset.
-        longer: How many bytes more than there are the Content-Length promises.
         flip: Bytes in the middle of the body are others.
-        hold: After `keep` of the body wait until this is set, in place of a reset.
+        before: Called before the request is answered.
     """
 
     match: str
@@ -55,23 +50,13 @@ class Fault:
     code: str = ''
     headers: dict[str, str] = field(default_factory=dict)
     keep: float | None = None
-    longer: int = 0
     flip: bool = False
-    hold: threading.Event | None = None
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass
 class Repo:
-    """A repository.
-
-    Attributes:
-        private: Whether it is hidden without a token.
-        gated: Whether its files are.
-        large: Suffixes of files that git does not hold itself, but LFS or Xet.
-        refs: Commits of branches and tags by name.
-        commits: Files by path, by commit.
-        messages: Messages of the commits, in order.
-    """
+    """A repository: commits of branches by name, files by path by commit, messages in order."""
 
     private: bool = False
     gated: bool = False
@@ -89,9 +74,8 @@ class Repo:
         self.messages.append(message)
         return oid
 
-    def files(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        oid = self.refs.get(revision, revision)
-        return (oid, self.commits[oid]) if oid in self.commits else None
+    def files(self, revision: str = 'main') -> dict[str, bytes]:
+        return self.commits[self.refs.get(revision, revision)]
 
 
 class Hub(ThreadingHTTPServer):
@@ -104,7 +88,7 @@ class Hub(ThreadingHTTPServer):
         cas: Folder of the Xet store.
         xet: Whether large files are downloaded by Xet, for clients that can; by HTTP otherwise.
         faults: What goes wrong; the first that matches and has `times` left does.
-        requests: Method, path and Range header of all that came, in order.
+        requests: Method and path of all that came, in order.
     """
 
     daemon_threads = True
@@ -115,8 +99,9 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.plain: dict[str, Path] = {}
         self.lfs: dict[str, bytes] = {}
+        self.xet_hashes: dict[str, str] = {}
         self.faults: list[Fault] = []
-        self.requests: list[tuple[str, str, str | None]] = []
+        self.requests: list[str] = []
         self.lock = threading.RLock()
 
     @property
@@ -130,70 +115,37 @@ class Hub(ThreadingHTTPServer):
     def add(self, name: str, files: dict[str, bytes], **kwargs: Any) -> Repo:
         """Make a repository of these files."""
         repo = self.repos[name] = Repo(**kwargs)
-        repo.commit(files, 'main', 'initial commit')
-        self.lfs.update((sha256(f), f) for path, f in files.items() if path.endswith(repo.large))
+        self.change(name, 'initial commit', **files)
         return repo
+
+    def change(self, name: str, message: str, **files: bytes) -> None:
+        """Commit other content of some files to main."""
+        repo = self.repos[name]
+        before = repo.commits[repo.refs['main']] if repo.refs else {}
+        repo.commit({**before, **files}, 'main', message)
+        self.lfs.update((sha256(f), f) for path, f in files.items() if path.endswith(repo.large))
 
     def xet_hash(self, content: bytes) -> str:
         """Put a file into the Xet store and return its hash there, which is not its sha256."""
         import hf_xet
 
-        if found := _xet_files(self.cas).get(sha256(content)):
-            return found[0]
-        with self.lock, hf_xet.XetSession().new_upload_commit(**self._xet()) as commit:
-            upload = commit.start_upload_bytes(content, sha256=hf_xet.COMPUTE_SHA256)
-        return str(upload.result().xet_info.hash)
-
-    def large(self, oid: str) -> bytes | None:
-        """The large file with a sha256, of LFS or of the Xet store."""
-        import hf_xet
-
-        if oid not in self.lfs and (found := _xet_files(self.cas).get(oid)):
-            with tempfile.NamedTemporaryFile() as file:
-                with hf_xet.XetSession().new_file_download_group(**self._xet()) as group:
-                    group.start_download_file(hf_xet.XetFileInfo(*found), file.name)
-                self.lfs[oid] = Path(file.name).read_bytes()
-        return self.lfs.get(oid)
-
-    def _xet(self) -> dict[str, Any]:
-        return {
-            'endpoint': f'local://{self.cas}',
-            'token': 'xet',
-            'token_expiry_unix_secs': XET_EXPIRES,
-        }
+        oid, store = sha256(content), {'endpoint': f'local://{self.cas}', 'token': 'xet'}
+        with self.lock:
+            if oid not in self.xet_hashes:
+                session = hf_xet.XetSession()
+                with session.new_upload_commit(
+                    **store, token_expiry_unix_secs=XET_EXPIRES
+                ) as commit:
+                    upload = commit.start_upload_bytes(content, sha256=hf_xet.COMPUTE_SHA256)
+                self.xet_hashes[oid] = str(upload.result().xet_info.hash)
+        return self.xet_hashes[oid]
 
     def count(self, match: str) -> int:
         """How many requests came whose `METHOD path` matches."""
-        return sum(bool(re.search(match, f'{method} {path}')) for method, path, _ in self.requests)
+        return sum(bool(re.search(match, request)) for request in self.requests)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is what the tests are about."""
-
-
-def _xet_files(cas: Path) -> dict[str, tuple[str, int]]:
-    """The files of a Xet store by their sha256, each with its Xet hash and its size.
-
-    They stand in the store's shards. Records have 48 bytes. A file's are its hash, flags and number
-    of entries; its entries, each with a number of bytes; as many for verification, if its flags say
-    so; and its sha256.
-    """
-
-    def text(record: bytes) -> str:
-        return ''.join(f'{part:016x}' for part in struct.unpack('<4Q', record[:32]))
-
-    files = {}
-    for shard in cas.glob('xet/xorbs/shards/*.mdb'):
-        content = shard.read_bytes()
-        at = 48
-        while (record := content[at : at + 48])[:32] != b'\xff' * 32:
-            flags, count = struct.unpack('<II', record[32:40])
-            entries = [content[at + 48 * (i + 1) : at + 48 * (i + 2)] for i in range(count)]
-            size = sum(struct.unpack('<I', entry[36:40])[0] for entry in entries)
-            at += 48 * (1 + count * (2 if flags >> 31 else 1))
-            if flags >> 30 & 1:
-                files[text(content[at : at + 48])] = text(record), size
-                at += 48
-    return files
 
 
 def sha256(content: bytes) -> str:
@@ -204,319 +156,230 @@ def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
 
 
+class Refusal(Exception):
+    """An answer that is an error: status, `X-Error-Code`, text."""
+
+
 class _Handler(BaseHTTPRequestHandler):
+    """A method for each route returns what it answers: bytes, or what becomes JSON."""
+
     protocol_version = 'HTTP/1.1'
     server: Hub
 
     def log_message(self, *args: Any) -> None:
         pass
 
-    # --- faults ---------------------------------------------------------------------------------
-
-    def _take_fault(self) -> Fault | None:
-        with self.server.lock:
-            for fault in self.server.faults:
-                if fault.times > 0 and re.search(fault.match, f'{self.command} {self.path}'):
-                    fault.times -= 1
-                    return fault
-        return None
-
-    def _reset(self) -> None:
-        """Close the connection the hard way (RST)."""
-        self.close_connection = True
-        linger = struct.pack('ii', 1, 0)
-        with contextlib.suppress(OSError):
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            # the duplicate of the descriptor in wfile and rfile keeps the socket open otherwise
-            self.connection.shutdown(socket.SHUT_RD)
-
-    # --- answers --------------------------------------------------------------------------------
-
-    def _send(self, status: int, body: bytes = b'', headers: dict[str, str] | None = None) -> None:
-        """Answer, with the fault that this request has met, if any."""
-        fault = self.fault
-        headers = {'Content-Length': str(len(body)), **(headers or {})}
-        if fault:
-            headers |= fault.headers
-            if fault.longer:
-                headers['Content-Length'] = str(int(headers['Content-Length']) + fault.longer)
-            if fault.flip and body:
-                middle = len(body) // 2
-                other = bytes(byte ^ 0xFF for byte in body[middle : middle + 64])
-                body = body[:middle] + other + body[middle + 64 :]
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == 'HEAD':
-            return
-        if fault and fault.keep is not None:
-            self.wfile.write(body[: int(fault.keep * len(body))])
-            self.wfile.flush()
-            if fault.hold is None:
-                time.sleep(0.05)  # what was written arrives, then the reset
-                self._reset()
-                return
-            fault.hold.wait(60)
-            body = body[int(fault.keep * len(body)) :]
-        self.wfile.write(body)
-        if fault and fault.longer:
-            self.close_connection = True
-
-    def _json(self, content: Any, status: int = 200) -> None:
-        self._send(status, json.dumps(content).encode(), {'Content-Type': 'application/json'})
-
-    def _error(self, status: int, code: str = '', text: str = '', **headers: str) -> None:
-        headers |= {'X-Error-Code': code} if code else {}
-        headers |= {'X-Error-Message': text} if text else {}
-        self._send(status, json.dumps({'error': text or code}).encode(), headers)
-
-    # --- requests -------------------------------------------------------------------------------
-
     def _handle(self) -> None:
-        self.fault = self._take_fault()
-        with self.server.lock:
-            self.server.requests.append((self.command, self.path, self.headers.get('Range')))
-        fault = self.fault
+        asked, hub = f'{self.command} {self.path}', self.server
+        with hub.lock:
+            hub.requests.append(asked)
+            met = (f for f in hub.faults if f.times > 0 and re.search(f.match, asked))
+            self.fault = next(met, Fault(''))
+            self.fault.times -= 1
+        self.fault.before()
         self.body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         if self.headers.get('Transfer-Encoding') == 'chunked':
             while size := int(self.rfile.readline(), 16):
                 self.body += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
-        if fault and fault.status is not None:
-            self._error(fault.status, fault.code, 'a fault of the test')
-            return
-        self.route = unquote(urlsplit(self.path).path)
-        if self.route in self.server.plain:
-            self._file(self.server.plain[self.route].read_bytes())
-            return
-        for method, pattern, handler in _ROUTES:
-            found = re.fullmatch(pattern, self.route)
-            if found and self.command in method:
-                handler(self, *found.groups())
-                return
-        self._error(404, '', 'no such route')
+        self.status, self.answer = 200, {}  # headers
+        try:
+            self._send(self._respond())
+        except Refusal as error:
+            status, code, text = error.args
+            self.status = status
+            self.answer |= {'X-Error-Code': code} if code else {}
+            self._send({'error': text})
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
 
-    def _role(self) -> str | None:
-        token = (self.headers.get('Authorization') or '').removeprefix('Bearer ')
-        return TOKENS.get(token)
+    def _respond(self) -> Any:
+        if self.fault.status is not None:
+            raise Refusal(self.fault.status, self.fault.code, 'a fault of the test')
+        route = unquote(urlsplit(self.path).path)
+        if route in self.server.plain:
+            return self._file(self.server.plain[route].read_bytes())
+        for method, pattern, handler in _ROUTES:
+            match = re.fullmatch(pattern, route)
+            if match and self.command in method:
+                return handler(self, *match.groups())
+        raise Refusal(404, '', 'no such route')
 
-    def _repo(self, name: str, write: bool = False) -> Repo | None:
-        """The repository, or None after an error was sent."""
+    def _send(self, content: Any) -> None:
+        """Answer, with the fault that this request has met, if any."""
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        fault = self.fault
+        if fault.flip and body:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :]
+        self.send_response(self.status)
+        headers = {'Content-Length': str(len(body)), **self.answer, **fault.headers}
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == 'HEAD':
+            return
+        self.wfile.write(body if fault.keep is None else body[: int(fault.keep * len(body))])
+        if fault.keep is not None:
+            self.wfile.flush()
+            time.sleep(0.05)  # what was written arrives, then the reset
+            self.close_connection = True
+            linger = struct.pack('ii', 1, 0)
+            with suppress(OSError):
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                # the duplicate of the descriptor in wfile and rfile keeps the socket open otherwise
+                self.connection.shutdown(socket.SHUT_RD)
+
+    def _role(self) -> str | None:
+        return TOKENS.get((self.headers.get('Authorization') or '').removeprefix('Bearer '))
+
+    def _refuse_reader(self) -> None:
+        if self._role() != 'write':
+            raise Refusal(403 if self._role() else 401, '', 'this token has no write access')
+
+    def _repo(self, name: str, write: bool = False) -> Repo:
+        """The repository, if the token allows it."""
         repo, role = self.server.repos.get(name), self._role()
         if repo is None or (repo.private and role is None):
             # the Hub does not tell a private repository from none
-            self._error(401 if role is None else 404, 'RepoNotFound', 'Repository not found')
-        elif repo.gated and role is None:
-            self._error(401, 'GatedRepo', 'Access to model is restricted')
-        elif write and role is None:
-            self._error(401, '', 'Invalid username or password.')
-        elif write and role != 'write':
-            self._error(403, '', 'this token has no write access')
-        else:
-            return repo
-        return None
+            raise Refusal(401 if role is None else 404, 'RepoNotFound', 'Repository not found')
+        if repo.gated and role is None:
+            raise Refusal(401, 'GatedRepo', 'Access to model is restricted')
+        if write:
+            self._refuse_reader()
+        return repo
 
-    def _create(self) -> None:
+    def _at(self, name: str, revision: str) -> tuple[Repo, str, dict[str, bytes]]:
+        """A repository, the commit that a revision is, and its files."""
+        repo = self._repo(name)
+        commit = repo.refs.get(revision, revision)
+        if commit not in repo.commits:
+            raise Refusal(404, 'RevisionNotFound', f'no revision {revision}')
+        return repo, commit, repo.commits[commit]
+
+    # --- pushes ---------------------------------------------------------------------------------
+
+    def _create(self) -> Any:
         asked = json.loads(self.body)
-        name = f'{asked.get("organization") or OWNER}/{asked["name"]}'
-        if self._role() is None:
-            self._error(401, '', 'Invalid username or password.')
-        elif self._role() != 'write' or not name.startswith(f'{OWNER}/'):
-            self._error(403, '', f'You do not have the rights to create {name}')
-        elif name in self.server.repos:
-            self._json({'error': 'exists', 'url': f'{self.server.url}/{name}'}, 409)
-        else:
-            private = asked.get('visibility') == 'private' or asked.get('private') is True
-            self.server.add(
-                name, {'.gitattributes': b'*.safetensors filter=lfs\n'}, private=private
-            )
-            self._json({'url': f'{self.server.url}/{name}'})
+        name = f'{asked.get("organization") or "me"}/{asked["name"]}'
+        self._refuse_reader()
+        private = asked.get('visibility') == 'private' or asked.get('private') is True
+        start = {'.gitattributes': b'*.safetensors filter=lfs\n'}
+        self.server.add(name, start, private=private)
+        return {'url': f'{self.server.url}/{name}'}
 
-    def _validate_yaml(self) -> None:
-        content = json.loads(self.body)['content']
-        found = re.match(r'---\n(.*?\n)---\n', content, re.DOTALL)
-        license_line = re.search(r'^license: *(\S+)$', found[1] if found else '', re.MULTILINE)
-        warnings = [] if found else [{'message': 'empty or missing yaml metadata in repo card'}]
-        if license_line and license_line[1] not in LICENSES:
-            error = {'message': f'"license" must be one of {", ".join(LICENSES)}'}
-            self._json({'errors': [error], 'warnings': warnings}, 400)
-        else:
-            self._json({'errors': [], 'warnings': warnings})
+    def _validate_yaml(self) -> Any:
+        license = re.search(r'^license: *(\S+)$', json.loads(self.body)['content'], re.MULTILINE)
+        errors = []
+        if license and license[1] not in LICENSES:
+            errors = [{'message': f'"license" must be one of {", ".join(LICENSES)}'}]
+            self.status = 400
+        return {'errors': errors, 'warnings': []}
 
-    def _repo_at(self, name: str, revision: str, write: bool = False) -> tuple[Any, Any]:
-        """A repository and its files at a revision; after an error was sent, None for one."""
-        repo = self._repo(name, write=write)
-        at = None if repo is None else repo.files(revision)
-        if repo is not None and at is None:
-            self._error(404, 'RevisionNotFound', f'no revision {revision}')
-        return repo, at
-
-    def _preupload(self, name: str, revision: str) -> None:
-        repo, at = self._repo_at(name, revision, write=True)
-        if repo is None or at is None:
-            return
-        answer = []
-        for file in json.loads(self.body)['files']:
-            old = at[1].get(file['path'])
-            large = file['path'].endswith(repo.large)
-            oid = None if old is None else (sha256 if large else git_sha1)(old)
-            mode = 'lfs' if large else 'regular'
-            answer.append({
-                'path': file['path'], 'uploadMode': mode, 'oid': oid, 'shouldIgnore': False,
-            })  # fmt: skip
-        self._json({'files': answer})
-
-    def _batch(self, name: str) -> None:
-        if self._repo(name, write=True) is None:
-            return
-        objects = []
-        for item in json.loads(self.body)['objects']:
-            entry = {'oid': item['oid'], 'size': item['size']}
-            if item['oid'] not in self.server.lfs:
-                entry['actions'] = {'upload': {'href': f'{self.server.cdn}/lfs/{item["oid"]}'}}
-            objects.append(entry)
-        self._json({'transfer': 'basic', 'objects': objects})
-
-    def _put(self, oid: str) -> None:
-        if sha256(self.body) != oid:
-            self._error(400, '', 'the content has another sha256')
-            return
-        self.server.lfs[oid] = self.body
-        self._send(200)
-
-    def _xet_token(self, name: str, kind: str) -> None:
-        if self._repo(name, write=kind == 'write') is None:
-            return
-        url = f'local://{self.server.cas}'
-        # the client's Python reads headers, its Rust the body
-        body = json.dumps({'accessToken': 'xet', 'exp': XET_EXPIRES, 'casUrl': url}).encode()
-        self._send(200, body, {
-            'X-Xet-Cas-Url': url, 'X-Xet-Access-Token': 'xet',
-            'X-Xet-Token-Expiration': str(XET_EXPIRES),
-        })  # fmt: skip
-
-    def _commit(self, name: str, branch: str) -> None:
+    def _preupload(self, name: str, revision: str) -> Any:
         repo = self._repo(name, write=True)
-        if repo is None:
-            return
+        paths = [file['path'] for file in json.loads(self.body)['files']]
+        modes = {path: 'lfs' if path.endswith(repo.large) else 'regular' for path in paths}
+        entries = [
+            {'path': path, 'uploadMode': mode, 'shouldIgnore': False}
+            for path, mode in modes.items()
+        ]
+        return {'files': entries}
+
+    def _batch(self, name: str) -> Any:
+        objects = json.loads(self.body)['objects']
+        for entry in objects:
+            upload = {'href': f'{self.server.cdn}/lfs/{entry["oid"]}'}
+            entry['actions'] = {'upload': upload}
+        return {'transfer': 'basic', 'objects': objects}
+
+    def _put(self, oid: str) -> Any:
+        self.server.lfs[oid] = self.body
+        return b''
+
+    def _commit(self, name: str, branch: str) -> Any:
+        repo, before, files = self._at(name, branch)
+        self._repo(name, write=True)
         lines = [json.loads(line) for line in self.body.splitlines()]
         header = next(line['value'] for line in lines if line['key'] == 'header')
-        with self.server.lock:
-            if branch not in repo.refs:
-                self._error(404, 'RevisionNotFound', f'no branch {branch}')
-                return
-            if header.get('parentCommit') not in (None, repo.refs[branch]):
-                self._error(412, '', 'A commit has happened since. Please refresh and try again.')
-                return
-            files = dict(repo.commits[repo.refs[branch]])
-            for line in lines:
-                value = line['value']
-                if line['key'] == 'file':
-                    files[value['path']] = base64.b64decode(value['content'])
-                elif line['key'] == 'lfsFile':
-                    content = self.server.large(value['oid'])
-                    if content is None:
-                        self._error(400, '', 'this LFS object was not uploaded')
-                        return
-                    files[value['path']] = content
-                elif line['key'] == 'deletedFile':
-                    files.pop(value['path'], None)
-            oid = repo.commit(files, branch, header['summary'])
-        self._json({'commitUrl': f'{self.server.url}/{name}/commit/{oid}', 'commitOid': oid})
+        if header.get('parentCommit') not in (None, before):
+            raise Refusal(412, '', 'A commit has happened since. Please refresh and try again.')
+        files = dict(files)
+        for line in lines:
+            value = line['value']
+            if line['key'] == 'file':
+                files[value['path']] = base64.b64decode(value['content'])
+            elif line['key'] == 'lfsFile':
+                files[value['path']] = self.server.lfs[value['oid']]
+        oid = repo.commit(files, branch, header['summary'])
+        return {'commitUrl': f'{self.server.url}/{name}/commit/{oid}', 'commitOid': oid}
 
-    def _ref(self, name: str, kind: str, ref: str) -> None:
+    def _branch(self, name: str, branch: str) -> Any:
         repo = self._repo(name, write=True)
-        if repo is None:
-            return
-        asked = json.loads(self.body or b'{}')
-        new, start = (ref, 'main') if kind == 'branch' else (asked['tag'], ref)
-        if new in repo.refs:
-            self._error(409, '', 'Reference already exists')
-            return
-        repo.refs[new] = repo.refs[start]
-        self._json({})
+        repo.refs[branch] = repo.refs['main']
+        return {}
 
-    def _info(self, name: str, revision: str | None = None) -> None:
-        repo = self._repo(name)
-        if repo is None:
-            return
-        at = repo.files(revision or 'main')
-        if at is None:
-            self._error(404, 'RevisionNotFound', f'no revision {revision}')
-            return
-        oid, files = at
-        blobs = 'blobs' in parse_qs(urlsplit(self.path).query)
+    # --- downloads ------------------------------------------------------------------------------
+
+    def _info(self, name: str, revision: str = 'main') -> Any:
+        repo, commit, files = self._at(name, revision)
         siblings = []
         for path, content in sorted(files.items()):
-            entry: dict[str, Any] = {'rfilename': path}
-            if blobs:
-                entry |= {'blobId': git_sha1(content), 'size': len(content)}
-            if blobs and path.endswith(repo.large):
-                entry['lfs'] = {
-                    'sha256': sha256(content), 'size': len(content), 'pointerSize': 130,
-                }  # fmt: skip
-            siblings.append(entry)
-        facts = {'id': name, 'modelId': name, 'sha': oid, 'private': repo.private}
-        self._json({**facts, 'siblings': siblings, 'tags': [], 'downloads': 0, 'likes': 0})
+            entry = {'rfilename': path, 'size': len(content), 'blobId': git_sha1(content)}
+            siblings.append(entry | self._lfs(repo, path, content, 'sha256'))
+        facts = {'id': name, 'modelId': name, 'sha': commit, 'private': repo.private}
+        return {**facts, 'siblings': siblings, 'tags': [], 'downloads': 0, 'likes': 0}
 
-    def _tree(self, name: str, revision: str) -> None:
-        """The files that `snapshot_download` asks for."""
-        repo, at = self._repo_at(name, revision)
-        if repo is None or at is None:
-            return
+    def _tree(self, name: str, revision: str) -> Any:
+        repo, _, files = self._at(name, revision)
         entries = []
-        for path, content in sorted(at[1].items()):
+        for path, content in sorted(files.items()):
             entry = {'type': 'file', 'path': path, 'size': len(content), 'oid': git_sha1(content)}
-            if path.endswith(repo.large):
-                entry['lfs'] = {'oid': sha256(content), 'size': len(content), 'pointerSize': 130}
-            entries.append(entry)
-        self._json(entries)
+            entries.append(entry | self._lfs(repo, path, content, 'oid'))
+        return entries
 
-    def _resolve(self, name: str, revision: str, path: str) -> None:
-        repo = self._repo(name)
-        if repo is None:
-            return
-        at = repo.files(revision)
-        if at is None:
-            self._error(404, 'RevisionNotFound', f'no revision {revision}')
-        elif path not in at[1]:
-            self._error(404, 'EntryNotFound', f'no file {path}', **{'X-Repo-Commit': at[0]})
-        else:
-            content, headers = at[1][path], {'X-Repo-Commit': at[0]}
-            if not path.endswith(repo.large):
-                self._file(content, {**headers, 'ETag': f'"{git_sha1(content)}"'})
-                return
-            oid = sha256(content)
-            headers |= {
-                'Location': f'{self.server.cdn}/cdn/{oid}',
-                'X-Linked-ETag': f'"{oid}"',
-                'X-Linked-Size': str(len(content)),
-            }
-            if self.server.xet:
-                headers |= {
-                    'X-Xet-Hash': self.server.xet_hash(content),
-                    'X-Xet-Refresh-Route':
-                        f'{self.server.url}/api/models/{name}/xet-read-token/{at[0]}',
-                }  # fmt: skip
-            self._send(302, b'', headers)
+    def _lfs(self, repo: Repo, path: str, content: bytes, key: str) -> dict[str, Any]:
+        lfs = {key: sha256(content), 'size': len(content), 'pointerSize': 130}
+        return {'lfs': lfs} if path.endswith(repo.large) else {}
 
-    def _cdn(self, oid: str) -> None:
-        self._file(self.server.lfs[oid])
+    def _resolve(self, name: str, revision: str, path: str) -> Any:
+        repo, commit, files = self._at(name, revision)
+        self.answer['X-Repo-Commit'] = commit
+        if path not in files:
+            raise Refusal(404, 'EntryNotFound', f'no file {path}')
+        content = files[path]
+        if not path.endswith(repo.large):
+            return self._file(content, git_sha1(content))
+        oid = sha256(content)
+        self.answer['Location'] = f'{self.server.cdn}/cdn/{oid}'
+        self.answer['X-Linked-ETag'] = f'"{oid}"'
+        self.answer['X-Linked-Size'] = str(len(content))
+        if self.server.xet:
+            token = f'{self.server.url}/api/models/{name}/xet-read-token/{commit}'
+            self.answer['X-Xet-Hash'] = self.server.xet_hash(content)
+            self.answer['X-Xet-Refresh-Route'] = token
+        self.status = 302
+        return b''
 
-    def _file(self, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def _xet_token(self, name: str) -> Any:
+        self._repo(name)
+        url = f'local://{self.server.cas}'
+        # the client's Python reads headers, its Rust the body
+        self.answer['X-Xet-Cas-Url'] = url
+        self.answer['X-Xet-Access-Token'] = 'xet'
+        self.answer['X-Xet-Token-Expiration'] = str(XET_EXPIRES)
+        return {'accessToken': 'xet', 'exp': XET_EXPIRES, 'casUrl': url}
+
+    def _file(self, content: bytes, etag: str = '') -> bytes:
         """A file, or the rest of it from where a Range starts."""
-        headers = {'ETag': f'"{sha256(content)}"', 'Accept-Ranges': 'bytes', **(headers or {})}
-        found = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range') or '')
-        if found is None:
-            self._send(200, content, headers)
-            return
-        start = int(found[1])
-        headers['Content-Range'] = f'bytes {start}-{len(content) - 1}/{len(content)}'
-        self._send(206, content[start:], headers)
+        self.answer |= {'ETag': f'"{etag or sha256(content)}"', 'Accept-Ranges': 'bytes'}
+        asked = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range') or '')
+        if asked is None:
+            return content
+        self.status = 206
+        self.answer['Content-Range'] = f'bytes {asked[1]}-{len(content) - 1}/{len(content)}'
+        return content[int(asked[1]) :]
 
 
 _NAME = r'((?:[\w.-]+/)?[\w.-]+)'
@@ -525,14 +388,18 @@ _ROUTES = (
     ('POST', r'/api/validate-yaml', _Handler._validate_yaml),
     ('POST', rf'/api/models/{_NAME}/preupload/(.+)', _Handler._preupload),
     ('POST', rf'/api/models/{_NAME}/commit/(.+)', _Handler._commit),
-    ('POST', rf'/api/models/{_NAME}/(branch|tag)/(.+)', _Handler._ref),
+    ('POST', rf'/api/models/{_NAME}/branch/(.+)', _Handler._branch),
     ('GET', rf'/api/models/{_NAME}/revision/(.+)', _Handler._info),
     ('GET', rf'/api/models/{_NAME}/tree/([^/]+)', _Handler._tree),
     ('GET', rf'/api/models/{_NAME}', _Handler._info),
-    ('GET', rf'/api/models/{_NAME}/xet-(read|write)-token/.+', _Handler._xet_token),
+    ('GET', rf'/api/models/{_NAME}/xet-read-token/.+', _Handler._xet_token),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
     ('PUT', r'/lfs/([0-9a-f]{64})', _Handler._put),
-    ('GET HEAD', r'/cdn/([0-9a-f]{64})', _Handler._cdn),
+    (
+        'GET HEAD',
+        r'/cdn/([0-9a-f]{64})',
+        lambda handler, oid: handler._file(handler.server.lfs[oid]),
+    ),
     ('GET HEAD', rf'/{_NAME}/resolve/([^/]+)/(.+)', _Handler._resolve),
 )
 
@@ -545,34 +412,19 @@ def hub(xet: bool = True) -> Iterator[Hub]:
         xet: Whether large files are downloaded by Xet, as on the real Hub. By HTTP, a fault can
             meet their content.
     """
-    with tempfile.TemporaryDirectory() as cas:
-        yield from _serve(Hub(Path(cas), xet))
-
-
-def _serve(server: Hub) -> Iterator[Hub]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        for fault in server.faults:
-            if fault.hold is not None:
-                fault.hold.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with tempfile.TemporaryDirectory() as cas, Hub(Path(cas), xet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
-def serve(files: dict[str, Path]) -> Iterator[tuple[str, list[tuple[str, str, str | None]]]]:
-    """Serve files by URL path.
-
-    Args:
-        files: Local files by the path of their URL.
-
-    Yields:
-        The base URL and the list of requests, which grows as they come.
-    """
+def serve(files: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
+    """Serve files by the path of their URL: the base URL, and the requests as they come."""
     with hub() as server:
         server.plain = files
         yield server.url, server.requests

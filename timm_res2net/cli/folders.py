@@ -44,9 +44,9 @@ def _label_names(path: Path | None, order: str | None, checkpoint: str) -> list[
         order = 'natural' if 'model' in read_checkpoint(checkpoint).training else None
     if order is None and natural != sorted(natural):
         raise ValueError(
-            f'The classes in {path} have two orders: timm trains with {natural[:3]}..., torchvision '
-            f'with {sorted(natural)[:3]}.... Name that of the training with --label-order natural '
-            'or --label-order sorted.'
+            f'The classes in {path} have two orders: {natural[:3]}... in timm, and '
+            f'{sorted(natural)[:3]}... in torchvision. Name the one of the training with '
+            '--label-order natural or --label-order sorted.'
         )
     return sorted(natural) if order == 'sorted' else natural
 
@@ -54,10 +54,9 @@ def _label_names(path: Path | None, order: str | None, checkpoint: str) -> list[
 def _described(options: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """Return the options of a command with those that describe images and labels read."""
     data = {key: options.pop(key) for key in _DATA if key in options}
-    names = (options.pop(key, None) for key in ('label_names', 'label_order'))
-    return {
-        **options, 'data': data or None, 'label_names': _label_names(*names, checkpoint)
-    }  # fmt: skip
+    names, order = options.pop('label_names', None), options.pop('label_order', None)
+    options |= {'data': data or None, 'label_names': _label_names(names, order, checkpoint)}
+    return options
 
 
 def _convert(
