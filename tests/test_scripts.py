@@ -59,7 +59,7 @@ def test_a_missing_package_is_one_sentence(module, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, 'argv', [])
     monkeypatch.chdir(tmp_path)
     none = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
-    monkeypatch.setattr('timm_res2net.folder.extras.importlib', none)
+    monkeypatch.setattr('timm_res2net.files.importlib', none)
     assert run(module) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"\w+ is not installed\. Install it: pip install 'timm-res2net\[", line)

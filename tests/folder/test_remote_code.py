@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm_res2net.folder.remote_code import AUTO_MAP, MODULE, module_text
 
 from tests.common import image, model_folder
 from timm_res2net import check, convert_checkpoint
 from timm_res2net.cli import main
+from timm_res2net.folder.config import AUTO_MAP, MODULE
+from timm_res2net.folder.folder import MODULE_TEXT
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def run(monkeypatch):
 
     def run() -> dict[str, Any]:
         scope = {'__name__': 'modeling_timm_res2net'}
-        exec(compile(module_text(), MODULE, 'exec'), scope)
+        exec(compile(MODULE_TEXT, MODULE, 'exec'), scope)
         return {name: scope[name] for name in fake.__dict__} | {'fake': fake}
 
     return run
@@ -52,15 +53,12 @@ def test_its_classes_are_those_of_auto_map(run):
         assert name.removeprefix('Auto').removeprefix('Model') in kind
 
 
-@pytest.mark.parametrize('address', ['', 'https://example.org/timm_res2net.git'])
-def test_without_the_package(address, run, monkeypatch):
-    monkeypatch.setattr('timm_res2net.folder.extras.REPOSITORY', address)
+def test_without_the_package(run, monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm_res2net', None)
     with pytest.raises(ImportError) as error:
         run()
     assert 'package timm_res2net, which is not installed' in str(error.value)
-    command = f'pip install git+{address}' if address else 'pip install .'
-    assert f'`{command}`' in str(error.value)
+    assert '`pip install .`' in str(error.value)
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +81,7 @@ def test_a_converted_folder(converted, tmp_path):
     """timm loads it as ever; a folder that is made of it keeps the module, unless told not to."""
     folder = converted / 'net'
     assert json.loads((folder / 'config.json').read_text())['auto_map'] == AUTO_MAP
-    assert (folder / MODULE).read_text() == module_text()
+    assert (folder / MODULE).read_text() == MODULE_TEXT
     with torch.no_grad():
         got, expected = (
             timm.create_model(f'local-dir:{path}', pretrained=True).eval()(image())
@@ -103,9 +101,9 @@ def test_a_converted_folder(converted, tmp_path):
 CHANGES = {  # auto_map, and the module
     'another text': (AUTO_MAP, 'import os\n'),
     'no module': (AUTO_MAP, None),
-    'another module': ({'AutoModel': 'theirs.Model'}, module_text()),
-    'another repository': ({'AutoModel': 'you/code--modeling_timm_res2net.Model'}, module_text()),
-    'no name': ({'AutoModel': 5}, module_text()),
+    'another module': ({'AutoModel': 'theirs.Model'}, MODULE_TEXT),
+    'another repository': ({'AutoModel': 'you/code--modeling_timm_res2net.Model'}, MODULE_TEXT),
+    'no name': ({'AutoModel': 5}, MODULE_TEXT),
 }
 
 

@@ -10,14 +10,14 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load, save
-from timm_res2net.folder.remote_code import MODULE
 from torch import nn
 
 import timm_res2net
 from tests.common import PUSHED, files_of, image, randomise
 from timm_res2net import check, pull, push_to_hub
 from timm_res2net.cli import main
-from timm_res2net.folder.card import Result, results_of
+from timm_res2net.folder.card import accuracy, results_of
+from timm_res2net.folder.config import MODULE
 from timm_res2net.folder.golden import GOLDEN
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
@@ -90,7 +90,7 @@ def test_the_same_again_is_no_commit(server):
     assert push(tiny()) == []
     card = card_of(server)
     assert ModelCard(card).data.license == 'mit'
-    assert results_of(card) == [Result('top1', 99.5, 'digits'), Result('ece', 0.02, 'digits')]
+    assert results_of(card) == [accuracy('top1', 99.5, 'digits'), accuracy('ece', 0.02, 'digits')]
     assert 'source:' not in card  # an address that is empty is none
     # results and names belong to weights: those of others are removed, and the push says so
     done = push_to_hub(tiny(seed=2), 'me/net')
