@@ -35,10 +35,10 @@ from timm_res2net.export.measure import (
     make_form,
     make_forms,
     packages_of,
+    ratio,
     time_forms,
 )
 from timm_res2net.export.run import Run
-from timm_res2net.export.stats import ratio
 from timm_res2net.layers.text import table
 
 from .changing_sizes import SIX

@@ -21,7 +21,7 @@ import timm_res2net
 from benchmarks import claim
 from benchmarks.suite.records import time_ratio
 from tests.common import files_of, image, model_folder, randomise, slow_except
-from tests.export.test_quantize import draw
+from tests.export.test_int8 import draw
 from tests.hub.client import environment
 from tests.hub.server import Hub, hub
 from tests.integration import record_consumers

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from timm_res2net.export.stats import Ratio
+from timm_res2net.export.measure import Ratio
 
 from .records import Files, Row, cell_of, is_usable, load, select, time_ratio
 

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from timm_res2net.export.stats import ratio
-
 from .models import Work
+from .stats import ratio_of_blocks
 
 Step = Callable[[], object]
 Samples = dict[str, list[float]]
@@ -57,7 +56,7 @@ def settled(samples: Samples, blocks: Sequence[int] = ()) -> bool:
     control = samples.get('control')
     if control and abs(float(np.median(np.divide(control, samples['baseline']))) - 1) > TARGET:
         return False
-    return ratio(samples['subject'], samples['baseline'], blocks).half_width <= TARGET
+    return ratio_of_blocks(samples['subject'], samples['baseline'], blocks).half_width <= TARGET
 
 
 def interleave(

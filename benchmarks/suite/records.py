@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from timm_res2net.export.stats import Ratio, ratio
+from timm_res2net.export.measure import Ratio
 from timm_res2net.files import write_file
 
 from .attribution import CAUSES, explain
 from .cells import Cell
 from .environment import environment
-from .stats import rounded, spread, verdict
+from .stats import ratio_of_blocks, rounded, spread, verdict
 
 KIND = 'timm_res2net benchmark'
 VERSION = 1
@@ -145,7 +145,7 @@ def is_measured(row: Row) -> bool:
 # the bootstrap takes longest, and the same ratio stands in several tables
 @functools.cache
 def _ratio(subject: tuple[float, ...], base: tuple[float, ...], blocks: tuple[int, ...]) -> Ratio:
-    return ratio(subject, base, blocks)
+    return ratio_of_blocks(subject, base, blocks)
 
 
 def time_ratio(row: Row, role: str = 'subject') -> Ratio:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.export.test_quantize import draw
+from tests.export.test_int8 import draw
 from timm_res2net.cli import main
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from timm_res2net.cli import export, main
 from timm_res2net.export.measure import Comparison, Timing
-from timm_res2net.export.stats import Ratio
+from timm_res2net.export.measure import Ratio
 
 
 def ratio(value: float) -> Ratio:

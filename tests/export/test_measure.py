@@ -22,7 +22,7 @@ from timm_res2net.export.measure import (
     packages_of,
     time_forms,
 )
-from timm_res2net.export.stats import Ratio
+from timm_res2net.export.measure import Ratio
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason='needs a C++ compiler')
 EXACT = ('eager', 'control', 'deployed', 'ONNX Runtime', 'OpenVINO, float32')

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import logging
-import math
 import os
 import random
 import statistics
@@ -12,18 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..files import temporary_folder
 from ..layers.text import first_line
 from ..models.deploy import reparameterize_model
-from . import check_counts, export_model
+from . import export_model, load_network
 from .formats import FORMATS, noise
-from .network import load_network
-from .quantize import quantize_file, size_of
-from .run import Run, load_aoti, load_onnx, load_openvino
-from .stats import Ratio, ratio
+from .int8 import quantize_file, size_of
+from .run import Run, Runner
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +47,58 @@ SLOW = ('torch.compile, frozen', 'AOTInductor')
 
 _NOISE = 32  # images that calibrate int8 forms
 _ROUNDS = 5  # at least
+
+
+# --- ratios ---------------------------------------------------------------------------------------
+
+
+class Ratio(NamedTuple):
+    """A median with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Distance from the median to the farther end of the interval, as a share of the median."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+    def __str__(self) -> str:
+        return f'{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]'
+
+
+def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of the median, of 95 % (Efron 1979).
+
+    The same samples give the same interval.
+
+    Args:
+        values: At least one sample.
+        draws: Number of resamples.
+    """
+    # numpy keeps the numbers of RandomState between versions, unlike those of its generators
+    drawn = np.random.RandomState(0).randint(len(values), size=(draws, len(values)))
+    medians = np.median(np.asarray(values, dtype=float)[drawn], axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def ratio(subject: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Return the median of the per-round ratios subject / baseline.
+
+    A round holds one sample of each, taken one right after the other. Whatever slows the machine
+    for longer than a round slows both and leaves the ratio unchanged.
+
+    Args:
+        subject: Seconds, one value a round.
+        baseline: Seconds, one value a round.
+    """
+    ratios = [s / b for s, b in zip(subject, baseline, strict=True)]
+    return Ratio(float(np.median(ratios)), *interval(ratios))
+
+
+# --- forms ----------------------------------------------------------------------------------------
 
 
 class Timing(NamedTuple):
@@ -151,11 +201,7 @@ def make_form(
         if not path.exists():  # noise calibrates it, which does not change its time
             calibration = noise(max(_NOISE // batch, 1) * batch, *shape)
             quantize_file(plain, path, calibration.numpy(), batch)
-    if format == 'aoti':
-        return load_aoti(path), path
-    if format == 'onnx':
-        return load_onnx(path, threads), path
-    return load_openvino(path, threads, 'bf16' if 'bfloat16' in form else 'f32'), path
+    return Runner(path, threads, 'bf16' if 'bfloat16' in form else 'f32'), path
 
 
 def compare_forms(
@@ -182,8 +228,7 @@ def compare_forms(
         threads: Number of threads; by default as many as torch uses.
 
     Raises:
-        ValueError: `target` is not a model; `batch_size`, `img_size` or `threads` is not a whole
-            number of at least 1; or `seconds` is not a finite number above 0.
+        ValueError: `target` is not a model.
 
     Example:
         >>> from timm_res2net.export.measure import compare_forms
@@ -191,18 +236,13 @@ def compare_forms(
         >>> 'deployed' in [timing.form for timing in comparison.timings]
         True
     """
-    check_counts(batch_size=batch_size, img_size=img_size, threads=threads)
-    if not 0 < seconds < math.inf:
-        raise ValueError(
-            f'seconds must be a finite number above 0, got {seconds!r}. Name another one.'
-        )
-    network = load_network(target, pretrained=False, img_size=img_size)
-    images = [torch.randn(batch_size, *network.input_size)]
+    model = load_network(target, False, img_size).model
+    images = [torch.randn(batch_size, *model.pretrained_cfg['input_size'])]
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
         with temporary_folder() as folder:
-            steps, sizes, left_out = make_forms(network.model, images, folder, slow, FORMS)
+            steps, sizes, left_out = make_forms(model, images, folder, slow, FORMS)
             samples = time_forms(steps, images, seconds, time.perf_counter)
     finally:
         torch.set_num_threads(threads_before)

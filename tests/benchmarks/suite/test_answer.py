@@ -5,7 +5,7 @@ import pytest
 from benchmarks.script import RESULTS
 from benchmarks.suite.answer import answer, percent, published
 from benchmarks.suite.records import load
-from timm_res2net.export.stats import Ratio
+from timm_res2net.export.measure import Ratio
 
 from .common import file_of, synthetic
 

@@ -26,7 +26,7 @@ from benchmarks.suite.measure import (
 from benchmarks.suite.models import Work, make_input, prepare
 from benchmarks.suite.stats import overlap, rounded, spread, verdict
 from tests.common import noisy
-from timm_res2net.export.stats import Ratio, ratio
+from timm_res2net.export.measure import Ratio, ratio
 
 from .common import cell
 
