@@ -5,8 +5,7 @@ import json
 import pytest
 
 from timm_res2net.cli import export, main
-from timm_res2net.export.measure import Comparison, Timing
-from timm_res2net.export.measure import Ratio
+from timm_res2net.export.measure import Comparison, Ratio, Timing
 
 
 def ratio(value: float) -> Ratio:

@@ -19,7 +19,7 @@ from ..layers.text import first_line
 from ..models.deploy import reparameterize_model
 from .formats import FORMATS, SMALLEST, Network, larger, noise
 from .int8 import LEAST as LEAST
-from .int8 import MAX_IMAGES, Int8, check_int8, prepare_images, to_int8
+from .int8 import MAX_IMAGES, Int8, prepare_images, to_int8
 from .run import Runner
 
 _logger = logging.getLogger(__name__)
@@ -107,10 +107,7 @@ def export_model(
             model's config says, and the file is quantized with them.
         max_images: The most images of the folder that are used.
         min_agreement: Smallest share of images whose most probable class stays in int8; by default
-            0.98. For features it is 1 minus the largest error of a level, by default 0.8. With 300
-            images that compare, a network that keeps 0.99 of its answers passes 0.98 in 97 of 100
-            trials. On the embedded digits model, images of its kind keep all answers and levels
-            within 0.13; images half as bright keep 0.90, and levels are off by 0.49.
+            0.98. For features it is 1 minus the largest error of a level, by default 0.8.
 
     Returns:
         What was written, with the error of the check run.
@@ -131,14 +128,17 @@ def export_model(
     format = _choose_format(format, Path(out))
     if not static and img_size is not None and img_size < SMALLEST:
         raise ValueError(
-            f'img_size must be at least {SMALLEST} for a file of free sizes, got {img_size}. Use a '
-            'larger one, or static=True (--static).'
+            f'img_size must be at least {SMALLEST} unless static=True (--static), got {img_size}.'
         )
     path = check_writable(Path(out))
     for suffix in (*FORMATS[format].beside, *(['.json'] if int8 else [])):
         check_writable(path.with_suffix(suffix))
     if int8 is not None:
-        check_int8(format, min_agreement)
+        require('int8', 'nncf')
+        if format not in ('onnx', 'openvino'):
+            raise ValueError(f"Format '{format}' has no int8 form here. Use onnx or openvino.")
+        if min_agreement is not None and not 0 <= min_agreement <= 1:
+            raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
     levels: dict[str, Any] = {'features_only': True, 'out_indices': out_indices} if features else {}
     network = load_network(target, pretrained, img_size, deploy, **levels)
     # with a free batch, torch.export would take a batch of 1 for a constant
@@ -147,14 +147,14 @@ def export_model(
     with torch.no_grad(), scratch_folder(path) as scratch:
         file, loss = scratch / 'float32' / path.name, None
         file.parent.mkdir()
-        run = len(x) if static else 1  # images of one run in int8
+        batch = len(x) if static else 1  # images of one run in int8
         if int8 is not None:  # before the export, which takes minutes: a file may not be an image
-            images = prepare_images(network.model, int8, max_images, run, scratch / 'images.npy')
+            images = prepare_images(network.model, int8, max_images, batch, scratch / 'images.npy')
         step, error = _write(network, x, format, static, file)
         if int8 is not None:
             plain, file = file, scratch / 'int8' / path.name
             file.parent.mkdir()
-            loss = to_int8(plain, file, images, run, network, min_agreement)
+            loss = to_int8(plain, file, images, batch, network, min_agreement)
         # the file comes last: those beside it are complete when it is there
         for made in sorted(file.parent.iterdir(), key=lambda made: made.name == path.name):
             made.chmod(0o644)
@@ -165,8 +165,7 @@ def export_model(
 
 def _choose_format(name: str | None, out: Path) -> str:
     """Return the name of a format, found by the suffix of the file if it is not given."""
-    if name is None:
-        name = next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), '')
+    name = name or next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), '')
     if name not in FORMATS or FORMATS[name].suffix != out.suffix:
         # runtimes recognise their files by the suffix
         formats = ', '.join(f'{key} (*{kind.suffix})' for key, kind in FORMATS.items())
@@ -187,12 +186,13 @@ def load_network(
 ) -> Network:
     """Load a network, or copy a model from memory: in eval mode and float32, on the CPU.
 
-    Arguments and errors are those of `export_model`; `levels` has `features_only` and
-    `out_indices` for feature levels.
+    Arguments and errors are those of `export_model`; `levels` are timm's for feature levels.
     """
     if isinstance(target, nn.Module):
         model: Any = _copy(target, bool(levels))
+        title = type(model).__name__
     else:
+        title = str(target)
         try:
             model = load_model(target, pretrained, **levels)
         except (IndexError, AssertionError) as error:  # timm's errors for levels that do not exist
@@ -200,7 +200,6 @@ def load_network(
                 f'{target} has no feature levels {levels["out_indices"]}. Use a network with five '
                 'levels, such as a Res2Net.'
             ) from error
-    title = type(model).__name__ if isinstance(target, nn.Module) else str(target)
     if deploy:
         model = reparameterize_model(model)
     cfg = dict(model.pretrained_cfg)
@@ -239,8 +238,7 @@ def _write(
 ) -> tuple[int | None, float]:
     """Write a file, run it on images of all sizes that it should take, and compare the outputs.
 
-    Returns:
-        What the format's function returned, and the largest difference over the largest output.
+    Returns what the format's function returned, and the largest difference over the largest output.
     """
     what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
     try:

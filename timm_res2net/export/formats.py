@@ -40,11 +40,6 @@ class Network(nn.Module):
     """
 
     def __init__(self, model: Any, title: str) -> None:
-        """
-        Args:
-            model: The model.
-            title: What it is called in messages.
-        """
         super().__init__()
         info = getattr(model, 'feature_info', None)
         self.model = model
@@ -62,11 +57,8 @@ class Network(nn.Module):
     def metadata(self, images: torch.Tensor) -> str:
         """Return the JSON text for a file: how images are prepared, and the classes.
 
-        Args:
-            images: Images (B, in_chans, H, W) to run the model on.
-
-        Raises:
-            ValueError: The model has other outputs than `outputs` names.
+        The model is run on images (B, in_chans, H, W). A ValueError says that it has other outputs
+        than `outputs` names.
         """
         results: Sequence[Any] = self(images)
         if len(results) != len(self.outputs) or not all(map(torch.is_tensor, results)):
@@ -195,10 +187,9 @@ def _export(network: Network, images: torch.Tensor, static: bool) -> tuple[Any, 
 
 
 def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
-    """Return torch.export's description of a free batch and free sizes.
+    """Return torch.export's description of a free batch, and of sizes that are multiples of `step`.
 
-    Args:
-        step: 1 for any size from `SMALLEST` px, or the number of px that sizes are multiples of.
+    With a step of 1 they are at least `SMALLEST` px, otherwise at least twice the step.
     """
     dim = torch.export.Dim
     if step == 1:
@@ -212,15 +203,10 @@ def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
 
 
 class Format(NamedTuple):
-    """A format.
+    """A format: the function that writes a file, its suffix, and what it is in a few words.
 
-    Attributes:
-        write: Writes a file, as described above.
-        suffix: Suffix of the file's name.
-        help: What it is, in a few words.
-        packages: Packages that it needs, of the extra `export`.
-        beside: Suffixes of further files that it writes beside the file.
-        note: How to run the file, in a sentence.
+    It may need packages of the extra `export`, write further files beside the file, which differ in
+    their suffixes, and have a note on how to run it.
     """
 
     write: Callable[[Network, torch.Tensor, bool, Path], int | None]
@@ -233,18 +219,15 @@ class Format(NamedTuple):
 
 FORMATS = {
     'onnx': Format(
-        write_onnx,
-        '.onnx',
-        'ONNX Runtime, OpenVINO, ...',
-        packages=('onnx', 'onnxscript', 'onnxruntime'),
+        write_onnx, '.onnx', 'ONNX Runtime, OpenVINO, ...', ('onnx', 'onnxscript', 'onnxruntime')
     ),
     'openvino': Format(
         write_openvino,
         '.xml',
         'OpenVINO',
-        packages=('openvino',),
-        beside=('.bin',),
-        note=f'Compile it with {PRECISION_HINT} f32 for float32, or bf16 for bfloat16, the default '
+        ('openvino',),
+        ('.bin',),
+        f'Compile it with {PRECISION_HINT} f32 for float32, or bf16 for bfloat16, the default '
         'of a CPU that has it.',
     ),
     'pt2': Format(write_pt2, '.pt2', 'torch.export'),

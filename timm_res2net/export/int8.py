@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..folder.extras import require
 from ..prediction import find_images, image_loader
 from .formats import INPUT, Network
 from .run import Runner
@@ -62,15 +61,6 @@ class Int8(NamedTuple):
     runtime: str
 
 
-def check_int8(format: str, least: float | None) -> None:
-    """Raise a ValueError if int8 files of a format cannot be made, or a share is out of range."""
-    if format not in ('onnx', 'openvino'):
-        raise ValueError(f"Format '{format}' has no int8 form here. Use onnx or openvino.")
-    require('int8', 'nncf')
-    if least is not None and not 0 <= least <= 1:
-        raise ValueError(f'min_agreement must be a share from 0 to 1, got {least!r}.')
-
-
 def prepare_images(
     model: Any, folder: str | os.PathLike[str], limit: int, batch: int, file: Path
 ) -> Any:
@@ -82,11 +72,6 @@ def prepare_images(
         limit: The most images. They are chosen at random, the same ones for the same files.
         batch: Number of images of one run. Both halves of the images are multiples of it.
         file: File for the array (N, in_chans, H, W).
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has too few images or one that cannot be read, or the model takes other than
-            1 or 3 channels.
     """
     load, paths = image_loader(model), find_images([folder])
     number = min(len(paths), limit) // (2 * batch) * 2 * batch
@@ -112,13 +97,8 @@ def to_int8(
 ) -> Int8:
     """Write a file's int8 form, with a .json beside it that holds what it loses and gains.
 
-    Args:
-        plain: The file in float32.
-        out: The file to write, in a folder of its own.
-        images: Images (N, in_chans, H, W). The first half calibrates, the second compares.
-        batch: Number of images of one run.
-        network: The network of the files.
-        least: Smallest agreement that is accepted; None for `LEAST`.
+    The first half of the images (N, in_chans, H, W) calibrates, and the second compares, `batch` of
+    them in a run. A ValueError says that the agreement is below `least`, which is None for `LEAST`.
     """
     half = len(images) // 2
     _logger.info('Quantizing to int8')
@@ -152,17 +132,10 @@ def quantize_file(plain: Path, out: Path, images: Any, batch: int, preset: str =
     """Quantize a file of OpenVINO or ONNX with NNCF after training.
 
     Weights are quantized per channel and symmetrically, activations per tensor: those after a ReLU
-    symmetrically, the others not (preset 'mixed'). NNCF leaves the convolutions of SE in float32
-    and quantizes the product with the gate. That product in float32 gains nothing: neither accuracy
-    on the digits model (6.1 % with both) nor time (res2net50_se, × 0.31 with both).
-
-    Args:
-        plain: The file in float32, an .onnx or .xml.
-        out: The file to write.
-        images: Images (N, in_chans, H, W) that calibrate.
-        batch: Number of images of one run.
-        preset: NNCF's preset, 'mixed' or 'performance'. The latter quantizes all activations
-            symmetrically.
+    symmetrically, the others not (preset 'mixed'; 'performance' quantizes all symmetrically). NNCF
+    leaves the convolutions of SE in float32 and quantizes the product with the gate. In float32
+    that product gains neither accuracy (digits model) nor time (res2net50_se). The images
+    (N, in_chans, H, W) calibrate, `batch` of them in a run.
     """
     import nncf
 
@@ -226,11 +199,10 @@ def enclose(graph: Any) -> None:
             continue
         for name in node.output:
             quantized, renamed[name] = f'{name}_quantized', f'{name}_dequantized'
-            for kind, source, result in (
-                ('QuantizeLinear', name, quantized),
-                ('DequantizeLinear', quantized, renamed[name]),
-            ):
-                graph.node.append(helper.make_node(kind, [source, *inputs[0]], [result]))
+            graph.node.append(helper.make_node('QuantizeLinear', [name, *inputs[0]], [quantized]))
+            graph.node.append(
+                helper.make_node('DequantizeLinear', [quantized, *inputs[0]], [renamed[name]])
+            )
             scales[renamed[name]] = inputs[0]
 
 
@@ -276,5 +248,4 @@ def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Ne
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file and of those beside it that differ only in the suffix."""
-    beside = (file for file in path.parent.iterdir() if file.stem == path.stem)
-    return sum(file.stat().st_size for file in beside)
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.stem == path.stem)
