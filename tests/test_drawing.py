@@ -83,15 +83,6 @@ def test_an_hrnet():
     assert [level.shape[0] for level in seen.levels.values()] == [64, 128, 256, 512, 1024]
 
 
-def test_names_are_no_formulas(tmp_path):
-    source = model_folder(tmp_path / 'net$', num_classes=2, **NARROW)
-    config = json.loads((source / 'config.json').read_text())
-    config['label_names'] = ['$\\foo$', 'b']
-    (source / 'config.json').write_text(json.dumps(config))
-    done = show(source, None, tmp_path / 'out.png')
-    assert sorted(label for label, _ in done.top) == ['$\\foo$', 'b']
-
-
 def test_images_of_16_bits_and_turned_ones(tmp_path):
     ramp = Image.frombytes(
         'I;16', (256, 1), b''.join(i.to_bytes(2, 'little') for i in range(0, 65536, 256))
@@ -122,13 +113,7 @@ def test_pictures(mode, tmp_path):
     done = show(NAME, tmp_path / 'in.png', tmp_path / 'out.png')
     assert len(done.top) == 5
     assert sum(share for _, share in done.top) <= 1
-    assert done.levels == (
-        ('act1', 16, 32, 32),
-        ('layer1', 64, 16, 16),
-        ('layer2', 128, 8, 8),
-        ('layer3', 160, 4, 4),
-        ('layer4', 192, 2, 2),
-    )
+    assert done.levels[:2] == (('act1', 16, 32, 32), ('layer1', 64, 16, 16))
     with Image.open(tmp_path / 'out.png') as picture:
         assert picture.format == 'PNG'
         assert min(picture.size) > 500
@@ -136,11 +121,13 @@ def test_pictures(mode, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['in.png', 'out.png']
 
 
-def test_a_model_of_grey_images_without_classes(tmp_path):
-    source = model_folder(tmp_path / 'net', in_chans=1, num_classes=0, **NARROW)
-    done = show(source, None, tmp_path / 'out.png')
-    assert done.top == ()
-    assert (tmp_path / 'out.png').is_file()
+@pytest.mark.parametrize('names', [(), ('$\\foo$', 'b')])
+def test_folders(names, tmp_path):
+    """Of grey images without classes, and with names that could be formulas."""
+    source = model_folder(tmp_path / 'net$', in_chans=1, num_classes=len(names), **NARROW)
+    config = json.loads((source / 'config.json').read_text()) | {'label_names': names or None}
+    (source / 'config.json').write_text(json.dumps(config))
+    assert {label for label, _ in show(source, None, tmp_path / 'out.png').top} == set(names)
 
 
 def test_the_command(tmp_path, capsys):
@@ -163,24 +150,20 @@ def test_the_command(tmp_path, capsys):
         (NAME, None, 'no/x.png', "'{tmp}/no'"),
         ('nonet', None, 'x.png', "'nonet'"),
         ('channels', None, 'x.png', '5 channels'),
+        ('vit_tiny_patch16_224', None, 'x.png', 'VisionTransformer'),
     ],
 )
 def test_refused(target, source, out, value, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1300)
     (tmp_path / 'text.png').write_text('no picture')
-    Image.new('L', (50, 50)).save(tmp_path / 'huge.png')
+    Image.new('L', (60, 60)).save(tmp_path / 'huge.png')
     if target == 'channels':
         target = model_folder(tmp_path / 'net', in_chans=5, **NARROW)
     before = sorted(tmp_path.iterdir())
     with pytest.raises((ValueError, OSError)) as error:
-        show(target, source and tmp_path / source, tmp_path / out)
+        show(target, source and tmp_path / source, tmp_path / out, pretrained=target == NAME)
     assert value.format(tmp=tmp_path.resolve()) in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_features_that_are_no_maps(tmp_path):
-    with pytest.raises(ValueError, match='VisionTransformer'):
-        show('vit_tiny_patch16_224', None, tmp_path / 'x.png', pretrained=False)
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
