@@ -219,8 +219,6 @@ def pyramid() -> nn.Module:
         (TINY, 'no/x.pt2', {}, "'{tmp}/no'"),
         (TINY, 'is.pt2', {}, 'is.pt2 already exists'),
         (TINY, 'is.xml', {'format': 'openvino'}, 'is.bin already exists'),
-        ('./none', 'x.pt2', {}, './none'),
-        ('resnet', 'x.pt2', {}, "'resnet'"),
         ('res2next101', 'x.pt2', {}, "weights for 'res2next101'"),
         ('convnext_atto', 'x.pt2', {'features': True, 'pretrained': False}, '(1, 2, 3, 4)'),
         ('resnet18', 'x.pt2', {'deploy': True, 'pretrained': False}, 'no Res2Net block'),
@@ -240,13 +238,15 @@ def test_refused(target, file, kwargs, value, tmp_path):
     assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == kept
 
 
-@pytest.mark.parametrize('package', ['onnx', 'onnxscript', 'onnxruntime'])
-def test_a_missing_package(package, tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True if name != package else None)
-    with pytest.raises(ValueError, match=rf'{package} .*timm-res2net\[export\]'):
-        export_model(TINY, tmp_path / 'x.onnx')
-    monkeypatch.setattr(importlib.util, 'find_spec', find)
+@pytest.mark.parametrize(
+    ('package', 'extra'),
+    [('onnx', 'export'), ('onnxscript', 'export'), ('onnxruntime', 'export'), ('nncf', 'int8')],
+)
+def test_a_missing_package(package, extra, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, 'find_spec', lambda name: name != package or None)
+        with pytest.raises(ValueError, match=rf'{package} .*timm-res2net\[{extra}\]'):
+            export_model(TINY, tmp_path / 'x.onnx', int8=tmp_path)
 
 
 def test_an_exporter_that_fails(tmp_path, monkeypatch):

@@ -177,14 +177,6 @@ def test_what_cannot_be_quantized(arguments, value, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_missing_package(tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name != 'nncf' or None)
-    with pytest.raises(ValueError, match=r'nncf .*timm-res2net\[int8\]'):
-        export_model(TINY, tmp_path / 'net.xml', int8=tmp_path)
-    monkeypatch.setattr(importlib.util, 'find_spec', find)
-
-
 # --- NNCF -----------------------------------------------------------------------------------------
 
 
