@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from timm_res2net import reparameterize_model
-from timm_res2net.export.stats import interval
+from timm_res2net.export.measure import interval
 from timm_res2net.layers.fused_conv import FusedConv2d
 from timm_res2net.layers.text import table
 

@@ -29,16 +29,16 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
+from timm_res2net.export import FORMATS
 from timm_res2net.export.measure import (
     CONTROL,
     FORMS,
     make_form,
     make_forms,
-    packages_of,
+    ratio,
     time_forms,
 )
 from timm_res2net.export.run import Run
-from timm_res2net.export.stats import ratio
 from timm_res2net.layers.text import table
 
 from .changing_sizes import SIX
@@ -87,7 +87,7 @@ def peak_memory(name: str, form: str, folder: str, shape: tuple[int, ...]) -> fl
     """
     torch.set_num_threads(1)
     images = torch.randn(shape)
-    for package in packages_of(form) if form in FORMS else ():
+    for package in FORMATS[FORMS[form]].packages if FORMS.get(form) else ():
         __import__(package)
     if form.startswith('torch.compile'):
         make_form(form, build('test_res2net_se'), [torch.randn(1, 3, 64, 64)], Path(folder), 1)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from timm_res2net import reparameterize_model
-from timm_res2net.export.stats import ratio
+from timm_res2net.export.measure import ratio
 
 from .script import Script
 from .suite.measure import interleave

@@ -21,7 +21,7 @@ from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
 from timm_res2net.export import FORMATS, export_model
-from timm_res2net.export.quantize import quantize_file
+from timm_res2net.export.int8 import quantize_file
 from timm_res2net.export.run import load_onnx, load_openvino
 from timm_res2net.layers.text import table
 

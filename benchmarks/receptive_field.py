@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import timm_res2net  # noqa: F401 registers the models
-from timm_res2net.export.stats import interval, ratio
+from timm_res2net.export.measure import interval, ratio
 from timm_res2net.layers.text import table
 
 from .script import Script

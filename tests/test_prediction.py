@@ -7,8 +7,7 @@ import timm
 import torch
 from PIL import Image
 
-from tests.common import TINY, model_folder, randomise
-from timm_res2net.hub.fetch import load_model
+from tests.common import TINY, randomise
 from timm_res2net.prediction import DIGITS, find_images, predict
 
 
@@ -29,10 +28,10 @@ def test_images_are_found(digits):
     assert names == ['a/9.png', 'a/deep/4.PNG', 'b/7.png']
     notes = digits / 'a' / 'notes.txt'  # a file that is named is an image, whatever its name
     assert find_images([digits / 'b', str(notes)]) == [digits / 'b' / '7.png', notes]
-    with pytest.raises(FileNotFoundError, match=r'no image or folder .*nothing.* Check the path'):
+    with pytest.raises(FileNotFoundError, match='nothing'):
         find_images([digits, digits / 'nothing'])
     (digits / 'empty').mkdir()
-    with pytest.raises(ValueError, match=r'no images in .*empty.*\.jpg'):
+    with pytest.raises(ValueError, match='empty'):
         find_images([digits / 'empty'])
 
 
@@ -41,12 +40,13 @@ def test_predictions_come_in_order(digits, batch_size):
     """An unreadable image between readable ones shifts nothing."""
     model = timm.create_model(TINY, pretrained=True).eval()
     images = find_images([digits])
-    images.insert(1, digits / 'a' / 'notes.txt')
+    images[1:1] = [digits / 'a' / 'notes.txt', digits / 'gone.png', None]
     found = list(predict(model, images, top=2, batch_size=batch_size))
-    assert [one.image for one in found] == [str(path) for path in images]
-    assert [one.top[0][0] if one.top else '' for one in found] == ['9', '', '4', '7']
+    assert [one.image for one in found] == [str(path or 'bundled digit') for path in images]
+    assert [one.top[0][0] if one.top else '' for one in found] == ['9', '', '', '3', '4', '7']
     assert 'notes.txt as an image' in found[1].error
-    assert [one.error for one in found[:1] + found[2:]] == ['', '', '']
+    assert 'gone.png' in found[2].error
+    assert [one.error for one in found[:1] + found[3:]] == [''] * 4
 
 
 def test_probabilities_are_the_models(digits):
@@ -77,19 +77,11 @@ def test_only_one_batch_is_read(digits):
     assert len(opened) == 2
 
 
-def test_the_bundled_digit():
-    (found,) = predict(timm.create_model(TINY, pretrained=True).eval(), [None])
-    assert (found.image, found.top[0][0]) == ('bundled digit', '3')
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'text'),
-    [
-        ({'num_classes': 0}, 'no classes. Use a model with a classifier'),
-        ({'in_chans': 5}, 'takes 5 channels.* Use a model of 1 or 3'),
-    ],
-)
-def test_models_that_cannot_classify_images(arguments, text, tmp_path):
-    model = load_model(model_folder(tmp_path / 'net', **arguments)).eval()
-    with pytest.raises(ValueError, match=text):
-        next(predict(model, [Path('a.png')]))
+def test_models_that_cannot_classify_images():
+    """They are refused at once, before an image is asked for."""
+    with pytest.raises(ValueError, match='no classes'):
+        predict(timm.create_model(TINY, num_classes=0), [Path('a.png')])
+    model = timm.create_model(TINY, in_chans=5)
+    model.pretrained_cfg['input_size'] = (5, 64, 64)
+    with pytest.raises(ValueError, match='takes 5 channels'):
+        predict(model, [Path('a.png')])

@@ -3,7 +3,6 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -112,39 +111,26 @@ def detection_backbone(
         trainable_layers = 3 if has_weights else len(_STAGES)
     if norm not in _NORMS:
         raise ValueError(f'Unknown norm {norm!r}. Use {", ".join(_NORMS)}.')
-    if isinstance(trainable_layers, bool) or not (
-        isinstance(trainable_layers, Integral) and 0 <= trainable_layers <= 5
-    ):
+    if trainable_layers not in range(6):
         raise ValueError(
             f'trainable_layers must be a whole number from 0 to 5, got {trainable_layers!r}.'
         )
-    above: ExtraFPNBlock | None
     if extra_blocks == 'pool':
-        above = LastLevelMaxPool()
+        extra_blocks = LastLevelMaxPool()
     elif extra_blocks == 'p6p7':
-        above = LastLevelP6P7(out_channels, out_channels)
-    elif extra_blocks is None or isinstance(extra_blocks, ExtraFPNBlock):
-        above = extra_blocks
-    else:
+        extra_blocks = LastLevelP6P7(out_channels, out_channels)
+    elif isinstance(extra_blocks, str):
         raise ValueError(
             f"Unknown extra_blocks {extra_blocks!r}. Use 'pool', 'p6p7', None, or an ExtraFPNBlock."
         )
     body = create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
-    _freeze(body, name, trainable_layers)
-    return DetectionBackbone(_NORMS[norm](body), out_channels, above)
-
-
-def _freeze(body: nn.Module, name: str | os.PathLike[str], trainable_layers: int) -> None:
-    """Exclude the parameters of the first stages from training."""
-    if trainable_layers == len(_STAGES):
-        return
-    stages = {key.partition('.')[0] for key, _ in body.named_parameters()}
-    if not {'conv1', 'layer1'} <= stages:
-        raise ValueError(
-            f'trainable_layers={trainable_layers} counts stages named layer1 to layer4, which '
-            f'{name} does not have. Use trainable_layers=5, and freeze parameters yourself.'
-        )
-    trained = _STAGES[:trainable_layers]
-    for key, parameter in body.named_parameters():
-        if not key.startswith(trained):
-            parameter.requires_grad_(False)
+    if trainable_layers < len(_STAGES):
+        children = dict(body.named_children())
+        if not {'conv1', 'layer1'} <= children.keys():
+            raise ValueError(
+                f'trainable_layers={trainable_layers} counts stages named layer1 to layer4, which '
+                f'{name} does not have. Use trainable_layers=5, and freeze parameters yourself.'
+            )
+        for key in children.keys() - set(_STAGES[:trainable_layers]):
+            children[key].requires_grad_(False)
+    return DetectionBackbone(_NORMS[norm](body), out_channels, extra_blocks)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from timm.data import resolve_model_data_config
-from torch import nn
 from torch.nn import functional as F
 
 from .files import check_writable, require, write_file
@@ -66,47 +65,38 @@ def activation_map(features: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
     return (features * gradient).sum(1)[0].detach()
 
 
-def _cascades(module: Any) -> bool:
-    """Return whether a module is a Res2Net block that adds to each split the output before it."""
-    return is_block(module) and module.scale > 1 and adds_splits(module)
-
-
 def activations(model: Any, image: torch.Tensor) -> Activations:
     """Run a model on an image and return its feature levels, splits, logits and evidence.
 
     Args:
-        model: Model of timm in eval mode.
+        model: Model of timm in eval mode, to which a hook is added.
         image: Normalized image (1, in_chans, H, W).
 
     Raises:
-        ValueError: The model has no feature levels, or they have no height and width.
+        ValueError: The feature levels have no height and width.
     """
-    name = type(model).__name__
-    if not hasattr(model, 'forward_intermediates'):
-        raise ValueError(f'{name} has no feature levels to show. Show a network of timm.')
-    blocks: list[tuple[str, Any]] = [(key, m) for key, m in model.named_modules() if _cascades(m)]
+    blocks: list[tuple[str, Any]] = [  # those that add to each split the output before it
+        (key, m)
+        for key, m in model.named_modules()
+        if is_block(m) and m.scale > 1 and adds_splits(m)
+    ]
     # an early block, whose maps are still large
     block_name, block = blocks[len(blocks) // 3] if blocks else ('', None)
     joined: list[torch.Tensor] = []  # splits of the block, as its last convolution gets them
-
-    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        joined.append(inputs[0].detach())
-
-    handle = block.conv3.register_forward_pre_hook(keep) if block is not None else None
-    try:
-        with torch.enable_grad():
-            last, levels = model.forward_intermediates(image)
-            if last.ndim != 4:
-                raise ValueError(
-                    f'{name} has no feature maps with height and width. Show a convolutional '
-                    'network.'
-                )
-            logits = model.forward_head(last)
-            has_classes = model.num_classes > 0
-            evidence = activation_map(last, logits[0].max()) if has_classes else None
-    finally:
-        if handle is not None:
-            handle.remove()
+    if block is not None:
+        block.conv3.register_forward_pre_hook(
+            lambda module, inputs: joined.append(inputs[0].detach())
+        )
+    with torch.enable_grad():
+        last, levels = model.forward_intermediates(image)
+        if last.ndim != 4:
+            raise ValueError(
+                f'{type(model).__name__} has no feature maps with height and width. Show a '
+                'convolutional network.'
+            )
+        logits = model.forward_head(last)
+        has_classes = model.num_classes > 0
+        evidence = activation_map(last, logits[0].max()) if has_classes else None
     names = [info['module'] for info in model.feature_info]
     splits = tuple(joined[0][0].chunk(block.scale)) if block is not None else ()
     return Activations(
@@ -157,6 +147,8 @@ def show(
     from .hub.fetch import load_model
 
     require('plots', 'matplotlib')
+    from matplotlib import rc_context
+
     path = check_writable(Path(out))
     if path.suffix.lower() != '.png':
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
@@ -168,17 +160,13 @@ def show(
     shares, classes = tensors.logits.softmax(0).topk(min(5, len(labels)))
     top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
     title = str(target) if pretrained else f'{target} (random weights)'
-    _draw(path, title, _pixels(x[0], model), tensors, top)
-    sizes = tuple((name, *level.shape) for name, level in tensors.levels.items())
-    return Shown(path, top, sizes)
-
-
-def _pixels(x: torch.Tensor, model: nn.Module) -> Any:
-    """Return an image (C, H, W) normalized for a model as an array (H, W, 3) from 0 to 1."""
     data = resolve_model_data_config(model)
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
-    pixels = (x * std + mean).clamp(0, 1)
-    return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    pixels = (x[0] * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+    with rc_context({'text.parse_math': False}):  # a $ in a label starts no formula
+        _draw(path, title, pixels, tensors, top)
+    sizes = tuple((name, *level.shape) for name, level in tensors.levels.items())
+    return Shown(path, top, sizes)
 
 
 def _enlarged(level: torch.Tensor, like: Any) -> Any:
@@ -195,7 +183,7 @@ def _draw(
     block_name, splits = tensors.splits
     figure = Figure(figsize=(13, 8.6 if splits else 6), layout='constrained')
     rows: Any = figure.subfigures(3 if splits else 2, 1)
-    rows[0].suptitle(_plain(title))
+    rows[0].suptitle(title)
     cells = rows[0].subplots(1, 3, width_ratios=(1, 1, 2))
     for cell in cells:
         cell.axis('off')
@@ -212,10 +200,9 @@ def _draw(
         bars = cells[2]
         bars.axis('on')
         names = [_short(name, 40) for name, _ in top][::-1]
-        bars.barh(range(len(top)), [share for _, share in top][::-1], color='tab:red')
+        drawn = bars.barh(range(len(top)), [share for _, share in top][::-1], color='tab:red')
         bars.set_yticks(range(len(top)), names, fontsize=9)
-        for place, (_, share) in enumerate(top[::-1]):
-            bars.text(share, place, f' {100 * share:.1f} %', va='center', fontsize=8)
+        bars.bar_label(drawn, [f' {100 * share:.1f} %' for _, share in top[::-1]], fontsize=8)
         bars.set_xlim(0, 1.2 * top[0][1])
         bars.set_title('probability', fontsize=9)
     rows[1].suptitle('feature levels, mean over channels', fontsize=10)
@@ -238,12 +225,7 @@ def _draw(
     write_file(path, lambda file: figure.savefig(file, format='png', dpi=100), replace=False)
 
 
-def _plain(text: str) -> str:
-    """Escape a text so that matplotlib does not read it as a formula."""
-    return text.replace('$', r'\$')
-
-
 def _short(text: str, length: int = 24) -> str:
     """Return the first of a class's names, cut to a length."""
     first = text.split(',')[0]
-    return _plain(first if len(first) <= length else f'{first[: length - 1]}…')
+    return first if len(first) <= length else f'{first[: length - 1]}…'

@@ -30,7 +30,6 @@ SUFFIXES = (
 )  # fmt: skip
 """Files in a folder that count as images."""
 
-_DIGIT = 'bundled digit'
 _LARGEST = 256 << 20  # bytes of an image file
 
 
@@ -58,7 +57,12 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob('*')) if _is_image(p)]
+            # macOS writes files such as ._photo.jpg
+            inside = [
+                p
+                for p in sorted(path.rglob('*'))
+                if p.suffix.lower() in SUFFIXES and p.name[0] != '.' and p.is_file()
+            ]
             if not inside:
                 raise ValueError(
                     f'There are no images in {path}. Name a folder with files that end in '
@@ -72,16 +76,8 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return files
 
 
-def _is_image(path: Path) -> bool:
-    # macOS writes files such as ._photo.jpg
-    return path.suffix.lower() in SUFFIXES and path.name[0] != '.' and path.is_file()
-
-
 def image_loader(model: nn.Module) -> Callable[[Path | None], torch.Tensor]:
     """Return what opens an image and prepares it as the config of a model says.
-
-    Args:
-        model: Model of timm.
 
     Returns:
         A function from an image file, or None for a digit of the package, to (in_chans, H, W). It
@@ -104,11 +100,7 @@ def image_loader(model: nn.Module) -> Callable[[Path | None], torch.Tensor]:
 
 
 def open_image(path: Path | None, mode: str) -> Image.Image:
-    """Open an image file, or a digit of the package if `path` is None.
-
-    Args:
-        path: The file.
-        mode: Pillow's mode of the result, 'L' or 'RGB'.
+    """Open an image file, or a digit of the package if `path` is None, in Pillow's mode.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -116,10 +108,7 @@ def open_image(path: Path | None, mode: str) -> Image.Image:
     """
     if path is None:
         return digits()[3].convert(mode)
-    try:
-        content = read_file(path, _LARGEST)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'There is no image {path}. Check the path.') from error
+    content = read_file(path, _LARGEST)
     try:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
         if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
@@ -197,40 +186,27 @@ def predict(
     labels = labels_of(model)
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
+    load = image_loader(model)
     paths = (None if image is None else Path(image) for image in images)
-    return _predict(model, labels, image_loader(model), paths, top, batch_size)
 
+    def predictions() -> Iterator[Prediction]:
+        while batch := list(itertools.islice(paths, batch_size)):
+            loaded, errors = {}, {}
+            for i, path in enumerate(batch):
+                try:
+                    loaded[i] = load(path)
+                except (OSError, ValueError) as error:
+                    errors[i] = str(error)
+            rows: dict[int, tuple[tuple[str, float], ...]] = {}
+            if loaded:
+                with torch.inference_mode():
+                    logits = model(torch.stack(list(loaded.values())))
+                best = logits.softmax(1).topk(min(top, len(labels)))
+                for i, shares, classes in zip(loaded, best.values, best.indices, strict=True):
+                    named = (labels[k] for k in classes.tolist())
+                    rows[i] = tuple(zip(named, shares.tolist(), strict=True))
+            for i, path in enumerate(batch):
+                name = 'bundled digit' if path is None else str(path)
+                yield Prediction(name, rows.get(i, ()), errors.get(i, ''))
 
-def _predict(
-    model: nn.Module,
-    labels: Sequence[str],
-    load: Callable[[Path | None], torch.Tensor],
-    paths: Iterator[Path | None],
-    top: int,
-    batch_size: int,
-) -> Iterator[Prediction]:
-    while batch := list(itertools.islice(paths, batch_size)):
-        loaded, errors = [], {}
-        for i, path in enumerate(batch):
-            try:
-                loaded.append(load(path))
-            except (OSError, ValueError) as error:
-                errors[i] = str(error)
-        rows = iter(_most_probable(model, labels, loaded, top))
-        for i, path in enumerate(batch):
-            name = _DIGIT if path is None else str(path)
-            yield Prediction(name, () if i in errors else next(rows), errors.get(i, ''))
-
-
-def _most_probable(
-    model: nn.Module, labels: Sequence[str], images: Sequence[torch.Tensor], top: int
-) -> list[tuple[tuple[str, float], ...]]:
-    """Return the most probable labels of prepared images (C, H, W) with their probabilities."""
-    if not images:
-        return []
-    with torch.inference_mode():
-        shares, classes = model(torch.stack(list(images))).softmax(1).topk(min(top, len(labels)))
-    return [
-        tuple((labels[i], share) for i, share in zip(*row, strict=True))
-        for row in zip(classes.tolist(), shares.tolist(), strict=True)
-    ]
+    return predictions()

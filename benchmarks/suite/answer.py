@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from timm_res2net.export.stats import Ratio, ratio
+from timm_res2net.export.measure import Ratio
 
 from .cells import Cell
 from .measure import CAUSES, explain
@@ -108,7 +108,7 @@ def models_of(row: Row) -> str:
 
 
 # the bootstrap takes longest, and the same ratio stands in several tables
-_ratio = functools.cache(ratio)
+_ratio = functools.cache(ratio_of_blocks)
 
 
 def time_ratio(row: Row, role: str = 'subject') -> Ratio:

@@ -1,35 +1,37 @@
 """`timm-res2net export --int8`, as a user meets it."""
 
-import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
-from tests.export.test_quantize import draw
-from timm_res2net.cli import main
+from timm_res2net.cli import export, main
+from timm_res2net.export import Exported
+from timm_res2net.export.int8 import Int8
+
+SIZES = {'float32': 3_000_000, 'int8': 1_000_000}
+INT8 = Int8(0.99, {'logits': 0.05}, 18, 17, SIZES, {'float32': 2.0, 'int8': 1.0}, 0.5, 'openvino')
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec('nncf') is None, reason='needs the extra int8')
 @pytest.mark.parametrize('as_json', [False, True])
-def test_int8(as_json, tmp_path, capsys):
-    folder = draw(tmp_path / 'digits', 40)
-    out = tmp_path / 'net.xml'
-    words = ['--int8', str(folder), '--max-images', '36', '--min-agreement', '0.9']
-    command = ['export', 'test_res2net_se', '--out', str(out), *words]
-    assert main([*command, *(['--json'] if as_json else [])]) == 0
-    told, stored = capsys.readouterr(), json.loads((tmp_path / 'net.json').read_text())
-    assert 'Statistics' not in told.out + told.err  # NNCF's own bars
-    assert stored['min_agreement'] == 0.9
-    assert (stored['calibrated'], stored['compared']) == (18, 18)
+def test_int8(as_json, monkeypatch, capsys):
+    given = []
+
+    def write(target, out, **options):
+        given.append((target, options))
+        return Exported(out, 'openvino', ('logits',), 'any batch', 1e-6, INT8)
+
+    monkeypatch.setattr(export, 'export_model', write)
+    words = ['--out', 'net.xml', '--int8', 'photos', '--max-images', '36', '--min-agreement', '0.9']
+    assert main(['export', 'test_res2net_se', *words, *(['--json'] if as_json else [])]) == 0
+    options = {'int8': Path('photos'), 'max_images': 36, 'min_agreement': 0.9}
+    assert given == [('test_res2net_se', options)]
+    out = capsys.readouterr().out
     if as_json:
-        found = json.loads(told.out)
-        assert found['path'] == str(out)
-        assert {key: stored[key] for key in found['int8']} == found['int8']
+        assert json.loads(out)['path'] == 'net.xml'
+        assert json.loads(out)['int8'] == INT8._asdict()
     else:
-        lines = told.out.splitlines()
-        assert len(lines) == 5
-        assert lines[2].startswith('Quantized to int8 with 18 images. On 18 others 100')
-        assert f'off by {100 * stored["errors"]["logits"]:.1f} % (logits).' in lines[2]
-        assert f'× {stored["time_ratio"]:.2f} of the time' in lines[3]
-        assert 'INFERENCE_PRECISION_HINT' in lines[4]
+        assert 'with 18 images. On 17 others 99.0 %' in out
+        assert 'off by 5.0 % (logits)' in out
+        assert '× 0.50 of the time' in out
+        assert 'INFERENCE_PRECISION_HINT' in out

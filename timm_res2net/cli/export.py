@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 
-from ..export import FORMATS, LEAST, MAX_IMAGES, Int8, export_model
+from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
 from ..export.measure import CONTROL, Comparison, compare_forms
 from .frame import (
     EXIT_ERROR,
@@ -41,23 +41,18 @@ def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
         f"Run and compared: the outputs differ from the model's by at most {done.error:.1e} of the "
         'largest.'
     )
-    if done.int8:
-        _print_int8(done.int8)
+    if int8 := done.int8:
+        errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in int8.errors.items())
+        kept = f'{100 * int8.agreement:.1f} % of the answers stay, and ' * ('logits' in int8.errors)
+        sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in int8.bytes.items())
+        print(
+            f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} others {kept}the '
+            f'outputs are off by {errors}.\n'
+            f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.'
+        )
     if FORMATS[done.format].note:
         print(FORMATS[done.format].note)
     return 0
-
-
-def _print_int8(int8: Int8) -> None:
-    """Print what int8 loses and gains."""
-    errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in int8.errors.items())
-    kept = f'{100 * int8.agreement:.1f} % of the answers stay, and ' if 'logits' in errors else ''
-    sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in int8.bytes.items())
-    print(
-        f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} others {kept}the '
-        f'outputs are off by {errors}.\n'
-        f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.'
-    )
 
 
 def _measure(target: str, all: bool = False, json: bool = False, **options: Any) -> int:
@@ -83,31 +78,26 @@ def _measure(target: str, all: bool = False, json: bool = False, **options: Any)
         print_table(('form', 'ms', 'time over eager', 'file in MB'), rows)
         for form, reason in compared.left_out.items():
             print(f'Not timed: {form} ({reason}).')
-        print(_verdict(compared))
+        _print_verdict(compared)
     return 0 if compared.usable else EXIT_UNUSABLE
 
 
-def _changes_outputs(form: str) -> bool:
-    return 'int8' in form or 'bfloat16' in form
-
-
-def _verdict(compared: Comparison) -> str:
-    """Return what the figures say."""
+def _print_verdict(compared: Comparison) -> None:
     if not compared.usable:
-        return (
+        print(
             f'These times cannot be used: a second copy of the model took × {compared.control} of '
             f'the time of the first, and it must be within {CONTROL:.0%} of 1. Close other '
             'programs, and run this again.'
         )
-    fastest = compared.timings[0].form
-    text = f'The fastest form here is {fastest}.'
-    if _changes_outputs(fastest):
-        exact = next(one.form for one in compared.timings if not _changes_outputs(one.form))
-        text += (
-            ' It changes the outputs. `timm-res2net export --int8 FOLDER` measures how much, for '
+        return
+    forms = [one.form for one in compared.timings]
+    exact = next(form for form in forms if 'int8' not in form and 'bfloat16' not in form)
+    print(f'The fastest form here is {forms[0]}.')
+    if exact != forms[0]:
+        print(
+            'It changes the outputs. `timm-res2net export --int8 FOLDER` measures how much, for '
             f'int8. In float32 the fastest is {exact}.'
         )
-    return text
 
 
 def add(commands: Any) -> None:
@@ -120,15 +110,12 @@ def add(commands: Any) -> None:
         '--format', choices=FORMATS, help=f'{formats} (default: by the suffix of the file)'
     )
     parser.add_argument(
-        '--features',
-        action='store_true',
-        help='export the feature levels of strides 4 to 32 instead of logits',
+        '--features', action='store_true', help='export the levels of strides 4 to 32, not logits'
     )
     parser.add_argument(
         '--deploy',
         action='store_true',
-        help='export the deployed model, with BatchNorms folded (in an HRNet only those of its '
-        'bottlenecks)',
+        help='export the deployed model, with BatchNorms folded (in an HRNet, of bottlenecks)',
     )
     parser.add_argument('--static', action='store_true', help='fix batch and image size')
     add_options(parser, '--img-size', '--batch-size')
@@ -158,9 +145,7 @@ def add(commands: Any) -> None:
     add_options(parser, 'target', '--batch-size', '--img-size')
     parser.add_argument('--threads', type=positive_int, help="threads (default: torch's)")
     parser.add_argument(
-        '--seconds',
-        type=float,
-        help='how long to time, once the forms are made (default: 30)',
+        '--seconds', type=float, help='how long to time, once the forms are made (default: 30)'
     )
     parser.add_argument(
         '--all', action='store_true', help='also time the forms that take minutes to make'

@@ -1,23 +1,25 @@
 """A model as a file for another runtime, checked by running the file."""
 
-import contextlib
+import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from timm.models import FeatureInfo
 from torch import nn
 
 from ..files import check_writable, place, require, scratch_folder
 from ..folder.golden import relative_difference
+from ..hub.fetch import load_model
 from ..layers.text import first_line
-from .formats import FORMATS, SMALLEST, larger, noise
-from .network import Network, load_network
-from .quantize import LEAST as LEAST
-from .quantize import MAX_IMAGES, Int8, check_int8, choose_images, prepare_images, to_int8
-from .run import Run
+from ..models.deploy import reparameterize_model
+from .formats import FORMATS, SMALLEST, Network, larger, noise
+from .int8 import LEAST as LEAST
+from .int8 import MAX_IMAGES, Int8, prepare_images, to_int8
+from .run import Runner
 
 _logger = logging.getLogger(__name__)
 
@@ -104,19 +106,16 @@ def export_model(
             model's config says, and the file is quantized with them.
         max_images: The most images of the folder that are used.
         min_agreement: Smallest share of images whose most probable class stays in int8; by default
-            0.98. For features it is 1 minus the largest error of a level, by default 0.8. With 300
-            images that compare, a network that keeps 0.99 of its answers passes 0.98 in 97 of 100
-            trials. On the embedded digits model, images of its kind keep all answers and levels
-            within 0.13; images half as bright keep 0.90, and levels are off by 0.49.
+            0.98. For features it is 1 minus the largest error of a level, by default 0.8.
 
     Returns:
         What was written, with the error of the check run.
 
     Raises:
-        ValueError: An unknown format or model, a missing package, a size or batch that is not a
-            whole number of at least 1, something that the format cannot express, or outputs that
-            differ by more than 1e-4. For `int8` also too few images, one that cannot be read, a
-            model of other than 1 or 3 channels, or too small an agreement.
+        ValueError: An unknown format or model, a missing package, too small an `img_size`,
+            something that the format cannot express, or outputs that differ by more than 1e-4. For
+            `int8` also too few images, one that cannot be read, a model of other than 1 or 3
+            channels, or too small an agreement.
         OSError: `out` exists or cannot be written, or there is no folder `int8`.
 
     Example:
@@ -125,57 +124,47 @@ def export_model(
         >>> timm_res2net.export_model('test_res2net_se', out, 'pt2', static=True).outputs
         ('logits',)
     """
-    format = _find_format(format, Path(out))
-    kind = FORMATS[format]
-    check_counts(batch_size=batch_size)
-    check_counts(1 if static else SMALLEST, img_size=img_size)
+    format = _choose_format(format, Path(out))
+    if not static and img_size is not None and img_size < SMALLEST:
+        raise ValueError(
+            f'img_size must be at least {SMALLEST} unless static=True (--static), got {img_size}.'
+        )
     path = check_writable(Path(out))
-    batch = batch_size if static else 1  # images of one run in int8
-    photos: list[Path] = []
-    if int8 is not None:
-        check_int8(format, min_agreement)
-        photos = choose_images(int8, max_images, batch)
-    for suffix in (*kind.beside, *(['.json'] if photos else [])):
+    for suffix in (*FORMATS[format].beside, *(['.json'] if int8 else [])):
         check_writable(path.with_suffix(suffix))
-    network = load_network(
-        target,
-        pretrained=pretrained,
-        features=features,
-        out_indices=out_indices,
-        img_size=img_size,
-        deploy=deploy,
-    )
+    if int8 is not None:
+        require('int8', 'nncf')
+        if format not in ('onnx', 'openvino'):
+            raise ValueError(f"Format '{format}' has no int8 form here. Use onnx or openvino.")
+        if min_agreement is not None and not 0 <= min_agreement <= 1:
+            raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
+    levels: dict[str, Any] = {'features_only': True, 'out_indices': out_indices} if features else {}
+    network = load_network(target, pretrained, img_size, deploy, **levels)
     # with a free batch, torch.export would take a batch of 1 for a constant
-    x = noise(batch_size if static else max(batch_size, 2), *network.input_size)
-    what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
-    with torch.no_grad(), _explaining(what), scratch_folder(path) as scratch:
-        # before the export, which takes minutes: one of the files may not be an image
-        images = prepare_images(network.model, photos, scratch / 'images.npy') if photos else None
-        _logger.info(f'Exporting as {format}, which can take minutes')
-        file = scratch / 'float32' / path.name
+    batch = batch_size if static else max(batch_size, 2)
+    x = noise(batch, *network.model.pretrained_cfg['input_size'])
+    with torch.no_grad(), scratch_folder(path) as scratch:
+        file, loss = scratch / 'float32' / path.name, None
         file.parent.mkdir()
-        step = kind.write(network, x, static, network.description(x), file)
-        _logger.info('Running the file and comparing its outputs')
-        error = _compare(network, kind.load(file), x, step)
-        if not error <= _TOLERANCE:
-            raise ValueError(
-                f'{what} gave a file whose outputs differ from the model by {error:.1e} of the '
-                f'largest, more than {_TOLERANCE:.0e}. Nothing was written; use another format.'
-            )
-        loss = None
-        if images is not None:
+        batch = len(x) if static else 1  # images of one run in int8
+        if int8 is not None:  # before the export, which takes minutes: a file may not be an image
+            images = prepare_images(network.model, int8, max_images, batch, scratch / 'images.npy')
+        step, error = _write(network, x, format, static, file)
+        if int8 is not None:
             plain, file = file, scratch / 'int8' / path.name
             file.parent.mkdir()
             loss = to_int8(plain, file, images, batch, network, min_agreement)
-        _publish(file.parent, path)
+        # the file comes last: those beside it are complete when it is there
+        for made in sorted(file.parent.iterdir(), key=lambda made: made.name == path.name):
+            made.chmod(0o644)
+            place(made, path.parent / made.name)
     sizes = _SIZES[step].format(tuple(x.shape))
     return Exported(path, format, tuple(network.outputs), sizes, error, loss)
 
 
-def _find_format(name: str | None, out: Path) -> str:
+def _choose_format(name: str | None, out: Path) -> str:
     """Return the name of a format, found by the suffix of the file if it is not given."""
-    if name is None:
-        name = next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), '')
+    name = name or next((key for key, kind in FORMATS.items() if kind.suffix == out.suffix), '')
     if name not in FORMATS or FORMATS[name].suffix != out.suffix:
         # runtimes recognise their files by the suffix
         formats = ', '.join(f'{key} (*{kind.suffix})' for key, kind in FORMATS.items())
@@ -187,18 +176,84 @@ def _find_format(name: str | None, out: Path) -> str:
     return name
 
 
-def check_counts(least: int = 1, /, **counts: int | None) -> None:
-    """Raise a ValueError if an argument is neither None nor a whole number of at least `least`."""
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}.')
+def load_network(
+    target: nn.Module | str | os.PathLike[str],
+    pretrained: bool,
+    img_size: int | None,
+    deploy: bool = False,
+    **levels: Any,
+) -> Network:
+    """Load a network, or copy a model from memory: in eval mode and float32, on the CPU.
+
+    Arguments and errors are those of `export_model`; `levels` are timm's for feature levels.
+    """
+    if isinstance(target, nn.Module):
+        model: Any = _copy(target, bool(levels))
+        title = type(model).__name__
+    else:
+        title = str(target)
+        try:
+            model = load_model(target, pretrained, **levels)
+        except (IndexError, AssertionError) as error:  # timm's errors for levels that do not exist
+            raise ValueError(
+                f'{target} has no feature levels {levels["out_indices"]}. Use a network with five '
+                'levels, such as a Res2Net.'
+            ) from error
+    if deploy:
+        model = reparameterize_model(model)
+    cfg = dict(model.pretrained_cfg)
+    channels, height, width = cfg['input_size']
+    weights = (weight for weight in model.parameters() if weight.ndim == 4)
+    in_chans = next((weight.shape[1] for weight in weights), channels)
+    if in_chans != channels:  # timm keeps the channels of the registered weights
+        for key in ('mean', 'std'):  # statistics of colors, for another number of channels
+            if cfg.get(key):
+                cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * in_chans
+    cfg['input_size'] = (in_chans, img_size or height, img_size or width)
+    model.pretrained_cfg = cfg
+    return Network(model, title).eval().requires_grad_(False)
 
 
-@contextlib.contextmanager
-def _explaining(what: str) -> Iterator[None]:
-    """Turn an exporter's error into one sentence with a remedy."""
+def _copy(model: nn.Module, features: bool) -> nn.Module:
+    model = getattr(model, '_orig_mod', model)  # what torch.compile was given
+    name = type(model).__name__
+    cfg = getattr(model, 'pretrained_cfg', None)
+    if not isinstance(cfg, Mapping) or 'input_size' not in cfg:
+        raise ValueError(
+            f'{name} has no pretrained_cfg that says which images it takes. Pass a model of timm, '
+            'or set model.pretrained_cfg = {"input_size": (3, 224, 224)}.'
+        )
+    if features and not isinstance(getattr(model, 'feature_info', None), FeatureInfo):
+        raise ValueError(
+            f'{name} returns no feature levels. Create it with features_only=True, and leave '
+            'features out.'
+        )
+    with torch.inference_mode(False):
+        return copy.deepcopy(model).to('cpu', torch.float32)
+
+
+def _write(
+    network: Network, x: torch.Tensor, format: str, static: bool, file: Path
+) -> tuple[int | None, float]:
+    """Write a file, run it on images of all sizes that it should take, and compare the outputs.
+
+    Returns what the format's function returned, and the largest difference over the largest output.
+    """
+    what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
     try:
-        yield
+        _logger.info(f'Exporting as {format}, which can take minutes')
+        step = FORMATS[format].write(network, x, static, file)
+        _logger.info('Running the file and comparing its outputs')
+        run, images = Runner(file), [x]
+        if not static:
+            multiple = step or 32
+            smallest = SMALLEST if multiple == 1 else 2 * multiple
+            images += [larger(x, multiple), noise(2, x.shape[1], smallest, smallest)]
+        errors = [
+            relative_difference(got, expected)
+            for image in images
+            for got, expected in zip(run(image), network(image), strict=True)
+        ]
     except (ValueError, OSError):
         raise
     except Exception as error:  # torch, onnxscript and a C++ compiler each fail in their own way
@@ -206,39 +261,10 @@ def _explaining(what: str) -> Iterator[None]:
             f'{what} failed ({type(error).__name__}: {first_line(error)[:300]}). Try another size '
             '(a multiple of 32 px), a fixed size (static=True, --static), or another format.'
         ) from error
-
-
-def _compare(network: Network, run: Run, x: torch.Tensor, step: int | None) -> float:
-    """Return the largest difference between a file's and a network's outputs, over the largest one.
-
-    Args:
-        network: The network.
-        run: Runs the file.
-        x: The images that the file was exported with.
-        step: As the format's `write` returned it.
-    """
-    images = [x]
-    if step != 0:
-        step = step or 32
-        smallest = SMALLEST if step == 1 else 2 * step
-        images += [larger(x, step), noise(2, x.shape[1], smallest, smallest)]
-    errors = [
-        relative_difference(got, expected)
-        for image in images
-        for got, expected in zip(run(image), network(image), strict=True)
-    ]
-    return float(torch.tensor(errors).max())  # NaN if one of them is
-
-
-def _publish(folder: Path, path: Path) -> None:
-    """Move the files of a folder to where `path` is, all of them or none, and `path` last."""
-    moved: list[Path] = []
-    try:
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-            os.chmod(file, 0o644)
-            place(file, path.parent / file.name)
-            moved.append(path.parent / file.name)
-    except BaseException:
-        for file in moved:
-            file.unlink()
-        raise
+    largest = float(torch.tensor(errors).max())  # NaN if one of them is
+    if not largest <= _TOLERANCE:
+        raise ValueError(
+            f'{what} gave a file whose outputs differ from the model by {largest:.1e} of the '
+            f'largest, more than {_TOLERANCE:.0e}. Nothing was written; use another format.'
+        )
+    return step, largest

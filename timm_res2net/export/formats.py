@@ -1,23 +1,16 @@
 """Formats of exported files: a function that writes each one, and their table."""
 
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from timm.models import FeatureInfo
+from torch import nn
 
-from .network import Network
-from .run import (
-    PRECISION_HINT,
-    Run,
-    ignore_deprecation,
-    load_aoti,
-    load_onnx,
-    load_openvino,
-    load_pt2,
-    load_torchscript,
-)
+from .run import PRECISION_HINT, ignore_deprecation
 
 INPUT = 'image'
 """Name of the input in every file."""
@@ -28,6 +21,59 @@ META = 'timm_res2net'
 SMALLEST = 33
 """Smallest free side of an image in px. Below it the last level has one pixel, which torch.export
 treats as a special case."""
+
+# The fields of a pretrained_cfg that go into the file
+_DESCRIBING = (
+    'architecture', 'tag', 'num_classes', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct',
+    'label_names', 'license',
+)  # fmt: skip
+
+
+class Network(nn.Module):
+    """A model whose output is a tuple, whether it returns a tensor, a list or a dict of tensors.
+
+    Attributes:
+        model: The model, whose `pretrained_cfg` has the size of its images.
+        title: What it is called in messages.
+        outputs: Names of its outputs: those of the feature levels, or 'logits' alone.
+        is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
+    """
+
+    def __init__(self, model: Any, title: str) -> None:
+        super().__init__()
+        info = getattr(model, 'feature_info', None)
+        self.model = model
+        self.title = title
+        self.outputs = list(info.module_name()) if isinstance(info, FeatureInfo) else ['logits']
+        self.is_classifier = self.outputs == ['logits'] and getattr(model, 'num_classes', None) != 0
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the model on (B, in_chans, H, W)."""
+        out = self.model(image)
+        out = list(out.values()) if isinstance(out, dict) else out
+        # torch 2.6 cannot trace a union of types here
+        return tuple(out) if isinstance(out, (list, tuple)) else (out,)
+
+    def metadata(self, images: torch.Tensor) -> str:
+        """Return the JSON text for a file: how images are prepared, and the classes.
+
+        The model is run on images (B, in_chans, H, W). A ValueError says that it has other outputs
+        than `outputs` names.
+        """
+        results: Sequence[Any] = self(images)
+        if len(results) != len(self.outputs) or not all(map(torch.is_tensor, results)):
+            raise ValueError(
+                f'{self.title} returns {len(results)} outputs, and {", ".join(self.outputs)} can '
+                'be exported. Pass a classifier, or a model that was created with '
+                'features_only=True.'
+            )
+        cfg: dict[str, Any] = dict(self.model.pretrained_cfg)
+        if self.outputs == ['logits']:
+            # the layers count, because a head may have been replaced
+            cfg['num_classes'] = results[0].shape[-1] if self.is_classifier else 0
+            if len(cfg.get('label_names') or ()) != cfg['num_classes']:
+                cfg['label_names'] = None
+        return json.dumps({key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None})
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -44,15 +90,14 @@ def larger(images: torch.Tensor, step: int) -> torch.Tensor:
 # --- writing --------------------------------------------------------------------------------------
 #
 # All take a network, images (B, in_chans, H, W) to export it with, whether batch and size are fixed
-# to those of the images, a text that describes the network, and the file to write. They return the
-# number of px that the sizes of images must be multiples of: 0 if sizes are fixed, None if the file
-# takes every size that the network takes.
+# to those of the images, and the file to write. They return the number of px that the sizes of
+# images must be multiples of: 0 if sizes are fixed, None if the file takes every size that the
+# network takes.
 
 
-def write_onnx(
-    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
-) -> int | None:
+def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write an ONNX file."""
+    meta = network.metadata(images)
     program, step = _export(network, images, static)
     exported: Any = torch.onnx.export(
         program,
@@ -68,9 +113,7 @@ def write_onnx(
     return step
 
 
-def write_openvino(
-    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
-) -> int | None:
+def write_openvino(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write OpenVINO's intermediate representation (IR): an .xml file, and the weights in .bin.
 
     It starts from the network rather than from the program of torch.export. Then the file takes
@@ -79,6 +122,7 @@ def write_openvino(
     """
     import openvino
 
+    meta = network.metadata(images)
     shape = list(images.shape) if static else [-1, images.shape[1], -1, -1]
     with ignore_deprecation():
         model = openvino.convert_model(
@@ -92,10 +136,9 @@ def write_openvino(
     return 0 if static else None
 
 
-def write_pt2(
-    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
-) -> int | None:
+def write_pt2(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write the program of torch.export."""
+    meta = network.metadata(images)
     program, step = _export(network, images, static)
     content = io.BytesIO()  # torch's own writer aborts the process if the disk is full
     torch.export.save(program, content, extra_files={f'{META}.json': meta})
@@ -103,10 +146,9 @@ def write_pt2(
     return step
 
 
-def write_aoti(
-    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
-) -> int | None:
+def write_aoti(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write the program of torch.export, compiled by AOTInductor for machines like this one."""
+    meta = network.metadata(images)
     program, step = _export(network, images, static)
     inductor: Any = torch._inductor
     configs = {
@@ -120,9 +162,10 @@ def write_aoti(
 
 
 def write_torchscript(
-    network: Network, images: torch.Tensor, static: bool, meta: str, file: Path
+    network: Network, images: torch.Tensor, static: bool, file: Path
 ) -> int | None:
     """Write a TorchScript trace."""
+    meta = network.metadata(images)
     content = io.BytesIO()  # as in `write_pt2`
     with ignore_deprecation():
         traced = torch.jit.trace(network, images, check_trace=False)
@@ -144,10 +187,9 @@ def _export(network: Network, images: torch.Tensor, static: bool) -> tuple[Any, 
 
 
 def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
-    """Return torch.export's description of a free batch and free sizes.
+    """Return torch.export's description of a free batch, and of sizes that are multiples of `step`.
 
-    Args:
-        step: 1 for any size from `SMALLEST` px, or the number of px that sizes are multiples of.
+    With a step of 1 they are at least `SMALLEST` px, otherwise at least twice the step.
     """
     dim = torch.export.Dim
     if step == 1:
@@ -161,53 +203,35 @@ def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
 
 
 class Format(NamedTuple):
-    """A format.
+    """A format: the function that writes a file, its suffix, and what it is in a few words.
 
-    Attributes:
-        write: Writes a file, as described above.
-        load: Returns what runs a file.
-        suffix: Suffix of the file's name.
-        help: What it is, in a few words.
-        packages: Packages that it needs, of the extra `export`.
-        beside: Suffixes of further files that it writes beside the file.
-        int8: Whether files of this format can be quantized.
-        note: How to run the file, in a sentence.
+    It may need packages of the extra `export`, write further files beside the file, which differ in
+    their suffixes, and have a note on how to run it.
     """
 
-    write: Callable[[Network, torch.Tensor, bool, str, Path], int | None]
-    load: Callable[[Path], Run]
+    write: Callable[[Network, torch.Tensor, bool, Path], int | None]
     suffix: str
     help: str
     packages: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
-    int8: bool = False
     note: str = ''
 
 
 FORMATS = {
     'onnx': Format(
-        write_onnx,
-        load_onnx,
-        '.onnx',
-        'ONNX Runtime, OpenVINO, ...',
-        packages=('onnx', 'onnxscript', 'onnxruntime'),
-        int8=True,
+        write_onnx, '.onnx', 'ONNX Runtime, OpenVINO, ...', ('onnx', 'onnxscript', 'onnxruntime')
     ),
     'openvino': Format(
         write_openvino,
-        load_openvino,
         '.xml',
         'OpenVINO',
-        packages=('openvino',),
-        beside=('.bin',),
-        int8=True,
-        note=f'Compile it with {PRECISION_HINT} f32 for float32, or bf16 for bfloat16, the default '
+        ('openvino',),
+        ('.bin',),
+        f'Compile it with {PRECISION_HINT} f32 for float32, or bf16 for bfloat16, the default '
         'of a CPU that has it.',
     ),
-    'pt2': Format(write_pt2, load_pt2, '.pt2', 'torch.export'),
-    'aoti': Format(
-        write_aoti, load_aoti, '.pt2', 'compiled by AOTInductor for this kind of machine'
-    ),
-    'torchscript': Format(write_torchscript, load_torchscript, '.pt', 'a trace'),
+    'pt2': Format(write_pt2, '.pt2', 'torch.export'),
+    'aoti': Format(write_aoti, '.pt2', 'compiled by AOTInductor for this kind of machine'),
+    'torchscript': Format(write_torchscript, '.pt', 'a trace'),
 }
 """What `export_model` writes, by name."""

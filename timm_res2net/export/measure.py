@@ -1,9 +1,7 @@
 """Time a model in every form that this machine can run, and say which is fastest."""
 
 import copy
-import importlib.util
 import logging
-import math
 import os
 import random
 import statistics
@@ -12,18 +10,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from ..files import temporary_folder
+from ..files import require, temporary_folder
 from ..layers.text import first_line
 from ..models.deploy import reparameterize_model
-from . import check_counts, export_model
+from . import export_model, load_network
 from .formats import FORMATS, noise
-from .network import load_network
-from .quantize import quantize_file, size_of
-from .run import Run, load_aoti, load_onnx, load_openvino
-from .stats import Ratio, ratio
+from .int8 import quantize_file, size_of
+from .run import Run, Runner
 
 _logger = logging.getLogger(__name__)
 
@@ -47,8 +44,43 @@ FORMS = {
 SLOW = ('torch.compile, frozen', 'AOTInductor')
 """Forms that take minutes to make."""
 
-_NOISE = 32  # images that calibrate int8 forms
-_ROUNDS = 5  # at least
+
+class Ratio(NamedTuple):
+    """A median with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Distance from the median to the farther end of the interval, as a share of the median."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+    def __str__(self) -> str:
+        return f'{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]'
+
+
+def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of the median, of 95 % (Efron 1979).
+
+    The same samples give the same interval.
+    """
+    # numpy keeps the numbers of RandomState between versions, unlike those of its generators
+    drawn = np.random.RandomState(0).randint(len(values), size=(draws, len(values)))
+    medians = np.median(np.asarray(values, dtype=float)[drawn], axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def ratio(subject: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Return the median of the per-round ratios subject / baseline.
+
+    A round holds one sample of each, taken one right after the other. Whatever slows the machine
+    for longer than a round slows both and leaves the ratio unchanged.
+    """
+    ratios = [s / b for s, b in zip(subject, baseline, strict=True)]
+    return Ratio(float(np.median(ratios)), *interval(ratios))
 
 
 class Timing(NamedTuple):
@@ -99,8 +131,7 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Run:
         dynamic: As in `torch.compile`.
 
     Returns:
-        What runs the model, and compiles it when needed. Call it under `torch.inference_mode()` or
-        `torch.no_grad()`: with gradients inductor does not freeze.
+        What runs the model under `torch.no_grad()`: with gradients inductor does not freeze.
     """
     model.compile(dynamic=dynamic)
     frozen = torch._inductor.config.patch(freezing=True)  # once: every patch stays in memory
@@ -110,12 +141,6 @@ def freeze(model: nn.Module, dynamic: bool | None = None) -> Run:
             return model(images)
 
     return run
-
-
-def packages_of(form: str) -> tuple[str, ...]:
-    """Return the packages that a form needs besides this one's."""
-    packages = FORMATS[FORMS[form]].packages if FORMS[form] else ()
-    return (*packages, 'nncf') if 'int8' in form else packages
 
 
 def make_form(
@@ -143,19 +168,17 @@ def make_form(
             step(images[0])
         return step, None
     batch, *shape = images[0].shape
+    if 'int8' in form:
+        require('int8', 'nncf')
     plain = path = folder / f'{format}{FORMATS[format].suffix}'
     if not plain.exists():
         export_model(model, plain, format, static=static, img_size=shape[1], batch_size=batch)
     if 'int8' in form:
         path = plain.with_name(f'int8-{plain.name}')
         if not path.exists():  # noise calibrates it, which does not change its time
-            calibration = noise(max(_NOISE // batch, 1) * batch, *shape)
+            calibration = noise(max(32 // batch, 1) * batch, *shape)
             quantize_file(plain, path, calibration.numpy(), batch)
-    if format == 'aoti':
-        return load_aoti(path), path
-    if format == 'onnx':
-        return load_onnx(path, threads), path
-    return load_openvino(path, threads, 'bf16' if 'bfloat16' in form else 'f32'), path
+    return Runner(path, threads, 'bf16' if 'bfloat16' in form else 'f32'), path
 
 
 def compare_forms(
@@ -182,8 +205,7 @@ def compare_forms(
         threads: Number of threads; by default as many as torch uses.
 
     Raises:
-        ValueError: `target` is not a model; `batch_size`, `img_size` or `threads` is not a whole
-            number of at least 1; or `seconds` is not a finite number above 0.
+        ValueError: `target` is not a model.
 
     Example:
         >>> from timm_res2net.export.measure import compare_forms
@@ -191,18 +213,13 @@ def compare_forms(
         >>> 'deployed' in [timing.form for timing in comparison.timings]
         True
     """
-    check_counts(batch_size=batch_size, img_size=img_size, threads=threads)
-    if not 0 < seconds < math.inf:
-        raise ValueError(
-            f'seconds must be a finite number above 0, got {seconds!r}. Name another one.'
-        )
-    network = load_network(target, pretrained=False, img_size=img_size)
-    images = [torch.randn(batch_size, *network.input_size)]
+    model = load_network(target, False, img_size).model
+    images = [torch.randn(batch_size, *model.pretrained_cfg['input_size'])]
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
         with temporary_folder() as folder:
-            steps, sizes, left_out = make_forms(network.model, images, folder, slow, FORMS)
+            steps, sizes, left_out = make_forms(model, images, folder, slow, FORMS)
             samples = time_forms(steps, images, seconds, time.perf_counter)
     finally:
         torch.set_num_threads(threads_before)
@@ -224,14 +241,7 @@ def make_forms(
     slow: bool,
     forms: Collection[str],
 ) -> tuple[dict[str, Run], dict[str, int], dict[str, str]]:
-    """Make the forms of a model, for as many threads as torch uses.
-
-    Args:
-        model: The model in eval mode.
-        images: As in `make_form`.
-        folder: Folder for the files.
-        slow: Also make those that take minutes.
-        forms: Keys of `FORMS`.
+    """Make forms of a model as `make_form` does, for as many threads as torch uses.
 
     Returns:
         What runs each form, with a second copy of the model as 'control'; the sizes of their files;
@@ -240,22 +250,18 @@ def make_forms(
     steps: dict[str, Run] = {'control': copy.deepcopy(model)}
     sizes, left_out = {}, {}
     for form in forms:
-        missing = [name for name in packages_of(form) if importlib.util.find_spec(name) is None]
-        if missing:
-            left_out[form] = f'needs {", ".join(missing)}'
-        elif form in SLOW and not slow:
+        if form in SLOW and not slow:
             left_out[form] = 'takes minutes to make'
-        else:
-            _logger.info(f'Making the form {form}')
-            try:
-                with torch.no_grad():
-                    step, path = make_form(form, model, images, folder, torch.get_num_threads())
-            except Exception as error:  # every compiler and runtime fails in its own way
-                left_out[form] = f'failed: {first_line(error)}'
-                continue
-            steps[form] = step
-            if path is not None:
-                sizes[form] = size_of(path)
+            continue
+        _logger.info(f'Making the form {form}')
+        try:
+            with torch.no_grad():
+                steps[form], path = make_form(form, model, images, folder, torch.get_num_threads())
+        except Exception as error:  # every compiler and runtime fails in its own way
+            left_out[form] = first_line(error)
+            continue
+        if path is not None:
+            sizes[form] = size_of(path)
     return steps, sizes, left_out
 
 
@@ -265,13 +271,9 @@ def time_forms(
     seconds: float,
     clock: Callable[[], float],
 ) -> dict[str, list[float]]:
-    """Return the time of every form in every round, in seconds.
+    """Return the time of every form in every round, in seconds, as the clock says.
 
-    Args:
-        steps: What runs each form.
-        images: Images of each round in turn.
-        seconds: How long to go on. There are at least 5 rounds.
-        clock: Reads a clock in seconds.
+    Rounds take the images in turn, until the seconds are over; there are at least 5.
     """
     draw = random.Random(0)
     samples: dict[str, list[float]] = {name: [] for name in steps}
@@ -282,7 +284,7 @@ def time_forms(
         _logger.info(f'Timing {len(steps)} models for {seconds:.0f} seconds')
         end = time.monotonic() + seconds
         rounds = 0
-        while rounds < max(_ROUNDS, len(images)) or time.monotonic() < end:
+        while rounds < max(5, len(images)) or time.monotonic() < end:
             x = images[rounds % len(images)]
             for name in draw.sample(list(steps), len(steps)):
                 start = clock()

@@ -1,15 +1,14 @@
-"""Run an exported file on the CPU: one function for each runtime.
-
-Each returns a function from images (B, in_chans, H, W) to the outputs of the file.
-"""
+"""Run an exported file on the CPU, as a module."""
 
 import contextlib
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 Run = Callable[[torch.Tensor], Any]
 """Runs a file or a model on images (B, in_chans, H, W). A file returns a sequence of tensors."""
@@ -18,13 +17,42 @@ PRECISION_HINT = 'INFERENCE_PRECISION_HINT'
 """OpenVINO's setting for the precision of layers that are not int8."""
 
 
-def load_onnx(file: Path | bytes, threads: int | None = None) -> Run:
-    """Load an ONNX file in ONNX Runtime.
+class Runner(nn.Module):
+    """A file that `export_model` wrote, as a module.
 
-    Args:
-        file: Path of the file, or its bytes.
-        threads: Number of threads; None for ONNX Runtime's default.
+    Shape:
+        - Input: (B, in_chans, H, W)
+        - Output: a list of tensors, the logits (B, num_classes) or the feature levels.
     """
+
+    def __init__(self, path: Path, threads: int | None = None, precision: str = 'f32') -> None:
+        """
+        Args:
+            path: The file. Its runtime follows from its suffix.
+            threads: Number of threads of ONNX Runtime and OpenVINO; None for their default.
+            precision: 'f32' or 'bf16', the precision of layers in OpenVINO that are not int8.
+        """
+        super().__init__()
+        if path.suffix == '.onnx':
+            self.run = load_onnx(path, threads)
+        elif path.suffix == '.xml':
+            self.run = load_openvino(path, threads, precision)
+        elif path.suffix == '.pt':
+            with ignore_deprecation():
+                self.run = torch.jit.load(str(path)).__call__
+        elif any('/aotinductor/' in name for name in zipfile.ZipFile(path).namelist()):
+            inductor: Any = torch._inductor
+            self.run = inductor.aoti_load_package(str(path))
+        else:  # not as a child, because torch.export's modules refuse eval()
+            self.run = torch.export.load(path).module().__call__
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Run the file."""
+        return list(self.run(images))
+
+
+def load_onnx(file: Path | bytes, threads: int | None = None) -> Run:
+    """Load an ONNX file, given by its path or as bytes, in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -34,21 +62,11 @@ def load_onnx(file: Path | bytes, threads: int | None = None) -> Run:
         options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
-
-    def run(images: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.from_numpy(output) for output in session.run(None, {name: images.numpy()})]
-
-    return run
+    return lambda images: list(map(torch.from_numpy, session.run(None, {name: images.numpy()})))
 
 
 def load_openvino(file: Path | bytes, threads: int | None = None, precision: str = 'f32') -> Run:
-    """Load a file of OpenVINO or an ONNX file in OpenVINO.
-
-    Args:
-        file: Path of an .xml or .onnx file, or the bytes of the latter.
-        threads: Number of threads; None for OpenVINO's default.
-        precision: 'f32' or 'bf16', the precision of layers that are not int8.
-    """
+    """Load an .xml file, or an ONNX file as its path or as bytes, in OpenVINO."""
     import openvino
 
     settings: dict[str, Any] = {PRECISION_HINT: precision}
@@ -67,23 +85,6 @@ def load_openvino(file: Path | bytes, threads: int | None = None, precision: str
         return [torch.from_numpy(outputs[output]) for output in network.outputs]
 
     return run
-
-
-def load_pt2(file: Path) -> Run:
-    """Load a program of torch.export."""
-    return torch.export.load(file).module()
-
-
-def load_aoti(file: Path) -> Run:
-    """Load a program that AOTInductor compiled for machines like this one."""
-    inductor: Any = torch._inductor
-    return inductor.aoti_load_package(str(file))
-
-
-def load_torchscript(file: Path) -> Run:
-    """Load a TorchScript file."""
-    with ignore_deprecation():
-        return torch.jit.load(str(file))
 
 
 @contextlib.contextmanager

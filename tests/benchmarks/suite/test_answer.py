@@ -20,7 +20,7 @@ from benchmarks.suite.answer import (
     time_ratio,
 )
 from benchmarks.suite.run import start
-from timm_res2net.export.stats import Ratio
+from timm_res2net.export.measure import Ratio
 
 from .common import file_of, synthetic
 

@@ -15,10 +15,18 @@ from torch import nn
 
 from benchmarks.suite import measure
 from benchmarks.suite.cells import Pair, Spec
-from benchmarks.suite.measure import CAUSES, KINDS, counts, explain, interleave_blocks, settled
+from benchmarks.suite.measure import (
+    CAUSES,
+    KINDS,
+    counts,
+    explain,
+    interleave_blocks,
+    ratio_of_blocks,
+    settled,
+)
 from benchmarks.suite.models import Work, make_input, prepare
 from tests.common import noisy
-from timm_res2net.export.stats import ratio
+from timm_res2net.export.measure import ratio
 
 from .common import cell
 
@@ -137,7 +145,7 @@ def test_coverage_with_the_stopping_rule():
         options = {'clock': lambda: now[0], 'rng': random.Random(run)}
         samples, blocks = interleave_blocks(build, budget=200, **options)
         stopped += settled(samples, blocks)
-        interval = ratio(samples['subject'], samples['baseline'], blocks)
+        interval = ratio_of_blocks(samples['subject'], samples['baseline'], blocks)
         held += interval.low <= TRUE <= interval.high
     assert stopped > 0.5 * runs  # otherwise this would test nothing
     assert held / runs >= 0.88

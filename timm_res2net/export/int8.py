@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..files import require
 from ..prediction import find_images, image_loader
-from .formats import FORMATS, INPUT
-from .network import Network
-from .run import load_onnx, load_openvino
+from .formats import INPUT, Network
+from .run import Runner
 
 _logger = logging.getLogger(__name__)
 
@@ -29,8 +27,8 @@ MAX_IMAGES = 600
 _SMALLEST = 32  # half of them calibrate
 
 # Images of the model's kind keep more than this, images of half their brightness less: see
-# tests/export/test_quantize.py. A network that keeps 0.99 of its answers in the long run keeps 0.98
-# of 300, by the binomial distribution, in 97 of 100 trials.
+# tests/export/test_int8.py. A network that keeps 0.99 of its answers in the long run keeps 0.98 of
+# 300, by the binomial distribution, in 97 of 100 trials.
 LEAST = {'logits': 0.98, 'features': 0.8}
 """Smallest agreement that is accepted, unless another one is asked for."""
 
@@ -63,29 +61,19 @@ class Int8(NamedTuple):
     runtime: str
 
 
-def check_int8(format: str, min_agreement: float | None) -> None:
-    """Raise a ValueError if int8 files of a format cannot be made, or a share is out of range."""
-    if not FORMATS[format].int8:
-        names = ' or '.join(name for name, kind in FORMATS.items() if kind.int8)
-        raise ValueError(f"Format '{format}' has no int8 form here. Use {names}.")
-    require('int8', 'nncf')
-    if min_agreement is not None and not 0 <= min_agreement <= 1:
-        raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
-
-
-def choose_images(folder: str | os.PathLike[str], limit: int, batch: int) -> list[Path]:
-    """Return images of a folder in random order, which is the same for the same files.
+def prepare_images(
+    model: Any, folder: str | os.PathLike[str], limit: int, batch: int, file: Path
+) -> Any:
+    """Return images of a folder, prepared as the model's config says, as an array in a file.
 
     Args:
+        model: The model.
         folder: Folder whose images are searched for in all its subfolders.
-        limit: The most images.
+        limit: The most images. They are chosen at random, the same ones for the same files.
         batch: Number of images of one run. Both halves of the images are multiples of it.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has no images, or too few; or `limit` is too small.
+        file: File for the array (N, in_chans, H, W).
     """
-    paths = find_images([folder])
+    load, paths = image_loader(model), find_images([folder])
     number = min(len(paths), limit) // (2 * batch) * 2 * batch
     least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
     if number < least:
@@ -94,28 +82,13 @@ def choose_images(folder: str | os.PathLike[str], limit: int, batch: int) -> lis
             f'{least} are needed: half of them calibrate, and the others compare. Add images like '
             'those that the model will see.'
         )
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
-    return [paths[i] for i in order[:number].tolist()]
-
-
-def prepare_images(model: Any, paths: list[Path], file: Path) -> Any:
-    """Return prepared images as an array (N, in_chans, H, W) that is kept in a file.
-
-    Args:
-        model: The model, whose config says how images are prepared.
-        paths: Image files.
-        file: File for the array.
-
-    Raises:
-        ValueError: An image cannot be read, or the model takes other than 1 or 3 channels.
-    """
-    load = image_loader(model)
-    shape = (len(paths), *model.pretrained_cfg['input_size'])
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))[:number]
+    shape = (number, *model.pretrained_cfg['input_size'])
     images = np.lib.format.open_memmap(file, 'w+', np.dtype(np.float32), shape)
-    for i, path in enumerate(paths):
+    for i, k in enumerate(order.tolist()):
         if i % 50 == 0:
-            _logger.info(f'Preparing image {i + 1} of {len(paths)}')
-        images[i] = load(path).numpy()
+            _logger.info(f'Preparing image {i + 1} of {number}')
+        images[i] = load(paths[k]).numpy()
     return images
 
 
@@ -124,16 +97,8 @@ def to_int8(
 ) -> Int8:
     """Write a file's int8 form, with a .json beside it that holds what it loses and gains.
 
-    Args:
-        plain: The file in float32.
-        out: The file to write, in a folder of its own.
-        images: Images (N, in_chans, H, W). The first half calibrates, the second compares.
-        batch: Number of images of one run.
-        network: The network of the files.
-        least: Smallest agreement; None for `LEAST`.
-
-    Raises:
-        ValueError: The agreement is smaller.
+    The first half of the images (N, in_chans, H, W) calibrates, and the second compares, `batch` of
+    them in a run. A ValueError says that the agreement is below `least`, which is None for `LEAST`.
     """
     half = len(images) // 2
     _logger.info('Quantizing to int8')
@@ -167,46 +132,34 @@ def quantize_file(plain: Path, out: Path, images: Any, batch: int, preset: str =
     """Quantize a file of OpenVINO or ONNX with NNCF after training.
 
     Weights are quantized per channel and symmetrically, activations per tensor: those after a ReLU
-    symmetrically, the others not (preset 'mixed'). NNCF leaves the convolutions of SE in float32
-    and quantizes the product with the gate. That product in float32 gains nothing: neither accuracy
-    on the digits model (6.1 % with both) nor time (res2net50_se, × 0.31 with both).
-
-    Args:
-        plain: The file in float32, an .onnx or .xml.
-        out: The file to write.
-        images: Images (N, in_chans, H, W) that calibrate.
-        batch: Number of images of one run.
-        preset: NNCF's preset, 'mixed' or 'performance'. The latter quantizes all activations
-            symmetrically.
+    symmetrically, the others not (preset 'mixed'; 'performance' quantizes all symmetrically). NNCF
+    leaves the convolutions of SE in float32 and quantizes the product with the gate. In float32
+    that product gains neither accuracy (digits model) nor time (res2net50_se). The images
+    (N, in_chans, H, W) calibrate, `batch` of them in a run.
     """
     import nncf
 
-    def read(i: int) -> dict[str, Any]:
+    def batch_at(i: int) -> dict[str, Any]:
         if i % (25 * batch) == 0:
             _logger.info(f'Calibrating with image {i + 1} of {len(images)}')
         return {INPUT: np.array(images[i : i + batch])}
 
-    def quantize(model: Any) -> Any:
-        with contextlib.redirect_stdout(io.StringIO()):  # NNCF's progress bars
-            return nncf.quantize(
-                model,
-                nncf.Dataset(steps, read),
-                preset=nncf.QuantizationPreset(preset),
-                subset_size=len(steps),
-            )
-
-    steps = range(0, len(images), batch)
-    if plain.suffix == '.onnx':
-        import onnx
-
-        model = quantize(onnx.load(plain))
+    is_onnx = plain.suffix == '.onnx'
+    starts = range(0, len(images), batch)
+    package: Any = import_module('onnx' if is_onnx else 'openvino')
+    model = package.load(plain) if is_onnx else package.Core().read_model(plain)
+    with contextlib.redirect_stdout(io.StringIO()):  # NNCF's progress bars
+        model = nncf.quantize(
+            model,
+            nncf.Dataset(starts, batch_at),
+            preset=nncf.QuantizationPreset(preset),
+            subset_size=len(starts),
+        )
+    if is_onnx:
         enclose(model.graph)
-        onnx.save(model, out)
+        package.save(model, out)
     else:
-        import openvino
-
-        model = quantize(openvino.Core().read_model(plain))
-        openvino.save_model(model, out, compress_to_fp16=False)
+        package.save_model(model, out, compress_to_fp16=False)
 
 
 def enclose(graph: Any) -> None:
@@ -246,62 +199,53 @@ def enclose(graph: Any) -> None:
             continue
         for name in node.output:
             quantized, renamed[name] = f'{name}_quantized', f'{name}_dequantized'
-            for kind, source, result in (
-                ('QuantizeLinear', name, quantized),
-                ('DequantizeLinear', quantized, renamed[name]),
-            ):
-                graph.node.append(helper.make_node(kind, [source, *inputs[0]], [result]))
+            graph.node.append(helper.make_node('QuantizeLinear', [name, *inputs[0]], [quantized]))
+            graph.node.append(
+                helper.make_node('DequantizeLinear', [quantized, *inputs[0]], [renamed[name]])
+            )
             scales[renamed[name]] = inputs[0]
 
 
 def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Network) -> Int8:
-    """Compare two files on images.
-
-    Args:
-        plain: The file in float32.
-        small: The file in int8.
-        images: Images (N, in_chans, H, W).
-        batch: Number of images of one run.
-        network: The network of the files.
-    """
-    is_onnx = small.suffix == '.onnx'
-    runs = [(load_onnx if is_onnx else load_openvino)(file) for file in (plain, small)]
-    for run in runs:  # the first run of a file takes longer
-        run(torch.from_numpy(np.array(images[:batch])))
-    seconds: list[list[float]] = [[], []]
-    squares = np.zeros((2, len(network.outputs)))
+    """Compare a file in float32 with its int8 form on images (N, in_chans, H, W)."""
+    files = {'float32': plain, 'int8': small}
+    runs = {form: Runner(file) for form, file in files.items()}
+    seconds: dict[str, list[float]] = {form: [] for form in files}
+    squares = np.zeros((2, len(network.outputs)))  # of the differences, and of float32
     same = 0
+    for run in runs.values():  # the first run of a file takes longer
+        run(torch.from_numpy(np.array(images[:batch])))
     for i in range(0, len(images), batch):
         if i % (100 * batch) == 0:
             _logger.info(f'Comparing with image {i + 1} of {len(images)}')
         x = torch.from_numpy(np.array(images[i : i + batch]))
         results = []
-        for run, times in zip(runs, seconds, strict=True):
+        for form, run in runs.items():
             start = time.perf_counter()
             outputs = run(x)
-            times.append(time.perf_counter() - start)
+            seconds[form].append(time.perf_counter() - start)
             results.append([output.double() for output in outputs])
         for k, (expected, got) in enumerate(zip(*results, strict=True)):
             squares[:, k] += float((got - expected).square().sum()), float(expected.square().sum())
-        same += int((results[0][0].argmax(1) == results[1][0].argmax(1)).sum())
-    errors = [math.sqrt(a / b) if b else math.sqrt(a) for a, b in squares.T]
+        expected, got = (outputs[0] for outputs in results)
+        # argmax takes NaN for the largest
+        same += int(((got.argmax(1) == expected.argmax(1)) & ~got.isnan().any(1)).sum())
+    errors = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))
     # NaN if one of the errors is
-    agreement = same / len(images) if network.is_classifier else 1 - float(np.max(errors))
-    ratios = [b / a for a, b in zip(*seconds, strict=True)]
-    forms = ('float32', 'int8')
+    agreement = same / len(images) if network.is_classifier else 1 - float(errors.max())
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
     return Int8(
         agreement,
-        dict(zip(network.outputs, errors, strict=True)),
+        dict(zip(network.outputs, errors.tolist(), strict=True)),
         len(images),
         len(images),
-        dict(zip(forms, map(size_of, (plain, small)), strict=True)),
-        dict(zip(forms, map(statistics.median, seconds), strict=True)),
+        {form: size_of(file) for form, file in files.items()},
+        {form: statistics.median(times) for form, times in seconds.items()},
         statistics.median(ratios),
-        'onnxruntime' if is_onnx else 'openvino',
+        'onnxruntime' if small.suffix == '.onnx' else 'openvino',
     )
 
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file and of those beside it that differ only in the suffix."""
-    beside = (file for file in path.parent.iterdir() if file.stem == path.stem)
-    return sum(file.stat().st_size for file in beside)
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.stem == path.stem)
