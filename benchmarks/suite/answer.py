@@ -15,7 +15,7 @@ import numpy as np
 from timm_res2net.export.measure import Ratio
 
 from .cells import Cell
-from .measure import CAUSES, explain
+from .measure import CAUSES, explain, ratio_of_blocks
 
 KIND = 'timm_res2net benchmark'
 VERSION = 1

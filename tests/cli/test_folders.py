@@ -1,5 +1,6 @@
 """`convert`, `push`, and the names of classes that both take."""
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -9,9 +10,9 @@ import timm
 import torch
 from PIL import Image
 
-from tests.common import PADDLE
+from tests.common import PADDLE, save
 from timm_res2net.cli import main
-from timm_res2net.cli.folders import read_label_names
+from timm_res2net.cli.folders import _label_names
 
 
 def test_convert_there_and_back(tmp_path, capsys):
@@ -74,13 +75,13 @@ def test_convert_names_what_looks_like_a_lost_classifier(key, tmp_path, capsys):
 def test_names_of_classes_from_a_file(tmp_path):
     path = tmp_path / 'names.txt'
     path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
-    assert read_label_names(path) == ['cat', 'dog']
+    assert _label_names(path, None, '') == ['cat', 'dog']
     path.write_bytes(b'caf\xe9\n')
     with pytest.raises(UnicodeDecodeError):
-        read_label_names(path)
+        _label_names(path, None, '')
     with pytest.raises(FileNotFoundError, match='nothing'):
-        read_label_names(tmp_path / 'nothing')
-    assert read_label_names(None) is None
+        _label_names(tmp_path / 'nothing', None, '')
+    assert _label_names(None, None, '') is None
 
 
 def put_images(folder: Path, *names: str) -> None:
@@ -94,8 +95,17 @@ def test_names_of_classes_from_a_folder(tmp_path):
     """In the order of timm's datasets, which train.py trains on: numbers count as numbers."""
     put_images(tmp_path / 'train', 'c10/a.png', 'c9/a.png', 'Ant/x/bee/a.jpg', 'train/a.png')
     (tmp_path / 'train' / 'empty').mkdir()
-    names = read_label_names(tmp_path / 'train')
+    with pytest.raises(ValueError, match=r'c9.*c10.*--label-order'):
+        _label_names(tmp_path / 'train', None, '')
+    assert _label_names(tmp_path / 'train', 'sorted', '') == ['bee', 'c10', 'c9', 'train']
+    names = _label_names(tmp_path / 'train', 'natural', '')
     assert names == ['bee', 'c9', 'c10', 'train']
+    weights = timm.create_model('test_res2net_se').state_dict()
+    save(
+        {'args': argparse.Namespace(model='test_res2net_se'), 'state_dict': weights},
+        tmp_path / 'best.pth',
+    )
+    assert _label_names(tmp_path / 'train', None, str(tmp_path / 'best.pth')) == names
     data = timm.data.create_dataset('', str(tmp_path), split='train')
     assert {name: i for i, name in enumerate(names)} == data.reader.class_to_idx
 

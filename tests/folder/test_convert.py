@@ -39,7 +39,7 @@ HRNET = 'hrnet_w18_res2net'
 @pytest.mark.parametrize('semantics', slow_except(['official', 'paddle'], SEMANTICS))
 def test_what_convert_writes_is_read(semantics, tmp_path):
     """By `check`, `predict`, `push` and `convert`, with its names, license, code and texts."""
-    names = ['a' * 300, 'ü 漢', ' ', "it's `code` | a cell", '---']
+    names = ['a' * 3000, 'ü 漢\n', '\t', "it's `code` | a cell", '---']
     model = timm.create_model(
         TINY, layers=(1, 2, 1, 3), base_width=40, scale=3, cardinality=2, semantics=semantics,
         stem_type='deep_tiered', stem_width=16, avg_down=True, num_classes=5,
@@ -48,7 +48,10 @@ def test_what_convert_writes_is_read(semantics, tmp_path):
     entry = {'state_dict_ema': {**weights, 'head`|\n.x': torch.ones(1)}}
     path = save(entry, tmp_path / 'a `file` of mine|\n.pth')
     given = {} if semantics == 'official' else {'semantics': semantics}
-    taken = convert_checkpoint(path, tmp_path / 'net', license='mit', label_names=names, **given)
+    data = {'mean': [0.5], 'std': [0.5], 'img_size': 64, 'crop_pct': 1, 'interpolation': 'box'}
+    taken = convert_checkpoint(
+        path, tmp_path / 'net', license='mit', label_names=names, data=data, **given
+    )
     assert (taken.notes.source, taken.config.semantics) == ('timm', semantics)
     assert (taken.notes.prefix, taken.notes.entry) == ('net.', 'state_dict_ema')
     convert_checkpoint(tmp_path / 'net', tmp_path / 'again', remote_code=True)
@@ -97,7 +100,7 @@ def test_there_and_back(to, tmp_path):
 
 UNEXPRESSED = {  # the network, the project, and what it has not
     'semantics': ({'semantics': 'paddle'}, 'official', 'semantics'),
-    'SE': ({}, 'mmpretrain', 'SE modules'),
+    'SE': ({}, 'mmpretrain', "attn_layer is 'se'"),
     'widths': ({'semantics': 'caffe', 'base_width': 26}, 'article', 'channels'),
     'act_layer': ({'act_layer': 'silu'}, 'official', 'its act_layer'),
     'norm_layer': ({'norm_layer': 'groupnorm1'}, 'official', 'its norm_layer'),
@@ -276,7 +279,7 @@ REFUSED = {  # a checkpoint, arguments, and what the error names
     ),
     'a pool': (lambda: recorded(gp='nope'), {}, "'nope'"),
     'a size': (lambda: recorded(img_size=10**9), {}, '1000000000'),
-    'a std': (lambda: recorded(std=[0, 1, 1]), {}, '[0, 1, 1]'),
+    'a std': (lambda: recorded(std=[0, 1, 1]), {}, '(0, 1, 1)'),
 }  # fmt: skip
 
 

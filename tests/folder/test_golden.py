@@ -66,7 +66,7 @@ def test_another_network_writes_nothing(files):
     ('content', 'words'),
     [
         ({'a': 1}, 'not tensors. Save a tensor'),
-        (torch.zeros(2, 7), r'shapes \[\(2, 7\)\], and the model gives \[\(2, 5\)\]'),
+        (torch.zeros(2, 7), r'shapes \[\(2, 7\)\], and the model returns \[\(2, 5\)\]'),
         (torch.full((2, 5), torch.nan), 'by inf'),
         (torch.tensor([[0.0] * 5, [0.0] * 4 + [torch.nan]]), 'by inf'),
     ],
@@ -124,7 +124,6 @@ def golden_files():
     x = good['input']
     return {
         'no input': ({'output': good['output']}, 'does not hold an input'),
-        'integers': ({**good, 'input': x.int()}, 'floating-point'),
         'other channels': ({**good, 'input': x[:, :1]}, r'shape \(1, 1, 64, 64\).*does not run'),
         'other classes': ({**good, 'output': torch.ones(1, 9)}, r'\(1, 9\).*\(1, 5\)'),
         **{
@@ -135,7 +134,6 @@ def golden_files():
             {**good, 'output': torch.ones(1, 5)},
             r'\(output\).*rounding.*semantics',
         ),
-        'too large': ({**good, 'more': torch.zeros(5 << 20)}, 'at most 16,777,216'),
         'no safetensors': (None, 'damaged'),
     }
 

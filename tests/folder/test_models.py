@@ -102,7 +102,7 @@ def test_saved_pushed_and_loaded(case, tmp_path):
         (TINY, 'maxpool', nn.Identity(), 'level 1 differs first, by inf'),
         (TINY, 'layer1.0.bn1', nn.BatchNorm2d(24, eps=1e-2), 'level 1 differs first'),
         (TINY, 'layer4.0.relu', nn.SiLU(), 'level 4 differs first'),
-        (TINY, 'global_pool.pool', nn.AdaptiveMaxPool2d(1), 'the output differs first'),
+        (TINY, 'global_pool.pool', nn.AdaptiveMaxPool2d(1), 'logits differs first'),
         (TINY, 'conv1', nn.Conv2d(3, 16, 3, padding=1, bias=False), 'size mismatch for conv1'),
         (TINY, 'fc', nn.Sequential(nn.Dropout(), nn.Linear(192, 10)), 'fc.1.bias'),
         (TINY, 'aux', nn.Linear(3, 3), 'the model does not have, 2: aux.bias, aux.weight'),

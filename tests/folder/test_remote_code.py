@@ -94,7 +94,7 @@ def test_a_converted_folder(converted, tmp_path):
     convert_checkpoint(folder, tmp_path / 'without', remote_code=False)
     assert code_finding(tmp_path / 'without') == ('', '')
     assert not (tmp_path / 'without' / MODULE).exists()
-    with pytest.raises(ValueError, match=r'mmpretrain has no place for.*code.*Leave them out'):
+    with pytest.raises(ValueError, match=r'mmpretrain cannot hold.*remote_code.*Leave them out'):
         convert_checkpoint(folder, tmp_path / 'w.pth', to='mmpretrain', remote_code=True)
 
 

@@ -154,7 +154,7 @@ WRONG = {  # a file's content, or None to remove it; the question that finds it;
     'weights of another architecture': (
         'model.safetensors',
         lambda old: save(timm.create_model('test_res2net_se', **OTHER).state_dict()),
-        'tensors', 'layer3.2.bn1.bias',
+        'weights', 'layer3.2.bn1.bias',
     ),
 }  # fmt: skip
 

@@ -263,6 +263,7 @@ def _take_module(module: nn.Module) -> Model:
     head = net.get_classifier()
     if isinstance(head, nn.Linear | nn.Identity):  # replaced, as in `model.fc = nn.Linear(...)`
         net.num_classes = head.out_features if isinstance(head, nn.Linear) else 0
+    net.in_chans = in_chans_of(net)
     registered: Any = get_pretrained_cfg(name)
     cfg = without_origin(
         {**registered.to_dict(), **cfg},
