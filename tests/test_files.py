@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.common import PADDLE
-from timm_res2net.cli.folders import read_label_names
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -118,7 +117,7 @@ def test_the_second_of_two_writers_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     'read',
-    [read_label_names, read_text, lambda path: open_image(path, 'RGB')],
+    [read_text, lambda path: open_image(path, 'RGB')],
     ids=['labels', 'config and card', 'image'],
 )
 def test_what_never_ends_is_not_read(read, tmp_path):

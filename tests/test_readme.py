@@ -89,7 +89,7 @@ def test_commands_parse(monkeypatch, tmp_path):
     monkeypatch.setattr(script.Script, 'parse', parse_and_stop)
     monkeypatch.setattr(cli, 'run_command', lambda args: args.command)
     # what the machine has is not the README's matter
-    monkeypatch.setattr(run, 'check', lambda cell: None)
+    monkeypatch.setattr(run, 'refuse_impossible', lambda cell: None)
     monkeypatch.setattr(script, 'require', lambda *names: None)
     monkeypatch.setattr(run, 'measure_cells', lambda *args, **kwargs: sys.exit(0))
     monkeypatch.chdir(tmp_path)

@@ -41,6 +41,7 @@ from .config import (
     DATA,
     PREPARATION,
     Config,
+    in_chans_of,
     timm_names,
     without_origin,
 )
