@@ -118,7 +118,7 @@ def test_the_second_of_two_writers_says_so(tmp_path):
 @pytest.mark.parametrize(
     'read',
     [read_text, lambda path: open_image(path, 'RGB')],
-    ids=['labels', 'config and card', 'image'],
+    ids=['config, card and labels', 'image'],
 )
 def test_what_never_ends_is_not_read(read, tmp_path):
     os.mkfifo(tmp_path / 'pipe')

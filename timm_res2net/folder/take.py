@@ -47,7 +47,7 @@ from .config import (
 )
 from .folder import ModelFolder
 from .model import Model, Notes
-from .target import find_name, find_target
+from .target import find_name
 
 _logger = logging.getLogger(__name__)
 
@@ -98,12 +98,11 @@ def take(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f"Unknown semantics '{semantics}'. Use one of {', '.join(SEMANTICS)}.")
     name = find_name(model).architecture if model else None
-    named = find_target(target)
-    if named.kind not in ('folder', 'file'):
+    path = Path(os.fspath(target).removeprefix('local-dir:')).expanduser()
+    if not os.fspath(target) or not path.exists():
         raise FileNotFoundError(
-            f'There is no file or folder {target}. Give the path of a checkpoint, not a name.'
+            f"There is no file or folder '{target}'. Give the path of a checkpoint, not a name."
         )
-    path = named.path
     if path.is_dir() and not (path / CONFIG).is_file():
         path = _only_checkpoint(path)
     try:
