@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from timm_res2net.convert.engine import Rule, apply_rules, keys_with_rules, undo_rules
+from timm_res2net.convert.engine import Rule, apply_rules, undo_rules
 from timm_res2net.convert.sources import SOURCES
 
 ONE = torch.ones(2, 3)
@@ -43,14 +43,6 @@ def test_keys_without_a_rule_are_an_error(rule, key):
         apply_rules({key: ONE}, [rule], 'test')
     with pytest.raises(ValueError, match=f'test table has no rule for, 1: {key}'):
         undo_rules({key: ONE}, [Rule(rule.ours, rule.theirs)], 'test')
-
-
-def test_keys_beside_those_with_rules():
-    keys = ['layer1.0.conv', 'layer1.0.odd', 'layer10.conv', 'head.conv', 'layer2']
-    assert keys_with_rules(keys, [Rule('layer{i}.0.conv', 'x')]) == [
-        'layer1.0.conv',
-        'layer1.0.odd',
-    ]
 
 
 BIAS = [

@@ -199,40 +199,38 @@ class _Pattern:
 _pattern = functools.cache(_Pattern)
 
 
-def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
-    """Return the keys that rules match, and the other keys of the same modules.
-
-    A key is of the same module if it starts as a matched one, up to the first dot: 'layer1.0.odd'
-    beside 'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`.
+def matches(
+    keys: Iterable[str], rules: Iterable[Rule], back: bool = False
+) -> dict[str, tuple[str, Rule]]:
+    """Return new names of the keys that rules match, each with the first rule that does.
 
     Args:
-        keys: Keys, of which some belong to other parts of a model.
+        keys: The source's keys, of which some may belong to other parts of a model.
         rules: The rules of a source.
+        back: Whether the keys are timm's.
     """
-    patterns = [_pattern(rule.theirs) for rule in rules]
-    matched = [key for key in keys if any(p.match(key) is not None for p in patterns)]
-    starts = {key.partition('.')[0] for key in matched}
-    return [key for key in keys if key.partition('.')[0] in starts]
-
-
-def _rename(
-    keys: Iterable[str], rules: Iterable[Rule], source: str, back: bool = False
-) -> list[tuple[str, str, Rule]]:
-    """Return each key, its new name, and the first rule that matches it."""
     compiled = []
     for rule in rules:
         theirs = _pattern(rule.theirs, rule.stars)
         ours = _pattern(rule.ours, tuple((b, a) for a, b in rule.stars))
         compiled.append((ours, theirs, rule) if back else (theirs, ours, rule))
-    renamed, unknown = [], []
+    matched = {}
     for key in keys:
         for old, new, rule in compiled:
             values = old.match(key)
             if values is not None:
-                renamed.append((key, new.fill(values), rule))
+                matched[key] = new.fill(values), rule
                 break
-        else:
-            unknown.append(key)
+    return matched
+
+
+def _rename(
+    keys: Collection[str], rules: Iterable[Rule], source: str, back: bool = False
+) -> list[tuple[str, str, Rule]]:
+    """Return each key, its new name, and the first rule that matches it."""
+    matched = matches(keys, rules, back)
+    renamed = [(key, *matched[key]) for key in keys if key in matched]
+    unknown = [key for key in keys if key not in matched]
     if unknown:
         raise ValueError(f'Keys that the {source} table has no rule for, {list_some(unknown)}')
     owners: dict[tuple[str, bool], str] = {}
