@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.convert.helpers import Trap, network, refused, save, tiny
+from tests.common import save
+from tests.convert.helpers import Trap, network, refused, tiny
 from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.pickles import HARMLESS
 

@@ -9,14 +9,12 @@ import timm
 import torch
 import torchvision
 
-from tests.common import image, randomise
+from tests.common import from_folder, image, randomise, save
 from tests.convert.helpers import (
     LAYERS,
     LEVELS,
     assert_levels,
-    from_folder,
     network,
-    save,
     tiny,
 )
 from tests.convert.references import Detectron2, MMDet
