@@ -1,10 +1,10 @@
-"""Networks of other projects, written from a reading of their code, with their names of parameters.
+"""Networks of other projects, written from a reading of their code.
 
-They share no code with the package, not even the table of semantics. Each returns its four levels.
-The published ones have 64 planes and width 26.
+They share no code with the package, not even the table of semantics. The published ones have 64
+planes and width 26.
 """
 
-from collections import OrderedDict
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,132 +16,18 @@ PLANES, WIDTH, SCALE = 16, 6, 4
 
 
 def conv(inside: int, outside: int, kernel: int = 1, stride: int = 1, dilation: int = 1) -> Any:
-    return nn.Conv2d(inside, outside, kernel, stride, kernel // 2 * dilation, dilation, bias=False)
-
-
-def deep_stem() -> list[nn.Module]:
-    """Three convolutions, the last without its BatchNorm."""
-    half = PLANES // 2
-    return [
-        conv(3, half, 3, 2), nn.BatchNorm2d(half), nn.ReLU(),
-        conv(half, half, 3), nn.BatchNorm2d(half), nn.ReLU(), conv(half, PLANES, 3),
-    ]  # fmt: skip
-
-
-def pooled(inside: int, outside: int, stride: int, *last: nn.Module) -> nn.Sequential:
-    """A shortcut with an average pool in front of its convolution, if that is not in `last`."""
-    pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-    return nn.Sequential(pool, *(last or (conv(inside, outside), nn.BatchNorm2d(outside))))
+    padding = kernel // 2 * dilation
+    return nn.Conv2d(inside, outside, kernel, stride, padding, dilation, bias=False)
 
 
 def convolved(
-    splits: Iterable[torch.Tensor], layers: Iterable[Callable[..., torch.Tensor]], adds: bool
+    splits: Iterable[torch.Tensor], convs: Any, norms: Any, adds: bool
 ) -> list[torch.Tensor]:
     """Outputs of the 3x3 convolutions, of a split each, to which the output before is added."""
     outs: list[torch.Tensor] = []
-    for split, layer in zip(splits, layers, strict=False):
-        outs.append(layer(split + outs[-1] if adds and outs else split).relu())
+    for split, layer, norm in zip(splits, convs, norms, strict=False):
+        outs.append(norm(layer(split + outs[-1] if adds and outs else split)).relu())
     return outs
-
-
-class Network(nn.Module):
-    """A stem, a max pool and four stages."""
-
-    stage = 'layer{}'
-    offset = 1
-
-    def build(self, layers: Iterable[int], block: Callable[..., nn.Module]) -> None:
-        """Make the stages. A block gets its stage from 0, its channels, its stride as published,
-        and whether it is the first."""
-        inside = PLANES
-        for i, count in enumerate(layers):
-            outside, blocks = 4 * PLANES << i, []
-            for j in range(count):
-                blocks.append(block(i, inside, outside, 2 if i and j == 0 else 1, j == 0))
-                inside = outside
-            setattr(self, self.stage.format(i + self.offset), nn.Sequential(*blocks))
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = F.max_pool2d(self.forward_stem(x), 3, 2, 1)
-        levels = []
-        for i in range(4):
-            x = getattr(self, self.stage.format(i + self.offset))(x)
-            levels.append(x)
-        return levels
-
-
-class Bottle2neck(nn.Module):
-    """The block of three projects, which differ in strides, norms, and what two parts are.
-
-    Args:
-        strides: Of the first 1x1 convolution and of the 3x3 convolutions.
-        last: What is done to the last split.
-        shortcut: The shortcut's name and layers; None except in the first block of a stage.
-        norm: Makes a BatchNorm.
-        outer: Makes a 1x1 convolution that holds its BatchNorm, if they do.
-    """
-
-    def __init__(
-        self, inside, outside, width, strides=(1, 1), dilation=1, last=None, shortcut=None,
-        norm=nn.BatchNorm2d, outer=None,
-    ):  # fmt: skip
-        super().__init__()
-        self.is_first, self.last = shortcut is not None, last or nn.Identity()
-        self.name, layers = shortcut or ('downsample', nn.Identity())
-        setattr(self, self.name, layers)
-        middle, splits = width * SCALE, range(SCALE - 1)
-        self.conv1 = (outer or conv)(inside, middle, 1, strides[0])
-        self.bn1 = nn.Identity() if outer else norm(middle)
-        self.convs = nn.ModuleList(conv(width, width, 3, strides[1], dilation) for _ in splits)
-        self.bns = nn.ModuleList(norm(width) for _ in splits)
-        self.conv3 = (outer or conv)(middle, outside)
-        self.bn3 = nn.Identity() if outer else norm(outside)
-
-    def forward(self, x):
-        splits = self.bn1(self.conv1(x)).relu().chunk(SCALE, 1)
-        outs = convolved(splits, map(nn.Sequential, self.convs, self.bns), not self.is_first)
-        y = self.bn3(self.conv3(torch.cat([*outs, self.last(splits[-1])], 1)))
-        return (y + getattr(self, self.name)(x)).relu()
-
-
-class ConvNorm(nn.Conv2d):
-    """detectron2's 1x1 convolution, which holds its BatchNorm."""
-
-    def __init__(self, inside, outside, kernel=1, stride=1):
-        super().__init__(inside, outside, kernel, stride, bias=False)
-        self.norm = nn.BatchNorm2d(outside)
-
-    def forward(self, x):
-        return self.norm(super().forward(x))
-
-
-class Detectron2(Network):
-    """Res2Net-detectron2's backbone with its configs' STRIDE_IN_1X1: True, stages res2 to res5.
-
-    The last split passes, because no 3x3 convolution strides.
-    """
-
-    stage, offset = 'res{}', 2
-
-    def __init__(self, layers, res5_dilation=1):
-        super().__init__()
-        self.stem = nn.Module()
-        self.stem.conv1 = nn.Sequential(*deep_stem())
-        self.stem.bn1 = nn.BatchNorm2d(PLANES)
-
-        def block(i, inside, outside, stride, is_first):
-            dilation = res5_dilation if i == 3 else 1
-            stride = 1 if dilation == 2 else stride
-            shortcut = pooled(inside, outside, stride, ConvNorm(inside, outside))
-            return Bottle2neck(
-                inside, outside, WIDTH << i, (stride, 1), dilation, outer=ConvNorm,
-                shortcut=('shortcut', shortcut) if is_first else None,
-            )  # fmt: skip
-
-        self.build(layers, block)
-
-    def forward_stem(self, x):
-        return self.stem.bn1(self.stem.conv1(x)).relu()
 
 
 class FrozenBatchNorm(nn.Module):
@@ -158,115 +44,159 @@ class FrozenBatchNorm(nn.Module):
         return x * scale[:, None, None] + shift[:, None, None]
 
 
-class MaskRCNN(Network):
-    """Res2Net-maskrcnn's backbone with its default STRIDE_IN_1X1: True, and a 7x7 stem.
+class Block(nn.Module):
+    """A block.
 
-    The last split is pooled in every first block, whatever its stride, with the 3x3 convolutions'
-    stride of 1.
+    Args:
+        strides: Of the first 1x1 convolution and of the 3x3 convolutions.
+        adds: Whether the output before is added to a split.
+        last: What is done to the last split; None if it passes.
+        pools: Whether the shortcut strides by an average pool, not in its convolution.
     """
 
-    def __init__(self, layers, norm=FrozenBatchNorm):
+    def __init__(
+        self, inside, outside, width, is_first, norm, strides, adds, last=None, pools=False,
+        dilation=1,
+    ):  # fmt: skip
         super().__init__()
-        self.stem = nn.Module()
-        self.stem.conv1 = conv(3, PLANES, 7, 2)
-        self.stem.bn1 = norm(PLANES)
-
-        def block(i, inside, outside, stride, is_first):
-            shortcut = nn.Sequential(conv(inside, outside, 1, stride), norm(outside))
-            return Bottle2neck(
-                inside, outside, WIDTH << i, (stride, 1), norm=norm,
-                last=nn.AvgPool2d(3, 1, 1) if is_first else None,
-                shortcut=('downsample', shortcut) if is_first else None,
-            )  # fmt: skip
-
-        self.build(layers, block)
-
-    def forward_stem(self, x):
-        return self.stem.bn1(self.stem.conv1(x)).relu()
-
-
-class MMDet(Network):
-    """MMDetection's Res2Net, which always has a deep stem and pools in the shortcut.
-
-    The 3x3 convolutions stride, and the last split is pooled if they do.
-    """
-
-    def __init__(self, layers, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)):
-        super().__init__()
-        self.stem = nn.Sequential(*deep_stem(), nn.BatchNorm2d(PLANES), nn.ReLU())
-
-        def block(i, inside, outside, stride, is_first):
-            stride = strides[i] if is_first else 1
-            return Bottle2neck(
-                inside, outside, WIDTH << i, (1, stride), dilations[i],
-                last=nn.AvgPool2d(3, stride, 1) if stride > 1 else None,
-                shortcut=('downsample', pooled(inside, outside, stride)) if is_first else None,
-            )  # fmt: skip
-
-        self.build(layers, block)
-
-    def forward_stem(self, x):
-        return self.stem(x)
-
-
-class PaddleConvNorm(nn.Module):
-    """PaddleDetection's ConvNormLayer."""
-
-    def __init__(self, inside, outside, kernel, stride=1):
-        super().__init__()
-        self.conv = conv(inside, outside, kernel, stride)
-        self.norm = nn.BatchNorm2d(outside)
+        self.adds, self.last, self.downsample = adds, last or nn.Identity(), nn.Identity()
+        middle, splits, stride = width * SCALE, range(SCALE - 1), max(strides)
+        if is_first and pools:
+            pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+            self.downsample = nn.Sequential(pool, conv(inside, outside), norm(outside))
+        elif is_first:
+            self.downsample = nn.Sequential(conv(inside, outside, 1, stride), norm(outside))
+        self.conv1, self.bn1 = conv(inside, middle, 1, strides[0]), norm(middle)
+        self.convs = nn.ModuleList(conv(width, width, 3, strides[1], dilation) for _ in splits)
+        self.bns = nn.ModuleList(norm(width) for _ in splits)
+        self.conv3, self.bn3 = conv(middle, outside), norm(outside)
 
     def forward(self, x):
-        return self.norm(self.conv(x))
+        splits = self.bn1(self.conv1(x)).relu().chunk(SCALE, 1)
+        outs = convolved(splits, self.convs, self.bns, self.adds)
+        y = self.bn3(self.conv3(torch.cat([*outs, self.last(splits[-1])], 1)))
+        return (y + self.downsample(x)).relu()
 
 
-class PaddleDetectionBlock(nn.Module):
-    """BottleNeck of PaddleDetection, to whose stages its backbone does not pass the variant."""
+class Network(nn.Module):
+    """A stem, a max pool and four stages, which returns the four levels.
 
-    def __init__(self, inside, outside, width, stride, is_first):
+    Args:
+        layers: Blocks of each stage.
+        deep: Whether the stem has three 3x3 convolutions or one of 7x7.
+        block: Return the arguments of a block for its stage from 0, the stride as published, and
+            whether it is the stage's first.
+        norm: Makes a BatchNorm.
+    """
+
+    def __init__(self, layers, deep, block, norm=nn.BatchNorm2d):
         super().__init__()
-        self.stride = stride
-        self.branch1 = PaddleConvNorm(inside, outside, 1, stride) if is_first else nn.Identity()
-        self.branch2a = PaddleConvNorm(inside, width * SCALE, 1)
-        self.branch2b = nn.ModuleList(
-            PaddleConvNorm(width, width, 3, stride) for _ in range(SCALE - 1)
+        inside, half = PLANES, PLANES // 2
+        self.conv1 = conv(3, PLANES, 7, 2)
+        if deep:
+            self.conv1 = nn.Sequential(
+                conv(3, half, 3, 2), norm(half), nn.ReLU(), conv(half, half, 3), norm(half),
+                nn.ReLU(), conv(half, PLANES, 3),
+            )  # fmt: skip
+        self.bn1 = norm(PLANES)
+        for i, count in enumerate(layers):
+            blocks, outside = [], 4 * PLANES << i
+            for j in range(count):
+                arguments = block(i, 2 if i and j == 0 else 1, j == 0)
+                blocks.append(Block(inside, outside, WIDTH << i, j == 0, norm, **arguments))
+                inside = outside
+            setattr(self, f'layer{i + 1}', nn.Sequential(*blocks))
+
+    def forward(self, x):
+        levels = [F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            levels.append(stage(levels[-1]))
+        return levels[1:]
+
+
+def mmdet(layers, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)) -> Network:
+    """MMDetection's: the 3x3 convolutions stride, and the last split is pooled if they do."""
+
+    def block(i, stride, is_first):
+        stride = strides[i] if is_first else 1
+        last = nn.AvgPool2d(3, stride, 1) if stride > 1 else None
+        return dict(
+            strides=(1, stride), adds=not is_first, last=last, pools=True, dilation=dilations[i]
         )
-        self.branch2c = PaddleConvNorm(width * SCALE, outside, 1)
 
-    def forward(self, x):
-        splits = self.branch2a(x).relu().chunk(SCALE, 1)
-        outs = convolved(splits, self.branch2b, self.stride == 1)
-        # Paddle's average pooling leaves the padding out of its averages
-        average = F.avg_pool2d(splits[-1], 3, self.stride, 1, count_include_pad=False)
-        outs.append(splits[-1] if self.stride == 1 else average)
-        return (self.branch2c(torch.cat(outs, 1)) + self.branch1(x)).relu()
+    return Network(layers, True, block)
 
 
-class PaddleDetection(Network):
-    """PaddleDetection's Res2Net: variant d has a deep stem, b a 7x7 one."""
+def detectron2(layers, res5_dilation=1) -> Network:
+    """Res2Net-detectron2's with its configs' STRIDE_IN_1X1: True: the last split always passes,
+    because no 3x3 convolution strides."""
 
-    stage, offset = 'res{}', 2
+    def block(i, stride, is_first):
+        dilation = res5_dilation if i == 3 else 1
+        stride = 1 if dilation == 2 else stride
+        return dict(strides=(stride, 1), adds=not is_first, pools=True, dilation=dilation)
 
-    def __init__(self, layers, variant):
-        super().__init__()
-        half = PLANES // 2
-        deep = {'conv1_1': (3, half, 3, 2), 'conv1_2': (half, half, 3, 1)}
-        deep['conv1_3'] = half, PLANES, 3, 1
-        stem = deep if variant == 'd' else {'conv1': (3, PLANES, 7, 2)}
-        self.res1 = nn.ModuleDict({name: PaddleConvNorm(*sizes) for name, sizes in stem.items()})
+    return Network(layers, True, block)
 
-        def block(i, inside, outside, stride, is_first):
-            return PaddleDetectionBlock(inside, outside, WIDTH << i, stride, is_first)
 
-        self.build(layers, block)
-        for i in range(2, 6):
-            setattr(self, f'res{i}', nn.Sequential(OrderedDict(blocks=getattr(self, f'res{i}'))))
+def maskrcnn(layers, norm=FrozenBatchNorm) -> Network:
+    """Res2Net-maskrcnn's with its default STRIDE_IN_1X1: True: the last split is pooled in every
+    first block, whatever its stride, with the 3x3 convolutions' stride of 1."""
 
-    def forward_stem(self, x):
-        for layer in self.res1.values():
-            x = layer(x).relu()
-        return x
+    def block(i, stride, is_first):
+        last = nn.AvgPool2d(3, 1, 1) if is_first else None
+        return dict(strides=(stride, 1), adds=not is_first, last=last)
+
+    return Network(layers, False, block, norm)
+
+
+def paddle_detection(layers, variant) -> Network:
+    """PaddleDetection's, to whose stages its backbone does not pass the variant, so that no
+    shortcut pools: variant d has a deep stem, b a 7x7 one.
+
+    Paddle's average pooling leaves the padding out of its averages.
+    """
+
+    def block(i, stride, is_first):
+        last = nn.AvgPool2d(3, stride, 1, count_include_pad=False) if stride > 1 else None
+        return dict(strides=(1, stride), adds=stride == 1, last=last)
+
+    return Network(layers, variant == 'd', block)
+
+
+_NAMES: dict[Callable[..., Network], dict[str, str]] = {
+    mmdet: {'^conv1': 'stem', '^bn1': 'stem.7'},
+    detectron2: {
+        r'(\.\d\.)bn([13])': r'\1conv\2.norm', r'downsample\.1': 'shortcut.1',
+        r'downsample\.2': 'shortcut.1.norm', '^(conv1|bn1)': r'stem.\1',
+        **{f'layer{i}': f'res{i + 1}' for i in range(1, 5)},
+    },
+    maskrcnn: {'^(conv1|bn1)': r'stem.\1'},
+    paddle_detection: {
+        r'(\.\d\.)conv1': r'\1branch2a.conv', r'(\.\d\.)bn1': r'\1branch2a.norm',
+        'conv3': 'branch2c.conv', 'bn3': 'branch2c.norm',
+        r'convs\.(\d)': r'branch2b.\1.conv', r'bns\.(\d)': r'branch2b.\1.norm',
+        r'downsample\.0': 'branch1.conv', r'downsample\.1': 'branch1.norm',
+        r'^conv1\.0': 'res1.conv1_1.conv', r'^conv1\.1': 'res1.conv1_1.norm',
+        r'^conv1\.3': 'res1.conv1_2.conv', r'^conv1\.4': 'res1.conv1_2.norm',
+        r'^conv1\.6': 'res1.conv1_3.conv', '^conv1': 'res1.conv1.conv',
+        **{f'layer{i}': f'res{i + 1}.blocks' for i in range(1, 5)},
+        'running_mean': '_mean', 'running_var': '_variance',
+    },
+}  # fmt: skip
+
+
+def spelled(make: Callable[..., Network], net: Network) -> dict[str, torch.Tensor]:
+    """The state dict of a network under its project's own names."""
+    names = dict(_NAMES[make])
+    if make is paddle_detection:
+        names['^bn1'] = f'res1.conv1{"_3" * isinstance(net.conv1, nn.Sequential)}.norm'
+    theirs = {}
+    for key, value in net.state_dict().items():
+        for pattern, name in names.items():
+            key = re.sub(pattern, name, key)
+        theirs[key] = value
+    return theirs
 
 
 class ArticleSE(nn.Module):
@@ -298,36 +228,32 @@ class ArticleBlock(nn.Module):
         self.conv3 = nn.Conv2d(middle, planes * 4, 1, bias=bias)
         self.bn3 = nn.BatchNorm2d(planes * 4)
         self.se = ArticleSE(planes * 4) if se else nn.Identity()
-        self.downsample = None
+        self.downsample = nn.Identity()
         if inside != planes * 4:
             shortcut = nn.Conv2d(inside, planes * 4, 1, stride, bias=bias)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(planes * 4))
 
     def forward(self, x):
         first, *others = self.bn1(self.conv1(x)).relu().chunk(self.scales, 1)
-        outs = [first, *convolved(others, map(nn.Sequential, self.conv2, self.bn2), adds=True)]
+        outs = [first, *convolved(others, self.conv2, self.bn2, adds=True)]
         y = self.se(self.bn3(self.conv3(torch.cat(outs, 1))))
-        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+        return (y + self.downsample(x)).relu()
 
 
 class Article(Network):
-    """The article's network, or 4uiiurz1's with bias=False. It returns logits.
-
-    Its stem is as wide as the splits of a block together, which are 16 channels here.
-    """
+    """The article's network, or 4uiiurz1's with bias=False. It returns logits."""
 
     def __init__(self, layers, classes, scales=4, groups=1, se=True, bias=True):
-        super().__init__()
-        self.conv1, self.bn1 = conv(3, PLANES, 7, 2), nn.BatchNorm2d(PLANES)
-
-        def block(i, inside, outside, stride, is_first):
-            return ArticleBlock(inside, outside // 4, stride, scales, groups, se, bias)
-
-        self.build(layers, block)
-        self.fc = nn.Linear(32 * PLANES, classes)
-
-    def forward_stem(self, x):
-        return self.bn1(self.conv1(x)).relu()
+        super().__init__((), False, None)
+        inside = PLANES
+        for i, count in enumerate(layers):
+            planes, blocks = PLANES << i, []
+            for j in range(count):
+                stride = 2 if i and j == 0 else 1
+                blocks.append(ArticleBlock(inside, planes, stride, scales, groups, se, bias))
+                inside = planes * 4
+            setattr(self, f'layer{i + 1}', nn.Sequential(*blocks))
+        self.fc = nn.Linear(inside, classes)
 
     def forward(self, x):
         return self.fc(super().forward(x)[-1].mean((2, 3)))

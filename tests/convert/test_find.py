@@ -17,7 +17,7 @@ from tests.convert.helpers import (
     network,
     tiny,
 )
-from tests.convert.references import Detectron2, MMDet
+from tests.convert.references import detectron2, mmdet, spelled
 from timm_res2net import convert_checkpoint, detection_backbone, push_to_hub
 from timm_res2net.cli import main
 from timm_res2net.convert.find import find_network, infer_arguments, look_like_classifiers
@@ -154,8 +154,9 @@ def test_the_command_line(tmp_path, capsys):
 
 def test_a_source_by_name(tmp_path):
     """`--from` looks for that source alone."""
-    mmdet = under('backbone.', MMDet(LAYERS).state_dict())
-    path = save({**mmdet, **under('other.', Detectron2(LAYERS).state_dict())}, tmp_path / 'w.pth')
+    one = under('backbone.', spelled(mmdet, mmdet(LAYERS)))
+    other = under('other.', spelled(detectron2, detectron2(LAYERS)))
+    path = save({**one, **other}, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match='holds 2 Res2Nets'):
         convert_checkpoint(path)
     assert convert_checkpoint(path, source='detectron2').notes.prefix == 'other.'

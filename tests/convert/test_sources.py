@@ -27,7 +27,15 @@ from tests.convert.helpers import (
     recorded,
     without_counters,
 )
-from tests.convert.references import Article, Detectron2, MaskRCNN, MMDet, PaddleDetection
+from tests.convert.references import (
+    Article,
+    Network,
+    detectron2,
+    maskrcnn,
+    mmdet,
+    paddle_detection,
+    spelled,
+)
 from tests.fixtures import record_mindcv, values
 from timm_res2net import convert_checkpoint, reparameterize_model
 from timm_res2net.convert import FILES, PUBLISHERS
@@ -225,53 +233,35 @@ def test_networks_that_a_source_cannot_express(to, kwargs, words):
 
 
 class Case(NamedTuple):
-    """A network of another project, how its file is, and what is read from it."""
+    """A network of another project, what its keys start with, and its block semantics."""
 
-    reference: nn.Module
+    make: Callable[..., Network]
+    arguments: dict[str, Any]
     prefix: str
     source: str
     semantics: str
-    asked: str | None = None
     output_stride: int = 32
-    kind: str = 'entry'
 
 
-def frozen() -> nn.Module:
-    """Res2Net-maskrcnn's network, whose norms are buffers, with a variance near the others' eps."""
-    net, generator = randomise(MaskRCNN(LAYERS)), torch.Generator().manual_seed(3)
-    for name, value in net.named_buffers():
-        low = 0.3 if name.endswith(('weight', 'var')) else -0.2
-        value.uniform_(low, low + 0.4, generator=generator)
-        if name.endswith('var'):
-            value[0] = 2e-5
-    return net
-
-
-CASES: dict[str, Callable[[], Case]] = {
-    'mmdet': lambda: Case(MMDet(LAYERS), 'backbone.', 'mmdet', 'mmdet'),
-    'mmdet, dilated': lambda: Case(
-        MMDet(LAYERS, (1, 2, 1, 1), (1, 1, 2, 4)), 'backbone.', 'mmdet', 'mmdet', output_stride=8
+CASES = {
+    'mmdet': Case(mmdet, {}, 'backbone.', 'mmdet', 'mmdet'),
+    'mmdet, stride 16': Case(
+        mmdet, dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)), '', 'mmdet', 'mmdet', 16
     ),
-    # it strides in conv1
-    'detectron2': lambda: Case(
-        Detectron2(LAYERS), 'backbone.bottom_up.', 'detectron2', 'detectron2'
+    'mmdet, stride 8': Case(
+        mmdet, dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)), '', 'mmdet', 'mmdet', 8
     ),
-    'detectron2, dilated': lambda: Case(
-        Detectron2(LAYERS, 2), 'bottom_up.', 'detectron2', 'detectron2', output_stride=16
+    'detectron2': Case(detectron2, {}, 'backbone.bottom_up.', 'detectron2', 'detectron2'),
+    'detectron2, stride 16': Case(
+        detectron2, dict(res5_dilation=2), '', 'detectron2', 'detectron2', 16
     ),
-    # of MMPretrain: the keys do not tell it, and it computes what Res2Net-maskrcnn computes
-    "style='caffe'": lambda: Case(
-        MaskRCNN(LAYERS, nn.BatchNorm2d), 'backbone.', 'official', 'maskrcnn',
-        'maskrcnn',
+    # style='caffe' of MMPretrain: the keys do not tell it, and it computes as Res2Net-maskrcnn
+    'mmpretrain': Case(
+        maskrcnn, dict(norm=nn.BatchNorm2d), 'backbone.', 'official', 'maskrcnn'
     ),
-    'maskrcnn': lambda: Case(frozen(), 'module.backbone.body.', 'maskrcnn', 'maskrcnn'),
-    # a deep stem without the average pool in the shortcut
-    'PaddleDetection, d': lambda: Case(
-        PaddleDetection(LAYERS, 'd'), 'teacher.backbone.', 'paddle', 'paddle', kind='pickled arrays'
-    ),
-    'PaddleDetection, b': lambda: Case(
-        PaddleDetection(LAYERS, 'b'), 'backbone.', 'paddle', 'paddle', kind='pickled arrays'
-    ),
+    'maskrcnn': Case(maskrcnn, {}, 'module.backbone.body.', 'maskrcnn', 'maskrcnn'),
+    'paddle, d': Case(paddle_detection, dict(variant='d'), 'backbone.', 'paddle', 'paddle'),
+    'paddle, b': Case(paddle_detection, dict(variant='b'), 'x.backbone.', 'paddle', 'paddle'),
 }  # fmt: skip
 
 
@@ -279,27 +269,28 @@ CASES: dict[str, Callable[[], Case]] = {
 def test_backbones_of_other_projects(name, tmp_path):
     """The same at every level, in evaluation, in training and deployed; not so with the same
     weights under other semantics."""
-    case = CASES[name]()
-    reference = case.reference if name == 'maskrcnn' else randomise(case.reference)
-    theirs = {case.prefix + key: value for key, value in reference.state_dict().items()}
-    if case.source == 'paddle':
-        leaves = (('running_mean', '_mean'), ('running_var', '_variance'))
-        for leaf, new in leaves:
-            theirs = {key.replace(leaf, new): value for key, value in theirs.items()}
-    if case.source == 'official':
-        theirs = {key.replace('.stem.', '.'): value for key, value in theirs.items()}
-    if not SOURCES[case.source].counts_batches:
+    make, arguments, prefix, source, semantics, output_stride = CASES[name]
+    reference = randomise(make(LAYERS, **arguments))
+    generator = torch.Generator().manual_seed(3)
+    for key, value in reference.named_buffers() if name == 'maskrcnn' else ():
+        low = 0.3 if key.endswith(('weight', 'var')) else -0.2
+        value.uniform_(low, low + 0.4, generator=generator)
+        if key.endswith('var'):
+            value[0] = 2e-5  # near the eps that the others add
+    theirs = reference.state_dict() if name == 'mmpretrain' else spelled(make, reference)
+    if not SOURCES[source].counts_batches:
         theirs = without_counters(theirs)
-    FORMATS[case.kind]({**theirs, 'neck.weight': torch.ones(2)}, tmp_path / 'w')
-    model = convert_checkpoint(tmp_path / 'w', tmp_path / 'out', semantics=case.asked)
-    notes = model.notes
-    assert (notes.source, notes.prefix) == (case.source, case.prefix)
-    assert (model.config.semantics, notes.left_out) == (case.semantics, ('neck.weight',))
-    arguments = {**LEVELS, 'output_stride': case.output_stride}
+    theirs = {f'{prefix}{key}': value for key, value in theirs.items()}
+    write = FORMATS['pickled arrays' if source == 'paddle' else 'entry']
+    write({**theirs, 'neck.weight': torch.ones(2)}, tmp_path / 'w')
+    asked = {'semantics': semantics} if name == 'mmpretrain' else {}
+    model = convert_checkpoint(tmp_path / 'w', tmp_path / 'out', **asked)
+    assert (model.notes.source, model.notes.prefix) == (source, prefix)
+    assert (model.config.semantics, model.notes.left_out) == (semantics, ('neck.weight',))
     if name != 'maskrcnn':  # whose norms are constants
-        ours = from_folder(tmp_path / 'out', **arguments)
+        ours = from_folder(tmp_path / 'out', **LEVELS, output_stride=output_stride)
         assert_levels(ours.train(), copy.deepcopy(reference).train())
-    ours = from_folder(tmp_path / 'out', **arguments)
+    ours = from_folder(tmp_path / 'out', **LEVELS, output_stride=output_stride)
     assert_levels(ours, reference.eval())
     assert_levels(reparameterize_model(ours), reference)
     with torch.no_grad():
