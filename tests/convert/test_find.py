@@ -130,9 +130,8 @@ def test_stages_and_stems_under_other_names(prefix, names, tmp_path):
     notes = convert_checkpoint(path, rename=rename).notes
     assert {move.theirs for move in notes.moved} == tensors.keys()
     assert (notes.left_out, notes.prefix) == ((), prefix)
-    for wrong, word in (({'no': 'x'}, 'starts with no'), (dict.fromkeys(blocks, 'x'), 'same name')):
-        with pytest.raises(ValueError, match=word):
-            convert_checkpoint(path, rename=wrong)
+    with pytest.raises(ValueError, match='Two keys get the same name'):
+        convert_checkpoint(path, rename=dict.fromkeys(blocks, 'x'))
     options = [part for pair in rename.items() for part in ('--rename', '='.join(pair))]
     assert main(['convert', str(path), '--dry-run', *options]) == 0
     assert main(['convert', str(path), '--dry-run']) == 1

@@ -127,7 +127,6 @@ def test_a_name_that_is_not_in_the_table(content, name, tmp_path, monkeypatch):
             }.items()
         ),
         build(call(find('numpy', 'ndarray')), b'}}' + text('__class__') + DTYPE + b's'),
-        call(ENCODE, text('a'), text('rot13')),
         call(ENCODE, call(DTYPE), text('latin1')),
     ],
 )  # fmt: skip

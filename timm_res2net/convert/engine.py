@@ -1,7 +1,6 @@
 """Sources and their key rules, and how the rules are applied and undone."""
 
 import functools
-import io
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -84,13 +83,6 @@ def same(*keys: str) -> tuple[Rule, ...]:
     return tuple(Rule(key, key) for key in keys)
 
 
-def save_torch(content: Any, file: IO[bytes]) -> None:
-    """Write an object with `torch.save`."""
-    written = io.BytesIO()  # torch's own writer turns an error of `file` into another
-    torch.save(content, written)
-    file.write(written.getbuffer())
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A project whose checkpoints can be read and written.
@@ -121,7 +113,7 @@ class Source:
     has_se: bool = False
     first: str = r'layer1\.0\.convs\.0\.weight'
     counts_batches: bool = True
-    save: Callable[[dict[str, torch.Tensor], IO[bytes]], None] = save_torch
+    save: Callable[[dict[str, torch.Tensor], IO[bytes]], None] = torch.save
     builds: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: {}
 
     def refuse(self, arguments: Mapping[str, Any]) -> str:

@@ -42,7 +42,6 @@ class Checkpoint:
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
         sha256: The sha256 of the file.
-        bytes: The size of the file.
     """
 
     path: Path
@@ -52,7 +51,6 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ''
-    bytes: int = 0
 
     def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
         """Return some of the tensors on the CPU.
@@ -311,4 +309,4 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error
     sha256 = hashlib.sha256(raw).hexdigest()
-    return Checkpoint(path, kind, values, entry, others, _training(content), sha256, len(raw))
+    return Checkpoint(path, kind, values, entry, others, _training(content), sha256)

@@ -52,16 +52,12 @@ def find_network(
 
     Raises:
         ValueError: There is no Res2Net, there are several, or there is none under the prefix. Or
-            it is a network that cannot be built, or no key or two keys have a name of `rename`.
+            it is a network that cannot be built, or two keys get the same name.
     """
     if rename:
         theirs = {_renamed(key, rename): key for key in values}
-        unused = [
-            old for old in rename if not any(f'{key}.'.startswith(f'{old}.') for key in values)
-        ]
-        if unused or len(theirs) < len(values):
-            what = f'No key starts with {unused[0]}' if unused else 'Two keys get the same name'
-            raise ValueError(f'{what} (--rename). Its blocks are in {_blocks(values)}')
+        if len(theirs) < len(values):
+            raise ValueError(f'Two keys get the same name. Its blocks are in {_blocks(values)}')
         network = find_network({key: values[theirs[key]] for key in theirs}, source, prefix)
         return replace(network, keys={name: theirs[key] for name, key in network.keys.items()})
     sources = list(SOURCES) if source == 'auto' else [source]
@@ -125,11 +121,8 @@ def look_like_classifiers(
         keys: The keys to look at.
         features: Channels of the network's last level.
     """
-    return sorted(
-        key
-        for key in keys
-        if len(shape := _shape(values.get(key))) == 2 and shape[1] % features == 0
-    )
+    shapes = {key: _shape(values.get(key)) for key in sorted(keys)}
+    return [key for key, shape in shapes.items() if len(shape) == 2 and shape[1] % features == 0]
 
 
 def _network(values: Mapping[str, Any], prefix: str, source: str) -> Network:
@@ -157,8 +150,7 @@ def _network(values: Mapping[str, Any], prefix: str, source: str) -> Network:
 def _head(named: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, bool]:
     """Return the keys of the classifier, and whether it is the Linear layer that timm has.
 
-    Another classifier, such as one with a scale, without a bias or of a flattened map, is no part
-    of the network.
+    Another one, such as with a scale, without a bias or of a flattened map, is left out.
 
     Args:
         named: Timm's keys by those of the source.
