@@ -95,27 +95,15 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
 
 def history_buffer(monkeypatch) -> Any:
     """What mmengine's message hub keeps, with its class gone when the file is read."""
-    module = types.ModuleType('mmengine.logging.history_buffer')
-
-    class HistoryBuffer:
-        def __init__(self):
-            self._log_history = np.arange(3, dtype=np.float64)
-            self.statistics_methods = {'min': HistoryBuffer.min}
-
-        def min(self):
-            raise AssertionError('nothing of it is called')
-
-        def __setstate__(self, state):
-            raise AssertionError('nothing of it is called')
-
-    HistoryBuffer.__module__ = HistoryBuffer.min.__module__ = module.__name__
-    HistoryBuffer.__qualname__ = 'HistoryBuffer'
-    HistoryBuffer.min.__qualname__ = 'HistoryBuffer.min'
-    module.HistoryBuffer = HistoryBuffer
-    for name in ('mmengine', 'mmengine.logging'):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return HistoryBuffer()
+    module: Any = types.ModuleType('mmengine.logging.history_buffer')
+    kind: Any = type('HistoryBuffer', (), {'__module__': module.__name__, 'min': lambda self: 0})
+    kind.min.__module__, kind.min.__qualname__ = module.__name__, 'HistoryBuffer.min'
+    module.HistoryBuffer = kind
+    for name in ('mmengine', 'mmengine.logging', module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    buffer = kind()
+    buffer.__dict__ |= {'_log_history': np.arange(3.0), 'statistics_methods': {'min': kind.min}}
+    return buffer
 
 
 BESIDE: dict[str, Any] = {

@@ -252,8 +252,8 @@ def apply_rules(
         Tensors by timm's keys, and one move for each key of the source.
 
     Raises:
-        ValueError: No rule matches a key, two keys get the same name, the running mean for a bias
-            is missing, or channels do not divide into splits.
+        ValueError: No rule matches a key, two keys get the same name, or channels do not divide
+            into splits.
     """
     moves = tuple(Move(*renamed) for renamed in _rename(state_dict, rules, source))
     out: dict[str, torch.Tensor] = {}
@@ -264,12 +264,8 @@ def apply_rules(
         if rule.linear:
             bias = f'{name.removesuffix("weight")}bias'
             out.setdefault(bias, torch.zeros_like(out[name][:, 0, 0, 0]))
-    alone = biases.keys() - out.keys()
-    if alone:
-        raise ValueError(
-            f'Running means that the {source} checkpoint lacks for its biases, {list_some(alone)}'
-        )
-    for name, value in biases.items():
+    for name in biases.keys() & out.keys():  # a running mean that is missing is an error later
+        value = biases[name]
         out[name] = (out[name].double() - value.double()).to(out[name].dtype)
     return out, moves
 

@@ -207,8 +207,8 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         avg_down and down_kernel_size.
 
     Raises:
-        ValueError: A tensor that every Res2Net of four stages has is missing, no base width gives
-            these widths, or the attention is not an SE module.
+        ValueError: A tensor that every Res2Net of four stages has is missing, or the attention is
+            not an SE module.
     """
     shape = functools.partial(_shape_of, state_dict)
     blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
@@ -253,23 +253,14 @@ def _shape_of(state_dict: Mapping[str, torch.Tensor], key: str) -> tuple[int, ..
 
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
-    """Return a base width that gives every stage its width.
+    """Return a base width that gives every stage its width, a whole number if one does.
 
     A split of a block with p planes has floor(p * base_width / 64) channels in each group.
 
     Args:
         widths: Planes, and channels of a split in a group, of every stage.
-
-    Raises:
-        ValueError: No base width does.
     """
     low = max(64 * w / p for p, w in widths)
     high = min(64 * (w + 1) / p for p, w in widths)
-    # Prefer a whole number, as in the networks' names. Rounding may put `low` itself too low.
-    for candidate in (math.ceil(low), low, math.nextafter(low, high), (low + high) / 2):
-        if all(math.floor(p * (candidate / 64.0)) == w for p, w in widths):
-            return candidate
-    raise ValueError(
-        'No base_width gives splits of '
-        + ', '.join(f'{w} channels to {p} planes' for p, w in widths)
-    )
+    whole = math.ceil(low)
+    return whole if whole < high else (low + high) / 2
