@@ -182,8 +182,8 @@ def _blocks(keys: Iterable[str]) -> str:
 def _moved(keys: Iterable[str], part: str) -> ValueError:
     """Return the error for a stage or a stem that a model has under another name."""
     return ValueError(
-        f"It has no '{part}', and its blocks are in {_blocks(keys)}. If a model has its stages or "
-        f'its stem under other names, rename each: --rename NAME={part}'
+        f"It has no '{part}', and its blocks are in {_blocks(keys) or 'other parts'}. If a model "
+        f'has its stages or its stem under other names, rename each: --rename NAME={part}'
     )
 
 
