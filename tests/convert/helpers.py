@@ -18,11 +18,6 @@ FLOAT32 = 2e-4  # the references fold BatchNorm differently
 LEVELS: dict[str, Any] = {'features_only': True, 'out_indices': (1, 2, 3, 4)}
 
 
-def save(tensors, path: Path) -> Path:
-    torch.save(tensors, path)
-    return path
-
-
 def network(seed: int = 1, **kwargs) -> Any:
     """A narrow network with random weights and statistics."""
     return randomise(timm.create_model('test_res2net_se', **kwargs), seed).eval()
@@ -34,10 +29,6 @@ def tiny() -> dict[str, torch.Tensor]:
 
 def without_counters(tensors) -> dict[str, torch.Tensor]:
     return {key: value for key, value in tensors.items() if not key.endswith('num_batches_tracked')}
-
-
-def from_folder(path: Path, **kwargs) -> Any:
-    return timm.create_model(f'local-dir:{path}', pretrained=True, **kwargs).eval()
 
 
 def assert_levels(model: Any, reference: nn.Module) -> None:

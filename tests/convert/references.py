@@ -1,92 +1,33 @@
-"""Networks of other projects, written from a reading of their code, with their names of parameters.
+"""Networks of other projects, written from a reading of their code.
 
-They share no code with the package, not even the table of semantics. Each returns its four levels.
-The published ones have 64 planes and width 26.
+They share no code with the package, not even the table of semantics. The published ones have 64
+planes and width 26.
 """
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-
-class ConvNorm(nn.Conv2d):
-    """detectron2's convolution, which holds its BatchNorm."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, bias=False, **kwargs)
-        self.norm = nn.BatchNorm2d(self.out_channels)
-
-    def forward(self, x):
-        return self.norm(super().forward(x))
+PLANES, WIDTH, SCALE = 16, 6, 4
 
 
-class Detectron2Block(nn.Module):
-    """BottleneckBlock of Res2Net-detectron2 with its configs' STRIDE_IN_1X1: True."""
-
-    def __init__(self, inside, outside, width, scale, stride, dilation):
-        super().__init__()
-        self.scale, self.changes = scale, inside != outside
-        self.shortcut = None
-        if self.changes:
-            pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-            self.shortcut = nn.Sequential(pool, ConvNorm(inside, outside, 1))
-        self.conv1 = ConvNorm(inside, width * scale, 1, stride=stride)
-        splits = range(max(1, scale - 1))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
-            for _ in splits
-        )
-        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in splits)
-        self.conv3 = ConvNorm(width * scale, outside, 1)
-
-    def forward(self, x):
-        splits = self.conv1(x).relu().chunk(self.scale, 1)
-        outs = []
-        for i in range(len(self.convs)):
-            y = splits[i] if i == 0 or self.changes else splits[i] + outs[-1]
-            outs.append(self.bns[i](self.convs[i](y)).relu())
-        if self.scale > 1:
-            outs.append(splits[-1])  # passes, because no 3x3 convolution strides
-        y = self.conv3(torch.cat(outs, 1))
-        return (y + (x if self.shortcut is None else self.shortcut(x))).relu()
+def conv(inside: int, outside: int, kernel: int = 1, stride: int = 1, dilation: int = 1) -> Any:
+    padding = kernel // 2 * dilation
+    return nn.Conv2d(inside, outside, kernel, stride, padding, dilation, bias=False)
 
 
-class Detectron2(nn.Module):
-    """Res2Net-detectron2's backbone: deep stem, stages res2 to res5."""
-
-    def __init__(self, layers, planes=16, width=6, scale=4, res5_dilation=1):
-        super().__init__()
-        half = planes // 2
-
-        def conv(inside, outside, stride):
-            return nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-
-        self.stem = nn.Module()
-        self.stem.conv1 = nn.Sequential(
-            conv(3, half, 2), nn.BatchNorm2d(half), nn.ReLU(),
-            conv(half, half, 1), nn.BatchNorm2d(half), nn.ReLU(), conv(half, planes, 1),
-        )  # fmt: skip
-        self.stem.bn1 = nn.BatchNorm2d(planes)
-        inside = planes
-        for i, count in enumerate(layers):
-            outside, dilation = 4 * planes << i, res5_dilation if i == 3 else 1
-            stride = 1 if i == 0 or dilation == 2 else 2
-            blocks = []
-            for j in range(count):
-                strides = stride if j == 0 else 1
-                blocks.append(
-                    Detectron2Block(inside, outside, width << i, scale, strides, dilation)
-                )
-                inside = outside
-            setattr(self, f'res{i + 2}', nn.Sequential(*blocks))
-
-    def forward(self, x):
-        x = F.max_pool2d(self.stem.bn1(self.stem.conv1(x)).relu(), 3, 2, 1)
-        levels = []
-        for i in range(4):
-            x = getattr(self, f'res{i + 2}')(x)
-            levels.append(x)
-        return levels
+def convolved(
+    splits: Iterable[torch.Tensor], convs: Any, norms: Any, adds: bool
+) -> list[torch.Tensor]:
+    """Outputs of the 3x3 convolutions, of a split each, to which the output before is added."""
+    outs: list[torch.Tensor] = []
+    for split, layer, norm in zip(splits, convs, norms, strict=False):
+        outs.append(norm(layer(split + outs[-1] if adds and outs else split)).relu())
+    return outs
 
 
 class FrozenBatchNorm(nn.Module):
@@ -103,200 +44,159 @@ class FrozenBatchNorm(nn.Module):
         return x * scale[:, None, None] + shift[:, None, None]
 
 
-class MaskRCNNBlock(nn.Module):
-    """Bottle2neck of Res2Net-maskrcnn with its default STRIDE_IN_1X1: True."""
+class Block(nn.Module):
+    """A block.
 
-    def __init__(self, inside, outside, width, scale, stride, norm):
+    Args:
+        strides: Of the first 1x1 convolution and of the 3x3 convolutions.
+        adds: Whether the output before is added to a split.
+        last: What is done to the last split; None if it passes.
+        pools: Whether the shortcut strides by an average pool, not in its convolution.
+    """
+
+    def __init__(
+        self, inside, outside, width, is_first, norm, strides, adds, last=None, pools=False,
+        dilation=1,
+    ):  # fmt: skip
         super().__init__()
-        self.scale, self.downsample = scale, None
-        if inside != outside:
-            conv = nn.Conv2d(inside, outside, 1, stride, bias=False)
-            self.downsample = nn.Sequential(conv, norm(outside))
-        self.conv1 = nn.Conv2d(inside, width * scale, 1, stride, bias=False)
-        self.bn1 = norm(width * scale)
-        splits = range(max(1, scale - 1))
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, 1, 1, bias=False) for _ in splits)
-        self.bns = nn.ModuleList(norm(width) for _ in splits)
-        self.conv3 = nn.Conv2d(width * scale, outside, 1, bias=False)
-        self.bn3 = norm(outside)
-
-    def forward(self, x):
-        is_first = self.downsample is not None
-        splits = self.bn1(self.conv1(x)).relu().chunk(self.scale, 1)
-        outs = []
-        for i in range(len(self.convs)):
-            y = splits[i] if i == 0 or is_first else splits[i] + outs[-1]
-            outs.append(self.bns[i](self.convs[i](y)).relu())
-        if self.scale > 1:
-            # pooled in every first block, whatever its stride, with the 3x3 convolutions' stride 1
-            outs.append(F.avg_pool2d(splits[-1], 3, 1, 1) if is_first else splits[-1])
-        y = self.bn3(self.conv3(torch.cat(outs, 1)))
-        return (y + (self.downsample(x) if is_first else x)).relu()
-
-
-class MaskRCNN(nn.Module):
-    """Res2Net-maskrcnn's backbone: 7x7 stem, stages layer1 to layer4."""
-
-    def __init__(self, layers, planes=16, width=6, scale=4, norm=FrozenBatchNorm):
-        super().__init__()
-        self.stem = nn.Module()
-        self.stem.conv1 = nn.Conv2d(3, planes, 7, 2, 3, bias=False)
-        self.stem.bn1 = norm(planes)
-        inside = planes
-        for i, count in enumerate(layers):
-            outside, blocks = 4 * planes << i, []
-            for j in range(count):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(MaskRCNNBlock(inside, outside, width << i, scale, stride, norm))
-                inside = outside
-            setattr(self, f'layer{i + 1}', nn.Sequential(*blocks))
-
-    def forward(self, x):
-        x = F.max_pool2d(self.stem.bn1(self.stem.conv1(x)).relu(), 3, 2, 1)
-        levels = []
-        for i in range(4):
-            x = getattr(self, f'layer{i + 1}')(x)
-            levels.append(x)
-        return levels
-
-
-class MMDetBlock(nn.Module):
-    """Bottle2neck of MMDetection, whose stage always strides in the 3x3 convolutions."""
-
-    def __init__(self, inside, outside, width, scale, stride, dilation, is_first):
-        super().__init__()
-        self.scale, self.stride, self.is_first = scale, stride, is_first
-        self.conv1 = nn.Conv2d(inside, width * scale, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width * scale)
-        splits = range(scale - 1)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False) for _ in splits
-        )
-        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in splits)
-        self.conv3 = nn.Conv2d(width * scale, outside, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outside)
-        self.downsample = None
-        if is_first:
+        self.adds, self.last, self.downsample = adds, last or nn.Identity(), nn.Identity()
+        middle, splits, stride = width * SCALE, range(SCALE - 1), max(strides)
+        if is_first and pools:
             pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-            conv = nn.Conv2d(inside, outside, 1, bias=False)
-            self.downsample = nn.Sequential(pool, conv, nn.BatchNorm2d(outside))
+            self.downsample = nn.Sequential(pool, conv(inside, outside), norm(outside))
+        elif is_first:
+            self.downsample = nn.Sequential(conv(inside, outside, 1, stride), norm(outside))
+        self.conv1, self.bn1 = conv(inside, middle, 1, strides[0]), norm(middle)
+        self.convs = nn.ModuleList(conv(width, width, 3, strides[1], dilation) for _ in splits)
+        self.bns = nn.ModuleList(norm(width) for _ in splits)
+        self.conv3, self.bn3 = conv(middle, outside), norm(outside)
 
     def forward(self, x):
-        splits = self.bn1(self.conv1(x)).relu().chunk(self.scale, 1)
-        outs = []
-        for i in range(len(self.convs)):
-            y = splits[i] if i == 0 or self.is_first else splits[i] + outs[-1]
-            outs.append(self.bns[i](self.convs[i](y)).relu())
-        last = splits[-1]
-        outs.append(F.avg_pool2d(last, 3, self.stride, 1) if self.stride > 1 else last)
-        y = self.bn3(self.conv3(torch.cat(outs, 1)))
-        return (y + (self.downsample(x) if self.is_first else x)).relu()
+        splits = self.bn1(self.conv1(x)).relu().chunk(SCALE, 1)
+        outs = convolved(splits, self.convs, self.bns, self.adds)
+        y = self.bn3(self.conv3(torch.cat([*outs, self.last(splits[-1])], 1)))
+        return (y + self.downsample(x)).relu()
 
 
-class MMDet(nn.Module):
-    """MMDetection's Res2Net, which always has a deep stem and pools in the shortcut."""
+class Network(nn.Module):
+    """A stem, a max pool and four stages, which returns the four levels.
 
-    def __init__(self, layers, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)):
+    Args:
+        layers: Blocks of each stage.
+        deep: Whether the stem has three 3x3 convolutions or one of 7x7.
+        block: Return the arguments of a block for its stage from 0, the stride as published, and
+            whether it is the stage's first.
+        norm: Makes a BatchNorm.
+    """
+
+    def __init__(self, layers, deep, block, norm=nn.BatchNorm2d):
         super().__init__()
-        planes, half, width, scale = 16, 8, 6, 4
-
-        def conv(inside, outside, stride):
-            return nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-
-        self.stem = nn.Sequential(
-            conv(3, half, 2), nn.BatchNorm2d(half), nn.ReLU(), conv(half, half, 1),
-            nn.BatchNorm2d(half), nn.ReLU(), conv(half, planes, 1), nn.BatchNorm2d(planes),
-            nn.ReLU(),
-        )  # fmt: skip
-        inside = planes
+        inside, half = PLANES, PLANES // 2
+        self.conv1 = conv(3, PLANES, 7, 2)
+        if deep:
+            self.conv1 = nn.Sequential(
+                conv(3, half, 3, 2), norm(half), nn.ReLU(), conv(half, half, 3), norm(half),
+                nn.ReLU(), conv(half, PLANES, 3),
+            )  # fmt: skip
+        self.bn1 = norm(PLANES)
         for i, count in enumerate(layers):
-            outside, blocks = 4 * planes << i, []
+            blocks, outside = [], 4 * PLANES << i
             for j in range(count):
-                stride = strides[i] if j == 0 else 1
-                blocks.append(
-                    MMDetBlock(inside, outside, width << i, scale, stride, dilations[i], j == 0)
-                )
+                arguments = block(i, 2 if i and j == 0 else 1, j == 0)
+                blocks.append(Block(inside, outside, WIDTH << i, j == 0, norm, **arguments))
                 inside = outside
             setattr(self, f'layer{i + 1}', nn.Sequential(*blocks))
 
     def forward(self, x):
-        x = F.max_pool2d(self.stem(x), 3, 2, 1)
-        levels = []
-        for i in range(4):
-            x = getattr(self, f'layer{i + 1}')(x)
-            levels.append(x)
-        return levels
+        levels = [F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            levels.append(stage(levels[-1]))
+        return levels[1:]
 
 
-class PaddleConvNorm(nn.Module):
-    """PaddleDetection's ConvNormLayer."""
+def mmdet(layers, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)) -> Network:
+    """MMDetection's: the 3x3 convolutions stride, and the last split is pooled if they do."""
 
-    def __init__(self, inside, outside, kernel, stride=1):
-        super().__init__()
-        self.conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(outside)
-
-    def forward(self, x):
-        return self.norm(self.conv(x))
-
-
-class PaddleDetectionBlock(nn.Module):
-    """BottleNeck of PaddleDetection, to whose stages its backbone does not pass the variant."""
-
-    def __init__(self, inside, outside, width, scale, stride, is_first):
-        super().__init__()
-        self.scale, self.stride = scale, stride
-        self.branch1 = PaddleConvNorm(inside, outside, 1, stride) if is_first else nn.Identity()
-        self.branch2a = PaddleConvNorm(inside, width * scale, 1)
-        self.branch2b = nn.ModuleList(
-            PaddleConvNorm(width, width, 3, stride) for _ in range(scale - 1)
+    def block(i, stride, is_first):
+        stride = strides[i] if is_first else 1
+        last = nn.AvgPool2d(3, stride, 1) if stride > 1 else None
+        return dict(
+            strides=(1, stride), adds=not is_first, last=last, pools=True, dilation=dilations[i]
         )
-        self.branch2c = PaddleConvNorm(width * scale, outside, 1)
 
-    def forward(self, x):
-        splits = self.branch2a(x).relu().chunk(self.scale, 1)
-        outs = []
-        for i, layer in enumerate(self.branch2b):
-            y = splits[i] if i == 0 or self.stride == 2 else splits[i] + outs[-1]
-            outs.append(layer(y).relu())
-        # Paddle's average pooling leaves the padding out of its averages
-        pooled = F.avg_pool2d(splits[-1], 3, self.stride, 1, count_include_pad=False)
-        outs.append(splits[-1] if self.stride == 1 else pooled)
-        return (self.branch2c(torch.cat(outs, 1)) + self.branch1(x)).relu()
+    return Network(layers, True, block)
 
 
-class PaddleDetection(nn.Module):
-    """PaddleDetection's Res2Net: variant d has a deep stem, b a 7x7 one."""
+def detectron2(layers, res5_dilation=1) -> Network:
+    """Res2Net-detectron2's with its configs' STRIDE_IN_1X1: True: the last split always passes,
+    because no 3x3 convolution strides."""
 
-    def __init__(self, layers, variant, planes=16, width=6, scale=4):
-        super().__init__()
-        half = planes // 2
-        deep = {'conv1_1': (3, half, 3, 2), 'conv1_2': (half, half, 3, 1)}
-        deep['conv1_3'] = half, planes, 3, 1
-        stem = deep if variant == 'd' else {'conv1': (3, planes, 7, 2)}
-        self.res1 = nn.ModuleDict({name: PaddleConvNorm(*sizes) for name, sizes in stem.items()})
-        inside = planes
-        for i, count in enumerate(layers):
-            outside, blocks = 4 * planes << i, []
-            for j in range(count):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(
-                    PaddleDetectionBlock(inside, outside, width << i, scale, stride, j == 0)
-                )
-                inside = outside
-            stage = nn.Module()
-            stage.blocks = nn.Sequential(*blocks)
-            setattr(self, f'res{i + 2}', stage)
+    def block(i, stride, is_first):
+        dilation = res5_dilation if i == 3 else 1
+        stride = 1 if dilation == 2 else stride
+        return dict(strides=(stride, 1), adds=not is_first, pools=True, dilation=dilation)
 
-    def forward(self, x):
-        for layer in self.res1.values():
-            x = layer(x).relu()
-        x = F.max_pool2d(x, 3, 2, 1)
-        levels = []
-        for i in range(4):
-            x = getattr(self, f'res{i + 2}').blocks(x)
-            levels.append(x)
-        return levels
+    return Network(layers, True, block)
+
+
+def maskrcnn(layers, norm=FrozenBatchNorm) -> Network:
+    """Res2Net-maskrcnn's with its default STRIDE_IN_1X1: True: the last split is pooled in every
+    first block, whatever its stride, with the 3x3 convolutions' stride of 1."""
+
+    def block(i, stride, is_first):
+        last = nn.AvgPool2d(3, 1, 1) if is_first else None
+        return dict(strides=(stride, 1), adds=not is_first, last=last)
+
+    return Network(layers, False, block, norm)
+
+
+def paddle_detection(layers, variant) -> Network:
+    """PaddleDetection's, to whose stages its backbone does not pass the variant, so that no
+    shortcut pools: variant d has a deep stem, b a 7x7 one.
+
+    Paddle's average pooling leaves the padding out of its averages.
+    """
+
+    def block(i, stride, is_first):
+        last = nn.AvgPool2d(3, stride, 1, count_include_pad=False) if stride > 1 else None
+        return dict(strides=(1, stride), adds=stride == 1, last=last)
+
+    return Network(layers, variant == 'd', block)
+
+
+_NAMES: dict[Callable[..., Network], dict[str, str]] = {
+    mmdet: {'^conv1': 'stem', '^bn1': 'stem.7'},
+    detectron2: {
+        r'(\.\d\.)bn([13])': r'\1conv\2.norm', r'downsample\.1': 'shortcut.1',
+        r'downsample\.2': 'shortcut.1.norm', '^(conv1|bn1)': r'stem.\1',
+        **{f'layer{i}': f'res{i + 1}' for i in range(1, 5)},
+    },
+    maskrcnn: {'^(conv1|bn1)': r'stem.\1'},
+    paddle_detection: {
+        r'(\.\d\.)conv1': r'\1branch2a.conv', r'(\.\d\.)bn1': r'\1branch2a.norm',
+        'conv3': 'branch2c.conv', 'bn3': 'branch2c.norm',
+        r'convs\.(\d)': r'branch2b.\1.conv', r'bns\.(\d)': r'branch2b.\1.norm',
+        r'downsample\.0': 'branch1.conv', r'downsample\.1': 'branch1.norm',
+        r'^conv1\.0': 'res1.conv1_1.conv', r'^conv1\.1': 'res1.conv1_1.norm',
+        r'^conv1\.3': 'res1.conv1_2.conv', r'^conv1\.4': 'res1.conv1_2.norm',
+        r'^conv1\.6': 'res1.conv1_3.conv', '^conv1': 'res1.conv1.conv',
+        **{f'layer{i}': f'res{i + 1}.blocks' for i in range(1, 5)},
+        'running_mean': '_mean', 'running_var': '_variance',
+    },
+}  # fmt: skip
+
+
+def spelled(make: Callable[..., Network], net: Network) -> dict[str, torch.Tensor]:
+    """The state dict of a network under its project's own names."""
+    names = dict(_NAMES[make])
+    if make is paddle_detection:
+        names['^bn1'] = f'res1.conv1{"_3" * isinstance(net.conv1, nn.Sequential)}.norm'
+    theirs = {}
+    for key, value in net.state_dict().items():
+        for pattern, name in names.items():
+            key = re.sub(pattern, name, key)
+        theirs[key] = value
+    return theirs
 
 
 class ArticleSE(nn.Module):
@@ -327,42 +227,33 @@ class ArticleBlock(nn.Module):
         self.bn2 = nn.ModuleList(nn.BatchNorm2d(split) for _ in splits)
         self.conv3 = nn.Conv2d(middle, planes * 4, 1, bias=bias)
         self.bn3 = nn.BatchNorm2d(planes * 4)
-        self.se = ArticleSE(planes * 4) if se else None
-        self.downsample = None
+        self.se = ArticleSE(planes * 4) if se else nn.Identity()
+        self.downsample = nn.Identity()
         if inside != planes * 4:
             shortcut = nn.Conv2d(inside, planes * 4, 1, stride, bias=bias)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(planes * 4))
 
     def forward(self, x):
         first, *others = self.bn1(self.conv1(x)).relu().chunk(self.scales, 1)
-        outs = [first]
-        for i, split in enumerate(others):
-            y = split + outs[-1] if i else split
-            outs.append(self.bn2[i](self.conv2[i](y)).relu())
-        y = self.bn3(self.conv3(torch.cat(outs, 1)))
-        y = y if self.se is None else self.se(y)
-        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+        outs = [first, *convolved(others, self.conv2, self.bn2, adds=True)]
+        y = self.se(self.bn3(self.conv3(torch.cat(outs, 1))))
+        return (y + self.downsample(x)).relu()
 
 
-class Article(nn.Module):
+class Article(Network):
     """The article's network, or 4uiiurz1's with bias=False. It returns logits."""
 
-    def __init__(self, layers, classes, width=16, scales=4, groups=1, se=True, bias=True):
-        super().__init__()
-        inside = width * scales
-        self.conv1 = nn.Conv2d(3, inside, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(inside)
-        for stage, depth in enumerate(layers):
-            planes, blocks = width * scales << stage, []
-            for i in range(depth):
-                stride = 2 if stage and i == 0 else 1
+    def __init__(self, layers, classes, scales=4, groups=1, se=True, bias=True):
+        super().__init__((), False, None)
+        inside = PLANES
+        for i, count in enumerate(layers):
+            planes, blocks = PLANES << i, []
+            for j in range(count):
+                stride = 2 if i and j == 0 else 1
                 blocks.append(ArticleBlock(inside, planes, stride, scales, groups, se, bias))
                 inside = planes * 4
-            setattr(self, f'layer{stage + 1}', nn.Sequential(*blocks))
+            setattr(self, f'layer{i + 1}', nn.Sequential(*blocks))
         self.fc = nn.Linear(inside, classes)
 
     def forward(self, x):
-        x = F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-        return self.fc(x.mean((2, 3)))
+        return self.fc(super().forward(x)[-1].mean((2, 3)))

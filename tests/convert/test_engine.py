@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from timm_res2net.convert.engine import Rule, apply_rules, keys_with_rules, undo_rules
+from timm_res2net.convert.engine import Rule, apply_rules, undo_rules
 from timm_res2net.convert.sources import SOURCES
 
 ONE = torch.ones(2, 3)
@@ -43,14 +43,6 @@ def test_keys_without_a_rule_are_an_error(rule, key):
         apply_rules({key: ONE}, [rule], 'test')
     with pytest.raises(ValueError, match=f'test table has no rule for, 1: {key}'):
         undo_rules({key: ONE}, [Rule(rule.ours, rule.theirs)], 'test')
-
-
-def test_keys_beside_those_with_rules():
-    keys = ['layer1.0.conv', 'layer1.0.odd', 'layer10.conv', 'head.conv', 'layer2']
-    assert keys_with_rules(keys, [Rule('layer{i}.0.conv', 'x')]) == [
-        'layer1.0.conv',
-        'layer1.0.odd',
-    ]
 
 
 BIAS = [
@@ -94,11 +86,6 @@ def test_what_rules_do_to_tensors():
 @pytest.mark.parametrize(
     ('given', 'rules', 'words'),
     [
-        (
-            {'c.bias': torch.ones(3)},
-            BIAS,
-            r'test checkpoint lacks for its biases, 1: n\.running_mean',
-        ),
         ({'c.weight': torch.ones(4, 1)}, BIAS, '4 channels .* 3 splits'),
         ({'b1': ONE, 'b2': ONE}, [Rule('b{i}', 'w')], r'test checkpoint.* 1: b2 \(also w\)'),
         ({f'x{i:02d}': ONE for i in range(12)}, [], 'no rule for, 12: x00, .*, x09, ...$'),
@@ -113,11 +100,8 @@ def test_errors(given, rules, words):
     ('key', 'name'),
     [
         ('conv1_2._batch_norm._variance', 'conv1.4.running_var'),
-        ('conv1_3._conv.weight', 'conv1.6.weight'),
-        ('conv1_3._batch_norm.bias', 'bn1.bias'),
         ('bb_2_21.res4b21_branch2b_3._conv.weight', 'layer3.21.convs.2.weight'),
         ('bb_0_0.res2a_branch2b_1._batch_norm._mean', 'layer1.0.bns.0.running_mean'),
-        ('bb_3_2.conv2._batch_norm.weight', 'layer4.2.bn3.weight'),
         ('bb_1_0.short._conv.weight', 'layer2.0.downsample.1.weight'),
     ],
 )

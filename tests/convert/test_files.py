@@ -5,7 +5,6 @@ import datetime
 import gzip
 import io
 import os
-import pickle
 import sys
 import types
 import zipfile
@@ -16,10 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+import torch.distributed as dist
+import torch.distributed.checkpoint
+from safetensors.torch import save as safetensors
 from torch import nn
+from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.convert.helpers import Trap, network, refused, save, tiny
+from tests.common import save
+from tests.convert.helpers import Trap, refused, tiny
+from timm_res2net import convert_checkpoint
 from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.pickles import HARMLESS
 
@@ -56,31 +60,24 @@ def test_entries(content, entry, others, legacy, tmp_path):
     checkpoint = read_checkpoint(path)
     assert (checkpoint.entry, checkpoint.others) == (entry, others)
     assert checkpoint.format == ('torch (legacy)' if legacy else 'torch')
-    assert checkpoint.bytes == path.stat().st_size
     assert checkpoint.training == ({'lr': 0.1} if 'args' in content else {})
     assert_same(checkpoint.tensors, WEIGHTS)
     for name in others:
-        assert_same(read_checkpoint(path, name).tensors, ZEROS if others[0] == name else WEIGHTS)
+        assert_same(read_checkpoint(path, name).tensors, ZEROS)
     with pytest.raises(ValueError, match=rf"entry 'x'\. .*{'.*'.join(others)}"):
         read_checkpoint(path, 'x')
 
 
-def test_entries_of_unknown_names_become_prefixes(tmp_path):
-    content = {
-        'ema': {'a': {'b': WEIGHTS}, 'updates': 3},
-        'decoder': {'a.weight': torch.ones(2, 2)},
-    }
+def test_values_that_are_not_weights_may_be_anything(tmp_path):
+    """Only what is taken is checked: a whole model has integers and masks. Entries of unknown names
+    become prefixes."""
+    odd = {'index': torch.arange(4), 'mask': torch.ones(2, dtype=torch.bool), 'lr': 0.1}
+    content = {'ema': {'a': {'b': WEIGHTS}, 'updates': 3}, 'head': odd}
     checkpoint = read_checkpoint(save(content, tmp_path / 'w.pth'))
     assert (checkpoint.entry, checkpoint.others) == ('', ())
     expected = {f'ema.a.b.{key}': value for key, value in WEIGHTS.items()}
-    assert_same(checkpoint.tensors, {**expected, 'decoder.a.weight': torch.ones(2, 2)})
-
-
-def test_values_that_are_not_weights_may_be_anything(tmp_path):
-    """Only what is taken is checked: a whole model has integers and masks."""
-    odd = {'head.index': torch.arange(4), 'head.mask': torch.ones(2, dtype=torch.bool), 'lr': 0.1}
-    checkpoint = read_checkpoint(save({**WEIGHTS, **odd}, tmp_path / 'w.pth'))
-    assert_same(checkpoint.take(WEIGHTS), WEIGHTS)
+    assert checkpoint.values.keys() == {*expected, 'head.index', 'head.mask'}
+    assert_same(checkpoint.take(expected), expected)
     with pytest.raises(ValueError, match=r"Cannot read .*'head\.index' is a .*int64.*Save dense"):
         checkpoint.take(['head.index'])
 
@@ -98,27 +95,15 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
 
 def history_buffer(monkeypatch) -> Any:
     """What mmengine's message hub keeps, with its class gone when the file is read."""
-    module = types.ModuleType('mmengine.logging.history_buffer')
-
-    class HistoryBuffer:
-        def __init__(self):
-            self._log_history = np.arange(3, dtype=np.float64)
-            self.statistics_methods = {'min': HistoryBuffer.min}
-
-        def min(self):
-            raise AssertionError('nothing of it is called')
-
-        def __setstate__(self, state):
-            raise AssertionError('nothing of it is called')
-
-    HistoryBuffer.__module__ = HistoryBuffer.min.__module__ = module.__name__
-    HistoryBuffer.__qualname__ = 'HistoryBuffer'
-    HistoryBuffer.min.__qualname__ = 'HistoryBuffer.min'
-    module.HistoryBuffer = HistoryBuffer
-    for name in ('mmengine', 'mmengine.logging'):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return HistoryBuffer()
+    module: Any = types.ModuleType('mmengine.logging.history_buffer')
+    kind: Any = type('HistoryBuffer', (), {'__module__': module.__name__, 'min': lambda self: 0})
+    kind.min.__module__, kind.min.__qualname__ = module.__name__, 'HistoryBuffer.min'
+    module.HistoryBuffer = kind
+    for name in ('mmengine', 'mmengine.logging', module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    buffer = kind()
+    buffer.__dict__ |= {'_log_history': np.arange(3.0), 'statistics_methods': {'min': kind.min}}
+    return buffer
 
 
 BESIDE: dict[str, Any] = {
@@ -163,121 +148,134 @@ def test_a_torch_file_that_wants_to_run_something(function, legacy, tmp_path):
     path = tmp_path / 'w.pth'
     content = {'state_dict': WEIGHTS, 'hook': Trap(function, argument)}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    refused(path, "wants to load '", f"{function.__name__}'", 'Nothing in it was run', 'If you')
+    refused(path, "wants to load '", f"{function.__name__}'", 'Nothing in it was run')
+    torch.save(nn.Linear(2, 2), path, _use_new_zipfile_serialization=not legacy)
+    refused(path, "linear.Linear'", 'a whole model', 'save the state dict')
 
 
 def test_a_torch_file_cannot_write_attributes_of_records(tmp_path):
     """torch sets the state of objects alone, so the records of the list stay as they are."""
     records = {'argparse.Namespace': argparse.Namespace, **HARMLESS}
     before = {name: dict(vars(record)) for name, record in records.items()}
-    path = tmp_path / 'w.pth'
     for name in records:
         module, _, attribute = name.rpartition('.')
         record = f'c{module}\n{attribute}\n'.encode()
         for state in (b'}X\x01\0\0\0xK\x01s', b'}}X\x01\0\0\0xK\x01s\x86'):
-            with zipfile.ZipFile(path, 'w') as archive:
-                archive.writestr('w/data.pkl', b'\x80\x02' + record + state + b'b.')
-                archive.writestr('w/version', '3\n')
-            refused(path, 'Nothing in it was run')
+            opcodes = b'\x80\x02' + record + state + b'b.'
+            (tmp_path / 'w.pth').write_bytes(zipped({'w/data.pkl': opcodes, 'w/version': b'3\n'}))
+            refused(tmp_path / 'w.pth', 'Nothing in it was run')
     assert {name: dict(vars(record)) for name, record in records.items()} == before
-
-
-@LEGACY
-def test_a_whole_model_is_refused(legacy, tmp_path):
-    path = tmp_path / 'w.pth'
-    torch.save(network(), path, _use_new_zipfile_serialization=not legacy)
-    refused(path, "res2net_zoo.Res2Net'", 'a whole model', 'save the state dict')
 
 
 # --- other files ----------------------------------------------------------------------------------
 
 
-def zipped(name: str) -> bytes:
+def zipped(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:
-        archive.writestr(name, b'1')
+        for name, content in files.items():
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def saved(write, *content) -> bytes:
+def saved(content, **kwargs) -> bytes:
     buffer = io.BytesIO()
-    write(*content, buffer)
+    torch.save(content, buffer, **kwargs)
     return buffer.getvalue()
 
 
-CHECKPOINT = saved(torch.save, WEIGHTS)
+CHECKPOINT = saved(WEIGHTS)
+DATA = CHECKPOINT.index(WEIGHTS['conv1.weight'].numpy().tobytes())
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
+SAFETENSORS = safetensors(WEIGHTS)
 
 
+@pytest.mark.filterwarnings('ignore:Validating sparse tensor')  # torch, of sparse tensors
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
         (b'', ["begins with b''", 'Give the file']),
-        (b'\x89PNG\r\n\x1a\n' + bytes(99), ["begins with b'\\x89PNG", 'Give the file']),
+        (b'\x89PNG\r\n\x1a\n' + bytes(99), ["begins with b'\\x89PNG"]),
         (LFS, ['Git LFS pointer', 'git lfs pull']),
         (b'<!DOCTYPE html><html>', ['web page', 'in a browser']),
-        (b'\n\n  <html lang="en">', ['web page', 'in a browser']),
+        (b'\n' * 9 + b' \r\n<html lang="en">', ['web page']),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied', ['XML', 'in a browser']),
         (gzip.compress(CHECKPOINT), ['gzip', 'Unpack it']),
         (bytes(257) + b'ustar' + bytes(250), ['tar', 'Unpack it']),
-        (zipped('folder/w.pth'), ['zip archive', '(folder/w.pth)', 'unpack']),
+        (zipped({'folder/w.pth': b'1'}), ['zip archive', '(folder/w.pth)', 'unpack']),
+        (zipped({'w/data.pkl': b'', 'w/constants.pkl': b''}), ['torch.jit.load']),
         (b'PK\x03\x04' + bytes(99), ['cut short or damaged', 'Download it again']),
-        (CHECKPOINT[:-500], ['cut short or damaged', 'Download it again']),
-        (saved(lambda f: torch.save(WEIGHTS, f, _use_new_zipfile_serialization=False))[:-500],
-         ['Download it again']),
-        (pickle.dumps([1, 2]), ['holds list', 'not a state dict']),
-        (pickle.dumps({'epoch': 3}), ['entries (epoch)', 'Give the file that']),
-        (saved(torch.save, {0: torch.ones(1)}), ['none of its entries', 'model.state_dict()']),
-        (saved(torch.save, {'a': torch.ones(2, 2) + 2j}), ["'a' is a", 'torch.complex64']),
-        (saved(torch.save, {'a': torch.ones(2, dtype=torch.int64)}), ["'a' is", 'torch.int64']),
+        (CHECKPOINT[:-500], ['cut short or damaged']),
+        # what only the checksums show
+        (CHECKPOINT[:DATA] + b'\0' + CHECKPOINT[DATA + 1 :], ["/data/0' is damaged", 'copy it']),
+        (SAFETENSORS[:-5], ['cut short or damaged']),
+        (saved(WEIGHTS, _use_new_zipfile_serialization=False)[:-500], ['Download it again']),
+        (saved({0: torch.ones(1)}), ['none of its entries', 'model.state_dict()']),
+        (saved({'a': torch.ones(2, 2) + 2j}), ["'a' is a", 'torch.complex64']),
+        (saved({'a': torch.ones(2, 2).to_sparse()}), ["'a' is a torch.sparse_coo tensor"]),
     ],
 )  # fmt: skip
 def test_files_that_are_not_checkpoints(content, words, tmp_path):
-    path = tmp_path / 'w.pth'
-    path.write_bytes(content)
-    refused(path, *words)
-
-
-@pytest.mark.filterwarnings('ignore:Validating sparse tensor')  # torch, of sparse tensors
-def test_sparse_tensors_are_refused(tmp_path):
-    path = save({'a': torch.ones(2, 2).to_sparse()}, tmp_path / 'w.pth')
-    refused(path, "'a' is a torch.sparse_coo tensor", 'Save dense')
-
-
-@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning')
-def test_torchscript(tmp_path):
-    path = tmp_path / 'w.pt'
-    torch.jit.script(nn.Linear(2, 2)).save(str(path))
-    refused(path, 'zip archive', 'torch.jit.load', 'state dict')
+    (tmp_path / 'w.pth').write_bytes(content)
+    refused(tmp_path / 'w.pth', *words)
 
 
 def test_safetensors(tmp_path):
     path = tmp_path / 'w.safetensors'
-    weights = tiny()
-    save_file(weights, path)
+    path.write_bytes(SAFETENSORS)
     checkpoint = read_checkpoint(path)
-    assert checkpoint.format == 'safetensors'
-    assert list(checkpoint.values) == sorted(weights)
-    assert_same(checkpoint.tensors, weights)
-    path.write_bytes(path.read_bytes()[:-500])
-    refused(path, 'Download it again')
+    assert (checkpoint.format, list(checkpoint.values)) == ('safetensors', sorted(WEIGHTS))
+    assert_same(checkpoint.tensors, WEIGHTS)
+
+
+def test_sharded_training(tmp_path):
+    """Parts of tensors: in a file, in a folder of torch.distributed.checkpoint, of FSDP."""
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = dist.device_mesh.init_device_mesh('cpu', (1,))
+        part = {k: distribute_tensor(v, mesh, [Shard(0)]) for k, v in WEIGHTS.items()}
+        save(part, tmp_path / 'w.pth')
+        dist.checkpoint.save({'model': part}, checkpoint_id=tmp_path / 'folder')
+    finally:
+        dist.destroy_process_group()
+    folder = tmp_path / 'folder'
+    for path in (tmp_path / 'w.pth', folder / '.metadata', folder / '__0_0.distcp'):
+        with pytest.raises(ValueError, match=r'parts of .*get_model_state_dict\(') as error:
+            _ = read_checkpoint(path).tensors
+        assert 'full_state_dict=True' in str(error.value) and 'damaged' not in str(error.value)
+    flat = save({'layer1._flat_param': torch.ones(2, 2)}, tmp_path / 'flat.pth')
+    for path in (folder, flat):
+        with pytest.raises(ValueError, match='dcp_to_torch_save'):
+            convert_checkpoint(path)
+
+
+def test_which_file_of_a_folder_is_read(tmp_path):
+    """The one with the usual name, as accelerate's beside its states, or the only one."""
+    weights = tiny()
+    path = save(weights, tmp_path / 'fold-2-of-5.pth')  # not a part of five
+    assert convert_checkpoint(path).notes.file == path.name
+    assert convert_checkpoint(tmp_path).notes.file == path.name
+    for name in ('model_best.pth.tar', 'last.pth.tar', 'scheduler.bin', 'random_states_0.pkl'):
+        save({'state_dict': weights}, tmp_path / name)
+    with pytest.raises(ValueError, match=r'5 files: fold-2-of-5\.pth, last\.pth\.tar, model_best'):
+        convert_checkpoint(tmp_path)
+    (tmp_path / 'model.safetensors').write_bytes(safetensors(weights))
+    assert convert_checkpoint(tmp_path).notes.file == 'model.safetensors'
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='no file'):
+        convert_checkpoint(tmp_path / 'empty')
 
 
 def test_devices_and_missing_files(tmp_path):
     """A pipe would wait for a writer, and a device may never end."""
     os.mkfifo(tmp_path / 'pipe')
-    for path in (tmp_path, tmp_path / 'pipe', Path('/dev/zero')):
+    for path in (tmp_path / 'pipe', Path('/dev/zero')):
         with pytest.raises(ValueError, match=f'Cannot read {path} as .*a device or a pipe. Give'):
             read_checkpoint(path)
+        with pytest.raises(ValueError, match=f'^{path} is a pipe or a device'):
+            convert_checkpoint(path)
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / 'w.pth')
-
-
-@pytest.mark.parametrize('new', [b'\x00', bytes(100)], ids=['a byte', 'zeros'])
-def test_damage_that_only_the_checksums_show(new, tmp_path):
-    at = CHECKPOINT.index(WEIGHTS['conv1.weight'].numpy().tobytes())
-    (tmp_path / 'w.pth').write_bytes(CHECKPOINT[:at] + new + CHECKPOINT[at + len(new) :])
-    refused(tmp_path / 'w.pth', "its entry '", "/data/0' is damaged", 'Download or copy it again')
 
 
 def test_a_file_without_checksums(tmp_path):

@@ -7,22 +7,20 @@ from typing import Any
 import pytest
 import timm
 import torch
-import torchvision
 
-from tests.common import image, randomise
+from tests.common import image, save
 from tests.convert.helpers import (
     LAYERS,
-    LEVELS,
-    assert_levels,
-    from_folder,
     network,
-    save,
     tiny,
+    without_counters,
 )
-from tests.convert.references import Detectron2, MMDet
-from timm_res2net import convert_checkpoint, detection_backbone, push_to_hub
+from tests.convert.references import detectron2, mmdet, spelled
+from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
-from timm_res2net.convert.find import find_network, infer_arguments, look_like_classifiers
+from timm_res2net.convert.engine import undo_rules
+from timm_res2net.convert.find import find_network, infer_arguments
+from timm_res2net.convert.sources import SOURCES
 
 ONE = torch.ones(2, 2)
 
@@ -54,11 +52,6 @@ def test_a_decoder_beside_an_encoder(tmp_path):
     assert f'not of the Res2Net, {len(beside)}: decoder.conv1.weight' in card
 
 
-def test_classifiers_by_their_shapes():
-    values = {'a': torch.ones(7, 8), 'b': torch.ones(8, 7), 'c': torch.ones(8), 'd': 'x'}
-    assert look_like_classifiers(values, ['d', 'c', 'b', 'a', 'missing'], 8) == ['a']
-
-
 def test_a_classifier_of_mmpretrain_and_a_head_that_is_not_one(tmp_path):
     net = network(attn_layer='', num_classes=7)
     tensors = {
@@ -76,14 +69,74 @@ def test_a_classifier_of_mmpretrain_and_a_head_that_is_not_one(tmp_path):
     assert set(model.notes.left_out) == {'head.fc.bias', 'head.fc.weight'}
 
 
-def test_torchvisions_detector_and_our_backbone(tmp_path):
-    backbone = detection_backbone('test_res2net_se', pretrained=False)
-    detector = randomise(torchvision.models.detection.RetinaNet(backbone, num_classes=3)).eval()
-    path = save(detector.state_dict(), tmp_path / 'w.pth')
-    model = convert_checkpoint(path, tmp_path / 'out')
-    assert (model.notes.prefix, model.notes.source) == ('backbone.body.', 'timm')
-    assert any(key.startswith('head.classification_head') for key in model.notes.left_out)
-    assert_levels(from_folder(tmp_path / 'out', **LEVELS), detector.backbone.body)
+HEADS = {  # what replaces tensors of fc, for 128 features
+    'of a flattened map': {'weight': torch.ones(10, 49 * 128)},
+    'a tensor more': {'scale': ONE},
+    'a module more': {'norm.weight': ONE},
+    'a cosine': {'bias': None},
+    'weight norm': {'weight': None, 'weight_g': torch.ones(10, 1), 'weight_v': torch.ones(10, 128)},
+    'another bias': {'bias': torch.ones(9)},
+    'of other features': {'weight': torch.ones(10, 100)},
+}
+
+
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('source', ['paddle', 'mmpretrain'])
+def test_a_head_that_does_not_fit(head, source, tmp_path):
+    """It is left out, all of it, and named."""
+    net = network(attn_layer='', channels=(4, 8, 16, 32), semantics=SOURCES[source].semantics[0])
+    tensors = without_counters(net.state_dict())
+    theirs = undo_rules(tensors, SOURCES[source].rules(tensors), source)
+    start = next(key for key in theirs if theirs[key].shape == (10,)).rpartition('.')[0]
+    if source == 'mmpretrain':
+        theirs = {k if k.startswith(start) else f'backbone.{k}': v for k, v in theirs.items()}
+    changed = {f'{start}.{leaf}': value for leaf, value in HEADS[head].items()}
+    theirs = {key: value for key, value in {**theirs, **changed}.items() if value is not None}
+    model = convert_checkpoint(
+        save(theirs, tmp_path / 'w.pth'), semantics=net.model_args['semantics']
+    )
+    assert set(model.notes.left_out) == {key for key in theirs if key.startswith(f'{start}.')}
+    assert model.config.num_classes == 0
+    wide = [key for key in model.notes.left_out if theirs[key].shape[1:] == (128,)]
+    assert set(wide) <= set(model.notes.classifiers)
+    with torch.no_grad():
+        assert model.net(image()).equal(net.forward_head(net.forward_features(image()), True))
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'names'),
+    [
+        ('', 'encoder1=layer1 encoder2=layer2 encoder3=layer3 encoder4=layer4'),
+        ('net.', 'stage_2=layer1 stage_3=layer2 stage_4=layer3 stage_5=layer4'),
+        ('', 'layer3_1=layer3 layer4_1=layer4'),
+        ('', '0=conv1 1=bn1 4=layer1 5=layer2 6=layer3 7=layer4'),
+        ('', 'down.1.0=layer1 layer1=layer2 layer2=layer3 layer3=layer4'),
+        ('m.', 'firstconv=conv1'),
+    ],
+)
+def test_stages_and_stems_under_other_names(prefix, names, tmp_path):
+    """The refusal names where the blocks are, and what it names can be renamed."""
+    pairs = [pair.split('=') for pair in names.split()]
+    rename = {prefix + theirs: prefix + ours for theirs, ours in pairs}
+    theirs = {ours: theirs for theirs, ours in rename.items()}
+    tensors = {}
+    for key, value in under(prefix, body()).items():
+        start = next((start for start in theirs if key.startswith(f'{start}.')), '')
+        tensors[theirs.get(start, '') + key.removeprefix(start)] = value
+    path = save(tensors, tmp_path / 'w.pth')
+    blocks = [theirs.get(stage, stage) for stage in (f'{prefix}layer{i}' for i in range(1, 5))]
+    with pytest.raises(ValueError, match=rf'blocks are in {", ".join(blocks)}\. .*--rename NAME='):
+        convert_checkpoint(path)
+    notes = convert_checkpoint(path, rename=rename).notes
+    assert {move.theirs for move in notes.moved} == tensors.keys()
+    assert (notes.left_out, notes.prefix) == ((), prefix)
+    with pytest.raises(ValueError, match='Two keys get the same name'):
+        convert_checkpoint(path, rename=dict.fromkeys(blocks, 'x'))
+    options = [part for pair in rename.items() for part in ('--rename', '='.join(pair))]
+    assert main(['convert', str(path), '--dry-run', *options]) == 0
+    assert main(['convert', str(path), '--dry-run']) == 1
+    with pytest.raises(SystemExit):
+        main(['convert', str(path), '--dry-run', '--rename', 'encoder1'])
 
 
 # --- several --------------------------------------------------------------------------------------
@@ -115,32 +168,11 @@ def test_two_networks_are_a_question(names, parts, tmp_path):
         model = convert_checkpoint(path, prefix=part)
         assert model.notes.prefix == name
         assert model.net.state_dict()['bn1.bias'].equal(body(seed)['bn1.bias'])
+    if all(name.endswith('.resnet.') for name in names):
+        with pytest.raises(ValueError, match='holds 2 Res2Nets'):
+            convert_checkpoint(path, prefix='resnet')
     with pytest.raises(ValueError, match=rf"has the prefix 'no'\. Use one of '{names[0]}'"):
         convert_checkpoint(path, prefix='no')
-
-
-def test_a_part_of_two_prefixes_is_a_question(tmp_path):
-    with pytest.raises(ValueError, match='holds 2 Res2Nets'):
-        convert_checkpoint(two(tmp_path), prefix='resnet')
-
-
-def test_an_average_beside_the_model(tmp_path):
-    path = save({'model': body(1), 'ema': {'module': body(2), 'updates': 3}}, tmp_path / 'w.pth')
-    model = convert_checkpoint(path)
-    assert (model.notes.entry, model.notes.others) == ('model', ('ema.module',))
-    model = convert_checkpoint(path, entry='ema.module')
-    assert model.net.state_dict()['bn1.bias'].equal(body(2)['bn1.bias'])
-
-
-def test_a_push_takes_the_same_files(tmp_path):
-    path = two(tmp_path)
-    with pytest.raises(ValueError, match='holds 2 Res2Nets'):
-        push_to_hub(path, 'me/net', license='mit', dry_run=True)
-    done = push_to_hub(path, 'me/net', license='mit', prefix='teacher', dry_run=True)
-    assert "prefix 'teacher.resnet.'" in done.card
-    assert any(f'{len(body())}: student.' in note for note in done.notes)
-    with pytest.raises(ValueError, match='prefix out'):
-        push_to_hub(network(), 'me/net', license='mit', prefix='x', dry_run=True)
 
 
 def test_the_command_line(tmp_path, capsys):
@@ -156,8 +188,9 @@ def test_the_command_line(tmp_path, capsys):
 
 def test_a_source_by_name(tmp_path):
     """`--from` looks for that source alone."""
-    mmdet = under('backbone.', MMDet(LAYERS).state_dict())
-    path = save({**mmdet, **under('other.', Detectron2(LAYERS).state_dict())}, tmp_path / 'w.pth')
+    one = under('backbone.', spelled(mmdet, mmdet(LAYERS)))
+    other = under('other.', spelled(detectron2, detectron2(LAYERS)))
+    path = save({**one, **other}, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match='holds 2 Res2Nets'):
         convert_checkpoint(path)
     assert convert_checkpoint(path, source='detectron2').notes.prefix == 'other.'
@@ -175,6 +208,7 @@ def test_a_source_by_name(tmp_path):
         (['net.layer1.0.conv2.weight'], 'ResNet or a plain HRNet'),
         (['level3.tree1.tree2.convs.0.weight'], 'dla60_res2net and dla60_res2next. Load it with'),
         (['backbone.cb_modules.0.layer1.0.convs.0.weight'], 'CBNet.* cannot be built'),
+        (['cb_modules.0.layer1.0.convs.0.weight', 'layer1.0.convs.0.weight'], 'CBNet'),
         (['backbone.cb_linears.1.0.0.weight'], 'CBNet.* cannot be built'),
         (['layer1.0.convs.0.weight', 'layer1.0.convs.0.conv_offset.weight'], 'deformable'),
         (['res3.0.conv2_offsets.0.weight'], 'deformable convolutions, which cannot be built'),
@@ -204,12 +238,6 @@ def test_parts_of_a_block_are_not_left_out(odd, words, tmp_path):
         assert convert_checkpoint(path).notes.left_out == (f'resnet.{odd}',)
 
 
-def test_a_cascade_of_two_backbones_is_not_one_of_them(tmp_path):
-    tensors = under('backbone.cb_modules.0.', body()) | under('backbone.', body())
-    with pytest.raises(ValueError, match='CBNet'):
-        convert_checkpoint(save(tensors, tmp_path / 'w.pth'), prefix='cb_modules.0')
-
-
 # --- arguments from shapes ------------------------------------------------------------------------
 
 
@@ -235,18 +263,16 @@ def test_arguments_build_the_same_shapes(kwargs):
 
 
 @pytest.mark.parametrize(
-    ('key', 'new', 'words'),
+    ('key', 'words'),
     [
-        ('layer2.0.convs.0.weight', None, "no 'layer2.0.convs.0.weight'"),
-        ('layer4.0.conv3.weight', None, "no 'layer4.0.conv3.weight'.*four stages"),
-        ('conv1.weight', None, "no 'conv1.weight'"),
-        ('layer2.0.convs.0.weight', torch.ones(40, 40, 3, 3), '6 channels to 16 planes, 40 .* 32'),
-        ('layer1.0.se.fc1.weight', None, 'attention is not SE'),
+        ('layer2.0.convs.0.weight', "no 'layer2.0.convs.0.weight'"),
+        ('layer4.0.conv3.weight', "no 'layer4.0.conv3.weight'.*four stages"),
+        ('conv1.weight', "no 'conv1.weight'"),
+        ('layer1.0.se.fc1.weight', 'attention is not SE'),
     ],
 )
-def test_shapes_of_no_res2net(key, new, words):
-    tensors = {**tiny(), key: new}
-    if new is None:
-        del tensors[key]
+def test_shapes_of_no_res2net(key, words):
+    tensors = dict(tiny())
+    del tensors[key]
     with pytest.raises(ValueError, match=words):
         infer_arguments(tensors)

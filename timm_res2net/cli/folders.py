@@ -63,6 +63,7 @@ def _convert(
     checkpoint: str,
     out: Path | None = None,
     to: str = 'timm',
+    rename: Sequence[tuple[str, str]] = (),
     dry_run: bool = False,
     json: bool = False,
     **options: Any,
@@ -72,13 +73,16 @@ def _convert(
     timm-res2net convert res2net50_26w_4s-06e79181.pth --out my_res2net
     timm-res2net convert theirs.pth --dry-run --json
     timm-res2net convert distilled.pth --prefix student --out my_res2net
+    timm-res2net convert unet.pth --rename encoder1=layer1 --rename encoder2=layer2 --out encoder
     timm-res2net convert model_best.pth.tar --out flowers --label-names DATA/train --license mit
     timm-res2net convert my_res2net --to mmpretrain --out my_res2net.pth
     """
     if out is None and not dry_run:
         raise ValueError('Name what to write with --out, or only look with --dry-run.')
     options = _described(options, checkpoint)
-    model = convert_checkpoint(checkpoint, out, to=to, dry_run=dry_run, **options)
+    model = convert_checkpoint(
+        checkpoint, out, to=to, dry_run=dry_run, rename=dict(rename), **options
+    )
     params = sum(p.numel() for p in model.net.parameters())
     if json:
         moved = [
@@ -89,7 +93,8 @@ def _convert(
         written = None if dry_run else out
         print_json({'config': model.config, 'params': params, 'notes': notes, 'out': written})
         return 0
-    _print_model(model, checkpoint, params)
+    is_inside = Path(checkpoint).resolve().name != model.notes.file  # the only one in a folder
+    _print_model(model, f'{checkpoint}/{model.notes.file}' if is_inside else checkpoint, params)
     if dry_run:
         print('Nothing was written.')
     elif to == 'timm':
@@ -213,6 +218,13 @@ def _metric(word: str) -> tuple[str, float]:
         raise ArgumentTypeError(f"'{word}' is not METRIC=NUMBER, such as top1=78.3") from None
 
 
+def _renamed(word: str) -> tuple[str, str]:
+    theirs, _, timms = word.partition('=')
+    if not (theirs and timms):
+        raise ArgumentTypeError(f"'{word}' is not THEIRS=TIMMS, such as encoder1=layer1")
+    return theirs, timms
+
+
 def add(commands: Any) -> None:
     """Add the commands `convert`, `push`, `pull` and `check`."""
     parser = add_command(commands, _convert)
@@ -223,6 +235,14 @@ def add(commands: Any) -> None:
         dest='source',
         choices=('auto', *SOURCES),
         help='source of the checkpoint (default: recognised by its keys)',
+    )
+    parser.add_argument(
+        '--rename',
+        type=_renamed,
+        action='append',
+        metavar='THEIRS=TIMMS',
+        help="start of the keys of a stage or the stem, and timm's name of it, such as "
+        'encoder1=layer1; may be repeated',
     )
     parser.add_argument('--to', choices=SOURCES, help='source to write for (default: timm)')
     add_options(parser, *_DESCRIBING, '--multi-label', '--dry-run')

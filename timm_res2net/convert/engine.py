@@ -1,7 +1,6 @@
 """Sources and their key rules, and how the rules are applied and undone."""
 
 import functools
-import io
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -84,13 +83,6 @@ def same(*keys: str) -> tuple[Rule, ...]:
     return tuple(Rule(key, key) for key in keys)
 
 
-def save_torch(content: Any, file: IO[bytes]) -> None:
-    """Write an object with `torch.save`."""
-    written = io.BytesIO()  # torch's own writer turns an error of `file` into another
-    torch.save(content, written)
-    file.write(written.getbuffer())
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A project whose checkpoints can be read and written.
@@ -121,7 +113,7 @@ class Source:
     has_se: bool = False
     first: str = r'layer1\.0\.convs\.0\.weight'
     counts_batches: bool = True
-    save: Callable[[dict[str, torch.Tensor], IO[bytes]], None] = save_torch
+    save: Callable[[dict[str, torch.Tensor], IO[bytes]], None] = torch.save
     builds: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: {}
 
     def refuse(self, arguments: Mapping[str, Any]) -> str:
@@ -199,40 +191,38 @@ class _Pattern:
 _pattern = functools.cache(_Pattern)
 
 
-def keys_with_rules(keys: Collection[str], rules: Iterable[Rule]) -> list[str]:
-    """Return the keys that rules match, and the other keys of the same modules.
-
-    A key is of the same module if it starts as a matched one, up to the first dot: 'layer1.0.odd'
-    beside 'layer1.0.conv1.weight'. Such a key is an error in `apply_rules`.
+def matches(
+    keys: Iterable[str], rules: Iterable[Rule], back: bool = False
+) -> dict[str, tuple[str, Rule]]:
+    """Return new names of the keys that rules match, each with the first rule that does.
 
     Args:
-        keys: Keys, of which some belong to other parts of a model.
+        keys: The source's keys, of which some may belong to other parts of a model.
         rules: The rules of a source.
+        back: Whether the keys are timm's.
     """
-    patterns = [_pattern(rule.theirs) for rule in rules]
-    matched = [key for key in keys if any(p.match(key) is not None for p in patterns)]
-    starts = {key.partition('.')[0] for key in matched}
-    return [key for key in keys if key.partition('.')[0] in starts]
-
-
-def _rename(
-    keys: Iterable[str], rules: Iterable[Rule], source: str, back: bool = False
-) -> list[tuple[str, str, Rule]]:
-    """Return each key, its new name, and the first rule that matches it."""
     compiled = []
     for rule in rules:
         theirs = _pattern(rule.theirs, rule.stars)
         ours = _pattern(rule.ours, tuple((b, a) for a, b in rule.stars))
         compiled.append((ours, theirs, rule) if back else (theirs, ours, rule))
-    renamed, unknown = [], []
+    matched = {}
     for key in keys:
         for old, new, rule in compiled:
             values = old.match(key)
             if values is not None:
-                renamed.append((key, new.fill(values), rule))
+                matched[key] = new.fill(values), rule
                 break
-        else:
-            unknown.append(key)
+    return matched
+
+
+def _rename(
+    keys: Collection[str], rules: Iterable[Rule], source: str, back: bool = False
+) -> list[tuple[str, str, Rule]]:
+    """Return each key, its new name, and the first rule that matches it."""
+    matched = matches(keys, rules, back)
+    renamed = [(key, *matched[key]) for key in keys if key in matched]
+    unknown = [key for key in keys if key not in matched]
     if unknown:
         raise ValueError(f'Keys that the {source} table has no rule for, {list_some(unknown)}')
     owners: dict[tuple[str, bool], str] = {}
@@ -262,8 +252,8 @@ def apply_rules(
         Tensors by timm's keys, and one move for each key of the source.
 
     Raises:
-        ValueError: No rule matches a key, two keys get the same name, the running mean for a bias
-            is missing, or channels do not divide into splits.
+        ValueError: No rule matches a key, two keys get the same name, or channels do not divide
+            into splits.
     """
     moves = tuple(Move(*renamed) for renamed in _rename(state_dict, rules, source))
     out: dict[str, torch.Tensor] = {}
@@ -274,12 +264,8 @@ def apply_rules(
         if rule.linear:
             bias = f'{name.removesuffix("weight")}bias'
             out.setdefault(bias, torch.zeros_like(out[name][:, 0, 0, 0]))
-    alone = biases.keys() - out.keys()
-    if alone:
-        raise ValueError(
-            f'Running means that the {source} checkpoint lacks for its biases, {list_some(alone)}'
-        )
-    for name, value in biases.items():
+    for name in biases.keys() & out.keys():  # a running mean that is missing is an error later
+        value = biases[name]
         out[name] = (out[name].double() - value.double()).to(out[name].dtype)
     return out, moves
 

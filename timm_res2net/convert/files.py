@@ -42,7 +42,6 @@ class Checkpoint:
         others: Other entries that hold weights, such as 'ema.module'.
         training: Arguments by name that timm's train.py saved with the weights.
         sha256: The sha256 of the file.
-        bytes: The size of the file.
     """
 
     path: Path
@@ -52,7 +51,6 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ''
-    bytes: int = 0
 
     def take(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
         """Return some of the tensors on the CPU.
@@ -86,6 +84,14 @@ class Checkpoint:
         return sum(_is_narrow(self.values[key]) for key in keys)
 
 
+SHARDED = (
+    'it holds parts of tensors, of sharded training. Save whole ones with `get_model_state_dict('
+    'model, options=StateDictOptions(full_state_dict=True))`, or make a file of a folder with '
+    '`dcp_to_torch_save(FOLDER, FILE)`.'
+)
+"""What is said of files of FSDP and of torch.distributed.checkpoint."""
+
+
 def _is_narrow(value: Any) -> bool:
     return (
         isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
@@ -95,6 +101,8 @@ def _is_narrow(value: Any) -> bool:
 def _dense(key: str, value: Any) -> torch.Tensor:
     """Return a value as a tensor that is dense and floating-point."""
     tensor = value.tensor(key) if isinstance(value, Array) else value
+    if hasattr(tensor, 'full_tensor'):  # a DTensor
+        raise ValueError(SHARDED)
     number = tensor.is_floating_point() or key.endswith(COUNTER)
     if tensor.layout != torch.strided or not number:
         raise ValueError(
@@ -212,6 +220,8 @@ def _read_torch(raw: bytes) -> Any:
         wanted = re.search(r'GLOBAL (\S+)', str(error))
         if not wanted and 'weights_only' not in str(error):
             raise _damage(error) from error
+        if wanted and wanted[1].startswith('torch.distributed.'):
+            raise ValueError(SHARDED) from error
         asked = f"it wants to load '{wanted[1]}'" if wanted else 'it wants more than tensors'
         if wanted and all(part in raw for part in (b'_modules', b'_parameters')):
             asked = f'it is a whole model, pickled with its classes: {asked}'
@@ -291,10 +301,12 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     try:
+        if path.suffix == '.distcp' or path.name == '.metadata':  # of torch.distributed.checkpoint
+            raise ValueError(SHARDED)
         raw = read_file(path, sys.maxsize)
         content, kind = _parse(raw)
         values, entry, others = _find_weights(content, entry)
     except ValueError as error:
         raise ValueError(f'Cannot read {path} as a checkpoint: {error}') from error
     sha256 = hashlib.sha256(raw).hexdigest()
-    return Checkpoint(path, kind, values, entry, others, _training(content), sha256, len(raw))
+    return Checkpoint(path, kind, values, entry, others, _training(content), sha256)

@@ -3,15 +3,15 @@
 import functools
 import math
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from .engine import Move, apply_rules, keys_with_rules
+from .engine import Move, apply_rules, matches
 from .files import Checkpoint
-from .sources import SOURCES, recognise, refuse_others, unknown_source
+from .sources import SOURCES, have_branches, recognise, refuse_others, unknown_source
 
 _CLASSIFIER = 'head.fc.'  # MMPretrain's, which is beside the backbone
 
@@ -35,7 +35,10 @@ class Network:
 
 
 def find_network(
-    values: Mapping[str, Any], source: str = 'auto', prefix: str | None = None
+    values: Mapping[str, Any],
+    source: str = 'auto',
+    prefix: str | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Network:
     """Find the keys under one prefix that make a Res2Net, whatever is beside them.
 
@@ -44,16 +47,26 @@ def find_network(
         source: Source to look for, one of `SOURCES`; 'auto' for any.
         prefix: Prefix to look at, with or without the dot at its end. It may also be a part of a
             longer prefix, if only one Res2Net has it. None looks everywhere.
+        rename: Timm's names by those in the file, up to a dot: {'encoder1': 'layer1'} takes
+            'encoder1.0.conv1.weight' for 'layer1.0.conv1.weight'.
 
     Raises:
         ValueError: There is no Res2Net, there are several, or there is none under the prefix. Or
-            it is a network that cannot be built.
+            it is a network that cannot be built, or two keys get the same name.
     """
+    if rename:
+        theirs = {_renamed(key, rename): key for key in values}
+        if len(theirs) < len(values):
+            raise ValueError(f'Two keys get the same name. Its blocks are in {_blocks(values)}')
+        network = find_network({key: values[theirs[key]] for key in theirs}, source, prefix)
+        return replace(network, keys={name: theirs[key] for name, key in network.keys.items()})
     sources = list(SOURCES) if source == 'auto' else [source]
     pattern = re.compile(rf'(.*\.)?({"|".join(SOURCES[name].first for name in sources)})')
     prefixes = list(dict.fromkeys(m[1] or '' for key in values if (m := pattern.fullmatch(key))))
     if not prefixes:
         refuse_others(values)
+        if source == 'auto' and _blocks(values):
+            raise _moved(values, 'layer1')
         raise unknown_source(values.keys(), sources)
     chosen = prefixes
     if prefix is not None:
@@ -91,23 +104,25 @@ def convert_network(
     named = {name: tensors[key] for name, key in network.keys.items()}
     rules = SOURCES[network.source].rules(network.keys)
     converted, moves = apply_rules(named, rules, network.source)
-    if converted.keys().isdisjoint(('conv1.weight', 'conv1.0.weight')):
-        stem = f'{network.prefix}conv1'
-        raise ValueError(f"It has no stem '{stem}'. Save the state dict with it under this name")
+    stages = () if have_branches(converted) else ('layer2', 'layer3', 'layer4')
+    for part in ('conv1', 'bn1', *stages):
+        if not any(key.startswith(f'{part}.') for key in converted):
+            raise _moved(checkpoint.values, part)
     return converted, tuple(move._replace(theirs=network.keys[move.theirs]) for move in moves)
 
 
 def look_like_classifiers(
     values: Mapping[str, Any], keys: Collection[str], features: int
 ) -> list[str]:
-    """Return the keys of matrices with as many inputs as a network has output channels.
+    """Return the keys of matrices whose inputs may be a network's outputs, flattened or not.
 
     Args:
         values: Tensors by key, as for `find_network`.
         keys: The keys to look at.
         features: Channels of the network's last level.
     """
-    return sorted(key for key in keys if _shape(values.get(key))[1:] == (features,))
+    shapes = {key: _shape(values.get(key)) for key in sorted(keys)}
+    return [key for key, shape in shapes.items() if len(shape) == 2 and shape[1] % features == 0]
 
 
 def _network(values: Mapping[str, Any], prefix: str, source: str) -> Network:
@@ -119,10 +134,57 @@ def _network(values: Mapping[str, Any], prefix: str, source: str) -> Network:
         classifier = [key for key in values if key.startswith(beside + _CLASSIFIER)]
         under.update({key.removeprefix(beside): key for key in classifier})
     source = recognise(under.keys()) if source == 'auto' else source
-    rules = SOURCES[source].rules(under.keys())
-    keys = {key: under[key] for key in keys_with_rules(under, rules)}
+    named = {
+        key: name for key, (name, _) in matches(under, SOURCES[source].rules(under.keys())).items()
+    }
+    head = _head(named, {key: _shape(values[under[key]]) for key in under})
+    # a key that no rule knows is an error if it is in a module of the network
+    modules = {key.partition('.')[0] for key in named.keys() - head.keys()}
+    keys = {
+        key: full for key, full in under.items() if head.get(key, key.partition('.')[0] in modules)
+    }
     refuse_others(keys.values())
     return Network(prefix, source, keys)
+
+
+def _head(named: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, bool]:
+    """Return the keys of the classifier, and whether it is the Linear layer that timm has.
+
+    Another one, such as with a scale, without a bias or of a flattened map, is left out.
+
+    Args:
+        named: Timm's keys by those of the source.
+        shapes: Shapes by the source's keys, of the classifier's further tensors too.
+    """
+    own = {name: key for key, name in named.items()}
+    start = next((key for name, key in own.items() if name.startswith('fc.')), '').rpartition('.')[
+        0
+    ]
+    keys = [key for key in shapes if start and key.startswith(f'{start}.')]
+    matrix, bias = (shapes.get(own.get(f'fc.{leaf}', ''), ()) for leaf in ('weight', 'bias'))
+    features = shapes.get(own.get('layer4.0.conv3.weight', ''), ())[:1]
+    fits = len(keys) == 2 and sorted(matrix) == sorted(bias + features)
+    return dict.fromkeys(keys, fits)
+
+
+def _renamed(key: str, rename: Mapping[str, str]) -> str:
+    """Return a key with its start renamed, the longest that fits."""
+    old = max((old for old in rename if f'{key}.'.startswith(f'{old}.')), key=len, default='')
+    return f'{rename[old]}{key[len(old) :]}' if old else key
+
+
+def _blocks(keys: Iterable[str]) -> str:
+    """Return what the keys of Res2Net blocks start with, in their order, as in 'layer1, layer2'."""
+    starts = (re.match(r'(.+)\.\d+\.convs\.0\.weight', key) for key in keys)
+    return ', '.join(dict.fromkeys(start[1] for start in starts if start))
+
+
+def _moved(keys: Iterable[str], part: str) -> ValueError:
+    """Return the error for a stage or a stem that a model has under another name."""
+    return ValueError(
+        f"It has no '{part}', and its blocks are in {_blocks(keys) or 'other parts'}. If a model "
+        f'has its stages or its stem under other names, rename each: --rename NAME={part}'
+    )
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -145,8 +207,8 @@ def infer_arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         avg_down and down_kernel_size.
 
     Raises:
-        ValueError: A tensor that every Res2Net of four stages has is missing, no base width gives
-            these widths, or the attention is not an SE module.
+        ValueError: A tensor that every Res2Net of four stages has is missing, or the attention is
+            not an SE module.
     """
     shape = functools.partial(_shape_of, state_dict)
     blocks = {m.groups() for key in state_dict if (m := re.match(r'layer(\d+)\.(\d+)\.', key))}
@@ -191,23 +253,14 @@ def _shape_of(state_dict: Mapping[str, torch.Tensor], key: str) -> tuple[int, ..
 
 
 def _base_width(widths: list[tuple[int, int]]) -> float:
-    """Return a base width that gives every stage its width.
+    """Return a base width that gives every stage its width, a whole number if one does.
 
     A split of a block with p planes has floor(p * base_width / 64) channels in each group.
 
     Args:
         widths: Planes, and channels of a split in a group, of every stage.
-
-    Raises:
-        ValueError: No base width does.
     """
     low = max(64 * w / p for p, w in widths)
     high = min(64 * (w + 1) / p for p, w in widths)
-    # Prefer a whole number, as in the networks' names. Rounding may put `low` itself too low.
-    for candidate in (math.ceil(low), low, math.nextafter(low, high), (low + high) / 2):
-        if all(math.floor(p * (candidate / 64.0)) == w for p, w in widths):
-            return candidate
-    raise ValueError(
-        'No base_width gives splits of '
-        + ', '.join(f'{w} channels to {p} planes' for p, w in widths)
-    )
+    whole = math.ceil(low)
+    return whole if whole < high else (low + high) / 2

@@ -84,11 +84,8 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
     return array
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    # A pickle of protocol 2 stores bytes as latin-1 text. A checkpoint needs no other codec.
-    if encoding not in ('latin1', 'latin-1'):
-        raise pickle.UnpicklingError(f'it wants to encode as {encoding!r}')
-    return text.encode('latin-1')
+def _encode(text: str, *_: Any) -> bytes:
+    return text.encode('latin-1')  # a pickle of protocol 2 stores bytes so, and in no other codec
 
 
 def _mapping(*_: Any) -> dict[str, Any]:

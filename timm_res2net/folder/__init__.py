@@ -29,6 +29,7 @@ def convert_checkpoint(
     semantics: str | None = None,
     entry: str | None = None,
     prefix: str | None = None,
+    rename: Mapping[str, str] | None = None,
     license: str | None = None,
     label_names: Sequence[str] | None = None,
     remote_code: bool | None = None,
@@ -60,6 +61,8 @@ def convert_checkpoint(
             the default see `timm_res2net.convert.files.read_checkpoint`.
         prefix: What the Res2Net's keys start with in the file, such as 'backbone.'. It is needed if
             the file holds several Res2Nets, such as a student and its teacher.
+        rename: Timm's names by those in the file, if a model has the stages or the stem under
+            other names: `{'encoder1': 'layer1'}` renames the keys that start with 'encoder1.'.
         license: Identifier of the license of the weights, such as 'apache-2.0', for the config and
             the card. Only for `to='timm'`.
         label_names: Names of the classes, in order, for the config. Only for `to='timm'`.
@@ -106,7 +109,10 @@ def convert_checkpoint(
             "Leave them out, or write a folder (to='timm')."
         )
     target = None if out is None else check_writable(Path(out), folder=to == 'timm')
-    taken = take(path, source=source, model=model, semantics=semantics, entry=entry, prefix=prefix)
+    taken = take(
+        path, source=source, model=model, semantics=semantics, entry=entry, prefix=prefix,
+        rename=rename,
+    )  # fmt: skip
     check_values(taken.net, f'{path} was not converted')
     if compare:
         differences = compare_outputs(taken.net, *compare)

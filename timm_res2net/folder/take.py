@@ -32,7 +32,7 @@ from ..layers.semantics import SEMANTICS
 from ..layers.text import list_some, printable, sentence
 from ..models import hrnet_res2net
 from ..models.hrnet_res2net import HighResolutionRes2Net
-from ..models.loading import fill
+from ..models.loading import WEIGHT_FILES, fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
 from .card import is_generated
 from .config import (
@@ -63,6 +63,7 @@ def take(
     semantics: str | None = None,
     entry: str | None = None,
     prefix: str | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Model:
     """Take a model in memory, a checkpoint file or a folder.
 
@@ -74,6 +75,7 @@ def take(
         semantics: Block semantics; None for those of the source or the model.
         entry: Entry of the file that holds the weights; None for the usual one.
         prefix: What the network's keys start with; None looks everywhere.
+        rename: Names of stages or of the stem in the file, and timm's, as in `find_network`.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
@@ -107,11 +109,11 @@ def take(
         path = _only_checkpoint(path)
     try:
         if path.is_file():
-            return _take_file(path, source, name, semantics, entry, prefix)
-        if model or semantics or prefix:
+            return _take_file(path, source, name, semantics, entry, prefix, rename)
+        if model or semantics or prefix or rename:
             raise ValueError(
-                'it is a folder, and its config.json names the model. Leave model, semantics and '
-                'prefix out.'
+                'it is a folder, and its config.json names the model. Leave model, semantics, '
+                'prefix and rename out.'
             )
         return _take_folder(path, source, entry)
     except ValueError as error:
@@ -120,6 +122,9 @@ def take(
 
 def _only_checkpoint(path: Path) -> Path:
     """Return the checkpoint in a folder without a config, such as train.py's or accelerate's."""
+    for name in (*WEIGHT_FILES, '.metadata'):  # the last is of torch.distributed.checkpoint
+        if (path / name).is_file():
+            return path / name
     files = sorted(p for p in path.iterdir() if p.suffix in FILE_SUFFIXES and p.is_file())
     if len(files) == 1:
         return files[0]
@@ -168,11 +173,12 @@ def _take_file(
     semantics: str | None,
     entry: str | None,
     prefix: str | None,
+    rename: Mapping[str, str] | None,
 ) -> Model:
     _logger.info(f'Reading {path}')
     checkpoint = read_checkpoint(path, entry)
     _logger.info('Converting the tensors')
-    network = find_network(checkpoint.values, source, prefix)
+    network = find_network(checkpoint.values, source, prefix, rename)
     tensors, moved = convert_network(checkpoint, network)
     left_out = checkpoint.values.keys() - set(network.keys.values())
     recorded = _recorded(checkpoint.training, network.source)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from ...layers.text import list_some
 from ..engine import Source
+from ..files import SHARDED
 from .article import ARTICLE, PYTORCH_RES2NET
 from .detectron2 import SOURCE as DETECTRON2
 from .maskrcnn import SOURCE as MASKRCNN
@@ -35,6 +36,7 @@ _OTHERS = {
     "`timm.create_model('dla60_res2net', checkpoint_path=...)`",
     r'.*\bcb_(modules|linears)\..*': 'It is a cascade of two backbones (CBNet), where one network '
     'feeds the other at every stage. No single Res2Net computes that, so it cannot be built',
+    r'(.*\.)?_?flat_param(_\d+)?': SHARDED[:1].upper() + SHARDED[1:],
     r'.*\.(convs?\.\d+\.conv_offset|conv2_offsets?\b).*': 'Its blocks have deformable '
     'convolutions, which cannot be built here',
 }

@@ -10,7 +10,7 @@ from typing import IO
 
 import torch
 
-from ..engine import Rule, Source, save_torch
+from ..engine import Rule, Source
 from .official import AUTHORS_LICENSE
 
 _THEIRS = 'res{stage+1}.{block}'
@@ -37,7 +37,7 @@ _RULES = (
 
 def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     # without an author, detectron2 matches the keys by heuristics
-    save_torch({'model': dict(tensors), '__author__': 'timm_res2net'}, file)
+    torch.save({'model': dict(tensors), '__author__': 'timm_res2net'}, file)
 
 
 SOURCE = Source(

@@ -5,7 +5,7 @@ from typing import IO
 
 import torch
 
-from ..engine import Rule, Source, save_torch
+from ..engine import Rule, Source
 from .official import AUTHORS_LICENSE, BLOCK_RULES
 
 
@@ -36,7 +36,7 @@ def _save(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
 
 def save_openmmlab(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     """Write a checkpoint as MMEngine does."""
-    save_torch({'meta': {}, 'state_dict': dict(tensors)}, file)
+    torch.save({'meta': {}, 'state_dict': dict(tensors)}, file)
 
 
 SOURCE = Source(

@@ -12,15 +12,15 @@ _PARTS = (
     'conv1.weight', 'bn1.*', 'convs.{i}.weight', 'bns.{i}.*', 'conv3.weight', 'bn3.*', 'se.*.*',
     'downsample.{i}.*',
 )  # fmt: skip
-# SE modules of Linear layers, which mostly have no biases
-_LINEAR = {'se.fc.0': 'se.fc1', 'se.fc.2': 'se.fc2'}
-BLOCK_RULES = tuple(
-    Rule(f'layer{{stage}}.{{block}}.{theirs}', f'layer{{stage}}.{{block}}.{ours}', linear=linear)
-    for theirs, ours, linear in (
-        *((part, part, False) for part in _PARTS),
-        *((f'{theirs}.weight', f'{ours}.weight', True) for theirs, ours in _LINEAR.items()),
-        *((f'{theirs}.bias', f'{ours}.bias', False) for theirs, ours in _LINEAR.items()),
-    )
+_BLOCK = 'layer{stage}.{block}'
+BLOCK_RULES = (
+    *same(*(f'{_BLOCK}.{part}' for part in _PARTS)),
+    # SE modules of Linear layers, which mostly have no biases
+    *(
+        Rule(f'{_BLOCK}.se.fc.{i}.{leaf}', f'{_BLOCK}.se.{name}.{leaf}', linear=leaf == 'weight')
+        for i, name in ((0, 'fc1'), (2, 'fc2'))
+        for leaf in ('weight', 'bias')
+    ),
 )
 """Rules of the blocks for a project that names them as timm does."""
 # Only v1b has the keys of a deep stem.
