@@ -272,7 +272,6 @@ def test_weights_that_are_not_finite_are_not_deployed():
             lambda: create(features_only=True, feature_cls='fx'),
             "'list', 'dict', 'hook' or 'getter'",
         ),
-        (lambda: torch.compile(create(), backend='eager'), 'compiled'),
         (lambda: nn.Sequential(torch.compile(create(), backend='eager')), 'Compile it afterwards'),
         (lambda: torch.jit.script(create()), 'Compile it afterwards'),
         (lambda: torch.jit.trace(create(), image()), 'Compile it afterwards'),

@@ -6,14 +6,37 @@ from typing import Any, TypeVar
 
 import torch
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
+from timm.utils import unwrap_model
 from torch import nn
 
 from ..layers.bottle2neck import Bottle2neck
-from ..layers.fold import check_fusible
+from ..layers.fold import check_fusible, check_layers
 from ..layers.fused_block import FusedBottle2neck, FusedStage, fuse_block
 from ..layers.fused_conv import FusedConv2d, fuse_sequential
+from ..layers.text import brief
 
 Model = TypeVar('Model', bound=nn.Module)
+
+
+def unwrap(model: Any, step: str) -> Any:
+    """Return the model inside of wrappers, checked by `check_layers`.
+
+    Wrappers are those of torch.compile, DataParallel and DistributedDataParallel, and the moving
+    averages of timm and torch.
+
+    Args:
+        model: What a caller gave.
+        step: What is done with it, a verb for the error's sentence.
+
+    Raises:
+        TypeError: It is not a module.
+        ValueError: As `check_layers`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'Cannot {step} {brief(model)}: it is not a model. Pass an nn.Module.')
+    model = unwrap_model(model)
+    check_layers(model, f'Cannot {step} {type(model).__name__}')
+    return model
 
 
 def _check(model: nn.Module, what: str) -> None:
@@ -48,6 +71,10 @@ def reparameterize_model(model: Model) -> Model:
     Blocks in which a layer does not fuse stay as they are: a norm without running statistics, or a
     replaced layer of another class.
 
+    The copy's conv1 includes the norm and the activation of the stem, and its blocks include those
+    of their layers. If your code runs a part of them on its own, do not deploy the model: for
+    example, `maxpool(bn1(conv1(x)))` without the activation would return something else.
+
     To change a weight of the copy, write under `torch.no_grad()`. A write to `weight.data` goes
     unnoticed, because torch does not count it; `model.load_state_dict(model.state_dict())` makes up
     for it.
@@ -60,17 +87,19 @@ def reparameterize_model(model: Model) -> Model:
 
     Args:
         model: Model with Res2Net blocks of this package or of timm, or a `features_only` wrapper of
-            one ('list', 'dict', 'hook' or 'getter'). It is not changed.
+            one ('list', 'dict', 'hook' or 'getter'). It is not changed. Of a wrapped model
+            (torch.compile, DataParallel, a moving average) the model inside is taken.
 
     Returns:
         A model of the same class, dtype and device in eval mode. Hooks stay with the names of their
         modules, except those of layers that are included in others.
 
     Raises:
-        ValueError: The model is already deployed, is compiled or traced, has no Res2Net block, or
-            has a weight that is not finite. Or a layer has an adapter (peft), a replaced forward,
-            or a weight that is quantized or computed from others (pruning, weight norm, spectral
-            norm, parametrizations); it is named with the remedy.
+        TypeError: It is not a model.
+        ValueError: The model is already deployed, is traced or has compiled parts, has no Res2Net
+            block, or has weights that are sharded or not finite. Or a layer has an adapter (peft),
+            a replaced forward, or a weight that is quantized or computed from others (pruning,
+            weight norm, spectral norm, parametrizations); it is named with the remedy.
 
     >>> import timm, torch
     >>> from timm_res2net import reparameterize_model
@@ -80,6 +109,7 @@ def reparameterize_model(model: Model) -> Model:
     >>> with torch.inference_mode():
     ...     torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
     """
+    model = unwrap(model, 'reparameterize')
     what = f'Cannot reparameterize {type(model).__name__}'
     _check(model, what)
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
@@ -113,8 +143,10 @@ def _take_hooks(module: nn.Module) -> dict[str, Any]:
 
 def _replace(module: nn.Module) -> None:
     """Replace the stem, stages and blocks in a module by their deploy forms, in place."""
-    if all(hasattr(module, name) for name in ('conv1', 'bn1', 'act1', 'maxpool')):
-        _fuse_stem(module)
+    # the authors' name is that of other activations, too, except in a network of timm's kind
+    act = 'relu' if hasattr(module, 'feature_info') and hasattr(module, 'relu') else 'act1'
+    if all(hasattr(module, name) for name in ('conv1', 'bn1', act, 'maxpool')):
+        _fuse_stem(module, act)
     for name, child in module.named_children():
         if is_block(child):
             setattr(module, name, fuse_block(child))
@@ -125,14 +157,14 @@ def _replace(module: nn.Module) -> None:
             _replace(child)
 
 
-def _fuse_stem(model: Any) -> None:
+def _fuse_stem(model: Any, act: str) -> None:
     """Fold the norms and activations of a stem into its convolutions, in place."""
-    # a deep stem ends in a convolution, whose norm and activation are bn1 and act1
+    # a deep stem ends in a convolution, whose norm is bn1
     is_deep = isinstance(model.conv1, nn.Sequential)
     convs = model.conv1 if is_deep else [model.conv1]
-    *convs, norm, act = fuse_sequential(nn.Sequential(*convs, model.bn1, model.act1))
+    *convs, model.bn1, last = fuse_sequential(nn.Sequential(*convs, model.bn1, getattr(model, act)))
     model.conv1 = nn.Sequential(*convs) if is_deep else convs[0]
-    model.bn1, model.act1 = norm, act
+    setattr(model, act, last)
     if isinstance(model.maxpool, nn.Sequential):
         model.maxpool = fuse_sequential(model.maxpool)
     for layer in (*model.conv1.modules(), *model.maxpool.modules()):

@@ -36,7 +36,7 @@ from torch import nn
 from ..convert import FILES, PUBLISHERS, PublishedFile
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .arguments import FEATURES, RES2NET, checked, parse_arguments
-from .loading import checkpoint_filter_fn, load_foreign, mark_foreign_files, prepare_weights
+from .loading import checkpoint_filter_fn, load_foreign, prepare_weights
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
 
@@ -174,20 +174,8 @@ class Res2Net(ResNet):
         pool = {} if pool_type is None else {'global_pool': pool_type}
         return {**self._recorded_args, **pool}
 
-    @torch.jit.ignore
-    def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
-        """Load weights of PaddleClas (.pdparams) or MindCV (.ckpt).
-
-        timm calls this method for cfgs with `custom_load`.
-
-        Args:
-            checkpoint_path: File to read. It may be untrusted: no code in it is run.
-            prefix: No effect. timm's signature has it.
-
-        Raises:
-            RuntimeError: The file cannot be read or does not fit the model.
-        """
-        load_foreign(self, checkpoint_path)
+    # timm calls it for cfgs with `custom_load`
+    load_pretrained = torch.jit.ignore(load_foreign)
 
 
 def create_res2net(
@@ -212,10 +200,13 @@ def create_res2net(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
     kwargs = parse_arguments(FEATURES, {**model_args, **given})
-    own_cfg, overlay = (
-        kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay')
-    )
-    cfg: Any = resolve_pretrained_cfg(variant, own_cfg, mark_foreign_files(overlay))
+    if kwargs.get('features_only'):  # loads files without a classifier, too
+        kwargs['num_classes'] = 0
+    overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
+    path = overlay.get('file') or overlay.get('url')
+    if path:  # timm would read such a file with `torch.load`
+        overlay.setdefault('custom_load', str(path).endswith(('.pdparams', '.ckpt')))
+    cfg: Any = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
     return build_model_with_cfg(
