@@ -4,9 +4,8 @@ Replace the import of the copy, and leave the rest as it is:
 
     from timm_res2net.authors import res2net50_v1b_26w_4s
 
-The models are those of timm and of this package, with the attributes, the modules' names and order
-and the state dict of the authors' networks, so that whole-model checkpoints load with
-`strict=True`. They can be deployed inside of a larger model
+The models are those of timm and of this package, with the authors' modules and state dict, so that
+whole-model checkpoints load with `strict=True`. They can be deployed inside of a larger model
 (`timm_res2net.reparameterize_model`), and start from the same distributions as the authors'. Images
 (B, in_chans, H, W) become logits (B, num_classes).
 
@@ -37,8 +36,6 @@ V1B: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True)
 class Res2Net(res2net_zoo.Res2Net):
     """A Res2Net with the modules and the arguments of the authors' class.
 
-    Its modules are `conv1`, `bn1`, `relu`, `maxpool`, `layer1` to `layer4`, `avgpool` and `fc`.
-
     Shape:
         - Input: (B, in_chans, H, W)
         - Output: (B, num_classes) logits; of `avgpool` (B, C, 1, 1)
@@ -64,13 +61,12 @@ class Res2Net(res2net_zoo.Res2Net):
     ):
         """
         Args:
-            block: `Bottle2neck`. There is no other.
+            block: `Bottle2neck`.
             layers: Number of blocks in each of the four stages.
             baseWidth: Channels of a split in the first stage.
             scale: Number of splits of a block.
             num_classes: Classes of the head, 0 for no head.
-            **kwargs: Further arguments of `timm_res2net.Res2Net`. With `**V1B` it is the network of
-                res2net_v1b.py, whose class has the same name.
+            **kwargs: Further arguments of `timm_res2net.Res2Net`; `**V1B` for res2net_v1b.py.
 
         Raises:
             ValueError: Another block, or as `timm_res2net.Res2Net`.

@@ -108,8 +108,7 @@ def detection_backbone(
     from .hub.fetch import create_model
 
     has_weights = bool(kwargs.get('pretrained') or kwargs.get('checkpoint_path'))
-    if norm is None:
-        norm = 'frozen' if has_weights else 'batch'
+    norm = norm or ('frozen' if has_weights else 'batch')
     if trainable_layers is None:
         trainable_layers = 3 if has_weights else len(_STAGES)
     if norm not in _NORMS:

@@ -19,10 +19,7 @@ Model = TypeVar('Model', bound=nn.Module)
 
 
 def unwrap(model: Any, step: str) -> Any:
-    """Return the model inside of wrappers, checked by `check_layers`.
-
-    Wrappers are those of torch.compile, DataParallel and DistributedDataParallel, and the moving
-    averages of timm and torch.
+    """Return the model inside of wrappers: torch.compile's, DataParallel, moving averages.
 
     Args:
         model: What a caller gave.
@@ -128,12 +125,6 @@ def is_block(module: nn.Module) -> bool:
     return isinstance(module, Bottle2neck | TimmBottle2neck)
 
 
-def _is_stage(module: nn.Module) -> bool:
-    """Return whether a module is a sequence of Res2Net blocks."""
-    are_blocks = [is_block(child) for child in module.children()]
-    return type(module) is nn.Sequential and bool(are_blocks) and all(are_blocks)
-
-
 def _take_hooks(module: nn.Module) -> dict[str, Any]:
     """Remove the hooks of a module and return them."""
     hooks = {k: v for k, v in vars(module).items() if k.startswith('_') and 'hook' in k}
@@ -150,7 +141,7 @@ def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
         if is_block(child):
             setattr(module, name, fuse_block(child))
-        elif _is_stage(child):
+        elif type(child) is nn.Sequential and len(child) and all(map(is_block, child)):
             _replace(child)
             setattr(module, name, FusedStage(OrderedDict(child.named_children())))
         else:

@@ -180,7 +180,7 @@ def is_head(key: str) -> bool:
 
 
 def checkpoint_filter_fn(
-    state_dict: dict[str, torch.Tensor], model: nn.Module
+    state_dict: dict[str, torch.Tensor], model: Any
 ) -> dict[str, torch.Tensor]:
     """Start the squeeze-and-excitation gates at the identity if a checkpoint has none.
 
@@ -215,9 +215,8 @@ def checkpoint_filter_fn(
             'another project, `timm-res2net convert FILE --out FOLDER` makes a folder of it, which '
             "loads with timm.create_model('local-dir:FOLDER', pretrained=True)."
         )
-    wanted: Any = getattr(model, 'pretrained_cfg', None) or {}
-    is_whole = getattr(model, 'num_classes', None) == wanted.get('num_classes')
-    if is_whole and any(map(is_head, own)) and not any(map(is_head, state_dict)):
+    is_headless = any(map(is_head, own)) and not any(map(is_head, state_dict))
+    if is_headless and model.num_classes == model.pretrained_cfg['num_classes']:
         raise RuntimeError(
             'The checkpoint has no classifier. Create the model with num_classes=0, or with the '
             'number of your classes for a new one.'

@@ -43,7 +43,7 @@ __all__ = ['Res2Net']  # register_model adds every entrypoint
 _AA_LAYERS = {'avg': nn.AvgPool2d, 'blur': BlurPool2d}
 # Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
 # stores them elsewhere.
-_NOT_RECORDED = (
+NOT_RECORDED = (
     'num_classes', 'drop_rate', 'drop_path_rate', 'drop_block_rate', 'zero_init_last', 'device',
     'dtype',
 )  # fmt: skip
@@ -140,7 +140,7 @@ class Res2Net(ResNet):
         """
         arguments: dict[str, Any] = dict(locals())
         del arguments['self'], arguments['__class__']
-        recorded = {k: v for k, v in arguments.items() if k not in _NOT_RECORDED and v is not None}
+        recorded = {k: v for k, v in arguments.items() if k not in NOT_RECORDED and v is not None}
         if isinstance(aa_layer, str):
             arguments['aa_layer'] = _AA_LAYERS[aa_layer]
         # timm fixes the width of a plain stem at 64 and has no argument for it. For another width,
