@@ -93,17 +93,11 @@ class Res2Net(res2net_zoo.Res2Net):
 
     def forward_features(self: Any, x: torch.Tensor) -> torch.Tensor:
         """Return the last stage's map of images (B, in_chans, H, W)."""
-        x = self.conv1(x)
-        x = self.bn1(x)
-        x = self.relu(x)
-        x = self.maxpool(x)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         if self.grad_checkpointing and not torch.jit.is_scripting():
             stages = [self.layer1, self.layer2, self.layer3, self.layer4]
             return checkpoint_seq(stages, x, flatten=True)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        return self.layer4(x)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward_head(self: Any, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Return the logits of a map (B, C, H, W), or what the classifier would get."""

@@ -143,6 +143,7 @@ def test_plain_stem_follows_the_channels(width):
     assert model.bn1.num_features == model.feature_info[0]['num_chs'] == width
     assert model.layer1[0].width == width // scale
     assert model(image()).shape == (2, 1000)
+    assert Res2Net(stem_type='deep', device='meta').bn1.num_features == 128  # twice stem_width
     # as timm initialises it: a normal of variance 2 / fan_out
     assert abs(float(model.conv1.weight.detach().std()) / (2 / (width * 49)) ** 0.5 - 1) < 0.1
 

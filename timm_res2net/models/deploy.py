@@ -21,40 +21,14 @@ Model = TypeVar('Model', bound=nn.Module)
 def unwrap(model: Any, step: str) -> Any:
     """Return the model inside of wrappers: torch.compile's, DataParallel, moving averages.
 
-    Args:
-        model: What a caller gave.
-        step: What is done with it, a verb for the error's sentence.
-
-    Raises:
-        TypeError: It is not a module.
-        ValueError: As `check_layers`.
+    `step` is what is done with it, a verb for the errors: a TypeError if it is not a module, and
+    those of `check_layers`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'Cannot {step} {brief(model)}: it is not a model. Pass an nn.Module.')
     model = unwrap_model(model)
     check_layers(model, f'Cannot {step} {type(model).__name__}')
     return model
-
-
-def _check(model: nn.Module, what: str) -> None:
-    """Raise a ValueError if the blocks of a model cannot be replaced."""
-    modules = list(model.modules())
-    compiled = (torch.jit.ScriptModule, torch.fx.GraphModule)
-    if any(isinstance(m, compiled) or hasattr(m, '_orig_mod') for m in modules):
-        raise ValueError(
-            f"{what}, because it is compiled or traced, as with feature_cls='fx'. Compile it "
-            "afterwards, and use feature_cls='list', 'dict', 'hook' or 'getter'."
-        )
-    if any(isinstance(module, FusedBottle2neck) for module in modules):
-        raise ValueError(
-            f'{what}, because it is already deployed, or its blocks are, by '
-            'timm.utils.reparameterize_model. Pass the original model.'
-        )
-    if not any(is_block(module) for module in modules):
-        raise ValueError(
-            f"{what}, because it has no Res2Net block (the blocks of timm's DLAs are others). "
-            'Pass a Res2Net of this package or of timm.'
-        )
 
 
 def reparameterize_model(model: Model) -> Model:
@@ -108,7 +82,23 @@ def reparameterize_model(model: Model) -> Model:
     """
     model = unwrap(model, 'reparameterize')
     what = f'Cannot reparameterize {type(model).__name__}'
-    _check(model, what)
+    modules = list(model.modules())
+    compiled = (torch.jit.ScriptModule, torch.fx.GraphModule)
+    if any(isinstance(m, compiled) or hasattr(m, '_orig_mod') for m in modules):
+        raise ValueError(
+            f"{what}, because it is compiled or traced, as with feature_cls='fx'. Compile it "
+            "afterwards, and use feature_cls='list', 'dict', 'hook' or 'getter'."
+        )
+    if any(isinstance(module, FusedBottle2neck) for module in modules):
+        raise ValueError(
+            f'{what}, because it is already deployed, or its blocks are, by '
+            'timm.utils.reparameterize_model. Pass the original model.'
+        )
+    if not any(is_block(module) for module in modules):
+        raise ValueError(
+            f"{what}, because it has no Res2Net block (the blocks of timm's DLAs are others). "
+            'Pass a Res2Net of this package or of timm.'
+        )
     with torch.inference_mode(False):  # weights created in inference mode cannot be packed
         check_fusible(model, what)
         deployed = copy.deepcopy(model)

@@ -133,9 +133,8 @@ def _create_hrnet(
         **kwargs,
     )
     if as_class:  # as timm's own factory does
-        of_head = ('num_classes', 'classifier', 'global_pool')
-        cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in of_head}
-        model.pretrained_cfg = model.default_cfg = cfg
+        for key in ('num_classes', 'classifier', 'global_pool'):
+            model.pretrained_cfg.pop(key, None)
     return model
 
 

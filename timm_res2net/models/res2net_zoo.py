@@ -239,12 +239,7 @@ _DEEP = {'first_conv': 'conv1.0'}
 
 
 def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
-    """Return the cfg of published weights, on the Hub or converted while they load.
-
-    Args:
-        tag: Registered name with its tag.
-        file: The file in the table of published files.
-    """
+    """Return the cfg of a registered name with its tag, whose weights a published file has."""
     cfg = make_cfg(license=file.license, origin_url=PUBLISHERS[file.by].origin_url)
     if re.match(r'res2net\d+(d|_vd)', tag):
         cfg.update(_DEEP)
