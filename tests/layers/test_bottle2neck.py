@@ -182,16 +182,6 @@ def test_drop_block_and_drop_path():
     assert not torch.equal(block.train()(x), block(x))
 
 
-@pytest.mark.parametrize('device', ['meta', 'cpu'])
-@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
-def test_device_and_dtype(device, dtype):
-    block = Bottle2neck(64, 16, attn_layer='se', device=device, dtype=dtype)
-    for tensor in (*block.parameters(), *(b for b in block.buffers() if b.is_floating_point())):
-        assert tensor.dtype == dtype
-        assert tensor.device.type == device
-    assert block(image(1, 9, 64, device=device, dtype=dtype)).dtype == dtype
-
-
 def test_width_of_a_split():
     """Rounded down, times the groups."""
     for base_width, groups, width in ((64 / 3, 1, 14), (26, 1, 17), (4.5, 2, 4), (64 / 42, 1, 1)):

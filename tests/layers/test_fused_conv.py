@@ -108,18 +108,6 @@ def test_small_convolutions_take_the_plain_form(spy, monkeypatch):
             assert spy.runs == runs
 
 
-def test_float64_and_gradients_take_the_plain_form(spy):
-    conv, norm, act = layers()
-    fused, x = fuse(conv, norm, act), image(2, 9, 6).requires_grad_()
-    fused(x).sum().backward()
-    assert x.grad is not None
-    assert fused.weight.grad is not None
-    with torch.inference_mode():
-        wide = copy.deepcopy(fused).double()
-        assert relative_error(wide(x.double()), act(norm(conv(x))).double()) < 1e-6
-    assert spy.runs == 0
-
-
 @pytest.mark.skipif(not BF16, reason='oneDNN has no bfloat16 on this machine')
 def test_bfloat16_and_autocast(spy):
     conv, norm, act = layers()
