@@ -8,10 +8,11 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from tests.common import image, randomise, slow_except
 from timm_res2net import authors, reparameterize_model
-from timm_res2net.authors import AuthorsRes2Net
+from timm_res2net.authors import Bottle2neck, Res2Net
 
 # the authors' names and the registered networks whose weights they load
 NAMES = {
@@ -75,15 +76,71 @@ def test_same_network(name):
     """Keys, shapes and the order of the modules; every name of the authors' files is here."""
     ours = getattr(authors, name)(device='meta')
     theirs = timm.create_model(NAMES[name], device='meta')
-    assert isinstance(ours, AuthorsRes2Net)
+    assert type(ours) is Res2Net
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (ours, theirs)]
     assert list(shapes[0].items()) == list(shapes[1].items())
-    children = [name for name, _ in ours.named_children()]
-    assert [*children[:2], 'relu', *children[3:8], 'avgpool', children[9]] == [
+    assert [name for name, _ in ours.named_children()] == [
         'conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4', 'avgpool', 'fc',
     ]  # fmt: skip
-    assert len(children) == 10
+    assert type(ours.avgpool) is nn.AdaptiveAvgPool2d
     assert ours.pretrained_cfg['architecture'] == NAMES[name]
+
+
+def narrow(function=authors.res2net50_v1b, **kwargs):
+    shape = {'layers': (1, 1, 1, 1), 'channels': (32, 16, 24, 40), 'num_classes': 3}
+    return randomise(function(**{**shape, **kwargs})).eval()
+
+
+def test_the_authors_class_and_arguments():
+    """Those of their class, and their names in the functions, which replace the functions' own."""
+    net = Res2Net(Bottle2neck, [1, 2, 1, 1], baseWidth=14, scale=8, num_classes=5, device='meta')
+    by_name = authors.res2net50_14w_8s(layers=[1, 2, 1, 1], num_classes=5, device='meta')
+    other = authors.res2net101_v1b(
+        layers=[1, 2, 1, 1], stem_type='', avg_down=False, baseWidth=14, scale=8, num_classes=5,
+        device='meta',
+    )  # fmt: skip
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (net, by_name, other)]
+    assert shapes[0] == shapes[1] == shapes[2]
+    v1b = Res2Net(Bottle2neck, [3, 4, 6, 3], baseWidth=26, scale=4, device='meta', **authors.V1B)
+    assert v1b.state_dict().keys() == authors.res2net50_v1b(device='meta').state_dict().keys()
+    assert authors.res2net50_48w_2s(base_width=26, device='meta').layer1[0].width == 26
+    with pytest.raises(ValueError, match=r'block must be Bottle2neck.*BasicBlock'):
+        Res2Net(timm.models.resnet.BasicBlock, [2, 2, 2, 2])
+    with pytest.raises(TypeError, match="'width'"):
+        authors.res2net50(width=26)
+
+
+def test_parts_and_nodes():
+    """The modules in their order, as features, as nodes of a graph, and what code keeps of them."""
+    net, x = narrow(), image(1)
+    kept = []
+    net.bn1.register_forward_hook(lambda module, inputs, out: kept.append((out, out.clone())))
+    with torch.no_grad():
+        expected = net(x)
+        levels = net.forward_intermediates(x, intermediates_only=True)
+        pooled = nn.Sequential(*list(net.children())[:-1])(x)
+        assert pooled.shape == (1, 160, 1, 1)
+        assert torch.equal(net.fc(pooled.flatten(1)), expected)
+        assert torch.equal(net.forward_head(levels[-1], pre_logits=True), pooled.flatten(1))
+        nodes = create_feature_extractor(net, {'relu': 'stem', 'avgpool': 'pooled'})(x)
+        assert torch.equal(nodes['stem'], levels[0])
+        assert torch.equal(nodes['pooled'], pooled)
+        for feature_cls in ('list', 'hook', 'fx', 'getter'):
+            body = narrow(features_only=True, feature_cls=feature_cls)
+            for body_level, level in zip(body(x), levels, strict=True):
+                assert torch.equal(body_level, level)
+            if feature_cls != 'fx':
+                folded = reparameterize_model(body)
+                assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+                torch.testing.assert_close(folded(x), levels, rtol=1e-4, atol=1e-5)
+        net.set_grad_checkpointing()
+        assert torch.equal(net(x), expected)
+        net.reset_classifier(2, 'max')
+        assert torch.equal(net(x), net.fc(levels[-1].amax((2, 3))))
+        net.reset_classifier(0, '')
+        assert torch.equal(net(x), levels[-1])
+    assert all(torch.equal(*pair) for pair in kept)
+    assert not torch.equal(narrow(drop_rate=0.5).train()(x), narrow(drop_rate=0.5).train()(x))
 
 
 @pytest.mark.parametrize('name', slow_except(['res2net50_v1b_26w_4s'], IN_TIMM))
@@ -109,23 +166,27 @@ def test_the_encoder_in_a_model_is_deployed_and_copied():
         for _ in range(2):  # the weights are packed on the way
             torch.testing.assert_close(deployed(x), expected, rtol=1e-4, atol=1e-5)
         for one in (copy.deepcopy(segmenter), pickle.loads(pickle.dumps(segmenter))):
-            assert one.resnet.relu is one.resnet.act1
+            assert one.resnet.relu is one.resnet.act1 is not segmenter.resnet.relu
             assert torch.equal(one(x), expected)
         scripted = torch.jit.script(segmenter.resnet)
         torch.testing.assert_close(scripted(x), segmenter.resnet(x))
 
 
 def test_a_file_of_the_authors(tmp_path):
-    """The classes of the file are those of ImageNet; another number of classes drops the head."""
-    file = tmp_path / 'res2net50_v1b_26w_4s-3cf99910.pth'
-    old = randomise(before('res2net50_v1b'))
-    torch.save(old.state_dict(), file)
-    loaded = authors.res2net50_v1b(pretrained=file)
-    for key, value in old.state_dict().items():
-        assert torch.equal(loaded.state_dict()[key], value), key
-    few = authors.res2net50_v1b(pretrained=str(file), num_classes=5)
+    """The classes of the file are those of ImageNet; other classes, or none, drop the head."""
+    file, layers = tmp_path / 'res2net50_v1b_26w_4s-3cf99910.pth', (1, 1, 1, 1)
+    old = randomise(timm.create_model('res2net50d', layers=layers)).state_dict()
+    torch.save(old, file)
+    loaded = authors.res2net50_v1b(pretrained=file, layers=layers).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in old.items())
+    few = authors.res2net50_v1b(pretrained=str(file), num_classes=5, layers=layers)
     assert few.fc.weight.shape == (5, 2048)
-    assert torch.equal(few.layer4[2].conv3.weight, old.layer4[2].conv3.weight)
+    torch.save({key: value for key, value in old.items() if not key.startswith('fc.')}, file)
+    with pytest.raises(RuntimeError, match=r'no classifier.*num_classes=0'):
+        authors.res2net50_v1b(pretrained=file, layers=layers)
+    body = authors.res2net50_v1b(pretrained=file, num_classes=0, layers=layers)
+    for net in (few, body):
+        assert torch.equal(net.layer4[0].conv3.weight, old['layer4.0.conv3.weight'])
 
 
 def test_what_is_not_there(tmp_path):
@@ -137,20 +198,20 @@ def test_what_is_not_there(tmp_path):
     assert "pretrained='path.pth'" in str(error.value)
 
 
-def test_the_other_names_are_the_modules_themselves():
-    """A hook on them fires, and they can be replaced and deleted, as in the authors' network."""
-    net = authors.res2net50(num_classes=2, layers=(1, 1, 1, 1)).eval()
+def test_modules_are_replaced_and_deleted():
+    """As in the authors' network, and the deploy form computes what the network then does."""
+    net, x = authors.res2net50(num_classes=2, layers=(1, 1, 1, 1)).eval(), image(1)
     assert net.layer1[0].bn3.weight.unique().tolist() == [1.0]  # does not start as its shortcut
-    seen = []
-    net.avgpool.register_forward_hook(lambda module, inputs, out: seen.append(out.shape))
     with torch.inference_mode():
-        net(image(1))
-        assert seen == [(1, 2048, 1, 1)]
         net.relu = nn.SiLU()
-        assert net.act1 is net.relu
-        assert len(list(net.children())) == 10
         net.avgpool = nn.AdaptiveMaxPool2d(1)
-        x = net.forward_features(image(1))
-        assert torch.equal(net.forward_head(x), net.fc(x.amax((2, 3))))
+        assert len(list(net.children())) == 10
+        level = net.layer4(
+            net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x)))))))
+        )
+        assert torch.equal(net(x), net.fc(level.amax((2, 3))))
+        torch.testing.assert_close(reparameterize_model(net)(x), net(x), rtol=1e-4, atol=1e-5)
         del net.avgpool, net.fc
-        assert isinstance(net.avgpool, nn.Identity)
+        folded = reparameterize_model(net)
+        torch.testing.assert_close(folded.forward_features(x), level, rtol=1e-4, atol=1e-5)
+    assert not hasattr(net, 'avgpool')

@@ -11,7 +11,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from tests.common import HRNETS, NAMES, TINY, image, randomise, relative_error
+from tests.common import HRNETS, NAMES, TINY, image, randomise, relative_error, slow_except
 from timm_res2net import reparameterize_model
 
 FEATURE_CLASSES = ('list', 'dict', 'hook', 'getter', 'fx')
@@ -19,7 +19,12 @@ FEATURE_CLASSES = ('list', 'dict', 'hook', 'getter', 'fx')
 SAME = 1e-4
 # the same code in fewer and narrower layers
 NARROW = {'layers': (1, 2, 1, 1), 'channels': (16, 24, 32, 40), 'num_classes': 7}
-every_name = pytest.mark.parametrize('name', NAMES)
+# the others differ in their depth, or in the project that published them
+QUICK = (
+    'res2net50_se', 'res2net50d_se', 'res2net50_14w_8s_se', 'res2next50_se', 'res2net50_vd_26w_4s',
+    'res2net50_v1d_26w_4s', 'res2net50_16w_4s_se', TINY,
+)  # fmt: skip
+every_name = pytest.mark.parametrize('name', slow_except(QUICK, NAMES))
 
 
 def create(name: str = TINY, **kwargs) -> nn.Module:

@@ -60,21 +60,25 @@ def test_detectors_train_and_answer(detector):
     assert {'boxes', 'labels', 'scores'} <= model.eval()([image])[0].keys()
 
 
-def test_it_is_timms_features_under_a_pyramid():
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_it_is_timms_features_under_a_pyramid(dtype):
     """The same levels, in the same order, as torchvision's own network makes of timm's features."""
     kwargs = {'output_stride': 16, 'layers': (1, 1, 1, 1), 'channels': (16, 32, 48, 64)}
+    kwargs['dtype'] = dtype
     backbone = detection_backbone('res2net50_se', (1, 3), 64, None, 5, 'batch', **kwargs)
     randomise(backbone).eval()
     body = timm.create_model('res2net50_se', features_only=True, out_indices=(1, 3), **kwargs)
     body.eval().load_state_dict(backbone.body.state_dict())
-    x = torch.randn(1, 3, 64, 64)
+    x = torch.randn(1, 3, 64, 64, dtype=dtype)
     with torch.no_grad():
         expected = backbone.fpn(dict(zip('01', body(x), strict=True)))
         levels = backbone(x)
     assert list(levels) == ['0', '1']
     for key, level in levels.items():
         assert torch.equal(level, expected[key])
-        assert level.shape[1] == backbone.out_channels == 64
+        assert (level.shape[1], level.dtype) == (backbone.out_channels, dtype)
+    on_meta = detection_backbone(TINY, device='meta', extra_blocks='p6p7')
+    assert {tensor.device.type for tensor in on_meta.state_dict().values()} == {'meta'}
 
 
 @pytest.mark.parametrize('trainable', range(6))

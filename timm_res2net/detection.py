@@ -46,6 +46,8 @@ class DetectionBackbone(nn.Module):
         info: Any = body.feature_info
         self.body = body
         self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks)
+        weight = next(body.parameters())
+        self.fpn.to(weight.device, weight.dtype)
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -81,7 +83,8 @@ def detection_backbone(
         norm: 'frozen' keeps the statistics and affine parameters of the BatchNorms as loaded, which
             suits small batches. 'batch' trains them. 'sync' trains them as SyncBatchNorm, for
             several processes. The default is 'frozen' with weights and 'batch' without.
-        **kwargs: Further arguments of `timm.create_model`, for example `pretrained=True`.
+        **kwargs: Further arguments of `timm.create_model`, for example `pretrained=True`. The
+            pyramid follows `device` and `dtype`.
 
     "With weights" means `pretrained=True` or a `checkpoint_path`. If you load weights afterwards
     with `backbone.body.load_state_dict`, pass `trainable_layers=3, norm='frozen'` to get the
@@ -105,8 +108,7 @@ def detection_backbone(
     from .hub.fetch import create_model
 
     has_weights = bool(kwargs.get('pretrained') or kwargs.get('checkpoint_path'))
-    if norm is None:
-        norm = 'frozen' if has_weights else 'batch'
+    norm = norm or ('frozen' if has_weights else 'batch')
     if trainable_layers is None:
         trainable_layers = 3 if has_weights else len(_STAGES)
     if norm not in _NORMS:

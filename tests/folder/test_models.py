@@ -118,14 +118,22 @@ def test_a_layer_that_no_argument_describes(name, module, replacement, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize(('of', 'wanted'), [(1, 3), (13, 26), (3, 1)])
-@pytest.mark.parametrize('features', [False, True])
-def test_a_folder_loads_for_other_channels(of, wanted, features, tmp_path):
+@pytest.mark.parametrize(
+    ('name', 'shape', 'of', 'wanted', 'features'),
+    [
+        (TINY, {}, 1, 3, False),
+        (TINY, {}, 13, 26, True),
+        ('res2net50_se', NARROW, 3, 1, True),
+        ('res2net50d_se', NARROW, 13, 3, False),
+        ('hrnet_w18_res2net', STAGES, 13, 3, True),
+    ],
+)
+def test_a_folder_loads_for_other_channels(name, shape, of, wanted, features, tmp_path):
     """timm repeats or sums the weights of the first convolution, as for its own weights."""
-    model = randomise(timm.create_model(TINY, in_chans=of)).eval()
+    model = randomise(timm.create_model(name, in_chans=of, **shape)).eval()
     folder = push_to_folder(model, tmp_path / 'net')
-    weight = from_folder(folder, in_chans=wanted, features_only=features).conv1.weight
-    own = model.conv1.weight
+    loaded = from_folder(folder, in_chans=wanted, features_only=features)
+    weight, own = next(loaded.parameters()), next(model.parameters())
     assert weight.shape[1] == wanted
     if of == 1:  # each of the three has a third of it
         assert torch.allclose(weight, own.repeat(1, 3, 1, 1) / 3)

@@ -13,9 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from tests.common import model_folder
 from timm_res2net import Res2Net
-from timm_res2net.folder.folder import MOST_PARAMETERS, ModelFolder
 from timm_res2net.models import arguments as rows
 from timm_res2net.models.hrnet_res2net import HighResolutionRes2Net
 
@@ -117,44 +115,3 @@ def test_positional_arguments_are_read_too():
     defaults = [p.default for p in inspect.signature(Res2Net).parameters.values()]
     with pytest.raises(TypeError, match='positional arguments'):
         Res2Net(*defaults, 'one too many')
-
-
-# --- a config.json --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    """A folder with a small model, and the content of its config."""
-    path = model_folder(tmp_path_factory.mktemp('schema') / 'net', num_classes=5)
-    return path, json.loads((path / 'config.json').read_text())
-
-
-def built(tiny, config: Any) -> nn.Module:
-    """The model of another config."""
-    (tiny[0] / 'config.json').write_text(json.dumps(config))
-    return ModelFolder(tiny[0]).build()
-
-
-def arguments(tiny, **changes: Any) -> dict[str, Any]:
-    return {**tiny[1], 'model_args': {**tiny[1]['model_args'], **changes}}
-
-
-LARGEST = {  # res2net200 with the splits of 26w x 8s
-    'layers': (3, 12, 48, 3), 'channels': (64, 128, 256, 512), 'base_width': 26, 'scale': 8,
-    'stem_width': 64, 'stem_type': 'deep',
-}  # fmt: skip
-
-
-def test_twice_the_largest_published_network_is_built(tiny):
-    """Twice as wide, or with many classes: the bounds are no obstacle to research."""
-    for more in ({'scale': 4, 'base_width': 52}, {'layers': (6, 24, 96, 6), 'scale': 4}):
-        count = sum(
-            p.numel() for p in built(tiny, arguments(tiny, **{**LARGEST, **more})).parameters()
-        )
-        assert 1e8 < count < MOST_PARAMETERS
-
-
-@pytest.mark.parametrize('more', [{'base_width': 1000}, {'channels': (64, 128, 256, 8192)}])
-def test_a_network_that_is_too_large_is_counted_and_not_built(more, tiny):
-    with pytest.raises(ValueError, match=r'at most 500,000,000 parameters, but one of [\d,]+\.'):
-        built(tiny, arguments(tiny, **{**LARGEST, **more}))

@@ -17,6 +17,7 @@ from tests.common import TINY, image, model_folder, randomise
 from tests.hub.server import Fault, hub
 from timm_res2net.convert.engine import undo_rules
 from timm_res2net.convert.sources import SOURCES
+from timm_res2net.files import sha256_of
 from timm_res2net.models import loading
 from timm_res2net.models.loading import NOT_CACHED, checkpoint_filter_fn, fill, prepare_weights
 
@@ -69,12 +70,6 @@ def test_no_file_fills_a_part_of_a_network(asked, tmp_path):
     loaded = {k.removeprefix('model.'): v for k, v in model.state_dict().items()}
     for key in ('layer1.0.conv1.weight', 'layer1.0.convs.0.weight', 'bn1.running_mean'):
         assert torch.equal(loaded[key], weights[key])
-
-
-def test_nothing_watches_load_state_dict():
-    """What is loaded by hand is torch's matter, with strict=False too."""
-    found = timm.create_model(TINY).load_state_dict(under_a_prefix(), strict=False)
-    assert found.missing_keys and found.unexpected_keys
 
 
 # --- gates ----------------------------------------------------------------------------------------
@@ -217,22 +212,37 @@ def test_what_the_hub_refuses_is_left_to_the_download(monkeypatch):
         loading.ask_hub('me/none')
 
 
-def test_a_download_that_is_refused(tmp_path):
-    (tmp_path / 'source').write_bytes(os.urandom(300_000))
+def test_downloads(tmp_path, monkeypatch):
+    """What is refused, cut short, or not what the published hash says leaves nothing."""
+    source, cache = tmp_path / 'source', tmp_path / 'cache'
+    source.write_bytes(os.urandom(300_000))
     with hub() as server:
-        server.plain = {'/weights.pdparams': tmp_path / 'source'}
-        server.faults.append(Fault('GET', 1, status=503))
+        server.plain = {'/weights.pdparams': source}
         cfg = timm.models.get_pretrained_cfg('res2net50_vd_26w_4s')
         cfg = dataclasses.replace(cfg, url=f'{server.url}/weights.pdparams')
-        with pytest.raises(OSError, match=r'Cannot download .*HTTP Error 503.*file=') as error:
-            prepare_weights(cfg, tmp_path / 'cache')
-        assert cfg.url in str(error.value)
-        error.value.__cause__.close()  # the answer of the server, which torch leaves open
-        assert list((tmp_path / 'cache').iterdir()) == []
-        prepare_weights(cfg, tmp_path / 'cache')
-        prepare_weights(cfg, tmp_path / 'cache')  # it is there
-        assert server.count('GET') == 2
-    assert (tmp_path / 'cache/weights.pdparams').read_bytes() == (tmp_path / 'source').read_bytes()
+        own = next(file for file in loading.FILES if file.hash)
+        for prefix, fault, words in (
+            ('', Fault('GET', 1, status=503), r'Cannot download .*HTTP Error 503.*file='),
+            (
+                '00000000',
+                None,
+                r'Cannot download .*RuntimeError: invalid hash.*00000000.*Run again',
+            ),
+        ):
+            monkeypatch.setattr(loading, 'FILES', [own._replace(url=cfg.url, hash=prefix)])
+            server.faults.extend([fault] if fault else [])
+            with pytest.raises(OSError, match=words) as error:
+                prepare_weights(cfg, cache)
+            assert cfg.url in str(error.value)
+            assert list(cache.iterdir()) == []
+            if fault:
+                error.value.__cause__.close()  # the answer of the server, which torch leaves open
+        right = own._replace(url=cfg.url, hash=sha256_of(source)[:8])
+        monkeypatch.setattr(loading, 'FILES', [right])
+        prepare_weights(cfg, cache)
+        prepare_weights(cfg, cache)  # it is there
+        assert server.count('GET') == 3
+    assert (cache / 'weights.pdparams').read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize('file', ['w.pdparams', 'w.safetensors'])

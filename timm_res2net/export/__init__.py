@@ -15,7 +15,7 @@ from ..files import check_writable, place, require, scratch_folder
 from ..folder.golden import relative_difference
 from ..hub.fetch import load_model
 from ..layers.text import first_line
-from ..models.deploy import reparameterize_model
+from ..models.deploy import reparameterize_model, unwrap
 from .formats import FORMATS, SMALLEST, Network, larger, noise
 from .int8 import LEAST as LEAST
 from .int8 import MAX_IMAGES, Int8, prepare_images, to_int8
@@ -215,7 +215,7 @@ def load_network(
 
 
 def _copy(model: nn.Module, features: bool) -> nn.Module:
-    model = getattr(model, '_orig_mod', model)  # what torch.compile was given
+    model = unwrap(model, 'export')
     name = type(model).__name__
     cfg = getattr(model, 'pretrained_cfg', None)
     if not isinstance(cfg, Mapping) or 'input_size' not in cfg:

@@ -14,7 +14,6 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg
 from timm.models.resnet import ResNet
-from timm.utils import unwrap_model
 from torch import nn
 
 from ..convert.engine import apply_rules
@@ -31,6 +30,7 @@ from ..layers.fused_block import FusedBottle2neck
 from ..layers.semantics import SEMANTICS
 from ..layers.text import list_some, printable, sentence
 from ..models import hrnet_res2net
+from ..models.deploy import unwrap
 from ..models.hrnet_res2net import HighResolutionRes2Net
 from ..models.loading import WEIGHT_FILES, fill
 from ..models.res2net_zoo import Res2Net, default_cfgs
@@ -236,7 +236,7 @@ def _take_module(module: nn.Module) -> Model:
 
     The numbers of classes and channels are those of its layers, which may have been replaced.
     """
-    plain: Any = unwrap_model(module)
+    plain = unwrap(module, 'push')
     kind = type(plain).__name__
     if any(isinstance(layer, FusedBottle2neck) for layer in plain.modules()):
         raise ValueError(

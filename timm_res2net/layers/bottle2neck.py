@@ -250,7 +250,6 @@ class Bottle2neck(nn.Module):
             ValueError: A weight is not finite, or a layer does more than its parameters say. It is
                 named with the remedy.
         """
-        what = f'Cannot reparameterize {type(self).__name__}'
         with torch.inference_mode(False):  # weights created in inference mode cannot be packed
-            check_fusible(self, what)
+            check_fusible(self, f'Cannot reparameterize {type(self).__name__}')
             return fuse_block(self)

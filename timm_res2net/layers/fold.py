@@ -11,6 +11,39 @@ from torchvision.ops import FrozenBatchNorm2d
 from .text import list_some
 
 
+def check_layers(model: nn.Module, what: str) -> None:
+    """Check that the parameters of a model are all that its layers compute with.
+
+    Args:
+        model: Any module.
+        what: What is refused otherwise, the beginning of the error's sentence.
+
+    Raises:
+        ValueError: Weights are sharded; or a layer has a LoRA adapter or a weight that is computed
+            from others (pruning, weight norm, spectral norm and other parametrizations of
+            `torch.nn.utils`). It is named, with the call that removes it.
+    """
+    if {'DTensor', 'FlatParameter'} & {type(weight).__name__ for weight in model.parameters()}:
+        raise ValueError(
+            f'{what}, because its weights are sharded. Call get_model_state_dict(model, options='
+            'StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint.state_dict, '
+            'and load the result into a model that is not sharded.'
+        )
+    for name, layer in model.named_modules():
+        which = repr(name) if name else 'the model'
+        if isinstance(getattr(layer, 'base_layer', None), nn.Conv2d | nn.Linear):
+            raise ValueError(
+                f'{what}, because {which} has an adapter. Call merge_and_unload() of peft first.'
+            )
+        # pruning and the norms of `torch.nn.utils` keep what they compute as a plain attribute
+        if parametrize.is_parametrized(layer) or {'weight', 'bias'} & vars(layer).keys():
+            raise ValueError(
+                f'{what}, because {which} computes a weight from other parameters. Call '
+                'remove_parametrizations, prune.remove, remove_weight_norm or remove_spectral_norm '
+                'of torch.nn.utils first.'
+            )
+
+
 def check_fusible(model: nn.Module, what: str) -> None:
     """Check that layers can be replaced by others that compute the same from their parameters.
 
@@ -23,15 +56,23 @@ def check_fusible(model: nn.Module, what: str) -> None:
         what: What is refused otherwise, the beginning of the error's sentence.
 
     Raises:
-        ValueError: A layer has a LoRA adapter, a forward that was replaced, or a weight that is
-            quantized or computed from others (pruning, weight norm, spectral norm and other
-            parametrizations of `torch.nn.utils`). It is named, with the remedy. Or tensors are not
-            finite, or a BatchNorm would take the root of a negative variance.
+        ValueError: As `check_layers`; or a layer has a forward that was replaced or a quantized
+            weight; or tensors are not finite, or a BatchNorm would take the root of a negative
+            variance.
     """
+    check_layers(model, what)
     for name, layer in model.named_modules():
-        problem = _find_problem(layer)
-        if problem:
-            raise ValueError(f'{what}, because {f"{name!r}" if name else "the model"} {problem}')
+        which = repr(name) if name else 'the model'
+        if 'forward' in vars(layer):
+            raise ValueError(
+                f'{what}, because {which} has a forward that was replaced. Call `del '
+                'layer.forward` first, and replace it again.'
+            )
+        if isinstance(layer, nn.Conv2d) and type(layer.weight) is not nn.Parameter:
+            raise ValueError(
+                f'{what}, because {which} has a weight of type {type(layer.weight).__name__}. '
+                'Quantize the model afterwards.'
+            )
     bad = []
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -49,25 +90,6 @@ def check_fusible(model: nn.Module, what: str) -> None:
             f'{what}, because weights hold NaN or infinity, or a variance is negative '
             f'({list_some(bad)}). Load weights that are finite.'
         )
-
-
-def _find_problem(layer: nn.Module) -> str:
-    """Return why a layer does more than its parameters say, with the remedy, or ''."""
-    if isinstance(getattr(layer, 'base_layer', None), nn.Conv2d):
-        return 'has an adapter. Call merge_and_unload() of peft first.'
-    if 'forward' in vars(layer):
-        return (
-            'has a forward that was replaced. Call `del layer.forward` first, and replace it again.'
-        )
-    # pruning and the norms of `torch.nn.utils` keep what they compute as a plain attribute
-    if parametrize.is_parametrized(layer) or {'weight', 'bias'} & vars(layer).keys():
-        return (
-            'computes a weight from other parameters. Call remove_parametrizations, prune.remove, '
-            'remove_weight_norm or remove_spectral_norm of torch.nn.utils first.'
-        )
-    if isinstance(layer, nn.Conv2d) and type(layer.weight) is not nn.Parameter:
-        return f'has a weight of type {type(layer.weight).__name__}. Quantize the model afterwards.'
-    return ''
 
 
 def folds(norm: nn.Module) -> bool:

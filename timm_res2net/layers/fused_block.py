@@ -70,10 +70,6 @@ class FusedBottle2neck(nn.Module):
         )
         self.train(block.training)
 
-    def fuse(self) -> 'FusedBottle2neck':
-        """Return the block itself, which is already deployed."""
-        return self
-
     def _convolve_splits(self, x: torch.Tensor) -> torch.Tensor:
         """Run the cascade on x of shape (B, scale * width, H, W)."""
         splits = torch.split(x, self.width, 1)  # scale x [B, width, H, W]

@@ -20,13 +20,10 @@ from torch import nn
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .arguments import FEATURES, HRNET, checked, parse_arguments
 from .loading import checkpoint_filter_fn
-from .res2net_zoo import Res2Net, make_cfg
+from .res2net_zoo import NOT_RECORDED, Res2Net, make_cfg
 
 __all__ = ['HighResolutionRes2Net', 'HighResolutionRes2NetFeatures']
 
-# Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
-# stores them elsewhere.
-_NOT_RECORDED = ('num_classes', 'drop_rate', 'device', 'dtype')
 _HEAD = 'classification'  # timm's default
 
 
@@ -84,7 +81,7 @@ class HighResolutionRes2Net(HighResolutionNet):
                     own = dict(arguments, downsample=block.downsample, **dd)
                     setattr(parent, name, Bottle2neck(block.conv1.in_channels, planes, **own))
         self.init_weights()
-        recorded = {k: v for k, v in kwargs.items() if k not in _NOT_RECORDED}
+        recorded = {k: v for k, v in kwargs.items() if k not in NOT_RECORDED}
         self._recorded_args = dict(arguments, in_chans=in_chans, **recorded)
 
 
@@ -111,6 +108,8 @@ def _create_hrnet(
 ) -> HighResolutionRes2Net:
     kwargs = parse_arguments(FEATURES, kwargs)
     features_only = kwargs.pop('features_only', False)
+    if features_only:  # loads files without a classifier, too
+        kwargs['num_classes'] = 0
     feature_cls = kwargs.get('feature_cls')
     if feature_cls not in (None, 'getter'):
         raise ValueError(
@@ -134,9 +133,8 @@ def _create_hrnet(
         **kwargs,
     )
     if as_class:  # as timm's own factory does
-        of_head = ('num_classes', 'classifier', 'global_pool')
-        cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in of_head}
-        model.pretrained_cfg = model.default_cfg = cfg
+        for key in ('num_classes', 'classifier', 'global_pool'):
+            model.pretrained_cfg.pop(key, None)
     return model
 
 

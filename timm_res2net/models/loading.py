@@ -5,7 +5,7 @@ does not have start at the identity, and a file that would fill only part of a n
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from timm.layers import SEModule
 from timm.models import load_pretrained
 from torch import nn
 
+from ..convert import FILES
 from ..convert.engine import COUNTER
 from ..convert.files import read_checkpoint
 from ..convert.find import convert_network, find_network
@@ -79,7 +80,8 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
 
     Raises:
         FileNotFoundError: The cfg names a file that does not exist.
-        OSError: A server cannot be reached, or a download failed.
+        OSError: A server cannot be reached, or a download failed or has another hash than the one
+            in the name of the published file.
     """
     is_local = cfg.source == 'local-dir' or cfg.file or cfg.state_dict
     if cfg.file and not os.path.exists(cfg.file):
@@ -103,8 +105,9 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(cfg.url, str(path))
-        except OSError as error:
+            prefix = next((file.hash for file in FILES if file.url == cfg.url), '')
+            torch.hub.download_url_to_file(cfg.url, str(path), prefix or None)
+        except (OSError, RuntimeError) as error:  # torch's error for another hash
             raise OSError(
                 f'Cannot download {cfg.url} ({type(error).__name__}: {first_line(error)}). Run '
                 "again, or load a copy of the file with pretrained_cfg_overlay=dict(file='PATH')."
@@ -114,20 +117,7 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
 # --- files of other frameworks --------------------------------------------------------------------
 
 
-def mark_foreign_files(overlay: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a `pretrained_cfg_overlay` with `custom_load` for files of Paddle and MindSpore.
-
-    Without it, timm would read such a file with `torch.load`, or another file as such a one if the
-    registered weights are.
-    """
-    marked = dict(overlay or {})
-    path = marked.get('file') or marked.get('url')
-    if path:
-        marked.setdefault('custom_load', str(path).endswith(('.pdparams', '.ckpt')))
-    return marked
-
-
-def load_foreign(model: Any, path: str) -> None:
+def load_foreign(model: Any, path: str, prefix: str = '') -> None:
     """Load a file of PaddleClas (.pdparams) or MindCV (.ckpt), as timm loads pretrained weights.
 
     New heads, other input channels and `features_only` work as with any weights of timm.
@@ -135,6 +125,7 @@ def load_foreign(model: Any, path: str) -> None:
     Args:
         model: Res2Net with a `pretrained_cfg`.
         path: File to read. It may be untrusted: no code in it is run.
+        prefix: No effect. timm's signature has it.
 
     Raises:
         RuntimeError: The file cannot be read or does not fit the model. An unreadable download is
@@ -179,43 +170,21 @@ def load_foreign(model: Any, path: str) -> None:
 # --- what a checkpoint must hold ------------------------------------------------------------------
 
 
+GATE = '.se.'
+"""A part of each key of a block's attention layer."""
+
+
 def is_head(key: str) -> bool:
     """Return whether a key belongs to the classifier, which timm replaces for other classes."""
     return key.startswith(('fc.', 'classifier.'))  # of a ResNet, of an HRNet
 
 
-def is_gate(key: str) -> bool:
-    """Return whether a key belongs to a block's attention layer."""
-    return '.se.' in key
-
-
-def refuse_part(keys: Iterable[str], own: Iterable[str]) -> None:
-    """Refuse a checkpoint that would fill only part of a network.
-
-    Args:
-        keys: Keys of the checkpoint.
-        own: Keys of the network.
-
-    Raises:
-        RuntimeError: Weights of the body are missing.
-    """
-    given, own = set(keys), set(own)
-    lacking = own - given
-    missing = {k for k in lacking if not (is_head(k) or is_gate(k) or k.endswith(COUNTER))}
-    if missing:
-        raise RuntimeError(
-            f'The checkpoint lacks weights of the network ({list_some(missing)}), and has others '
-            f'({list_some(given - own)}). Give the whole checkpoint, and create the model with the '
-            'layers and the scale of the checkpoint. If the keys are those of another project, '
-            '`timm-res2net convert FILE --out FOLDER` makes a folder of it, which loads with '
-            "timm.create_model('local-dir:FOLDER', pretrained=True)."
-        )
-
-
 def checkpoint_filter_fn(
-    state_dict: dict[str, torch.Tensor], model: nn.Module
+    state_dict: dict[str, torch.Tensor], model: Any
 ) -> dict[str, torch.Tensor]:
     """Start the squeeze-and-excitation gates at the identity if a checkpoint has none.
+
+    A checkpoint that would fill only part of the network is refused.
 
     With the weight and bias of fc2 at zero, a gate is sigmoid(0) = 1/2 for every input, and a
     doubled bn3 compensates for it. Both are powers of two, so the outputs equal those of the plain
@@ -232,11 +201,27 @@ def checkpoint_filter_fn(
     Raises:
         RuntimeError: The checkpoint lacks weights of the body, or attention weights that only the
             model or only the checkpoint has, except all of SE's. timm does not report them when it
-            loads with strict=False, for example with `features_only`.
+            loads with strict=False, for example with `features_only`. Or it lacks the classifier
+            of a model that keeps the classes of its cfg.
     """
     own = model.state_dict()
-    refuse_part(state_dict, own)
-    gates, given = (set(filter(is_gate, keys)) for keys in (own, state_dict))
+    lacking = own.keys() - state_dict.keys()
+    missing = {k for k in lacking if not (is_head(k) or GATE in k or k.endswith(COUNTER))}
+    if missing:
+        raise RuntimeError(
+            f'The checkpoint lacks weights of the network ({list_some(missing)}), and has others '
+            f'({list_some(state_dict.keys() - own.keys())}). Give the whole checkpoint, and create '
+            'the model with the layers and the scale of the checkpoint. If the keys are those of '
+            'another project, `timm-res2net convert FILE --out FOLDER` makes a folder of it, which '
+            "loads with timm.create_model('local-dir:FOLDER', pretrained=True)."
+        )
+    is_headless = any(map(is_head, own)) and not any(map(is_head, state_dict))
+    if is_headless and model.num_classes == model.pretrained_cfg['num_classes']:
+        raise RuntimeError(
+            'The checkpoint has no classifier. Create the model with num_classes=0, or with the '
+            'number of your classes for a new one.'
+        )
+    gates, given = ({key for key in keys if GATE in key} for keys in (own, state_dict))
     if given - gates:
         raise RuntimeError(
             'The checkpoint has attention weights that the model does not have, '

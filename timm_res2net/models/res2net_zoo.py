@@ -36,14 +36,14 @@ from torch import nn
 from ..convert import FILES, PUBLISHERS, PublishedFile
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .arguments import FEATURES, RES2NET, checked, parse_arguments
-from .loading import checkpoint_filter_fn, load_foreign, mark_foreign_files, prepare_weights
+from .loading import checkpoint_filter_fn, load_foreign, prepare_weights
 
 __all__ = ['Res2Net']  # register_model adds every entrypoint
 
 _AA_LAYERS = {'avg': nn.AvgPool2d, 'blur': BlurPool2d}
 # Arguments that `model_args` leaves out: they do not change the outputs of a trained model, or timm
 # stores them elsewhere.
-_NOT_RECORDED = (
+NOT_RECORDED = (
     'num_classes', 'drop_rate', 'drop_path_rate', 'drop_block_rate', 'zero_init_last', 'device',
     'dtype',
 )  # fmt: skip
@@ -140,7 +140,7 @@ class Res2Net(ResNet):
         """
         arguments: dict[str, Any] = dict(locals())
         del arguments['self'], arguments['__class__']
-        recorded = {k: v for k, v in arguments.items() if k not in _NOT_RECORDED and v is not None}
+        recorded = {k: v for k, v in arguments.items() if k not in NOT_RECORDED and v is not None}
         if isinstance(aa_layer, str):
             arguments['aa_layer'] = _AA_LAYERS[aa_layer]
         # timm fixes the width of a plain stem at 64 and has no argument for it. For another width,
@@ -174,20 +174,8 @@ class Res2Net(ResNet):
         pool = {} if pool_type is None else {'global_pool': pool_type}
         return {**self._recorded_args, **pool}
 
-    @torch.jit.ignore
-    def load_pretrained(self, checkpoint_path: str, prefix: str = '') -> None:
-        """Load weights of PaddleClas (.pdparams) or MindCV (.ckpt).
-
-        timm calls this method for cfgs with `custom_load`.
-
-        Args:
-            checkpoint_path: File to read. It may be untrusted: no code in it is run.
-            prefix: No effect. timm's signature has it.
-
-        Raises:
-            RuntimeError: The file cannot be read or does not fit the model.
-        """
-        load_foreign(self, checkpoint_path)
+    # timm calls it for cfgs with `custom_load`
+    load_pretrained = torch.jit.ignore(load_foreign)
 
 
 def create_res2net(
@@ -212,10 +200,13 @@ def create_res2net(
             "Res2Net has no argument 'block_args'. Pass scale, attn_layer and semantics directly."
         )
     kwargs = parse_arguments(FEATURES, {**model_args, **given})
-    own_cfg, overlay = (
-        kwargs.pop(key, None) for key in ('pretrained_cfg', 'pretrained_cfg_overlay')
-    )
-    cfg: Any = resolve_pretrained_cfg(variant, own_cfg, mark_foreign_files(overlay))
+    if kwargs.get('features_only'):  # loads files without a classifier, too
+        kwargs['num_classes'] = 0
+    overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
+    path = overlay.get('file') or overlay.get('url')
+    if path:  # timm would read such a file with `torch.load`
+        overlay.setdefault('custom_load', str(path).endswith(('.pdparams', '.ckpt')))
+    cfg: Any = resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
     if pretrained:
         prepare_weights(cfg, kwargs.get('cache_dir'))
     return build_model_with_cfg(
@@ -248,12 +239,7 @@ _DEEP = {'first_conv': 'conv1.0'}
 
 
 def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
-    """Return the cfg of published weights, on the Hub or converted while they load.
-
-    Args:
-        tag: Registered name with its tag.
-        file: The file in the table of published files.
-    """
+    """Return the cfg of a registered name with its tag, whose weights a published file has."""
     cfg = make_cfg(license=file.license, origin_url=PUBLISHERS[file.by].origin_url)
     if re.match(r'res2net\d+(d|_vd)', tag):
         cfg.update(_DEEP)
