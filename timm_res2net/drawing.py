@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .files import check_writable, require, write_file
 from .layers.fused_block import adds_splits
 from .models.deploy import is_block
-from .prediction import image_loader, labels_of
+from .prediction import image_loader, is_multi_label, labels_of, most_probable
 
 
 class Shown(NamedTuple):
@@ -154,11 +154,10 @@ def show(
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
-    x = image_loader(model)(None if image is None else Path(image))[None]
+    x = image_loader(model)(image)[None]
     tensors = activations(model, x)
     labels = labels_of(model)
-    shares, classes = tensors.logits.softmax(0).topk(min(5, len(labels)))
-    top = tuple((labels[int(i)], float(share)) for share, i in zip(shares, classes, strict=True))
+    (top,) = most_probable(tensors.logits[None], labels, 5, is_multi_label(model))
     title = str(target) if pretrained else f'{target} (random weights)'
     data = resolve_model_data_config(model)
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
