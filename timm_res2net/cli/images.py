@@ -134,31 +134,28 @@ def _shard_of(name: str, shards: int) -> int:
 
 
 def _done(path: Path, is_csv: bool) -> set[str]:
-    """Return the images in a file of results, and cut off a last one that is not complete."""
+    """Return the images in a file of results, and cut off the last one, perhaps not complete."""
+    beginning = ','.join(_COLUMNS) + '\n' if is_csv else '{"image": '
     images: set[str] = set()
     start = end = 0  # of the lines of the last image
     last = ''
     with open(path, 'r+b') as file:
         for line in file:
-            if not line.endswith(b'\n'):
-                images.discard(last)
-                end = start
-                break
             text = line.decode('utf-8', 'surrogateescape')
-            try:
-                name = next(csv.reader([text]))[0] if is_csv else json.loads(text)['image']
-            except (ValueError, LookupError, TypeError, StopIteration) as error:
-                kind = 'CSV' if is_csv else 'JSON'
+            if not end and not beginning.startswith(text[: len(beginning)]):
                 raise ValueError(
-                    f'{path} has a line that is not of `predict` as {kind}: {text[:80]!r}. '
-                    'Continue a file that it wrote with the same option.'
-                ) from error
+                    f'{path} is not a file that `predict` wrote with this option, and was not '
+                    'changed. Name another one.'
+                )
+            if not text.endswith('\n'):
+                break
+            name = next(csv.reader([text]))[0] if is_csv else json.loads(text)['image']
             if name != last:
                 start, last = end, name
             end += len(line)
             images.add(name)
-        file.truncate(end)
-    return images
+        file.truncate(start)
+    return images - {last}
 
 
 def _json_line(row: Prediction) -> str:
@@ -285,7 +282,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--resume',
         action='store_true',
-        help='continue the file of --csv or --jsonl: leave out the images that are in it',
+        help='continue the file of --csv or --jsonl: leave out the images in it but the last one',
     )
     add_options(parser, '--debug')
     parser = add_command(commands, _show)
