@@ -244,39 +244,31 @@ def most_probable(
 
 # --- predict --------------------------------------------------------------------------------------
 
-_Item: TypeAlias = tuple[str, ImageLike, str]  # name, image, error
 
-
-class _Images(Dataset[tuple[str, torch.Tensor | None, str]]):
-    """Images that are read where the loader wants them; an index is an item itself."""
+class _Images(Dataset[tuple[Prediction, torch.Tensor | None]]):
+    """Images that are read where a loader wants them. An index is a number and the image itself."""
 
     def __init__(self, load: Callable[[ImageLike], torch.Tensor]):
         self.load = load
 
-    def __getitem__(self, item: _Item) -> tuple[str, torch.Tensor | None, str]:
-        name, image, error = item
+    def __getitem__(self, index: tuple[int, Any]) -> tuple[Prediction, torch.Tensor | None]:
+        number, image = index
+        if isinstance(image, Prediction):
+            return image, None
+        name = getattr(image, 'filename', '') or f'image {number}'
+        if isinstance(image, str | os.PathLike | None):
+            name = 'bundled digit' if image is None else str(image)
         try:
-            return name, None if error else self.load(image), error
-        except Exception as raised:  # one image never ends the run
-            return name, None, str(raised) or type(raised).__name__
-
-
-def _item(number: int, image: ImageLike | Prediction) -> _Item:
-    if isinstance(image, Prediction):
-        return image.image, None, image.error
-    if image is None:
-        return 'bundled digit', None, ''
-    if isinstance(image, str | os.PathLike):
-        return str(image), image, ''
-    return getattr(image, 'filename', '') or f'image {number}', image, ''
+            return Prediction(name, ()), self.load(image)
+        except Exception as error:  # one image never ends the run
+            return Prediction(name, (), str(error) or type(error).__name__), None
 
 
 def _collate(
-    rows: list[tuple[str, torch.Tensor | None, str]],
-) -> tuple[list[str], torch.Tensor | None, list[str]]:
-    tensors = [tensor for _, tensor, _ in rows if tensor is not None]
-    batch = torch.stack(tensors) if tensors else None
-    return [name for name, _, _ in rows], batch, [error for _, _, error in rows]
+    pairs: list[tuple[Prediction, torch.Tensor | None]],
+) -> tuple[list[Prediction], torch.Tensor | None]:
+    tensors = [tensor for _, tensor in pairs if tensor is not None]
+    return [row for row, _ in pairs], torch.stack(tensors) if tensors else None
 
 
 def make_ready(
@@ -357,7 +349,7 @@ def predict(
     elif deploy or torch.device(device or here) != here:
         model = make_ready(copy.deepcopy(model), device or here, bool(deploy))
     weight = next(iter(model.parameters()), nothing)
-    items = itertools.starmap(_item, enumerate(images))
+    items = enumerate(images)
 
     def predictions() -> Iterator[Prediction]:
         batches = iter(lambda: list(itertools.islice(items, batch_size)), [])
@@ -370,19 +362,19 @@ def predict(
             pin_memory=weight.device.type == 'cuda',
             generator=torch.Generator(),  # torch's own stays as it is
         )
-        for names, batch, errors in loader:
-            rows: Iterator[tuple[tuple[str, float], ...]] = iter(())
+        for rows, batch in loader:
+            best: Iterator[tuple[tuple[str, float], ...]] = iter(())
             if batch is not None:
                 with (
                     torch.inference_mode(),
                     torch.autocast(weight.device.type, torch.bfloat16, enabled=amp is not None),
                 ):
                     logits = model(batch.to(weight.device, weight.dtype, non_blocking=True))
-                rows = most_probable(logits, labels, top, multi_label)
-            for name, error in zip(names, errors, strict=True):
-                best = () if error else next(rows)
+                best = most_probable(logits, labels, top, multi_label)
+            for row in rows:
+                known = () if row.error else next(best)
                 if multi_label:
-                    best = tuple(one for one in best if not one[1] <= THRESHOLD)  # also NaN
-                yield Prediction(name, best, error)
+                    known = tuple(one for one in known if not one[1] <= THRESHOLD)  # also NaN
+                yield row._replace(top=known)
 
     return predictions()

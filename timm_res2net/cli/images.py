@@ -76,23 +76,22 @@ def _predict(
     out = csv or jsonl
     if resume and out is None:
         raise ValueError('--resume continues a file: name it with --csv or --jsonl.')
-    done = set()
     if out is not None:
-        done = _done(out, csv is not None) if resume and out.exists() else set()
         check_writable(out, replace=resume)
+    done, size = _done(out, csv is not None) if out and out.exists() else (set(), 0)
     paths: Iterable[Path | Prediction | None] = walk_images(images) if images else [None]
-    paths = (
+    names = ((getattr(path, 'image', str(path)), path) for path in paths)
+    part, parts = shard
+    left = (
         path
-        for path in paths
-        if _shard_of(name := path.image if isinstance(path, Prediction) else str(path), shard[1])
-        == shard[0]
-        and name not in done
+        for name, path in names  # which part depends on the name alone
+        if name not in done and zlib.crc32(os.fsencode(name)) % parts == part - 1
     )
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
     model = make_ready(model, device, deploy)
-    options = {'workers': _cores() - 1, **options}
-    rows: Iterable[Prediction] = predict(model, paths, **options)
+    options = {'workers': torch.get_num_threads() - 1, **options}
+    rows: Iterable[Prediction] = predict(model, left, **options)
     if any(path.is_dir() for path in images) and sys.stderr.isatty():
         rows = rows if out is None and sys.stdout.isatty() else tqdm(rows, unit='image')
     formatted: Callable[[Prediction], str] = _json_line if json or jsonl else _csv_lines
@@ -101,7 +100,8 @@ def _predict(
         file: Any = sys.stdout
         if out is not None:  # a name may be no UTF-8
             file = stack.enter_context(out.open('a', -1, 'utf-8', 'surrogateescape', ''))
-            if csv and file.tell() == 0:
+            file.truncate(size)
+            if csv and size == 0:
                 print(','.join(_COLUMNS), file=file)
         elif not json:
             formatted = _table_lines(max(map(len, ('class', *labels_of(model)))))
@@ -113,13 +113,6 @@ def _predict(
     return EXIT_ERROR if errors else 0
 
 
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _shard(word: str) -> tuple[int, int]:
     """Return the number of a shard and of all shards, that an option names."""
     number, _, shards = word.partition('/')
@@ -128,18 +121,16 @@ def _shard(word: str) -> tuple[int, int]:
     raise argparse.ArgumentTypeError(f"'{word}' is not K/N with K from 1 to N, such as 3/16")
 
 
-def _shard_of(name: str, shards: int) -> int:
-    """Return the shard of an image. It depends on the name alone, not on the other images."""
-    return zlib.crc32(os.fsencode(name)) % shards + 1
+def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
+    """Return the images in a file of results and the bytes of their lines.
 
-
-def _done(path: Path, is_csv: bool) -> set[str]:
-    """Return the images in a file of results, and cut off the last one, perhaps not complete."""
+    The last image is left out: a break may have cut its lines.
+    """
     beginning = ','.join(_COLUMNS) + '\n' if is_csv else '{"image": '
     images: set[str] = set()
     start = end = 0  # of the lines of the last image
     last = ''
-    with open(path, 'r+b') as file:
+    with open(path, 'rb') as file:
         for line in file:
             text = line.decode('utf-8', 'surrogateescape')
             if not end and not beginning.startswith(text[: len(beginning)]):
@@ -154,8 +145,7 @@ def _done(path: Path, is_csv: bool) -> set[str]:
                 start, last = end, name
             end += len(line)
             images.add(name)
-        file.truncate(start)
-    return images - {last}
+    return images - {last}, start
 
 
 def _json_line(row: Prediction) -> str:
