@@ -224,13 +224,6 @@ def labels_of(model: Any) -> list[str]:
     return [str(i) for i in range(number)]
 
 
-def is_multi_label(model: Any) -> bool:
-    """Return whether an image may be of several classes, as the config of a model says."""
-    from .folder.config import MULTI_LABEL
-
-    return bool(model.pretrained_cfg.get('problem_type') == MULTI_LABEL)
-
-
 def most_probable(
     logits: torch.Tensor, labels: Sequence[str], top: int | None, multi_label: bool
 ) -> Iterator[tuple[tuple[str, float], ...]]:
@@ -332,6 +325,7 @@ def predict(
         >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
+    from .folder.config import MULTI_LABEL
     from .hub.fetch import load_model
 
     if amp not in (None, 'bf16'):
@@ -341,7 +335,8 @@ def predict(
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
     dataset = _Images(image_loader(model))
-    multi_label = is_multi_label(model) if multi_label is None else multi_label
+    if multi_label is None:
+        multi_label = model.pretrained_cfg.get('problem_type') == MULTI_LABEL
     nothing = torch.empty(0)  # an exported file has no parameters
     here = next(iter(model.parameters()), nothing).device
     if not isinstance(target, nn.Module):
