@@ -21,8 +21,18 @@ _README = """# Models
 Every model that timm_res2net registers; `timm-res2net list` prints the first five columns. `M` is
 parameters in millions. GMACs are multiply-accumulates at 224 px (64 px for the test model), in 1e9.
 Top-1 is the ImageNet-1k accuracy in percent that the named publisher gives; timm_res2net has not
-measured it. An `se_identity` tag computes exactly what the plain network with these weights
-computes. timm's own nine `res2net*` and `res2next50` models stay as they are.
+measured it. timm's own nine `res2net*` and `res2next50` models stay as they are.
+
+| in a name | meaning |
+| --- | --- |
+| `26w_4s` | base width 26, scale 4: 4 splits of 26 channels at 64 planes |
+| `d` | deep stem of three 3x3 convolutions, average pooling in the shortcuts; the authors' v1b |
+| `vd` | PaddleClas's network of that kind, with `paddle` semantics |
+| `v1d` | MMDetection's name for it, with `mmdet` semantics |
+| `pd`, `ms` | weights of PaddleClas (`paddle` semantics) and of MindCV |
+| `se` | squeeze-and-excitation in every block |
+| `ssld` | PaddleClas's distilled weights |
+| `se_identity` | weights of the plain network with SE gates that start at the identity: fc2 is zero, so that a gate is sigmoid(0) = 1/2, and bn3 is doubled. Outputs equal the plain network's bit for bit until the gates learn |
 
 {table}
 

@@ -170,7 +170,7 @@ def show(
     return Shown(path, top, sizes)
 
 
-def _enlarged(level: torch.Tensor, like: Any) -> Any:
+def enlarged(level: torch.Tensor, like: Any) -> Any:
     """Enlarge a map (H', W') to the size of an image, without smoothing, so that pixels show."""
     return F.interpolate(level[None, None], like.shape[:2], mode='nearest')[0, 0].numpy()
 
@@ -210,7 +210,7 @@ def _draw(
     for cell, (name, level) in zip(
         rows[1].subplots(1, len(tensors.levels)), tensors.levels.items(), strict=True
     ):
-        cell.imshow(_enlarged(level.mean(0), pixels))
+        cell.imshow(enlarged(level.mean(0), pixels))
         channels, height, width = level.shape
         cell.set_title(f'{name}: {channels} channels, {height} x {width}', fontsize=9)
         cell.axis('off')
@@ -219,7 +219,7 @@ def _draw(
         rows[2].suptitle(text, fontsize=10)
         cells = rows[2].subplots(1, len(splits))
         for i, (cell, split) in enumerate(zip(cells, splits, strict=True)):
-            cell.imshow(_enlarged(split.mean(0), pixels))
+            cell.imshow(enlarged(split.mean(0), pixels))
             is_last = i == len(splits) - 1
             cell.set_title('passed' if is_last else f'{2 * i + 3} x {2 * i + 3}', fontsize=9)
             cell.axis('off')

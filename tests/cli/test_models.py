@@ -97,28 +97,6 @@ def test_info_of_a_tag_as_json(capsys):
     assert known['weights'].endswith('/dygraph/Res2Net50_vd_26w_4s_pretrained.pdparams')
 
 
-def test_the_chooser_of_the_readme():
-    """Each row is what it says, with the figures of the package."""
-    known = {row.model: row for row in rows()}
-    section = (ROOT / 'README.md').read_text().split('## Models')[1].split('\n## ')[0]
-    chosen = {}
-    for line in section.splitlines():
-        if '| `' in line:
-            cells = [cell.strip().strip('`') for cell in line.strip('|').split('|')]
-            purpose, name, params, top1, license = cells
-            row = chosen[purpose] = known[name]
-            assert params == f'{row.params / 1e6:.1f} M'
-            assert top1 == ('' if row.top1 is None else f'{row.top1:.2f} %')
-            assert license == (row.license or '')
-    measured = [row for row in rows() if row.top1]
-    assert chosen['commercial use'].license == chosen['detection'].license == 'apache-2.0'
-    assert chosen['best accuracy'] == max(measured, key=lambda row: row.top1)
-    assert chosen['smallest with ImageNet weights'] == min(measured, key=lambda row: row.params)
-    assert chosen['keypoints'].model.startswith('hrnet_')
-    assert chosen['works offline'].weights == 'in the package'
-    assert len(chosen) == 6
-
-
 @pytest.mark.slow  # builds every model
 def test_hub_configs_are_what_is_generated():
     done = subprocess.run(

@@ -84,9 +84,9 @@ def test_without_the_hub_nothing_is_deleted(case, world, files, tmp_path):
         told = {finding.what: finding for finding in findings}
         assert told['repository'].state == 'warning'
         assert REPO in told['repository'].text and remedy in told['repository'].text
-        assert told['outputs'].state == 'ok'
+        assert told['values'].state == 'ok'
         assert told['card'].state == 'warning'  # timm did not load it
-        assert 'README.md is not in the cache' in told['card'].text
+        assert 'no README.md in the cache' in told['card'].text
         assert 'error' not in {finding.state for finding in findings}
     assert (tmp_path / 'out/model.safetensors').read_bytes() == files['model.safetensors']
     assert content(cache) == before

@@ -84,7 +84,7 @@ def _facts(model: Model) -> dict[str, str]:
     from torch.utils.flop_counter import FlopCounterMode
 
     config = model.config
-    net: Any = copy.deepcopy(model.net).to('meta').eval()
+    net: Any = copy.deepcopy(model.net).to('meta').float().eval()
     parameters = sum(p.numel() for p in net.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.empty(1, *config.input_size, device='meta'))

@@ -47,7 +47,7 @@ from .config import (
 )
 from .folder import ModelFolder
 from .model import Model, Notes
-from .target import find_name, find_target
+from .target import find_name
 
 _logger = logging.getLogger(__name__)
 
@@ -98,12 +98,11 @@ def take(
     if semantics not in (None, *SEMANTICS):
         raise ValueError(f"Unknown semantics '{semantics}'. Use one of {', '.join(SEMANTICS)}.")
     name = find_name(model).architecture if model else None
-    named = find_target(target)
-    if named.kind not in ('folder', 'file'):
+    path = Path(os.fspath(target).removeprefix('local-dir:')).expanduser()
+    if not os.fspath(target) or not path.exists():
         raise FileNotFoundError(
-            f'There is no file or folder {target}. Give the path of a checkpoint, not a name.'
+            f"There is no file or folder '{target}'. Give the path of a checkpoint, not a name."
         )
-    path = named.path
     if path.is_dir() and not (path / CONFIG).is_file():
         path = _only_checkpoint(path)
     try:
@@ -177,13 +176,7 @@ def _take_file(
     tensors, moved = convert_network(checkpoint, network)
     left_out = checkpoint.values.keys() - set(network.keys.values())
     recorded = _recorded(checkpoint.training, network.source)
-    if name is None:
-        semantics = semantics or recorded.get('semantics')
-    semantics = _semantics(tensors, network.source, name, semantics)
-    build = _build_hrnet if have_branches(tensors) else _build
-    if name in hrnet_res2net.default_cfgs:
-        build = _build_hrnet
-    name, net = build(tensors, semantics, name, recorded)
+    name, net = _build(tensors, network.source, name, semantics, recorded)
     fill(net, tensors)
     lost = left_out if net.num_classes == 0 else ()
     notes = _notes(
@@ -319,16 +312,12 @@ def _recorded(training: Mapping[str, Any], source: str) -> dict[str, Any]:
         return {}
     kwargs = training.get('model_kwargs')
     kwargs = kwargs if isinstance(kwargs, dict) else {}
-    kept = {key: kwargs[key] for key in (kwargs if is_hrnet else _SILENT) if key in kwargs}
+    names = kwargs if is_hrnet else _SILENT
+    kept = {key: kwargs[key] for key in names if kwargs.get(key) is not None}
     if isinstance(training.get('gp'), str):
         kept['global_pool'] = training['gp']
     own = 'official' if is_hrnet else _arguments_of(name)['semantics']
     return {**kept, 'model': name, 'semantics': str(kwargs.get('semantics') or own)}
-
-
-def _further(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded arguments of `timm.create_model`."""
-    return {k: v for k, v in recorded.items() if k not in ('model', 'semantics') and v is not None}
 
 
 def _semantics(
@@ -355,19 +344,37 @@ def _semantics(
 
 def _build(
     tensors: Mapping[str, torch.Tensor],
-    semantics: str,
+    source: str,
     name: str | None,
+    semantics: str | None,
     recorded: Mapping[str, Any],
 ) -> tuple[str, Any]:
-    """Build the Res2Net of a state dict on the meta device, and return its name and the network.
+    """Build the network of a state dict on the meta device, and return its name and the network.
 
-    The name is the one that was asked for, or else that of the shapes.
+    The name is the one that was asked for, or else that of the shapes; of an HRNet, only classes
+    and channels have shapes.
     """
-    inferred = infer_arguments(tensors)
-    wanted = {**_body(inferred), 'semantics': semantics}
-    fits = _name_of(wanted)
-    if name is not None:
-        own = _arguments_of(name)
+    if name is None:
+        semantics = semantics or recorded.get('semantics')
+    semantics = _semantics(tensors, source, name, semantics)
+    further = {k: v for k, v in recorded.items() if k not in ('model', 'semantics')}
+    if have_branches(tensors) or name in hrnet_res2net.default_cfgs:
+        name = name or str(recorded.get('model'))
+        if name not in hrnet_res2net.default_cfgs:
+            names = ' or '.join(hrnet_res2net.default_cfgs)
+            raise ValueError(
+                f'It is an HRNet, whose name cannot be read from its keys. Name it: model={names}'
+            )
+        inferred = {
+            'num_classes': len(tensors.get('classifier.weight', ())),
+            'in_chans': tensors['conv1.weight'].shape[1],
+        }
+        further['semantics'] = semantics
+    else:
+        inferred = infer_arguments(tensors)
+        wanted = {**_body(inferred), 'semantics': semantics}
+        fits = _name_of(wanted)
+        own = _arguments_of(name) if name else wanted
         wrong = [
             f'{key}={value!r} and {name} has {own.get(key, "none")!r}'
             for key, value in wanted.items()
@@ -376,30 +383,7 @@ def _build(
         if wrong:
             remedy = f'Use {fits}' if fits else f'Name semantics={semantics!r} instead of a model'
             raise ValueError(f'it has {", ".join(wrong)}. {remedy}')
-    name = name or fits or _CUSTOM
-    further = {**(wanted if name == _CUSTOM else {}), **_further(recorded)}
+        name = name or fits or _CUSTOM
+        further = {**(wanted if name == _CUSTOM else {}), **further}
     further |= {key: inferred[key] for key in ('num_classes', 'in_chans')}
     return name, timm.create_model(name, device='meta', **further)
-
-
-def _build_hrnet(
-    tensors: Mapping[str, torch.Tensor],
-    semantics: str,
-    name: str | None,
-    recorded: Mapping[str, Any],
-) -> tuple[str, Any]:
-    """Build an HRNet as `_build`, by its name: only classes and channels have shapes."""
-    name = name or recorded.get('model')
-    if name is None or name not in hrnet_res2net.default_cfgs:
-        names = ' or '.join(hrnet_res2net.default_cfgs)
-        raise ValueError(
-            f'It is an HRNet, whose name cannot be read from its keys. Name it: model={names}'
-        )
-    classifier = tensors.get('classifier.weight')
-    arguments = {
-        **_further(recorded),
-        'semantics': semantics,
-        'num_classes': 0 if classifier is None else classifier.shape[0],
-        'in_chans': tensors['conv1.weight'].shape[1],
-    }
-    return name, timm.create_model(name, device='meta', **arguments)

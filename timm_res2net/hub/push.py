@@ -119,7 +119,7 @@ def push_to_hub(
     _logger.info('Reading the model')
     taken = take(model, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
     remote = Remote() if dry_run else look(target, token, private)
-    old = _author_card(taken.card, remote.card, card, target.value)
+    old = _author_card(taken.card, remote.folder.card, card, target.value)
     taken, notes = _described(taken, remote, old, license, label_names, remote_code, data or {})
     with temporary_folder() as scratch:
         folder = write(replace(taken, card=''), scratch / 'model')
@@ -196,14 +196,15 @@ def _described(
             f"The Res2Net has the prefix '{taken.notes.prefix}' in the file. Other tensors were "
             f'left out, {list_some(taken.notes.left_out)}.'
         )
-    labels = remote.config.label_names if remote.config else None
+    there = remote.config
+    labels = there.label_names if there else None
     if label_names is None and isinstance(labels, list) and not config.label_names:
         if len(labels) == config.num_classes:
             label_names = labels
             notes.append('The names of the classes are those that the Hub had.')
         else:
             notes.append('The Hub had names for another number of classes; they were removed.')
-    on_hub = bool(remote.config and remote.config.remote_code)
+    on_hub = bool(there and there.remote_code)
     if remote_code is None and on_hub and not config.remote_code:
         remote_code = True
         notes.append('The module for transformers stays, as the Hub has it.')
@@ -216,10 +217,11 @@ def _keep_golden(taken: Model, remote: Remote, folder: ModelFolder) -> None:
 
     Their last bits depend on the machine, so the same model would otherwise be pushed again.
     """
-    if remote.golden and (folder.path / GOLDEN).is_file():
+    golden = remote.folder.path / GOLDEN
+    if golden.is_file() and (folder.path / GOLDEN).is_file():
         with suppress(ValueError):
-            compare_golden(taken.net, remote.golden)
-            shutil.copyfile(remote.golden, folder.path / GOLDEN)
+            compare_golden(taken.net, golden)
+            shutil.copyfile(golden, folder.path / GOLDEN)
 
 
 def _with_card(
@@ -235,8 +237,8 @@ def _with_card(
     Results belong to weights: those on the Hub stay as long as its weights do.
     """
     keep = old == taken.card or not remote.differs(WEIGHTS, folder.path / WEIGHTS)
-    shown, notes = results_of(taken.card or (remote.card if keep else '')), []
-    if not keep and not taken.card and results_of(remote.card):
+    shown, notes = results_of(taken.card or (remote.folder.card if keep else '')), []
+    if not keep and not taken.card and results_of(remote.folder.card):
         notes.append('The results on the card were of other weights and were removed.')
     branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
     carded = with_card(

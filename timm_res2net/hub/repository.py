@@ -1,15 +1,16 @@
 """What the Hub has of a repository before a push, and the commit that changes it."""
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..files import VERSION, read_text
+from ..files import VERSION
 from ..folder.config import CONFIG, Config
 from ..folder.folder import CARD, ModelFolder
 from ..folder.golden import GOLDEN
@@ -69,16 +70,19 @@ class Remote:
     Attributes:
         info: What the branch has, or main if there is no branch; None if there is no repository.
         on_branch: Whether the branch exists.
-        card: Text of the card, '' without one.
-        config: Its config; None without one, or if that is of another kind of model.
-        golden: Its golden tensors in the cache; None without any.
+        folder: Its card, config and golden tensors in the cache; a path without files if none.
     """
 
     info: ModelInfo | None = None
     on_branch: bool = False
-    card: str = ''
-    config: Config | None = None
-    golden: Path | None = None
+    folder: ModelFolder = field(default_factory=lambda: ModelFolder(Path(os.devnull)))
+
+    @property
+    def config(self) -> Config | None:
+        """Its config; None without one, or if that is of another kind of model."""
+        with suppress(FileNotFoundError, ValueError):
+            return self.folder.config
+        return None
 
     def differs(self, name: str, path: Path) -> bool:
         """Return whether the Hub does not have a file of this name with this content."""
@@ -108,18 +112,10 @@ def look(target: Target, token: str | bool | None, private: bool | None) -> Remo
             f'{target.value} exists and is public. Push without private, or make it private on the '
             'Hub first.'
         )
-    there = siblings_of(info)
-    card, config, golden = (
-        Path(hf_hub_download(target.value, name, revision=info.sha, token=token))
-        if name in there
-        else None
-        for name in (CARD, CONFIG, GOLDEN)
+    path = snapshot_download(
+        target.value, revision=info.sha, allow_patterns=[CARD, CONFIG, GOLDEN], token=token
     )
-    known = None
-    if config:
-        with suppress(ValueError):  # until now the repository held another kind of model
-            known = Config.read(config)
-    return Remote(info, on_branch, read_text(card) if card else '', known, golden)
+    return Remote(info, on_branch, ModelFolder(Path(path)))
 
 
 def commit(
