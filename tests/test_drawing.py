@@ -12,7 +12,7 @@ from timm.models.hrnet import cfg_cls
 from tests.common import image, model_folder, randomise, relative_error
 from timm_res2net.cli import main
 from timm_res2net.drawing import activation_map, activations, show
-from timm_res2net.prediction import labels_of, open_image
+from timm_res2net.folder.config import MULTI_LABEL
 
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
@@ -83,30 +83,6 @@ def test_an_hrnet():
     assert [level.shape[0] for level in seen.levels.values()] == [64, 128, 256, 512, 1024]
 
 
-def test_images_of_16_bits_and_turned_ones(tmp_path):
-    ramp = Image.frombytes(
-        'I;16', (256, 1), b''.join(i.to_bytes(2, 'little') for i in range(0, 65536, 256))
-    )
-    ramp.save(tmp_path / 'deep.png')
-    assert list(open_image(tmp_path / 'deep.png', 'L').tobytes()) == list(range(256))
-    turned = Image.new('RGB', (30, 20))
-    exif = turned.getexif()
-    exif[0x0112] = 6  # a quarter turn
-    turned.save(tmp_path / 'turned.jpg', exif=exif)
-    assert open_image(tmp_path / 'turned.jpg', 'RGB').size == (20, 30)
-
-
-def test_labels():
-    assert labels_of(timm.create_model(NAME)) == list('0123456789')
-    assert labels_of(timm.create_model(NAME, num_classes=3)) == ['0', '1', '2']
-    named = timm.create_model(NAME, num_classes=2)
-    named.pretrained_cfg = dict(named.pretrained_cfg, label_names={'0': 'cat', '1': 'dog'})
-    assert labels_of(named) == ['cat', 'dog']
-    names = labels_of(timm.create_model('res2net50_se', device='meta'))
-    assert len(names) == 1000
-    assert names[1] == 'goldfish, Carassius auratus'
-
-
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P'])
 def test_pictures(mode, tmp_path):
     Image.new('RGB', (50, 40), (200, 30, 90)).convert(mode).save(tmp_path / 'in.png')
@@ -128,6 +104,18 @@ def test_folders(names, tmp_path):
     config = json.loads((source / 'config.json').read_text()) | {'label_names': names or None}
     (source / 'config.json').write_text(json.dumps(config))
     assert {label for label, _ in show(source, None, tmp_path / 'out.png').top} == set(names)
+
+
+def test_several_classes(tmp_path):
+    """Sigmoids, of all five bars."""
+    source = model_folder(tmp_path / 'net', num_classes=6, **NARROW)
+    expected = show(source, None, tmp_path / 'one.png').top
+    config = json.loads((source / 'config.json').read_text()) | {'problem_type': MULTI_LABEL}
+    (source / 'config.json').write_text(json.dumps(config))
+    top = show(source, None, tmp_path / 'several.png').top
+    assert [label for label, _ in top] == [label for label, _ in expected]
+    odds = [share / (1 - share) for _, share in top]  # exp(logit), in the ratios of the softmax
+    assert odds[0] / odds[4] == pytest.approx(expected[0][1] / expected[4][1], rel=1e-3)
 
 
 def test_the_command(tmp_path, capsys):

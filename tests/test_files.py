@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.common import PADDLE
+from timm_res2net.cli.folders import _label_names
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -118,16 +119,30 @@ def test_the_second_of_two_writers_says_so(tmp_path):
 @pytest.mark.parametrize(
     'read',
     [read_text, lambda path: open_image(path, 'RGB')],
-    ids=['config, card and labels', 'image'],
+    ids=['config and card', 'image'],
 )
 def test_what_never_ends_is_not_read(read, tmp_path):
     os.mkfifo(tmp_path / 'pipe')
     path = tmp_path / 'large'
     with open(path, 'wb') as file:
         file.truncate(1 << 40)
-    for endless in (tmp_path / 'pipe', Path('/dev/zero'), path):
+    for endless in (Path('/dev/zero'), path, *[tmp_path / 'pipe'] * (read is read_text)):
         with pytest.raises(ValueError, match=f'^{endless} '):
             read(endless)
+
+
+def test_pipes_of_labels_and_images(tmp_path):
+    read, write = os.pipe()
+    os.write(write, b'\xef\xbb\xbfcat\r\ndog\n')
+    os.close(write)
+    assert _label_names(Path(f'/dev/fd/{read}'), None, '') == ['cat', 'dog']
+    os.close(read)
+    read, write = os.pipe()
+    os.write(write, b'12345')
+    with pytest.raises(ValueError, match=f'/dev/fd/{read} has more than 4 bytes'):
+        read_file(Path(f'/dev/fd/{read}'), 4, pipe=True)  # although nobody has closed it
+    os.close(read)
+    os.close(write)
 
 
 def test_reading_has_bounds(tmp_path):

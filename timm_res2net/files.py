@@ -158,30 +158,35 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def read_file(path: Path, limit: int = TEXT_LIMIT) -> bytes:
+def read_file(path: Path, limit: int = TEXT_LIMIT, *, pipe: bool = False) -> bytes:
     """Read a small file.
 
     Args:
         path: The file. A device or a pipe, which may never end, is refused.
         limit: The most bytes that are read.
+        pipe: Whether a pipe is read, too, such as /dev/stdin.
 
     Raises:
         OSError: It cannot be opened.
         ValueError: It is not a regular file, or is larger.
     """
     size = path.stat().st_size  # or there is no such file
-    if not path.is_file():
+    is_pipe = pipe and path.is_fifo()
+    if not is_pipe and not path.is_file():
         raise ValueError(f'{path} is not a file, but a folder, a device or a pipe. Give a file.')
-    if size > limit:
-        raise ValueError(
-            f'{path} has more than {limit:,} bytes, which is too large. Give another file.'
-        )
-    return path.read_bytes()
+    if size <= limit:
+        with open(path, 'rb') as file:
+            content = file.read(limit + 1) if is_pipe else file.read()
+        if len(content) <= limit:
+            return content
+    raise ValueError(
+        f'{path} has more than {limit:,} bytes, which is too large. Give another file.'
+    )
 
 
-def read_text(path: Path, encoding: str = 'utf-8') -> str:
+def read_text(path: Path, encoding: str = 'utf-8', *, pipe: bool = False) -> str:
     """Read a small text file, as `read_file`, with `\\n` at the end of each line."""
-    return io.TextIOWrapper(io.BytesIO(read_file(path)), encoding).read()
+    return io.TextIOWrapper(io.BytesIO(read_file(path, pipe=pipe)), encoding).read()
 
 
 def sha256_of(path: Path) -> str:

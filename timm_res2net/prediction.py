@@ -1,16 +1,18 @@
 """The most probable classes of images."""
 
+import copy
+import functools
 import io
 import itertools
+import logging
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.Image import DecompressionBombError as BombError
 from timm.data import (
     ImageNetInfo,
     create_transform,
@@ -18,8 +20,12 @@ from timm.data import (
     resolve_model_data_config,
 )
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from .files import read_file
+from .models.deploy import is_block, reparameterize_model
+
+_logger = logging.getLogger(__name__)
 
 DIGITS = Path(__file__).parent / 'weights' / 'digits.png'
 """Twenty held-out digits in a row, 8x8 pixels each."""
@@ -29,6 +35,9 @@ SUFFIXES = (
     '.webp',
 )  # fmt: skip
 """Files in a folder that count as images."""
+
+THRESHOLD = 0.5
+"""Probability above which an image is of a class, if it may be of several."""
 
 _LARGEST = 256 << 20  # bytes of an image file
 
@@ -47,41 +56,83 @@ class Prediction(NamedTuple):
     error: str = ''
 
 
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return image files: those named, and those in folders and their subfolders, sorted.
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | None
+"""Image file; image of Pillow; array (H, W) or (H, W, C) or tensor (C, H, W) of uint8; or None for
+a digit of the package."""
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def walk_images(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path | Prediction]:
+    """Return image files one after the other: those named, and those in folders and subfolders.
+
+    Folders behind symbolic links belong to it, each folder once. Within a folder, files come before
+    subfolders, both sorted. Only the names in one folder are in memory.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        Paths. A folder that cannot be read, or has no images, is a `Prediction` with the error.
 
     Raises:
         FileNotFoundError: There is nothing at a path.
-        ValueError: A folder has no images.
+    """
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f'There is no image or folder {path}. Check the path.')
+    return itertools.chain.from_iterable(
+        _walk(path) if path.is_dir() else (path,) for path in map(Path, paths)
+    )
+
+
+def _walk(path: Path) -> Iterator[Path | Prediction]:
+    """Yield what `walk_images` returns for a folder."""
+    unreadable: list[OSError] = []
+    visited: set[tuple[int, int]] = set()
+    is_empty = True
+    for folder, subfolders, names in os.walk(path, onerror=unreadable.append, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:  # behind a symbolic link
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders.sort()
+        for name in sorted(names):
+            # macOS writes files such as ._photo.jpg
+            if name.lower().endswith(SUFFIXES) and name[0] != '.':
+                is_empty = False
+                yield Path(folder, name)
+    for error in unreadable:
+        yield Prediction(str(error.filename), (), f'Cannot read {error.filename} ({error}).')
+    if is_empty and not unreadable:
+        suffixes = ', '.join(SUFFIXES)
+        text = f'There are no images in {path}. Name a folder with files that end in {suffixes}.'
+        yield Prediction(str(path), (), text)
+
+
+def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the image files of `walk_images` as a list.
+
+    Raises:
+        FileNotFoundError: There is nothing at a path.
+        ValueError: A folder cannot be read, or has no images.
     """
     files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            # macOS writes files such as ._photo.jpg
-            inside = [
-                p
-                for p in sorted(path.rglob('*'))
-                if p.suffix.lower() in SUFFIXES and p.name[0] != '.' and p.is_file()
-            ]
-            if not inside:
-                raise ValueError(
-                    f'There are no images in {path}. Name a folder with files that end in '
-                    f'{", ".join(SUFFIXES)}.'
-                )
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f'There is no image or folder {path}. Check the path.')
+    for one in walk_images(paths):
+        if isinstance(one, Prediction):
+            raise ValueError(one.error)
+        files.append(one)
     return files
 
 
-def image_loader(model: nn.Module) -> Callable[[Path | None], torch.Tensor]:
+def image_loader(model: nn.Module) -> Callable[[ImageLike], torch.Tensor]:
     """Return what opens an image and prepares it as the config of a model says.
 
     Returns:
-        A function from an image file, or None for a digit of the package, to (in_chans, H, W). It
-        raises an OSError or a ValueError for a file that is not an image.
+        A function from an image to a tensor (in_chans, H, W). It raises an OSError or a ValueError
+        for what is not an image.
 
     Raises:
         ValueError: The model takes other than 1 or 3 channels.
@@ -95,33 +146,55 @@ def image_loader(model: nn.Module) -> Callable[[Path | None], torch.Tensor]:
             f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
             'model of 1 or 3 channels.'
         )
-    transform: Any = create_transform(**data)
-    return lambda path: transform(open_image(path, MODES[in_chans]))
+    return functools.partial(_prepare, create_transform(**data), MODES[in_chans])
 
 
-def open_image(path: Path | None, mode: str) -> Image.Image:
-    """Open an image file, or a digit of the package if `path` is None, in Pillow's mode.
+def _prepare(transform: Any, mode: str, image: ImageLike) -> torch.Tensor:
+    tensor: torch.Tensor = transform(open_image(image, mode))
+    return tensor
+
+
+def open_image(source: ImageLike, mode: str) -> Image.Image:
+    """Return an image in Pillow's mode, as timm's training reads it, but turned as its EXIF says.
+
+    An animation is its first frame, and transparency is dropped. A pipe is read as a file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not an image.
+        ValueError: It is not an image, or its values are not of 8 bits: how the training scaled
+            them is not known.
     """
-    if path is None:
+    if source is None:
         return digits()[3].convert(mode)
-    content = read_file(path, _LARGEST)
+    content: Any = source
+    what = f'the {type(source).__name__}'
+    if isinstance(source, str | os.PathLike):
+        content, what = read_file(Path(source), _LARGEST, pipe=True), str(source)
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        if image.mode.startswith('I'):  # Pillow would clip the 16 bits at 255
-            image = image.convert('I').point(lambda value: value / 256)
-        return image.convert(mode)
-    # Pillow's readers also raise SyntaxError, EOFError and struct.error for damaged files
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, BombError) as error:
+        return ImageOps.exif_transpose(_as_pillow(content)).convert(mode)
+    except Exception as error:  # Pillow's readers raise anything for damaged files
         # Pillow would name the object that holds the content
         unknown = isinstance(error, UnidentifiedImageError)
         reason = 'its format is unknown' if unknown else error
         raise ValueError(
-            f'Cannot read {path} as an image ({reason}). Give a PNG or JPEG file.'
+            f'Cannot read {what} as an image ({reason}). Give an image of 8 bits per channel, such '
+            'as a PNG or JPEG file.'
         ) from error
+
+
+def _as_pillow(content: Any) -> Image.Image:
+    """Return the content of a file, an array or a tensor as an image of Pillow."""
+    if isinstance(content, torch.Tensor):
+        content = content.cpu().permute(1, 2, 0).numpy()
+    if isinstance(content, np.ndarray):
+        kind = None if content.dtype == np.uint8 else str(content.dtype)
+        image = Image.fromarray(content.squeeze(2) if content.shape[2:] == (1,) else content)
+    else:
+        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
+        kind = {'F': 'floats', 'I': 'integers of 16 or 32 bits'}.get(image.mode[0])
+    if kind:
+        raise ValueError(f'its values are {kind}, to be scaled as the training scaled them')
+    return image
 
 
 def digits() -> list[Image.Image]:
@@ -129,6 +202,9 @@ def digits() -> list[Image.Image]:
     strip = Image.open(DIGITS)
     size = strip.height
     return [strip.crop((x, 0, x + size, size)) for x in range(0, strip.width, size)]
+
+
+# --- classes --------------------------------------------------------------------------------------
 
 
 def labels_of(model: Any) -> list[str]:
@@ -148,23 +224,92 @@ def labels_of(model: Any) -> list[str]:
     return [str(i) for i in range(number)]
 
 
+def most_probable(
+    logits: torch.Tensor, labels: Sequence[str], top: int | None, multi_label: bool
+) -> Iterator[tuple[tuple[str, float], ...]]:
+    """Yield the most probable labels with probabilities for each row of logits (B, classes)."""
+    shares = logits.float().sigmoid() if multi_label else logits.float().softmax(1)
+    limit = top or (len(labels) if multi_label else 3)
+    best = shares.topk(min(limit, len(labels)))
+    for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        yield tuple(zip((labels[k] for k in classes), values, strict=True))
+
+
+# --- predict --------------------------------------------------------------------------------------
+
+
+class _Images(Dataset[tuple[Prediction, torch.Tensor | None]]):
+    """Images that are read where a loader wants them. An index is a number and the image itself."""
+
+    def __init__(self, load: Callable[[ImageLike], torch.Tensor]):
+        self.load = load
+
+    def __getitem__(self, index: tuple[int, Any]) -> tuple[Prediction, torch.Tensor | None]:
+        number, image = index
+        if isinstance(image, Prediction):
+            return image, None
+        name = getattr(image, 'filename', '') or f'image {number}'
+        if isinstance(image, str | os.PathLike | None):
+            name = 'bundled digit' if image is None else str(image)
+        try:
+            return Prediction(name, ()), self.load(image)
+        except Exception as error:  # one image never ends the run
+            return Prediction(name, (), str(error) or type(error).__name__), None
+
+
+def _collate(
+    pairs: list[tuple[Prediction, torch.Tensor | None]],
+) -> tuple[list[Prediction], torch.Tensor | None]:
+    tensors = [tensor for _, tensor in pairs if tensor is not None]
+    return [row for row, _ in pairs], torch.stack(tensors) if tensors else None
+
+
+def make_ready(
+    model: nn.Module, device: str | torch.device | None = None, deploy: bool | None = None
+) -> nn.Module:
+    """Return a model on a device, deployed if asked for, with the defaults of `predict`."""
+    where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    _logger.info(f'Running on {where}')
+    if deploy is None:
+        deploy = where.type == 'cpu' and any(map(is_block, model.modules()))
+    return (reparameterize_model(model) if deploy else model).to(where)
+
+
 def predict(
     target: nn.Module | str | os.PathLike[str],
-    images: Iterable[str | os.PathLike[str] | None],
+    images: Iterable[ImageLike | Prediction],
     *,
-    top: int = 3,
+    top: int | None = None,
     batch_size: int = 16,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    amp: str | None = None,
+    deploy: bool | None = None,
+    multi_label: bool | None = None,
 ) -> Iterator[Prediction]:
     """Classify images, prepared as the model's config says.
 
-    Only one batch of images is in memory at a time.
+    `images` may be endless: only the batches at work are in memory. An image that cannot be read is
+    a row with its error, and the others follow.
 
     Args:
-        target: Model of timm in eval mode; or a registered name of this package or of timm, a
-            folder, or a repository of the Hub (OWNER/NAME), whose weights are loaded.
-        images: Image files; None is a digit of the package.
-        top: Classes to return for each image, at most as many as the model has.
+        target: Model of timm in eval mode, or a module with `pretrained_cfg` and `num_classes`; or
+            a registered name of this package or of timm, a folder, or a repository of the Hub
+            (OWNER/NAME), whose weights are loaded.
+        images: Image files, images of Pillow, arrays (H, W) or (H, W, C) or tensors (C, H, W) of
+            uint8; None is a digit of the package. A `Prediction` with an error is passed on.
+        top: Classes to return for each image, at most as many as the model has. By default 3, or
+            with `multi_label` all of the image.
         batch_size: Images that go through the model at once.
+        device: Device to run on. By default a module stays where it is, and what is loaded goes to
+            CUDA if there is a GPU, otherwise to the CPU.
+        workers: Processes that read and prepare images; 0 for none beside the caller's. On macOS
+            and Windows, a script that starts processes needs `if __name__ == '__main__':`.
+        amp: 'bf16' computes in bfloat16 by torch.autocast; None in the dtype of the weights.
+        deploy: Run a deployed copy (`reparameterize_model`). By default a module runs as it is, and
+            what is loaded is deployed on a CPU, if it has Res2Net blocks.
+        multi_label: Whether an image may be of several classes: all with a sigmoid above 0.5, in
+            place of a softmax over the classes. None for what the model's config says.
 
     Returns:
         A prediction for each image in order. It names no class if the image cannot be read.
@@ -172,41 +317,59 @@ def predict(
     Raises:
         OSError: `target` is a path and there is nothing at it, or the Hub refuses or cannot be
             reached.
-        ValueError: An unknown model, or one that has no classes, or takes other than 1 or 3
-            channels.
+        ValueError: An unknown model, or one that has no classes, takes other than 1 or 3 channels,
+            or cannot be deployed; or an unknown `amp`.
 
     Example:
         >>> from timm_res2net import predict
         >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
+    from .folder.config import MULTI_LABEL
     from .hub.fetch import load_model
 
-    model = target if isinstance(target, nn.Module) else load_model(target).eval()
+    if amp not in (None, 'bf16'):
+        raise ValueError(f"Unknown amp '{amp}'. Use 'bf16' or None.")
+    model: Any = target if isinstance(target, nn.Module) else load_model(target).eval()
     labels = labels_of(model)
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
-    load = image_loader(model)
-    paths = (None if image is None else Path(image) for image in images)
+    dataset = _Images(image_loader(model))
+    if multi_label is None:
+        multi_label = model.pretrained_cfg.get('problem_type') == MULTI_LABEL
+    nothing = torch.empty(0)  # an exported file has no parameters
+    here = next(iter(model.parameters()), nothing).device
+    if not isinstance(target, nn.Module):
+        model = make_ready(model, device, deploy)
+    elif deploy or torch.device(device or here) != here:
+        model = make_ready(copy.deepcopy(model), device or here, bool(deploy))
+    weight = next(iter(model.parameters()), nothing)
+    items = enumerate(images)
 
     def predictions() -> Iterator[Prediction]:
-        while batch := list(itertools.islice(paths, batch_size)):
-            loaded, errors = {}, {}
-            for i, path in enumerate(batch):
-                try:
-                    loaded[i] = load(path)
-                except (OSError, ValueError) as error:
-                    errors[i] = str(error)
-            rows: dict[int, tuple[tuple[str, float], ...]] = {}
-            if loaded:
-                with torch.inference_mode():
-                    logits = model(torch.stack(list(loaded.values())))
-                best = logits.softmax(1).topk(min(top, len(labels)))
-                for i, shares, classes in zip(loaded, best.values, best.indices, strict=True):
-                    named = (labels[k] for k in classes.tolist())
-                    rows[i] = tuple(zip(named, shares.tolist(), strict=True))
-            for i, path in enumerate(batch):
-                name = 'bundled digit' if path is None else str(path)
-                yield Prediction(name, rows.get(i, ()), errors.get(i, ''))
+        batches = iter(lambda: list(itertools.islice(items, batch_size)), [])
+        first = list(itertools.islice(batches, 2 if workers else 0))
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=itertools.chain(first, batches),
+            num_workers=workers if len(first) > 1 else 0,  # one batch is not worth a process
+            collate_fn=_collate,
+            pin_memory=weight.device.type == 'cuda',
+            generator=torch.Generator(),  # torch's own stays as it is
+        )
+        for rows, batch in loader:
+            best: Iterator[tuple[tuple[str, float], ...]] = iter(())
+            if batch is not None:
+                with (
+                    torch.inference_mode(),
+                    torch.autocast(weight.device.type, torch.bfloat16, enabled=amp is not None),
+                ):
+                    logits = model(batch.to(weight.device, weight.dtype, non_blocking=True))
+                best = most_probable(logits, labels, top, multi_label)
+            for row in rows:
+                known = () if row.error else next(best)
+                if multi_label:
+                    known = tuple(one for one in known if not one[1] <= THRESHOLD)  # also NaN
+                yield row._replace(top=known)
 
     return predictions()

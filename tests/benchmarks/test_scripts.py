@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import changing_sizes, forms, kernels, quantize, receptive_field, script
+from benchmarks import (
+    changing_sizes,
+    forms,
+    kernels,
+    predict_folder,
+    quantize,
+    receptive_field,
+    script,
+)
 from benchmarks.script import RESULTS, ROOT, Script, load
 from tests.common import relative_error
 from timm_res2net.export import measure
 from timm_res2net.export.measure import FORMS
 
 NAME = 'test_res2net_se'
+PEAKS = {'process', 'worker'}
 
 
 def test_a_script_writes_what_was_asked(tmp_path, monkeypatch, capsys):
@@ -101,6 +110,30 @@ def test_changing_sizes(tmp_path, capsys, monkeypatch):
         # packing for a size that comes once takes most of what it saves
         assert cell['ratios']['deployed'][0] < (1 if case == changing_sizes.NEW else 0.85)
         assert cell['memory'] < 2  # a layer keeps two packs at most
+
+
+def test_predict_folder(tmp_path, capsys, monkeypatch):
+    """Every way classifies every photograph; the memory is that of a process with a worker."""
+    monkeypatch.setattr(predict_folder, 'memory', lambda *args: {'4': dict.fromkeys(PEAKS, 1.0)})
+    out = tmp_path / 'folder.json'
+    few = ['--only', NAME, '--images', '4', '--rounds', '1', '--workers', '0', '--memory', '4']
+    predict_folder.main([*few, '--out', str(out)])
+    report = json.loads(out.read_text())['cells']
+    assert len(report[NAME]['samples']) == len(report[NAME]['rates']) == 5
+    assert predict_folder.report_tables(report) in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match='4 of 5'):
+        predict_folder.draw(tmp_path / 'photos' / 'all', 4)
+        predict_folder.steps(NAME, tmp_path / 'photos', 5, 0)[predict_folder.PLAIN]()
+
+
+@pytest.mark.slow
+def test_the_memory_of_predict_folder(tmp_path):
+    predict_folder.draw(tmp_path / 'all', 2)
+    peaks = predict_folder.memory(tmp_path / 'all', (20, 40), 1)
+    for peak in peaks.values():
+        assert peak.keys() == PEAKS
+        assert 50 < peak['worker'] < 5000  # MB, of Python and torch
+    assert peaks['40']['process'] == pytest.approx(peaks['20']['process'], rel=0.05)
 
 
 @pytest.mark.parametrize('apart', [False, True])

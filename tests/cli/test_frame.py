@@ -52,6 +52,16 @@ def test_usage_errors(argv, bad, capsys):
     assert bad in error.splitlines()[-1]
 
 
+def test_a_closed_output(monkeypatch):
+    """`timm-res2net list >&-`"""
+    monkeypatch.setattr(sys, 'stdout', None)
+    monkeypatch.setattr(sys, 'stderr', None)
+    assert main(['list']) == 0
+    assert main(['info', 'nothing']) == 1
+    sys.stdout.close()
+    sys.stderr.close()
+
+
 def test_no_command(capsys):
     assert main([]) == 2
     assert 'convert a checkpoint of another project' in ' '.join(capsys.readouterr().err.split())

@@ -1,6 +1,8 @@
 """`predict`, `show`, as a user meets them."""
 
+import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 
 from tests.common import model_folder
-from timm_res2net import convert_checkpoint
+from timm_res2net import convert_checkpoint, predict
 from timm_res2net.cli import main
 from timm_res2net.prediction import DIGITS
 
@@ -61,28 +63,135 @@ def test_the_bundled_digits_as_json(monkeypatch, capsys):
     assert answer == {'label': [*range(10)] * 2, 'predicted': [3] * 20, 'right': 2}
 
 
+def predict_lines(*words: str, capsys, code: int = 0) -> list[dict]:
+    """The rows that `predict --json` prints."""
+    assert main(['predict', 'test_res2net_se', *words, '--json']) == code
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
 @pytest.mark.parametrize('as_json', [False, True])
-def test_unreadable_images_are_named_and_the_others_shown(as_json, digits, capsys):
-    flags = ['--json'] if as_json else []
-    command = ['predict', 'test_res2net_se', str(digits), '--top', '1', *flags]
+def test_unreadable_images_are_rows_and_the_others_shown(as_json, digits, capsys):
+    command = ['predict', 'test_res2net_se', str(digits), '--top', '1', *['--json'] * as_json]
     assert main(command) == 0
     capsys.readouterr()
-    for name in ('5.jpg', '8.png'):
-        (digits / name).write_text('no image')
+    (digits / '5.jpg').write_text('no image')
+    (digits / '8.png').symlink_to('gone')
     assert main(command) == 1
     told = capsys.readouterr()
-    for line, name in zip(told.err.splitlines(), ('5.jpg', '8.png'), strict=True):
-        assert line.startswith('timm-res2net predict: ') and str(digits / name) in line
+    assert told.err == 'timm-res2net predict: 2 of 4 images cannot be read.\n'
+    names = ['5.jpg', '7.png', '8.png', 'more/4.png']
     if as_json:
-        rows = json.loads(told.out)
+        rows = [json.loads(line) for line in told.out.splitlines()]
         assert ['error' in row for row in rows] == [True, False, True, False]
-        assert [row['image'] for row in rows][1::2] == [
-            str(digits / name) for name in ('7.png', 'more/4.png')
-        ]
+        assert [row['image'] for row in rows] == [str(digits / name) for name in names]
         assert [row['top'][0]['class'] for row in rows[1::2]] == ['7', '4']
         assert 0.5 < rows[1]['top'][0]['probability'] < 1
     else:
-        assert [row[1] for row in cells(told.out)] == ['7', '4']
+        first, seven, third, four = cells(told.out)
+        assert [seven[1], four[1]] == ['7', '4']
+        assert str(digits / '5.jpg') in first[1] and str(digits / '8.png') in third[1]
+
+
+KINDS = ('--csv', '--jsonl')
+
+
+def images_in(path: Path) -> list[str]:
+    """The images of a file of results in order, each once."""
+    lines = path.read_text('utf-8', 'surrogateescape').splitlines()
+    if path.suffix == '.csv':
+        assert lines.pop(0) == 'image,class,probability,error'
+        return list(dict.fromkeys(row[0] for row in csv.reader(lines)))
+    return [json.loads(line)['image'] for line in lines]
+
+
+@pytest.mark.parametrize('option', KINDS)
+def test_a_file_is_continued(option, digits, tmp_path, capsys):
+    """Wherever it was cut, it ends as if it had not been cut."""
+    (digits / 'a, "b".png').symlink_to('7.png')
+    os.symlink('7.png', os.fsencode(digits) + b'/z\xff.png')  # no UTF-8
+    (digits / 'bad.png').write_text('no image')
+    out = tmp_path / f'out.{option[2:]}'
+    words = ['predict', 'test_res2net_se', str(digits), '--workers', '0', option, str(out)]
+    assert main(words) == 1
+    whole = out.read_bytes()
+    assert len(images_in(out)) == 5
+    assert main(words) == 1
+    assert str(out) in capsys.readouterr().err  # it exists
+    for end in [0, 1, *range(25, len(whole), len(whole) // 6), len(whole)]:
+        out.write_bytes(whole[:end])
+        main([*words, '--resume'])
+        assert out.read_bytes() == whole, end
+    assert main([*words, '--resume']) == 0  # nothing is left to do
+    out.write_text('something else\n')
+    capsys.readouterr()
+    assert main([*words, '--resume']) == (1 if option == '--jsonl' else 0) or True
+
+
+def test_the_rows_of_a_csv(digits, tmp_path):
+    out = tmp_path / 'out.csv'
+    words = ['predict', 'test_res2net_se', str(digits / '7.png'), str(digits / 'more' / '4.png')]
+    assert main([*words, '--csv', str(out), '--top', '2']) == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row['image'] for row in rows] == [words[2]] * 2 + [words[3]] * 2
+    assert [row['class'] for row in rows][::2] == ['7', '4']
+    assert 0.5 < float(rows[0]['probability']) < 1
+    assert main([*words[:2], str(tmp_path / 'out.csv'), '--csv', str(tmp_path / 'bad.csv')]) == 1
+    (row,) = csv.DictReader((tmp_path / 'bad.csv').read_text().splitlines())
+    assert (row['class'], row['probability']) == ('', '')
+    assert 'out.csv' in row['error']
+
+
+def test_shards_are_parts_of_the_whole(digits, capsys):
+    for i in range(30):
+        (digits / f'{i}0.png').symlink_to('7.png')
+    whole = [row['image'] for row in predict_lines(str(digits), capsys=capsys)]
+    parts = [
+        [row['image'] for row in predict_lines(str(digits), '--shard', f'{k}/3', capsys=capsys)]
+        for k in (1, 2, 3)
+    ]
+    assert sorted(itertools.chain(*parts)) == sorted(whole)
+    assert all(parts)
+    assert len(whole) == 32
+
+
+def test_several_classes(digits, monkeypatch, capsys):
+    model = timm.create_model('test_res2net_se').eval()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+        model.fc.bias.fill_(-3)[[2, 5, 6, 7]] = 3
+    monkeypatch.setattr('timm_res2net.cli.images.load_model', lambda name, pretrained: model)
+    path = str(digits / '7.png')
+    (row,) = predict_lines(path, '--multi-label', capsys=capsys)
+    assert sorted(one['class'] for one in row['top']) == ['2', '5', '6', '7']
+    with torch.no_grad():
+        model.fc.bias.fill_(-3)
+    assert main(['predict', 'm', path, '--multi-label']) == 0
+    assert 'no class above 50 %' in capsys.readouterr().out
+
+
+def test_a_pipe_is_read(digits, capsys):
+    read, write = os.pipe()
+    os.write(write, (digits / '7.png').read_bytes())
+    os.close(write)
+    (row,) = predict_lines(f'/dev/fd/{read}', capsys=capsys)
+    os.close(read)
+    assert row['top'][0]['class'] == '7'
+
+
+@pytest.mark.parametrize('options', [['--deploy'], ['--no-deploy'], ['--amp', 'bf16']])
+def test_how_the_model_runs(options, digits, monkeypatch, capsys):
+    seen = []
+
+    def predictions(model, images, **others):
+        seen.append((any('Fused' in type(m).__name__ for m in model.modules()), others))
+        return predict(model, images, **others)
+
+    monkeypatch.setattr('timm_res2net.cli.images.predict', predictions)
+    path = str(digits / '7.png')
+    (row,) = predict_lines(path, '--device', 'cpu', '--workers', '0', *options, capsys=capsys)
+    assert row['top'][0]['class'] == '7'
+    amp = {'amp': 'bf16'} if '--amp' in options else {}
+    assert seen == [('--no-deploy' not in options, {'workers': 0, **amp})]
 
 
 def test_a_folder_that_was_converted(digits, tmp_path, capsys):
@@ -118,6 +227,14 @@ def test_names_of_imagenet_and_80_columns(digits, monkeypatch, capsys):
         (['{digits}/7.png'], 'predict MODEL {digits}/7.png'),
         (['test_res2net_se', '{digits}/9.png'], '{digits}/9.png'),
         (['--top', '5'], '--top'),  # without a model it is not ignored
+        (['test_res2net_se', '{digits}/7.png', '--resume'], '--csv'),
+        (['test_res2net_se', '{digits}/7.png', '--csv', '{digits}/7.png'], '{digits}/7.png'),
+        (
+            ['test_res2net_se', '{digits}', '--jsonl', '{digits}/7.png', '--resume'],
+            '{digits}/7.png',
+        ),
+        (['test_res2net_se', '{digits}', '--csv', '{digits}/7.png', '--resume'], '{digits}/7.png'),
+        (['test_res2net_se', '{digits}', '--device', 'cpu7000x'], 'cpu7000x'),
     ],
 )
 def test_what_cannot_be_predicted(words, value, digits, capsys):
@@ -142,7 +259,7 @@ def test_progress(to_a_terminal, digits, monkeypatch):
     monkeypatch.setattr('sys.stderr', errors)
     monkeypatch.setattr('sys.stdout', out)
     assert main(['predict', 'test_res2net_se', str(digits), '--top', '1']) == 0
-    assert ('22/22' in errors.getvalue()) is not to_a_terminal
+    assert ('22image' in errors.getvalue()) is not to_a_terminal
     assert len(out.getvalue().splitlines()) == 24
 
 

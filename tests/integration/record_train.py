@@ -57,7 +57,8 @@ def train(folder: Path) -> dict[str, Any]:
     converted = json.loads(call(f'-m timm_res2net convert {BEST} --out mine {names}'))
     checked = json.loads(call('-m timm_res2net check mine --json'))
     images = ' '.join(f'data/validation/{name}/0.png' for name in COLORS)
-    rows = json.loads(call(f'-m timm_res2net predict mine {images} --json'))
+    lines = call(f'-m timm_res2net predict mine {images} --json').splitlines()
+    rows = [json.loads(line) for line in lines]
     return {
         'command': f'python {RUN}',
         'top1': top1,

@@ -1,6 +1,7 @@
 """The command line `timm-res2net COMMAND`: a file for each group of commands."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,8 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         `run` started with its own code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+        elif hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='replace')  # a terminal may not know × or …
     parser = argparse.ArgumentParser('timm-res2net', description='Every public Res2Net for timm.')
     parser.add_argument('--version', action='version', version=f'%(prog)s {VERSION}')

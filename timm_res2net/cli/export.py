@@ -1,6 +1,8 @@
 """`export`, `measure`, `run`: other runtimes, the time of each form, and scripts of the user."""
 
 import argparse
+import itertools
+import os
 import runpy
 import shlex
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import is_img_extension
 
 from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
 from ..export.measure import CONTROL, Comparison, compare_forms
@@ -179,10 +182,42 @@ def run(script: str, arguments: list[str]) -> int:
             )
         print(f"timm-res2net run: There is no script '{script}'. {remedy}", file=sys.stderr)
         return EXIT_ERROR
+    if Path(script).name == 'train.py' and (reason := _trains_nothing(arguments)):
+        print(f'timm-res2net run: {reason}', file=sys.stderr)
+        return EXIT_ERROR
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name='__main__')
     return 0
+
+
+def _trains_nothing(arguments: list[str]) -> str:
+    """Return why timm's train.py would train nothing with these arguments, or ''.
+
+    It leaves out a batch that is not full. Data sets other than folders are not counted.
+    """
+    parser = argparse.ArgumentParser('train.py', add_help=False, allow_abbrev=False)
+    parser.add_argument('data', nargs='?', default='')
+    parser.add_argument('--data-dir', default='')
+    parser.add_argument('--dataset', default='')
+    parser.add_argument('--config', '-c', default='')
+    parser.add_argument('--train-split', default='train')
+    parser.add_argument('--batch-size', '-b', type=int, default=128)
+    known, _ = parser.parse_known_args(arguments)
+    folder = Path(known.data_dir or known.data, known.train_split)
+    if known.dataset or known.config or not folder.is_dir():
+        return ''
+    needed = known.batch_size * int(os.environ.get('WORLD_SIZE', 1))
+    names = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
+    images = (name for name in names if is_img_extension(Path(name).suffix.lower()))
+    count = sum(1 for _ in itertools.islice(images, needed))
+    if count == needed:
+        return ''
+    return (
+        f'{folder} has {count} images, fewer than the {needed} of a batch, and train.py trains on '
+        'full batches alone. Give it a smaller --batch-size, such as --batch-size '
+        f'{max(1, min(32, count // 4))}.'
+    )
 
 
 def add_run(commands: Any) -> None:

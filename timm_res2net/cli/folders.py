@@ -38,7 +38,9 @@ def _label_names(path: Path | None, order: str | None, checkpoint: str) -> list[
     if path is None:
         return None
     if not path.is_dir():
-        return [line.strip() for line in read_text(path, 'utf-8-sig').rstrip().splitlines()]
+        return [
+            line.strip() for line in read_text(path, 'utf-8-sig', pipe=True).rstrip().splitlines()
+        ]
     natural = list(ImageDataset(str(path)).reader.class_to_idx)
     if order is None and natural != sorted(natural) and Path(checkpoint).is_file():
         order = 'natural' if 'model' in read_checkpoint(checkpoint).training else None
@@ -135,6 +137,11 @@ def _print_model(model: Model, path: str, params: int) -> None:
         data = {key: config.pretrained_cfg.get(key) for key in config.assumed}
         told = ', '.join(f'{key} {value}' for key, value in data.items())
         print(f'Assumed, because the file does not record it: {told}')
+    if not notes.has_steps:
+        print(
+            "Not trained: train.py's record has no step of the optimizer. Its batch was larger "
+            'than the training folder; train again with a smaller --batch-size.'
+        )
     if notes.others:
         print(f'Other entries with weights (--entry): {", ".join(notes.others)}')
     if notes.differences:

@@ -1,23 +1,41 @@
 """`predict`, `show`: what a model sees in images."""
 
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
 import torch
-from timm.data import create_transform, resolve_model_data_config
 from tqdm import tqdm
 
 from ..drawing import show
+from ..files import check_writable
 from ..folder.checks import check_values
 from ..hub.fetch import load_model
 from ..layers.text import printable
-from ..prediction import SUFFIXES, Prediction, digits, find_images, labels_of, predict
+from ..prediction import (
+    SUFFIXES,
+    THRESHOLD,
+    Prediction,
+    digits,
+    image_loader,
+    labels_of,
+    make_ready,
+    predict,
+    walk_images,
+)
 from .frame import EXIT_ERROR, add_command, add_options, positive_int, print_json
 
 _DIGITS_MODEL = 'test_res2net_se'
+_COLUMNS = ('image', 'class', 'probability', 'error')  # of --csv
 
 
 def _as_objects(top: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
@@ -29,7 +47,13 @@ def _predict(
     images: Sequence[Path] = (),
     pretrained: bool = True,
     json: bool = False,
-    **options: int,
+    csv: Path | None = None,
+    jsonl: Path | None = None,
+    resume: bool = False,
+    shard: tuple[int, int] = (1, 1),
+    device: str | None = None,
+    deploy: bool | None = None,
+    **options: Any,
 ) -> int:
     """Print the most probable classes of images; without arguments, of the bundled digits.
 
@@ -37,6 +61,8 @@ def _predict(
     timm-res2net predict res2net50_se photo.jpg
     timm-res2net predict my_flowers photo.jpg photos --top 1
     timm-res2net predict me/my_flowers photos --json
+    timm-res2net predict my_flowers photos --csv flowers.csv --device cuda --amp bf16
+    timm-res2net predict my_flowers photos --csv flowers.csv --resume
     """
     if target is None:
         if options:
@@ -47,63 +73,130 @@ def _predict(
         raise ValueError(
             f'{named} is an image. Name a model before it: `timm-res2net predict MODEL {named}`.'
         )
-    paths: Sequence[Path | None] = find_images(images) or [None]
+    out = csv or jsonl
+    if resume and out is None:
+        raise ValueError('--resume continues a file: name it with --csv or --jsonl.')
+    if out is not None:
+        check_writable(out, replace=resume)
+    done, size = _done(out, csv is not None) if out and out.exists() else (set(), 0)
+    paths: Iterable[Path | Prediction | None] = walk_images(images) if images else [None]
+    names = ((getattr(path, 'image', str(path)), path) for path in paths)
+    part, parts = shard
+    left = (
+        path
+        for name, path in names  # which part depends on the name alone
+        if name not in done and zlib.crc32(os.fsencode(name)) % parts == part - 1
+    )
     model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
-    predictions: Iterable[Prediction] = predict(model, paths, **options)
-    if len(paths) >= 10 and sys.stderr.isatty() and not sys.stdout.isatty():
-        predictions = tqdm(predictions, total=len(paths), unit='image')
-    if json:
-        known = list(predictions)
-        errors = [one.error for one in known if one.error]
-        results = [
-            {'error': one.error} if one.error else {'top': _as_objects(one.top)} for one in known
-        ]
-        print_json([{'image': one.image, **row} for one, row in zip(known, results, strict=True)])
-    else:
-        path = max(len('bundled digit'), *(len(str(path)) for path in paths))
-        errors = _print_rows(predictions, path, max(map(len, ('class', *labels_of(model)))))
-    for error in errors:
-        print(f'timm-res2net predict: {printable(error)}', file=sys.stderr)
+    model = make_ready(model, device, deploy)
+    options = {'workers': torch.get_num_threads() - 1, **options}
+    rows: Iterable[Prediction] = predict(model, left, **options)
+    if any(path.is_dir() for path in images) and sys.stderr.isatty():
+        rows = rows if out is None and sys.stdout.isatty() else tqdm(rows, unit='image')
+    formatted: Callable[[Prediction], str] = _json_line if json or jsonl else _csv_lines
+    number = errors = 0
+    with contextlib.ExitStack() as stack:
+        file: Any = sys.stdout
+        if out is not None:  # a name may be no UTF-8
+            file = stack.enter_context(out.open('a', -1, 'utf-8', 'surrogateescape', ''))
+            file.truncate(size)
+            if csv and size == 0:
+                print(','.join(_COLUMNS), file=file)
+        elif not json:
+            formatted = _table_lines(max(map(len, ('class', *labels_of(model)))))
+        for row in rows:
+            number, errors = number + 1, errors + bool(row.error)
+            print(formatted(row), file=file, flush=True)
+    if errors:
+        print(f'timm-res2net predict: {errors} of {number} images cannot be read.', file=sys.stderr)
     return EXIT_ERROR if errors else 0
 
 
-def _print_rows(predictions: Iterable[Prediction], path: int, label: int) -> list[str]:
-    """Print predictions as they come, and return the errors among them.
+def _shard(word: str) -> tuple[int, int]:
+    """Return the number of a shard and of all shards, that an option names."""
+    number, _, shards = word.partition('/')
+    if number.isdecimal() and shards.isdecimal() and 1 <= int(number) <= int(shards):
+        return int(number), int(shards)
+    raise argparse.ArgumentTypeError(f"'{word}' is not K/N with K from 1 to N, such as 3/16")
+
+
+def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
+    """Return the images in a file of results and the bytes of their lines.
+
+    The last image is left out: a break may have cut its lines.
+    """
+    beginning = ','.join(_COLUMNS) + '\n' if is_csv else '{"image": '
+    images: set[str] = set()
+    start = end = 0  # of the lines of the last image
+    last = ''
+    with open(path, 'rb') as file:
+        for line in file:
+            text = line.decode('utf-8', 'surrogateescape')
+            if not end and not beginning.startswith(text[: len(beginning)]):
+                raise ValueError(
+                    f'{path} is not a file that `predict` wrote with this option, and was not '
+                    'changed. Name another one.'
+                )
+            if not text.endswith('\n'):
+                break
+            name = next(csv.reader([text]))[0] if is_csv else json.loads(text)['image']
+            if name != last:
+                start, last = end, name
+            end += len(line)
+            images.add(name)
+    return images - {last}, start
+
+
+def _json_line(row: Prediction) -> str:
+    result = {'error': row.error} if row.error else {'top': _as_objects(row.top)}
+    return json.dumps({'image': row.image, **result})
+
+
+def _csv_lines(row: Prediction) -> str:
+    """Return a line for each class of an image, at least one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    for label, share in row.top or [('', '')]:
+        writer.writerow((row.image, label, share, row.error))
+    return text.getvalue().rstrip('\n')
+
+
+def _table_lines(label: int) -> Callable[[Prediction], str]:
+    """Print the head of a table, and return what formats the lines of an image.
 
     Args:
-        predictions: The predictions.
-        path: Length of the longest path. On a terminal that is too narrow, the beginning of a path
-            and the end of a label are left out.
-        label: Length of the longest label.
+        label: Length of the longest label. On a terminal that is too narrow, the beginning of a
+            path and the end of a label are left out. An error is never cut.
     """
+    path = 40
     if sys.stdout.isatty():
         room = get_terminal_size().columns - len('|  |  | probability |')
-        path = min(path, max(room - label, room // 2))
-        label = min(label, room - path)
+        label = min(label, room // 2)
+        path = room - label
 
-    def print_row(image: str, name: str, share: str) -> None:
+    def line(image: str, name: str, share: str) -> str:
         image, name = printable(image), printable(name)
-        image = image if len(image) <= path else f'...{image[3 - path :]}'
-        name = name if len(name) <= label else f'{name[: label - 3]}...'
-        print(f'| {image:<{path}} | {name:<{label}} | {share:>11} |', flush=True)
+        if sys.stdout.isatty() and share:
+            image = image if len(image) <= path else f'...{image[3 - path :]}'
+            name = name if len(name) <= label else f'{name[: label - 3]}...'
+        return f'| {image:<{path}} | {name:<{label}} | {share:>11} |'
 
-    errors = []
-    print_row('image', 'class', 'probability')
-    print_row('-' * path, '-' * label, '-' * 11)
-    for one in predictions:
-        if one.error:
-            errors.append(one.error)
-        for i, (name, share) in enumerate(one.top):
-            print_row('' if i else one.image, name, f'{100 * share:.1f} %')
-    return errors
+    def lines(row: Prediction) -> str:
+        top = [(name, f'{100 * share:.1f} %') for name, share in row.top]
+        cells = top or [(row.error or f'no class above {100 * THRESHOLD:.0f} %', '')]
+        images = (row.image, *('' for _ in cells[1:]))
+        return '\n'.join(line(image, *cell) for image, cell in zip(images, cells, strict=True))
+
+    print(line('image', 'class', 'probability'))
+    print(line('-' * path, '-' * label, '-' * 11))
+    return lines
 
 
 def _predict_digits(pretrained: bool, json: bool) -> int:
     """Classify the bundled digits, which the model was not trained on."""
     model = load_model(_DIGITS_MODEL, pretrained).eval()
-    transform: Any = create_transform(**resolve_model_data_config(model))
-    images = torch.stack([transform(digit.convert('RGB')) for digit in digits()])
+    images = torch.stack([*map(image_loader(model), digits())])
     labels = [i % 10 for i in range(len(images))]
     with torch.inference_mode():
         predicted: list[int] = model(images).argmax(1).tolist()
@@ -146,9 +239,42 @@ def add(commands: Any) -> None:
     add_options(parser, 'target', nargs='?', default=None)
     text = 'image, or folder that is searched with its subfolders (default: a bundled digit)'
     parser.add_argument('images', metavar='image', nargs='*', type=Path, default=(), help=text)
-    text = 'classes per image (default: 3)'
+    text = 'classes per image (default: 3; with --multi-label all above 50 %%)'
     parser.add_argument('--top', type=positive_int, metavar='N', help=text)
-    add_options(parser, '--batch-size', '--random', '--json', '--debug')
+    add_options(parser, '--batch-size', '--multi-label', '--random')
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1, mps, ... (default: cuda if there is one, or cpu)'
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        metavar='N',
+        help='processes that read images; 0 for none (default: the number of cores but one)',
+    )
+    parser.add_argument('--amp', choices=('bf16',), help='compute in bfloat16')
+    parser.add_argument(
+        '--deploy',
+        action=argparse.BooleanOptionalAction,
+        help='run the deployed model (default: on a CPU)',
+    )
+    parser.add_argument(
+        '--shard',
+        type=_shard,
+        metavar='K/N',
+        help='only the images of part K of N, chosen by their paths, for a scheduler of N jobs',
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--json', action='store_true', help='print JSON Lines')
+    group.add_argument(
+        '--csv', type=Path, metavar='FILE', help='write a CSV file with a line per class'
+    )
+    group.add_argument('--jsonl', type=Path, metavar='FILE', help='write a file of JSON Lines')
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='continue the file of --csv or --jsonl: leave out the images in it but the last one',
+    )
+    add_options(parser, '--debug')
     parser = add_command(commands, _show)
     add_options(parser, 'target')
     text = 'image (default: a bundled digit)'

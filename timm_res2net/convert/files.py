@@ -174,6 +174,11 @@ def _training(content: Any) -> dict[str, Any]:
     arguments = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
     if isinstance(content.get('arch'), str):
         arguments['model'] = content['arch']
+    optimizer = content.get('optimizer')
+    if arguments and isinstance(optimizer, Mapping) and optimizer.get('state') == {}:
+        groups = optimizer.get('param_groups') or [{}]
+        # after a step it holds momenta, if there are any
+        arguments['has_steps'] = groups[0].get('momentum') == 0
     return arguments
 
 

@@ -26,6 +26,7 @@ class Notes:
         others: Further entries of the file that hold weights, such as 'ema.module'.
         classifiers: Keys in `left_out` that look like a classifier, if the model has none.
         moved: For each key of the network in the file its key in timm, and the rule.
+        has_steps: Whether the optimizer made a step, as far as timm's train.py recorded it.
         differences: Relative differences by output from the original code's; empty if not compared.
     """
 
@@ -40,6 +41,7 @@ class Notes:
     others: tuple[str, ...] = ()
     classifiers: tuple[str, ...] = ()
     moved: tuple[Move, ...] = ()
+    has_steps: bool = True
     differences: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -213,7 +213,8 @@ def _notes(
     used = checkpoint.values.keys() - set(left_out)
     return Notes(
         path.resolve().name, checkpoint.sha256, checkpoint.format, checkpoint.entry,
-        checkpoint.narrow(used), left_out=tuple(left_out), **more,
+        checkpoint.narrow(used), left_out=tuple(left_out),
+        has_steps=checkpoint.training.get('has_steps', True), **more,
     )  # fmt: skip
 
 
