@@ -10,7 +10,9 @@ from timm_res2net.export import Exported
 from timm_res2net.export.int8 import Int8
 
 SIZES = {'float32': 3_000_000, 'int8': 1_000_000}
-INT8 = Int8(0.99, {'logits': 0.05}, 18, 17, SIZES, {'float32': 2.0, 'int8': 1.0}, 0.5, 'openvino')
+INT8 = Int8(
+    0.99, {'logits': 0.05}, 18, 17, 9, SIZES, {'float32': 2.0, 'int8': 1.0}, 0.5, 'openvino'
+)
 
 
 @pytest.mark.parametrize('as_json', [False, True])

@@ -41,7 +41,7 @@ def tiny(**kwargs) -> torch.nn.Module:
     return randomise(timm.create_model(TINY, **small, **kwargs)).eval()
 
 
-def test_which_images_are_used(tmp_path):
+def test_which_images_are_used(tmp_path, caplog):
     """As the model's config says, at the size of the export, half of them for each purpose."""
     folder = draw(tmp_path / 'digits', 45)
     model = timm.create_model(TINY)
@@ -53,6 +53,7 @@ def test_which_images_are_used(tmp_path):
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config)
     paths = find_images([folder])
+    (folder / '000.png').write_text('no image')  # left out, and counted
     ordered = np.stack([transform(Image.open(path).convert('RGB')).numpy() for path in paths])
     images = chosen(1000, 1)
     assert images.shape == (44, 3, 40, 48)  # the same number calibrates and compares
@@ -62,6 +63,7 @@ def test_which_images_are_used(tmp_path):
     assert order != sorted(order)  # files are often sorted by class
     assert np.array_equal(chosen(34, 1), images[:34])
     assert len(chosen(1000, 3)) == 42
+    assert '1 images were left out' in caplog.text
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -82,14 +84,15 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
             self.factor = 1.1 if path.parent.name == 'int8' else 1
 
         def forward(self, images):
-            return [self.factor * output for output in super().forward(images)]
+            return [self.factor * output for output in int8.as_tuple(super().forward(images))]
 
     monkeypatch.setattr(int8, 'quantize_file', copy)  # instead of NNCF
     monkeypatch.setattr(int8, 'Runner', Larger)
     folder = draw(tmp_path / 'digits', 36)
     arguments = {'features_only': True, 'out_indices': (1, 4)} if features else {}
     out = tmp_path / '[net].xml'
-    done = export_model(tiny(**arguments), out, int8=folder, img_size=33, max_images=33)
+    options = {'img_size': 33, 'max_images': 33, 'accept_loss': True}  # random: a single answer
+    done = export_model(tiny(**arguments), out, int8=folder, **options)
     found = done.int8
     assert list(found.errors) == list(done.outputs) == (LEVELS if features else LOGITS)
     assert list(found.errors.values()) == pytest.approx([0.1] * len(found.errors))
@@ -133,11 +136,11 @@ def test_too_small_an_agreement(change, names, least, values, tmp_path, monkeypa
 
     monkeypatch.setattr(int8, 'quantize_file', lambda *args: None)
     monkeypatch.setattr(int8, 'Runner', load)
-    network = Network(torch.nn.Identity(), 'net')
+    network = Network(tiny(), 'net')
     network.outputs, network.is_classifier = names, names == LOGITS
     paths = tmp_path / 'float32', tmp_path / 'int8'
     with pytest.raises(ValueError) as error:
-        int8.to_int8(*paths, image(32, 16).numpy(), 16, network, least)
+        int8.to_int8(*paths, image(32, 16).numpy(), 16, network, least, False)
     for value in values:
         assert value in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -153,8 +156,8 @@ def test_too_small_an_agreement(change, names, least, values, tmp_path, monkeypa
         ({'int8': 'none'}, 'none'),
         ({'int8': 'empty'}, 'empty'),
         ({'static': True, 'batch_size': 32}, 'at least 64 are needed'),
-        ({'static': True, 'batch_size': 12}, 'digits has 34 images'),
-        ({}, '999.png as an image'),
+        ({'static': True, 'batch_size': 12}, 'digits has 33 images'),
+        ({}, 'All 16 images have the same answer'),
         ({'out': 'net.pt'}, "'torchscript'"),
         ({'max_images': 31}, 'max_images=31'),
         ({'min_agreement': 98}, 'got 98'),

@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_model_data_config
 from tqdm import tqdm
 
 from ..drawing import show
+from ..export.run import is_exported, load_exported
 from ..folder.checks import check_values
 from ..hub.fetch import load_model
 from ..layers.text import printable
@@ -37,6 +38,7 @@ def _predict(
     timm-res2net predict res2net50_se photo.jpg
     timm-res2net predict my_flowers photo.jpg photos --top 1
     timm-res2net predict me/my_flowers photos --json
+    timm-res2net predict flowers.xml photo.jpg
     """
     if target is None:
         if options:
@@ -48,7 +50,12 @@ def _predict(
             f'{named} is an image. Name a model before it: `timm-res2net predict MODEL {named}`.'
         )
     paths: Sequence[Path | None] = find_images(images) or [None]
-    model = load_model(target, pretrained).eval()
+    if is_exported(named):
+        model: Any = load_exported(named)
+        if shape := model.pretrained_cfg.get('shape'):  # of a static file
+            options.setdefault('batch_size', shape[0])
+    else:
+        model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
     predictions: Iterable[Prediction] = predict(model, paths, **options)
     if len(paths) >= 10 and sys.stderr.isatty() and not sys.stdout.isatty():
