@@ -2,14 +2,17 @@
 
 import importlib.util
 import json
+import re
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data import resolve_model_data_config
 from timm.models.hrnet import cfg_cls
 from torch import nn
@@ -19,6 +22,7 @@ from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_
 from timm_res2net import detection_backbone, export, load_exported, predict, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
+from timm_res2net.prediction import image_loader
 
 FLOAT = 1e-5  # float32, and what runtimes reorder
 NARROW = {'layers': (2, 1, 1, 1), 'channels': (16, 16, 16, 16)}
@@ -225,6 +229,9 @@ def test_aoti(tmp_path):
         ('convnext_atto', 'x.pt2', {'features': True, 'pretrained': False}, '(1, 2, 3, 4)'),
         ('resnet18', 'x.pt2', {'deploy': True, 'pretrained': False}, 'no Res2Net block'),
         (lambda: nn.Conv2d(3, 4, 1), 'x.pt2', {}, 'Conv2d has no pretrained_cfg'),
+        (narrow, 'x.pt2', {'label_names': ['a', 'b']}, '2 label names for 10 classes'),
+        (narrow, 'x.pt2', {'mean': [0.5, 0.5]}, 'got 2'),
+        (narrow, 'x.pt2', {'input_size': (5, 64, 64)}, '(2, 5, 64, 64)'),
         (narrow, 'x.pt2', {'features': True}, 'Res2Net returns no feature levels'),
     ],
 )
@@ -343,6 +350,32 @@ def test_the_limit_follows_the_rounding_of_the_network(monkeypatch, tmp_path):
         else:
             with pytest.raises(ValueError, match=f"'{name}'"):
                 export_model(model, out, input_size=(3, 64, 64))
+
+
+@pytest.mark.parametrize('in_chans', [1, 3])
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation, tmp_path):
+    """By NumPy and Pillow alone, as the README does; any size of photo."""
+    page = (Path(export.__file__).parent / 'README.md').read_text()
+    (code,) = (
+        block for block in re.findall(r'```python\n(.*?)```', page, re.S) if 'def prep' in block
+    )
+    assert set(re.findall(r'(?:from|import) (\w+)', code)) == {'numpy', 'PIL', 'Image'}
+    names: dict = {}
+    exec(code, names)
+    data = {'mean': [0.3] * in_chans, 'std': [0.2] * in_chans, 'crop_pct': 0.9}
+    model, out = narrow(in_chans=in_chans, num_classes=2), tmp_path / 'net.pt'
+    labels = ['a', 'b']
+    export_model(model, out, img_size=64, label_names=labels, interpolation=interpolation, **data)
+    meta, module = metadata(out, 'torchscript'), load_exported(out)
+    assert (meta['label_names'], meta['int8'], meta['crop_mode']) == (labels, False, 'center')
+    load = image_loader(module)
+    for width, height in ((201, 97), (97, 150), (65, 65), (40, 33)):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'photo.png')
+        prepared = names['prepare'](tmp_path / 'photo.png', meta)
+        assert prepared.dtype == np.float32
+        assert np.abs(prepared - load(tmp_path / 'photo.png')[None].numpy()).max() < 1e-5
 
 
 # --- loaded ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 
-from ..convert import file_of
+from ..convert import FILES
 from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
 from ..export.int8 import LARGEST_ERROR
 from ..export.measure import CONTROL, SPREAD, Comparison, compare_forms, is_exact
@@ -68,7 +68,7 @@ def _export(
     return 0
 
 
-def _measure(targets: Sequence[str], slow: bool = False, json: bool = False, **options: Any) -> int:
+def _measure(target: Sequence[str], slow: bool = False, json: bool = False, **options: Any) -> int:
     """Time models in every form that this machine can run; their weights do not matter.
 
     timm-res2net measure res2net50_se
@@ -76,37 +76,40 @@ def _measure(targets: Sequence[str], slow: bool = False, json: bool = False, **o
     timm-res2net measure my_res2net --batch-size 8 --img-size 320
     timm-res2net measure res2net50_se --all --json
     """
-    compared = {target: compare_forms(target, slow=slow, **options) for target in targets}
+    compared = {name: compare_forms(name, slow=slow, **options) for name in target}
     if json:
         objects = [
-            {'model': target, 'top1': _top1(target), **one._asdict(), 'usable': one.usable}
-            for target, one in compared.items()
+            {'model': name, 'top1': _top1(name), **one._asdict(), 'usable': one.usable}
+            for name, one in compared.items()
         ]
         print_json(objects if len(objects) > 1 else objects[0])
     else:
         rows = [
             (
-                target,
-                f'{_top1(target) or ""}',
+                name,
+                f'{_top1(name) or ""}',
                 timing.form,
                 f'{timing.milliseconds:.2f}',
                 f'× {timing.ratio}',
                 '' if timing.bytes is None else f'{timing.bytes / 1e6:.1f}',
             )
-            for target, one in compared.items()
+            for name, one in compared.items()
             for timing in one.timings
         ]
         print_table(('model', 'top-1', 'form', 'ms', 'time over eager', 'file in MB'), rows)
-        for target, one in compared.items():
-            _print_verdict(target, one)
+        for name, one in compared.items():
+            _print_verdict(name, one)
     return 0 if all(one.usable for one in compared.values()) else EXIT_UNUSABLE
 
 
 def _top1(target: str) -> float | None:
     """Return the published accuracy of a registered name in percent, None without one."""
     named = find_target(target)
-    file = file_of(f'{named.architecture}.{named.cfg.tag}') if named.kind == 'name' else None
-    return file.top1 if file else None
+    if named.kind != 'name':
+        return None
+    name = f'{named.architecture}.{named.cfg.tag}'
+    files = (file for file in FILES if name in file.tags or file.file == f'timm/{name}')
+    return next((file.top1 for file in files), None)
 
 
 def _print_verdict(target: str, compared: Comparison) -> None:
@@ -184,7 +187,7 @@ def add(commands: Any) -> None:
     )
     add_options(parser, '--json', '--debug')
     parser = add_command(commands, _measure)
-    add_options(parser, 'target', dest='targets', nargs='+')
+    add_options(parser, 'target', nargs='+')
     add_options(parser, '--batch-size', '--img-size')
     parser.add_argument('--threads', type=positive_int, help="threads (default: torch's)")
     parser.add_argument(

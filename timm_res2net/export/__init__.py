@@ -222,7 +222,7 @@ def load_network(
     if deploy:
         model = reparameterize_model(model)
     model.pretrained_cfg = _described(model, title, **data)
-    network = Network(model.eval(), title).eval().requires_grad_(False)
+    network = Network(model, title).requires_grad_(False)
     names = data.get('label_names')
     if names is not None and len(names) != network.num_classes:
         raise ValueError(

@@ -47,7 +47,7 @@ class Network(nn.Module):
     def __init__(self, model: Any, title: str) -> None:
         """
         Args:
-            model: The model in eval mode. It is run once.
+            model: The model, which is put into eval mode and run once.
             title: What it is called in messages.
 
         Raises:
@@ -55,6 +55,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.model, self.title = model, title
+        self.eval()
         images = noise(2, *model.pretrained_cfg['input_size'])
         try:
             with torch.no_grad():
