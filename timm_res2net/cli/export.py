@@ -13,7 +13,7 @@ import timm
 from ..convert import FILES
 from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
 from ..export.int8 import LARGEST_ERROR
-from ..export.measure import CONTROL, SPREAD, Comparison, compare_forms, is_exact
+from ..export.measure import CONTROL, SPREAD, Comparison, compare_forms
 from ..folder.target import find_target
 from .folders import read_label_names
 from .frame import (
@@ -123,7 +123,7 @@ def _print_verdict(target: str, compared: Comparison) -> None:
         )
         return
     print(f'Of the forms timed, {_in_words(compared.fastest())} of {target}.')
-    if not all(map(is_exact, compared.fastest())):
+    if compared.fastest() != compared.fastest(exact=True):
         print(
             'int8 and bfloat16 change the outputs; `timm-res2net export --int8 FOLDER` measures '
             f'how much, for int8. In float32, {_in_words(compared.fastest(exact=True))}.'

@@ -40,7 +40,6 @@ class Network(nn.Module):
         model: The model, whose `pretrained_cfg` has the size of its images.
         title: What it is called in messages.
         outputs: Names of its outputs: of the feature levels, the keys of a dict, or 'logits'.
-        returns: What it returns, 'tensor', 'list' or 'dict'.
         is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
     """
 
@@ -78,7 +77,7 @@ class Network(nn.Module):
         if isinstance(info, FeatureInfo):
             self.outputs = list(info.module_name())
         elif isinstance(out, dict):
-            self.returns, self.outputs = 'dict', list(map(str, out))
+            self.outputs = list(map(str, out))
         elif torch.is_tensor(out) and out.ndim == 2:
             self.outputs = ['logits']
             self.is_classifier = getattr(model, 'num_classes', None) != 0

@@ -49,11 +49,6 @@ SLOW = ('torch.compile, frozen', 'AOTInductor')
 """Forms that take minutes to make."""
 
 
-def is_exact(form: str) -> bool:
-    """Return whether a form computes in float32."""
-    return 'int8' not in form and 'bfloat16' not in form
-
-
 class Ratio(NamedTuple):
     """A median with its 95 % interval."""
 
@@ -133,7 +128,8 @@ class Comparison(NamedTuple):
 
         With `exact`, only forms in float32 count.
         """
-        ones = [one for one in self.timings if not exact or is_exact(one.form)]
+        loses = [word for word in ('int8', 'bfloat16') if exact]
+        ones = [one for one in self.timings if not any(word in one.form for word in loses)]
         return [one.form for one in ones if one.ratio.low <= ones[0].ratio.high]
 
 

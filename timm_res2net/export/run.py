@@ -38,17 +38,12 @@ def as_tuple(out: Any) -> tuple[Any, ...]:
 class Runner(nn.Module):
     """A file that `export_model` wrote, as a module in eval mode without parameters.
 
-    Attributes:
-        run: What runs the file, without the checks of `forward`.
-        outputs: Names of the outputs.
-        pretrained_cfg: What the file says of its model, under timm's names.
-        num_classes: Classes of the logits; 0 for a file without.
-        feature_info: timm's record of the feature levels. Other files have no such attribute.
+    `outputs` are the names of its outputs, and `pretrained_cfg` is the text in the file.
 
     Shape:
         - Input: (B, in_chans, H, W)
-        - Output: the logits (B, num_classes); or a list of feature levels
-          (B, C, H / stride, W / stride); or what another exported module returns.
+        - Output: a tensor such as the logits (B, num_classes), or a list of tensors such as the
+          feature levels.
     """
 
     def __init__(
@@ -103,10 +98,7 @@ class Runner(nn.Module):
             )
         with torch.no_grad():
             results = list(self.run(images))
-        returns = self.pretrained_cfg['returns']
-        if returns == 'dict':
-            return dict(zip(self.outputs, results, strict=True))
-        return results if returns == 'list' else results[0]
+        return results[0] if self.pretrained_cfg['returns'] == 'tensor' else results
 
     def train(self, mode: bool = True) -> 'Runner':
         """Refuse training mode; a file has only its eval form."""
@@ -133,9 +125,9 @@ def load_exported(
     """Load a file that `export_model` wrote, as a module.
 
     `forward` takes normalized images (B, in_chans, H, W) in float32. It returns the logits
-    (B, num_classes), a list of feature levels (B, C, H / stride, W / stride), or what another
-    exported module returns. It may be called from several threads at once, which get the results of
-    one. OpenVINO computes in float32; it reads the images and its outputs are read without a copy.
+    (B, num_classes), a list of feature levels (B, C, H / stride, W / stride), or the tensor or list
+    of tensors of another module. Several threads may call it at once and get the results of one.
+    OpenVINO computes in float32, and neither images nor outputs are copied for it.
 
     The module has `pretrained_cfg` and `num_classes`, with features also `feature_info`, from the
     file itself. So `timm.data.resolve_model_data_config`, `predict` and `detection_backbone` take
@@ -153,7 +145,7 @@ def load_exported(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: `export_model` did not write the file, it is damaged, its runtime is not
+        ValueError: `export_model` did not write the file, it is damaged, or its runtime is not
             installed or does not run on `device`.
 
     Example:
@@ -164,8 +156,7 @@ def load_exported(
         torch.Size([2, 10])
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'There is no file {path}. Check the path.')
+    path.stat()  # or there is no such file
     if not is_exported(path):
         raise ValueError(
             f'{path} is not a file that `timm-res2net export` wrote. Export a model with it.'
@@ -212,11 +203,7 @@ def _load(path: Path, threads: int | None, precision: str, device: torch.device)
 
 
 def load_onnx(file: Path | bytes, threads: int | None = None) -> tuple[Run, str]:
-    """Load an ONNX file, given by its path or as bytes, in ONNX Runtime.
-
-    Returns:
-        What runs it, and its text; '' if it has none.
-    """
+    """Load an ONNX file, given by its path or as bytes. Return what runs it, and its text."""
     require('export', 'onnxruntime')
     import onnxruntime
 
@@ -238,11 +225,7 @@ def load_onnx(file: Path | bytes, threads: int | None = None) -> tuple[Run, str]
 def load_openvino(
     file: Path | bytes, threads: int | None = None, precision: str = 'f32'
 ) -> tuple[Run, str]:
-    """Load an .xml file, or an ONNX file as its path or as bytes, in OpenVINO.
-
-    Returns:
-        What runs it, and its text; '' for an ONNX file.
-    """
+    """Load an .xml file, or an ONNX file as bytes. Return what runs it, and its text."""
     require('export', 'openvino')
     import openvino
 
@@ -258,8 +241,7 @@ def load_openvino(
     network: Any = core.compile_model(model, 'CPU', settings)
 
     def run(images: torch.Tensor) -> list[torch.Tensor]:
-        # A request of its own (10 us) keeps the outputs that share its memory, and those of other
-        # threads, as they are.
+        # a request of its own, which takes 10 us: outputs share its memory, and other threads run
         request = network.create_infer_request()
         images = images.detach().contiguous()
         outputs = request.infer([images.numpy()], share_inputs=True, share_outputs=True)
