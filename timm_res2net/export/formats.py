@@ -140,7 +140,6 @@ def larger(images: torch.Tensor, step: int) -> torch.Tensor:
 
 def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write an ONNX file."""
-    meta = network.metadata(images, static)
     program, step = _export(network, images, static)
     exported: Any = torch.onnx.export(
         program,
@@ -151,7 +150,7 @@ def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path)
         output_names=network.outputs,
         dynamic_shapes=_free_shapes(step) if step else None,
     )
-    exported.model.metadata_props[META] = meta
+    exported.model.metadata_props[META] = network.metadata(images, static)
     exported.save(str(file), external_data=False)
     return step
 
@@ -165,7 +164,6 @@ def write_openvino(network: Network, images: torch.Tensor, static: bool, file: P
     """
     import openvino
 
-    meta = network.metadata(images, static)
     shape = list(images.shape) if static else [-1, images.shape[1], -1, -1]
     with ignore_deprecation():
         model = openvino.convert_model(
@@ -174,28 +172,27 @@ def write_openvino(network: Network, images: torch.Tensor, static: bool, file: P
     model.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(model.outputs, network.outputs, strict=True):
         output.get_tensor().set_names({name})
-    model.set_rt_info(meta, META)
+    model.set_rt_info(network.metadata(images, static), META)
     openvino.save_model(model, file, compress_to_fp16=False)
     return 0 if static else None
 
 
 def write_pt2(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write the program of torch.export."""
-    meta = network.metadata(images, static)
     program, step = _export(network, images, static)
     content = io.BytesIO()  # torch's own writer aborts the process if the disk is full
-    torch.export.save(program, content, extra_files={f'{META}.json': meta})
+    text = {f'{META}.json': network.metadata(images, static)}
+    torch.export.save(program, content, extra_files=text)
     file.write_bytes(content.getbuffer())
     return step
 
 
 def write_aoti(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write the program of torch.export, compiled by AOTInductor for machines like this one."""
-    meta = network.metadata(images, static)
     program, step = _export(network, images, static)
     inductor: Any = torch._inductor
     configs = {
-        'aot_inductor.metadata': {META: meta},
+        'aot_inductor.metadata': {META: network.metadata(images, static)},
         'freezing': static,  # oneDNN packs for a fixed shape; free sizes gain nothing
     }
     content = io.BytesIO()  # as in `write_pt2`
@@ -208,11 +205,11 @@ def write_torchscript(
     network: Network, images: torch.Tensor, static: bool, file: Path
 ) -> int | None:
     """Write a TorchScript trace."""
-    meta = network.metadata(images, static)
     content = io.BytesIO()  # as in `write_pt2`
     with ignore_deprecation():
         traced = torch.jit.trace(network, images, check_trace=False)
-        torch.jit.save(traced, content, _extra_files={f'{META}.json': meta})
+        text = {f'{META}.json': network.metadata(images, static)}
+        torch.jit.save(traced, content, _extra_files=text)
     file.write_bytes(content.getbuffer())
     return 0 if static else None
 

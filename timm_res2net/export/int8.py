@@ -79,6 +79,8 @@ def prepare_images(
         batch: Number of images of one run. Both halves of the images are multiples of it.
         file: File for the array (N, in_chans, H, W).
     """
+    if 'mean' not in model.pretrained_cfg:
+        raise ValueError('Nothing says how images are prepared. Give mean and std (--mean, --std).')
     load, paths = image_loader(model), find_images([folder])
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
     shape = (min(len(paths), limit), *model.pretrained_cfg['input_size'])
