@@ -182,8 +182,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--accept-loss',
         action='store_true',
-        help=f'write an int8 file whose logits are off by more than {100 * LARGEST_ERROR:.0f} %%, or that '
-        'was compared with images of a single answer',
+        help=f'write an int8 file whose logits are off by more than {100 * LARGEST_ERROR:.0f} %%, '
+        'or that was compared with images of a single answer',
     )
     add_options(parser, '--json', '--debug')
     parser = add_command(commands, _measure)
