@@ -44,14 +44,7 @@ class Network(nn.Module):
     """
 
     def __init__(self, model: Any, title: str) -> None:
-        """
-        Args:
-            model: The model, which is put into eval mode and run once.
-            title: What it is called in messages.
-
-        Raises:
-            ValueError: It does not take images of its size, or returns anything but tensors.
-        """
+        """Run the model once, in eval mode. A ValueError says that it cannot be exported."""
         super().__init__()
         self.model, self.title = model, title
         self.eval()

@@ -78,10 +78,8 @@ class Runner(nn.Module):
         self.pretrained_cfg = cfg
         self.outputs: tuple[str, ...] = cfg['outputs']
         self.num_classes: int = cfg.get('num_classes', 0)
-        if 'features' in cfg:
-            self.feature_info = FeatureInfo(
-                list(cfg['features']), tuple(range(len(cfg['features'])))
-            )
+        if levels := list(cfg.get('features', ())):
+            self.feature_info = FeatureInfo(levels, tuple(range(len(levels))))
 
     def forward(self, images: torch.Tensor) -> Any:
         """Run the file."""
@@ -110,10 +108,11 @@ class Runner(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> 'Runner':
         """Refuse another device or dtype: every method that moves a module calls this one."""
-        moved = fn(torch.empty(0, device=self.device))
-        if moved.device != self.device or moved.dtype != torch.float32:
+        here = torch.empty(0, device=self.device)
+        moved = fn(here)
+        if (moved.device, moved.dtype) != (here.device, here.dtype):
             raise ValueError(
-                f'{self.path.name} runs on {self.device} in float32 and cannot be moved to '
+                f'{self.path.name} runs on {here.device} in float32 and cannot be moved to '
                 f'{moved.device} in {moved.dtype}. Load it with load_exported(path, device=...).'
             )
         return self
