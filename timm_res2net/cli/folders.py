@@ -279,4 +279,6 @@ def add(commands: Any) -> None:
     add_options(parser, '--out', help='folder to write')
     add_options(parser, '--revision', '--json', '--debug')
     parser = add_command(commands, _check)
-    add_options(parser, 'target', '--revision', '--json', '--debug')
+    text = 'registered name, folder, OWNER/NAME on the Hub, or a file that `export` wrote'
+    add_options(parser, 'target', help=text)
+    add_options(parser, '--revision', '--json', '--debug')

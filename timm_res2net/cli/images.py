@@ -150,7 +150,8 @@ def _show(
 def add(commands: Any) -> None:
     """Add the commands `predict` and `show`."""
     parser = add_command(commands, _predict)
-    add_options(parser, 'target', nargs='?', default=None)
+    text = 'registered name, folder, OWNER/NAME on the Hub, or a file that `export` wrote'
+    add_options(parser, 'target', nargs='?', default=None, help=text)
     text = 'image, or folder that is searched with its subfolders (default: a bundled digit)'
     parser.add_argument('images', metavar='image', nargs='*', type=Path, default=(), help=text)
     text = 'classes per image (default: 3)'
