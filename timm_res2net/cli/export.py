@@ -76,10 +76,12 @@ def _measure(target: Sequence[str], slow: bool = False, json: bool = False, **op
     timm-res2net measure my_res2net --batch-size 8 --img-size 320
     timm-res2net measure res2net50_se --all --json
     """
+    # first, because an unknown name must not end minutes of timing
+    top1 = {name: _top1(name) for name in target}
     compared = {name: compare_forms(name, slow=slow, **options) for name in target}
     if json:
         objects = [
-            {'model': name, 'top1': _top1(name), **one._asdict(), 'usable': one.usable}
+            {'model': name, 'top1': top1[name], **one._asdict(), 'usable': one.usable}
             for name, one in compared.items()
         ]
         print_json(objects if len(objects) > 1 else objects[0])
@@ -87,7 +89,7 @@ def _measure(target: Sequence[str], slow: bool = False, json: bool = False, **op
         rows = [
             (
                 name,
-                f'{_top1(name) or ""}',
+                f'{top1[name] or ""}',
                 timing.form,
                 f'{timing.milliseconds:.2f}',
                 f'× {timing.ratio}',
