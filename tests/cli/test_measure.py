@@ -38,8 +38,7 @@ def test_what_is_fastest(monkeypatch, capsys):
     assert 'Of the forms timed, OpenVINO, int8 is the fastest of res2net50_se.' in out
     assert 'In float32, deployed is the fastest.' in out
     run(monkeypatch, [DEPLOYED, EAGER])
-    (last,) = capsys.readouterr().out.splitlines()[-1:]
-    assert 'deployed is the fastest' in last
+    assert 'deployed is the fastest' in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_ties(monkeypatch, capsys):
@@ -55,8 +54,7 @@ def test_ties(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('fastest', 'control'),
     [
-        (DEPLOYED, 1.2),
-        (DEPLOYED, float('nan')),
+        *((DEPLOYED, control) for control in (1.2, float('nan'))),
         (DEPLOYED._replace(ratio=Ratio(0.75, 0.5, 0.8)), 1.0),
         (DEPLOYED._replace(ratio=Ratio(0.75, 0.7, 0.9)), 1.0),
     ],
