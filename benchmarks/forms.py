@@ -38,7 +38,7 @@ from timm_res2net.export.measure import (
     ratio,
     time_forms,
 )
-from timm_res2net.export.run import Run
+from timm_res2net.export.run import PRECISION_HINT, Run
 from timm_res2net.layers.text import table
 
 from .changing_sizes import SIX
@@ -53,12 +53,14 @@ CASES = {
 }
 """The shapes of the images, by case."""
 LOW = 'deployed, bfloat16'
-"""A form that `timm-res2net measure` does not have: its outputs differ by half a percent."""
+"""A form whose outputs differ by half a percent."""
+EXPORTED = 'OpenVINO, float32'
+"""A file that is also timed without the module around it."""
 
 
 def all_forms() -> tuple[str, ...]:
     """Return the names of all forms."""
-    return (*FORMS, LOW)
+    return tuple(dict.fromkeys((*FORMS, LOW)))
 
 
 def build(name: str) -> Any:
@@ -74,6 +76,16 @@ def deployed(model: nn.Module, name: str, form: str) -> Run:
         return fast
     low = fast.bfloat16()
     return lambda images: low(images.bfloat16())
+
+
+def without_module(path: Path) -> Run:
+    """Return what runs a file of OpenVINO by one request, which is what its runtime takes alone."""
+    import openvino
+
+    settings = {PRECISION_HINT: 'f32', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
+    settings |= {'PERFORMANCE_HINT': 'LATENCY', 'ENABLE_CPU_PINNING': False}
+    request = openvino.Core().compile_model(path, 'CPU', settings).create_infer_request()
+    return lambda images: request.infer([images.numpy()], share_inputs=True, share_outputs=True)
 
 
 def peak_memory(name: str, form: str, folder: str, shape: tuple[int, ...]) -> float:
@@ -145,7 +157,13 @@ def measure(
                 if form in names:
                     steps[form] = deployed(copy.deepcopy(model), name, form)
                     left_out.pop(form, None)
+        bare = f'{EXPORTED}, without the module'
+        if EXPORTED in steps:
+            steps[bare] = without_module(Path(made) / 'openvino.xml')
         samples = time_forms(steps, images, seconds, time.process_time)
+        if bare in samples:
+            found['module'] = [round(x, 4) for x in ratio(samples[EXPORTED], samples.pop(bare))]
+            print(f'The module takes × {found["module"][0]:.3f} of the time of OpenVINO alone.')
         for form, taken in samples.items():
             found['milliseconds'][form] = round(1000 * median(taken), 2)
             found['ratios'][form] = [round(x, 4) for x in ratio(taken, samples['eager'])]

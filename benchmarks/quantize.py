@@ -80,15 +80,15 @@ def forms(model: nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str
         export_model(model, path, name)
     found: dict[str, Answer] = {
         'torch, bfloat16': lambda x: [in_bf16(x.to(torch.bfloat16))],
-        'OpenVINO, bfloat16': load_openvino(plain['openvino'], threads, 'bf16'),
+        'OpenVINO, bfloat16': load_openvino(plain['openvino'], threads, 'bf16')[0],
     }
     for preset in PRESETS:
         path = folder / f'{preset}.xml'
         quantize_file(plain['openvino'], path, calibration.numpy(), 1, preset)
-        found[f'OpenVINO, int8, preset {preset}'] = load_openvino(path, threads)
+        found[f'OpenVINO, int8, preset {preset}'] = load_openvino(path, threads)[0]
     path = folder / 'int8.onnx'
     quantize_file(plain['onnx'], path, calibration.numpy(), 1)
-    found['ONNX Runtime, int8, preset mixed'] = load_onnx(path, threads)
+    found['ONNX Runtime, int8, preset mixed'] = load_onnx(path, threads)[0]
     return found
 
 

@@ -18,7 +18,7 @@ from .models.res2net_zoo import Res2Net
 from .prediction import predict
 
 if TYPE_CHECKING:
-    from .export import export_model
+    from .export import export_model, load_exported
     from .folder import convert_checkpoint
     from .hub import check, pull, push_to_hub
 
@@ -30,6 +30,7 @@ __all__ = [
     'convert_checkpoint',
     'detection_backbone',
     'export_model',
+    'load_exported',
     'predict',
     'pull',
     'push_to_hub',
@@ -43,6 +44,7 @@ _ON_USE = {
     'check': 'hub',
     'convert_checkpoint': 'folder',
     'export_model': 'export',
+    'load_exported': 'export',
     'pull': 'hub',
     'push_to_hub': 'hub',
 }

@@ -57,7 +57,7 @@ class DetectionBackbone(nn.Module):
 
 
 def detection_backbone(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | nn.Module,
     out_indices: Sequence[int] = (1, 2, 3, 4),
     out_channels: int = 256,
     extra_blocks: str | ExtraFPNBlock | None = 'pool',
@@ -72,7 +72,8 @@ def detection_backbone(
 
     Args:
         name: Res2Net of this package or of timm, another model of timm, a folder, or a repository
-            of the Hub (OWNER/NAME).
+            of the Hub (OWNER/NAME). Or a module with feature levels, such as `load_exported`
+            returns, whose levels are used as they are.
         out_indices: Feature levels: 0 to 4 for strides 2 to 32.
         out_channels: Channels of every level of the pyramid.
         extra_blocks: Levels above the last one: 'pool' for one level by subsampling, 'p6p7' for two
@@ -125,7 +126,15 @@ def detection_backbone(
         raise ValueError(
             f"Unknown extra_blocks {extra_blocks!r}. Use 'pool', 'p6p7', None, or an ExtraFPNBlock."
         )
-    body = create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
+    if isinstance(name, nn.Module):
+        body = name
+    else:
+        body = create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
+    if not hasattr(body, 'feature_info'):
+        raise ValueError(
+            f'{type(body).__name__} returns no feature levels. Create it with features_only=True, '
+            'or export with features=True (--features).'
+        )
     if trainable_layers < len(_STAGES):
         children = dict(body.named_children())
         if not {'conv1', 'layer1'} <= children.keys():

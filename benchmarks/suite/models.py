@@ -124,9 +124,9 @@ def prepare(spec: Spec, mode: str, cell: Cell, x: torch.Tensor) -> Work:
         images = x.float().contiguous()
         if runtime == 'openvino':
             precision = 'bf16' if compute_dtype == torch.bfloat16 else 'f32'
-            step = load_openvino(file, cell.threads, precision)
+            step, _ = load_openvino(file, cell.threads, precision)
         else:
-            step = load_onnx(file, cell.threads)
+            step, _ = load_onnx(file, cell.threads)
         return Work(nn.Identity(), lambda: step(images)[0], lambda: [x])
     model = build(spec, cell.device, mode)
     model = model.to(weight_dtype).to(memory_format=LAYOUTS[cell.layout])

@@ -174,7 +174,7 @@ def test_forms(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(forms, 'CASES', {
         'batch 1': [(1, 3, 64, 64)], 'six sizes in turn': [(1, 3, 64, 64), (1, 3, 64, 96)],
     })  # fmt: skip
-    few = {name: FORMS[name] for name in ('eager', 'deployed', 'OpenVINO, int8')}
+    few = {name: FORMS[name] for name in ('eager', 'deployed', forms.EXPORTED, 'OpenVINO, int8')}
     monkeypatch.setattr(forms, 'FORMS', few)
     monkeypatch.setattr(measure, 'FORMS', few)
     monkeypatch.setattr(forms, 'usable', lambda cell: True)
@@ -188,6 +188,7 @@ def test_forms(tmp_path, capsys, monkeypatch):
         assert set(cell['memory']) == (names if case == 'batch 1' else set())
         assert all(size > 0 for size in (*cell['bytes'].values(), *cell['memory'].values()))
         assert cell['rounds'] >= 5
+        assert min(cell['module']) > 0  # the file with the module over the file without
     assert forms.report_table(before['cells']) in capsys.readouterr().out
     again = ['--models', NAME, '--seconds', '0', '--out', str(out), '--forms', 'OpenVINO, int8']
     for usable in (True, False):  # otherwise the file keeps its figures

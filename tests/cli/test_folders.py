@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.common import PADDLE, save
 from timm_res2net.cli import main
-from timm_res2net.cli.folders import _label_names
+from timm_res2net.cli.folders import read_label_names
 
 
 def test_convert_there_and_back(tmp_path, capsys):
@@ -76,13 +76,13 @@ def test_convert_names_what_looks_like_a_lost_classifier(key, tmp_path, capsys):
 def test_names_of_classes_from_a_file(tmp_path):
     path = tmp_path / 'names.txt'
     path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
-    assert _label_names(path, None, '') == ['cat', 'dog']
+    assert read_label_names(path, None, '') == ['cat', 'dog']
     path.write_bytes(b'caf\xe9\n')
     with pytest.raises(UnicodeDecodeError):
-        _label_names(path, None, '')
+        read_label_names(path, None, '')
     with pytest.raises(FileNotFoundError, match='nothing'):
-        _label_names(tmp_path / 'nothing', None, '')
-    assert _label_names(None, None, '') is None
+        read_label_names(tmp_path / 'nothing', None, '')
+    assert read_label_names(None, None, '') is None
 
 
 def put_images(folder: Path, *names: str) -> None:
@@ -97,16 +97,16 @@ def test_names_of_classes_from_a_folder(tmp_path):
     put_images(tmp_path / 'train', 'c10/a.png', 'c9/a.png', 'Ant/x/bee/a.jpg', 'train/a.png')
     (tmp_path / 'train' / 'empty').mkdir()
     with pytest.raises(ValueError, match=r'c9.*c10.*--label-order'):
-        _label_names(tmp_path / 'train', None, '')
-    assert _label_names(tmp_path / 'train', 'sorted', '') == ['bee', 'c10', 'c9', 'train']
-    names = _label_names(tmp_path / 'train', 'natural', '')
+        read_label_names(tmp_path / 'train', None, '')
+    assert read_label_names(tmp_path / 'train', 'sorted', '') == ['bee', 'c10', 'c9', 'train']
+    names = read_label_names(tmp_path / 'train', 'natural', '')
     assert names == ['bee', 'c9', 'c10', 'train']
     weights = timm.create_model('test_res2net_se').state_dict()
     save(
         {'args': argparse.Namespace(model='test_res2net_se'), 'state_dict': weights},
         tmp_path / 'best.pth',
     )
-    assert _label_names(tmp_path / 'train', None, str(tmp_path / 'best.pth')) == names
+    assert read_label_names(tmp_path / 'train', None, str(tmp_path / 'best.pth')) == names
     data = timm.data.create_dataset('', str(tmp_path), split='train')
     assert {name: i for i, name in enumerate(names)} == data.reader.class_to_idx
 

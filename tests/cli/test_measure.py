@@ -17,7 +17,7 @@ DEPLOYED = Timing('deployed', 75.0, ratio(0.75))
 INT8 = Timing('OpenVINO, int8', 20.0, ratio(0.2), 26_000_000)
 
 
-def run(monkeypatch, timings, control=1.0, *words):
+def run(monkeypatch, timings, control=1.0, *words, models=('res2net50_se',)):
     given = []
 
     def compare(model, **kwargs):
@@ -25,24 +25,60 @@ def run(monkeypatch, timings, control=1.0, *words):
         return Comparison(tuple(timings), ratio(control), {'AOTInductor': 'takes minutes to make'})
 
     monkeypatch.setattr(export, 'compare_forms', compare)
-    return main(['measure', 'res2net50_se', *words]), given[0]
+    return main(['measure', *models, *words]), given
 
 
 def test_what_is_fastest(monkeypatch, capsys):
-    code, (model, options) = run(monkeypatch, [INT8, DEPLOYED, EAGER], 1.0, '--batch-size', '8')
+    code, given = run(monkeypatch, [INT8, DEPLOYED, EAGER], 1.0, '--batch-size', '8')
     out = capsys.readouterr().out
     assert code == 0
-    assert (model, options) == ('res2net50_se', {'batch_size': 8, 'slow': False})
+    assert given == [('res2net50_se', {'batch_size': 8, 'slow': False})]
     assert '| OpenVINO, int8 | 20.00  | × 0.20 [0.19, 0.21] | 26.0       |' in out
-    assert 'Not timed: AOTInductor (takes minutes to make).' in out
-    assert 'The fastest form here is OpenVINO, int8.' in out
-    assert 'In float32 the fastest is deployed.' in out
+    assert 'Not timed: AOTInductor of res2net50_se (takes minutes to make).' in out
+    assert 'Of the forms timed, OpenVINO, int8 is the fastest of res2net50_se.' in out
+    assert 'In float32, deployed is the fastest.' in out
     run(monkeypatch, [DEPLOYED, EAGER])
-    assert capsys.readouterr().out.splitlines()[-1] == 'The fastest form here is deployed.'
-    assert run(monkeypatch, [DEPLOYED, EAGER], 1.2)[0] == 3  # a busy machine
+    assert 'deployed is the fastest' in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_ties(monkeypatch, capsys):
+    """Forms whose intervals overlap are named together, in float32 as well."""
+    lower = Timing('OpenVINO, bfloat16', 21.0, ratio(0.215))
+    other = Timing('ONNX Runtime', 76.0, ratio(0.76))
+    run(monkeypatch, [INT8, lower, DEPLOYED, other, EAGER])
     out = capsys.readouterr().out
-    assert '× 1.20' in out
-    assert 'fastest' not in out
+    assert 'OpenVINO, int8 and OpenVINO, bfloat16 are the fastest, and' in out
+    assert 'In float32, deployed and ONNX Runtime are the fastest, and' in out
+
+
+@pytest.mark.parametrize(
+    ('fastest', 'control'),
+    [
+        *((DEPLOYED, control) for control in (1.2, float('nan'))),
+        (DEPLOYED._replace(ratio=Ratio(0.75, 0.5, 0.8)), 1.0),
+        (DEPLOYED._replace(ratio=Ratio(0.75, 0.7, 0.9)), 1.0),
+    ],
+)
+def test_a_busy_machine_has_no_winner(fastest, control, monkeypatch, capsys):
+    assert run(monkeypatch, [fastest, EAGER], control)[0] == 3
+    out = capsys.readouterr().out
+    assert f'× {ratio(control)}' in out
+    assert 'Of the forms' not in out
+
+
+def test_several_models(monkeypatch, capsys):
+    """In one table, with published accuracies; one of them has none."""
+    models = ('res2net50_26w_4s', 'res2net50_vd_26w_4s', 'res2net152d')
+    code, given = run(monkeypatch, [DEPLOYED, EAGER], models=models)
+    assert (code, [name for name, _ in given]) == (0, list(models))
+    rows = [
+        line.split('|')[1:4] for line in capsys.readouterr().out.splitlines() if '× 1.0' in line
+    ]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert cells == [[models[0], '77.95', 'eager'], [models[1], '83.1', 'eager'],
+                     [models[2], '', 'eager']]  # fmt: skip
+    run(monkeypatch, [DEPLOYED, EAGER], 1.0, '--json', models=models)
+    assert [one['top1'] for one in json.loads(capsys.readouterr().out)] == [77.95, 83.1, None]
 
 
 def test_json(monkeypatch, capsys):
@@ -55,4 +91,5 @@ def test_json(monkeypatch, capsys):
         'bytes': 26_000_000,
     }
     assert found['usable'] is True
+    assert found['model'] == 'res2net50_se'
     assert found['left_out'] == {'AOTInductor': 'takes minutes to make'}

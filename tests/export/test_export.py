@@ -2,20 +2,27 @@
 
 import importlib.util
 import json
+import re
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import resolve_model_data_config
 from timm.models.hrnet import cfg_cls
 from torch import nn
+from torchvision.models.detection import FasterRCNN
 
 from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_error
-from timm_res2net import detection_backbone, export
+from timm_res2net import detection_backbone, export, load_exported, predict, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
+from timm_res2net.prediction import image_loader
 
 FLOAT = 1e-5  # float32, and what runtimes reorder
 NARROW = {'layers': (2, 1, 1, 1), 'channels': (16, 16, 16, 16)}
@@ -118,6 +125,16 @@ def test_files_compute_what_the_model_does(kind, features, deploy, tmp_path):
     assert 'any size' in done.sizes or torch.__version__ < '2.14'  # 2.6: multiples of 32
     x = torch.randn(3, 3, *((69, 110) if 'any size' in done.sizes else (96, 64)))
     compare(run(out, kind, x), model.float().eval(), x)
+    module = load_exported(out, threads=1)
+    compare(export.as_tuple(module(x)), model, x)
+    assert module(x).shape == (3, 7) if not features else isinstance(module(x), list)
+    assert resolve_model_data_config(module) == resolve_model_data_config(model)
+    if kind in ('pt2', 'torchscript'):  # torch's own files also run on other devices
+        for output in export.as_tuple(load_exported(out, 'meta')(x.to('meta'))):
+            assert output.is_meta
+    if features:
+        keys = ['module', 'num_chs', 'reduction']
+        assert module.feature_info.get_dicts(keys) == model.feature_info.get_dicts(keys)
     names = [out.name, *(f'net{suffix}' for suffix in FORMATS[kind].beside)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
@@ -127,7 +144,7 @@ def test_files_compute_what_the_model_does(kind, features, deploy, tmp_path):
     for key in ('architecture', 'tag', 'interpolation', 'crop_pct', 'license'):
         assert meta[key] == cfg[key]
     if not features:
-        assert meta['num_classes'] == 7
+        assert meta['num_classes'] == module.num_classes == 7
         assert 'label_names' not in meta  # those of ten digits
 
 
@@ -198,12 +215,6 @@ def test_aoti(tmp_path):
 # --- refused --------------------------------------------------------------------------------------
 
 
-def pyramid() -> nn.Module:
-    model = detection_backbone(TINY)
-    model.pretrained_cfg = {'input_size': (3, 64, 64)}
-    return model
-
-
 @pytest.mark.parametrize(
     ('target', 'file', 'kwargs', 'value'),
     [
@@ -218,8 +229,9 @@ def pyramid() -> nn.Module:
         ('convnext_atto', 'x.pt2', {'features': True, 'pretrained': False}, '(1, 2, 3, 4)'),
         ('resnet18', 'x.pt2', {'deploy': True, 'pretrained': False}, 'no Res2Net block'),
         (lambda: nn.Conv2d(3, 4, 1), 'x.pt2', {}, 'Conv2d has no pretrained_cfg'),
+        (narrow, 'x.pt2', {'label_names': ['a', 'b']}, '2 label names for 10 classes'),
+        (narrow, 'x.pt2', {'input_size': (5, 64, 64)}, '(2, 5, 64, 64)'),
         (narrow, 'x.pt2', {'features': True}, 'Res2Net returns no feature levels'),
-        (pyramid, 'x.pt2', {}, 'DetectionBackbone returns 5 outputs'),
     ],
 )
 def test_refused(target, file, kwargs, value, tmp_path):
@@ -263,7 +275,7 @@ def test_a_file_with_other_outputs_is_not_written(size, static, wrong, tmp_path,
 
     class Spoilt(export.Runner):
         def forward(self, images):
-            *others, last = super().forward(images)
+            *others, last = export.as_tuple(super().forward(images))
             bad = wrong * last.abs().max() if images.shape[2] == size else 0
             return [*others, last + bad]
 
@@ -272,6 +284,187 @@ def test_a_file_with_other_outputs_is_not_written(size, static, wrong, tmp_path,
     with pytest.raises(ValueError, match=r'inf|1\.0e-03'):  # NaN is a difference
         export_model(narrow(layers=(1, 1, 1, 1), **LEVELS), tmp_path / 'x.pt', **options)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- modules of any kind --------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    """A network with a Res2Net inside, whose outputs have names or not."""
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.body, self.names = narrow(features_only=True, out_indices=(1, 2)), names
+        self.head = nn.Conv2d(64, 2, 1)
+
+    def forward(self, images):
+        outputs = [self.head(level) for level in self.body(images)]
+        return dict(zip(self.names, outputs, strict=True)) if self.names else outputs[0]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'names'),
+    [
+        pytest.param('openvino', ('mask', 'edges'), marks=needs_openvino),
+        ('torchscript', ()),
+        pytest.param('onnx', ('mask', 'edges'), marks=[needs_onnx, pytest.mark.slow]),
+        pytest.param('pt2', ('mask', 'edges'), marks=pytest.mark.slow),
+    ],
+)
+def test_a_module_that_is_not_of_timm(kind, names, tmp_path):
+    model, out = Heads(names).eval(), tmp_path / f'net{FORMATS[kind].suffix}'
+    done = export_model(model, out, kind, input_size=(3, 64, 96))
+    assert done.outputs == (names or ('output0',))
+    meta = metadata(out, kind)
+    assert meta['input_size'] == [3, 64, 96]
+    assert not {'mean', 'resize_to', 'num_classes'} & meta.keys()  # nothing is made up
+    x = torch.randn(3, 3, 96, 128)
+    got, expected = load_exported(out)(x), model(x)
+    assert isinstance(got, list) if names else torch.is_tensor(got)
+    for one, other in zip(export.as_tuple(got), export.as_tuple(expected), strict=True):
+        assert relative_error(one, other) < FLOAT
+
+
+def test_the_limit_follows_the_rounding_of_the_network(monkeypatch, tmp_path):
+    """Two outputs, of which one is a small difference of large numbers; the message names it."""
+
+    class Cancelling(Heads):
+        def forward(self, images):
+            exact = super().forward(images)['mask']
+            return {'exact': exact, 'rough': (exact + self.large) - self.large}
+
+    class Off(export.Runner):
+        def forward(self, images):
+            outputs = dict(zip(self.outputs, super().forward(images), strict=True))
+            outputs[name] += off * outputs[name].abs().max()
+            return list(outputs.values())
+
+    model = Cancelling(('mask', 'edges')).eval()
+    model.register_buffer('large', torch.tensor(3e3))
+    monkeypatch.setattr(export, 'Runner', Off)
+    for name, off, passes in (('rough', 3e-4, True), ('rough', 0.1, False), ('exact', 3e-4, False)):
+        out = tmp_path / f'{name} {off}.pt'
+        if passes:
+            assert export_model(model, out, input_size=(3, 64, 64)).error > 1e-4
+        else:
+            with pytest.raises(ValueError, match=f"'{name}'"):
+                export_model(model, out, input_size=(3, 64, 64))
+
+
+@pytest.mark.parametrize('in_chans', [1, 3])
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation, tmp_path):
+    """By NumPy and Pillow alone, as the README does; any size of photo."""
+    page = (Path(export.__file__).parent / 'README.md').read_text()
+    (code,) = (
+        block for block in re.findall(r'```python\n(.*?)```', page, re.S) if 'def prep' in block
+    )
+    assert set(re.findall(r'(?:from|import) (\w+)', code)) == {'numpy', 'PIL', 'Image'}
+    names: dict = {}
+    exec(code, names)
+    data = {'mean': [0.3] * in_chans, 'std': [0.2] * in_chans, 'crop_pct': 0.9}
+    model, out = narrow(in_chans=in_chans, num_classes=2), tmp_path / 'net.pt'
+    data |= {'label_names': ['a', 'b'], 'interpolation': interpolation}
+    export_model(model, out, img_size=64, **data)
+    meta, module = metadata(out, 'torchscript'), load_exported(out)
+    assert (meta['label_names'], meta['int8'], meta['crop_mode']) == (['a', 'b'], False, 'center')
+    load = image_loader(module)
+    for width, height in ((201, 97), (97, 150), (65, 65), (40, 33)):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'photo.png')
+        prepared = names['prepare'](tmp_path / 'photo.png', meta)
+        assert prepared.dtype == np.float32
+        assert np.abs(prepared - load(tmp_path / 'photo.png')[None].numpy()).max() < 1e-5
+
+
+# --- loaded ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory) -> dict[str, Path]:
+    """The digits model in files; levels as TorchScript, and logits for one shape."""
+    folder, files = tmp_path_factory.mktemp('exported'), {}
+    for name, options in (('logits.pt', {}), ('levels.pt', {'features': True}),
+                          ('static.pt', {'static': True}), ('logits.xml', {})):  # fmt: skip
+        if name != 'logits.xml' or importlib.util.find_spec('openvino'):
+            files[name] = export_model(TINY, folder / name, **options).path
+    return files
+
+
+def test_what_a_loaded_file_refuses(exported, tmp_path):
+    module, static = load_exported(exported['logits.pt']), load_exported(exported['static.pt'])
+    assert not module.eval().training and not list(module.parameters())
+    assert module.to('cpu') is module.float()
+    damaged = tmp_path / 'x.onnx'
+    damaged.write_text('no model')
+    torch.save({}, tmp_path / 'weights.pt')
+    for refused, value in (
+        (lambda: module(image(1).requires_grad_()), 'torch.no_grad'),
+        (lambda: nn.Sequential(module).train(), 'cannot be trained'),
+        (lambda: nn.Sequential(module).to('meta'), 'meta'),
+        (lambda: module.half(), 'float16'),
+        (lambda: static(image(2)), '(1, 3, 64, 64), got (2, 3, 64, 64)'),
+        (lambda: load_exported(tmp_path / 'no.xml'), 'no.xml'),
+        (lambda: load_exported(tmp_path / 'weights.pt'), 'weights.pt'),
+        (lambda: load_exported(damaged, 'cuda'), 'cuda'),
+        (lambda: load_exported(damaged), 'x.onnx'),
+        (lambda: detection_backbone(module), 'no feature levels'),
+    ):
+        with pytest.raises((ValueError, OSError)) as error:
+            refused()
+        assert value in str(error.value)
+    with torch.no_grad():
+        assert module(image(1).requires_grad_()).shape == (1, 10)
+
+
+@pytest.mark.parametrize('name', ['logits.pt', pytest.param('logits.xml', marks=needs_openvino)])
+def test_four_threads_get_the_results_of_one(name, exported):
+    """Bit for bit, also after the outputs' memory could have been used again."""
+    module = load_exported(exported[name], threads=1)
+    images = [image(2, 64 + 8 * i) for i in range(4)]
+    expected = [module(x).clone() for x in images]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(module, 10 * images))
+    assert all(map(torch.equal, results, 10 * expected))
+
+
+def test_functions_take_a_loaded_file(exported):
+    model = timm.create_model(TINY, pretrained=True).eval()
+    module = load_exported(exported['logits.pt'])
+    ((one,), (other,)) = (list(predict(net, [None])) for net in (module, model))
+    assert [label for label, _ in one.top] == [label for label, _ in other.top]
+    assert one.top[0][0] == '3'
+    backbone = detection_backbone(load_exported(exported['levels.pt']), norm='frozen')
+    assert [level.shape[1] for level in backbone(image(1)).values()] == [256] * 5
+
+
+@pytest.mark.slow
+@needs_openvino
+def test_a_detector_over_a_loaded_file(tmp_path):
+    """Levels and boxes of torchvision's FasterRCNN are those of the plain backbone."""
+    levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)}
+    model = randomise(timm.create_model('res2net50_26w_4s', **levels)).eval()
+    file = export_model(model, tmp_path / 'net.xml', img_size=128).path
+    boxes = []
+    for body in (model, load_exported(file)):
+        torch.manual_seed(1)
+        backbone = detection_backbone(body)
+        detector = FasterRCNN(backbone, num_classes=3, min_size=160, max_size=320).eval()
+        with torch.no_grad():
+            boxes.append(detector([torch.rand(3, 150, 210)])[0])
+    assert len(boxes[0]['boxes']) > 5
+    assert boxes[0]['labels'].tolist() == boxes[1]['labels'].tolist()
+    assert torch.allclose(boxes[0]['boxes'], boxes[1]['boxes'], atol=1e-2)  # px
+
+
+def test_commands_take_a_file(exported, capsys):
+    digits = str(prediction.DIGITS)
+    for name in ('levels.pt', 'logits.pt', 'static.pt'):
+        assert main(['check', str(exported[name])]) == 0
+        assert capsys.readouterr().out.startswith('ok ')
+        if name != 'levels.pt':
+            assert main(['predict', str(exported[name]), digits, digits]) == 0
+            assert capsys.readouterr().out.count(digits) == 2
 
 
 # --- the command ----------------------------------------------------------------------------------

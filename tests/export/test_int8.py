@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.common import TINY, image, randomise
-from timm_res2net.export import export_model, int8
+from timm_res2net.export import export_model, int8, load_exported
 from timm_res2net.export.formats import Network
 from timm_res2net.export.int8 import enclose, prepare_images
 from timm_res2net.prediction import find_images, image_loader
@@ -41,7 +41,7 @@ def tiny(**kwargs) -> torch.nn.Module:
     return randomise(timm.create_model(TINY, **small, **kwargs)).eval()
 
 
-def test_which_images_are_used(tmp_path):
+def test_which_images_are_used(tmp_path, caplog):
     """As the model's config says, at the size of the export, half of them for each purpose."""
     folder = draw(tmp_path / 'digits', 45)
     model = timm.create_model(TINY)
@@ -53,6 +53,7 @@ def test_which_images_are_used(tmp_path):
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config)
     paths = find_images([folder])
+    (folder / '000.png').write_text('no image')  # left out, and counted
     ordered = np.stack([transform(Image.open(path).convert('RGB')).numpy() for path in paths])
     images = chosen(1000, 1)
     assert images.shape == (44, 3, 40, 48)  # the same number calibrates and compares
@@ -62,6 +63,7 @@ def test_which_images_are_used(tmp_path):
     assert order != sorted(order)  # files are often sorted by class
     assert np.array_equal(chosen(34, 1), images[:34])
     assert len(chosen(1000, 3)) == 42
+    assert '1 images were left out' in caplog.text
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -82,14 +84,15 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
             self.factor = 1.1 if path.parent.name == 'int8' else 1
 
         def forward(self, images):
-            return [self.factor * output for output in super().forward(images)]
+            return [self.factor * output for output in int8.as_tuple(super().forward(images))]
 
     monkeypatch.setattr(int8, 'quantize_file', copy)  # instead of NNCF
     monkeypatch.setattr(int8, 'Runner', Larger)
     folder = draw(tmp_path / 'digits', 36)
     arguments = {'features_only': True, 'out_indices': (1, 4)} if features else {}
     out = tmp_path / '[net].xml'
-    done = export_model(tiny(**arguments), out, int8=folder, img_size=33, max_images=33)
+    options = {'img_size': 33, 'max_images': 33, 'accept_loss': True}  # random: a single answer
+    done = export_model(tiny(**arguments), out, int8=folder, **options)
     found = done.int8
     assert list(found.errors) == list(done.outputs) == (LEVELS if features else LOGITS)
     assert list(found.errors.values()) == pytest.approx([0.1] * len(found.errors))
@@ -117,6 +120,8 @@ def test_what_is_measured(features, tmp_path, monkeypatch):
          ['top-1 answers of 16 images is 0.500', 'min_agreement=0.98']),
         # argmax takes NaN for the largest
         (lambda logits: torch.nan * logits, LOGITS, 0.01, ['is 0.000']),
+        # every answer stays, for other reasons
+        (lambda logits: 1.3 * logits, LOGITS, None, ['off by 30.0%', '--accept-loss']),
         (lambda level: 1.3 * level, LEVELS, None, ['16 images is 0.700', 'min_agreement=0.8 ']),
         (lambda level: 1.1 * level, LEVELS, 0.95, ['16 images is 0.900', 'min_agreement=0.95']),
         (lambda level: torch.nan * level, LEVELS, 0, ['levels of 16 images is nan']),
@@ -133,11 +138,11 @@ def test_too_small_an_agreement(change, names, least, values, tmp_path, monkeypa
 
     monkeypatch.setattr(int8, 'quantize_file', lambda *args: None)
     monkeypatch.setattr(int8, 'Runner', load)
-    network = Network(torch.nn.Identity(), 'net')
+    network = Network(tiny(), 'net')
     network.outputs, network.is_classifier = names, names == LOGITS
     paths = tmp_path / 'float32', tmp_path / 'int8'
     with pytest.raises(ValueError) as error:
-        int8.to_int8(*paths, image(32, 16).numpy(), 16, network, least)
+        int8.to_int8(*paths, image(32, 16).numpy(), 16, network, least, False)
     for value in values:
         assert value in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -153,13 +158,14 @@ def test_too_small_an_agreement(change, names, least, values, tmp_path, monkeypa
         ({'int8': 'none'}, 'none'),
         ({'int8': 'empty'}, 'empty'),
         ({'static': True, 'batch_size': 32}, 'at least 64 are needed'),
-        ({'static': True, 'batch_size': 12}, 'digits has 34 images'),
-        ({}, '999.png as an image'),
+        ({'static': True, 'batch_size': 12}, 'digits has 33 images'),
+        ({}, 'All 16 images have the same answer'),
         ({'out': 'net.pt'}, "'torchscript'"),
         ({'max_images': 31}, 'max_images=31'),
         ({'min_agreement': 98}, 'got 98'),
         ({'min_agreement': float('nan')}, 'got nan'),
         ({'in_chans': 5}, 'The model takes 5 channels'),
+        ({'cfg': {'input_size': (3, 64, 64)}}, 'how images are prepared'),
         ({'out': 'is.xml'}, 'is.json already exists'),
     ],
 )
@@ -169,6 +175,7 @@ def test_what_cannot_be_quantized(arguments, value, tmp_path):
     (tmp_path / 'is.json').write_text('mine')
     arguments = {'out': 'net.xml', 'int8': 'digits', **arguments}
     source = tiny(in_chans=arguments.pop('in_chans', 3))
+    source.pretrained_cfg = arguments.pop('cfg', source.pretrained_cfg)
     before = sorted(tmp_path.iterdir())
     out, folder = tmp_path / arguments.pop('out'), tmp_path / arguments.pop('int8')
     with pytest.raises((ValueError, OSError)) as error:
@@ -187,10 +194,11 @@ def test_the_digits_model(tmp_path):
     import openvino
 
     out = tmp_path / 'net.onnx'
-    options = {'static': True, 'batch_size': 4, 'deploy': True}
+    options = {'static': True, 'batch_size': 4, 'deploy': True, 'accept_loss': True}
     found = export_model(TINY, out, int8=draw(tmp_path / 'digits', 80), **options).int8
     assert (found.calibrated, found.compared, found.runtime) == (40, 40, 'onnxruntime')
-    assert found.agreement == 1
+    assert found.agreement == 1 and found.answers == 10
+    assert load_exported(out).pretrained_cfg['int8'] is True
     # 0.05 to 0.1 were measured; float32 would be off by 1e-6, another network by 1
     assert 0.01 < found.errors['logits'] < 0.15
     assert found.bytes['int8'] < 0.7 * found.bytes['float32']
@@ -311,6 +319,7 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(tmp_path):
             small = tmp_path / str(len(found)) / file.name
             small.parent.mkdir(exist_ok=True)
             int8.quantize_file(file, small, calibrating, 1)
+            assert int8.Runner(small).pretrained_cfg['int8'] is True
             found.append(int8.compare_files(file, small, images[32:], 1, network).agreement)
         least = int8.LEAST['logits' if network.is_classifier else 'features']
         assert found[0] >= limits[0] and found[1] <= limits[1]

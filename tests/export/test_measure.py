@@ -133,6 +133,7 @@ def test_the_fastest_comes_first(monkeypatch):
     for median, usable in ((0.94, False), (0.96, True), (1.06, False)):
         assert found._replace(control=Ratio(median, median, median)).usable == usable
     assert found.left_out == {'other': 'needs other'}
+    assert (found.fastest(), found.fastest(exact=True)) == (['int8'], ['eager'])
 
 
 def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):

@@ -6,14 +6,19 @@ import os
 import runpy
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 from timm.data import is_img_extension
 
+from ..convert import FILES
 from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
-from ..export.measure import CONTROL, Comparison, compare_forms
+from ..export.int8 import LARGEST_ERROR
+from ..export.measure import CONTROL, SPREAD, Comparison, compare_forms
+from ..folder.target import find_target
+from .folders import read_label_names
 from .frame import (
     EXIT_ERROR,
     EXIT_UNUSABLE,
@@ -25,7 +30,14 @@ from .frame import (
 )
 
 
-def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
+def _export(
+    target: str,
+    out: Path,
+    json: bool = False,
+    label_names: Path | None = None,
+    label_order: str | None = None,
+    **options: Any,
+) -> int:
     """Write a model for another runtime, and check the file by running it.
 
     timm-res2net export res2net50_se --out res2net50_se.onnx
@@ -35,14 +47,15 @@ def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
     timm-res2net export res2net50_se --format aoti --static --out compiled.pt2
     timm-res2net export my_res2net --int8 photos --out my_res2net.xml
     """
-    done = export_model(target, out, **options)
+    names = read_label_names(label_names, label_order, target)
+    done = export_model(target, out, label_names=names, **options)
     if json:
         print_json(done)
         return 0
     print(
         f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
-        f"Run and compared: the outputs differ from the model's by at most {done.error:.1e} of the "
-        'largest.'
+        f'{"Run in float32" if done.int8 else "Run"} and compared: the outputs differ from the '
+        f"model's by at most {done.error:.1e} of the largest."
     )
     if int8 := done.int8:
         errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in int8.errors.items())
@@ -50,7 +63,7 @@ def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
         sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in int8.bytes.items())
         print(
             f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} others {kept}the '
-            f'outputs are off by {errors}.\n'
+            f'outputs of the int8 file are off by {errors} from float32.\n'
             f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.'
         )
     if FORMATS[done.format].note:
@@ -58,49 +71,74 @@ def _export(target: str, out: Path, json: bool = False, **options: Any) -> int:
     return 0
 
 
-def _measure(target: str, all: bool = False, json: bool = False, **options: Any) -> int:
-    """Time a model in every form that this machine can run; its weights do not matter.
+def _measure(target: Sequence[str], slow: bool = False, json: bool = False, **options: Any) -> int:
+    """Time models in every form that this machine can run; their weights do not matter.
 
     timm-res2net measure res2net50_se
+    timm-res2net measure res2net50_26w_4s res2net50_14w_8s
     timm-res2net measure my_res2net --batch-size 8 --img-size 320
     timm-res2net measure res2net50_se --all --json
     """
-    compared = compare_forms(target, slow=all, **options)
+    # first, because an unknown name must not end minutes of timing
+    top1 = {name: _top1(name) for name in target}
+    compared = {name: compare_forms(name, slow=slow, **options) for name in target}
     if json:
-        print_json({**compared._asdict(), 'usable': compared.usable})
+        objects = [
+            {'model': name, 'top1': top1[name], **one._asdict(), 'usable': one.usable}
+            for name, one in compared.items()
+        ]
+        print_json(objects if len(objects) > 1 else objects[0])
     else:
         rows = [
             (
-                one.form,
-                f'{one.milliseconds:.2f}',
-                f'× {one.ratio}',
-                '' if one.bytes is None else f'{one.bytes / 1e6:.1f}',
+                name,
+                f'{top1[name] or ""}',
+                timing.form,
+                f'{timing.milliseconds:.2f}',
+                f'× {timing.ratio}',
+                '' if timing.bytes is None else f'{timing.bytes / 1e6:.1f}',
             )
-            for one in compared.timings
+            for name, one in compared.items()
+            for timing in one.timings
         ]
-        print_table(('form', 'ms', 'time over eager', 'file in MB'), rows)
-        for form, reason in compared.left_out.items():
-            print(f'Not timed: {form} ({reason}).')
-        _print_verdict(compared)
-    return 0 if compared.usable else EXIT_UNUSABLE
+        print_table(('model', 'top-1', 'form', 'ms', 'time over eager', 'file in MB'), rows)
+        for name, one in compared.items():
+            _print_verdict(name, one)
+    return 0 if all(one.usable for one in compared.values()) else EXIT_UNUSABLE
 
 
-def _print_verdict(compared: Comparison) -> None:
+def _top1(target: str) -> float | None:
+    """Return the published accuracy of a registered name in percent, None without one."""
+    named = find_target(target)
+    if named.kind != 'name':
+        return None
+    name = f'{named.architecture}.{named.cfg.tag}'
+    files = (file for file in FILES if name in file.tags or file.file == f'timm/{name}')
+    return next((file.top1 for file in files), None)
+
+
+def _print_verdict(target: str, compared: Comparison) -> None:
+    for form, reason in compared.left_out.items():
+        print(f'Not timed: {form} of {target} ({reason}).')
     if not compared.usable:
         print(
-            f'These times cannot be used: a second copy of the model took × {compared.control} of '
-            f'the time of the first, and it must be within {CONTROL:.0%} of 1. Close other '
-            'programs, and run this again.'
+            f'The times of {target} cannot be used: a second copy took × {compared.control} of the '
+            f'time of the first, which must be within {CONTROL:.0%} of 1, or the interval of the '
+            f'fastest form is wider than {SPREAD:.0%}. Close other programs, and run this again.'
         )
         return
-    forms = [one.form for one in compared.timings]
-    exact = next(form for form in forms if 'int8' not in form and 'bfloat16' not in form)
-    print(f'The fastest form here is {forms[0]}.')
-    if exact != forms[0]:
+    print(f'Of the forms timed, {_in_words(compared.fastest())} of {target}.')
+    if compared.fastest() != compared.fastest(exact=True):
         print(
-            'It changes the outputs. `timm-res2net export --int8 FOLDER` measures how much, for '
-            f'int8. In float32 the fastest is {exact}.'
+            'int8 and bfloat16 change the outputs; `timm-res2net export --int8 FOLDER` measures '
+            f'how much, for int8. In float32, {_in_words(compared.fastest(exact=True))}.'
         )
+
+
+def _in_words(forms: Sequence[str]) -> str:
+    if len(forms) == 1:
+        return f'{forms[0]} is the fastest'
+    return f'{" and ".join(forms)} are the fastest, and their intervals overlap'
 
 
 def add(commands: Any) -> None:
@@ -121,7 +159,10 @@ def add(commands: Any) -> None:
         help='export the deployed model, with BatchNorms folded (in an HRNet, of bottlenecks)',
     )
     parser.add_argument('--static', action='store_true', help='fix batch and image size')
-    add_options(parser, '--img-size', '--batch-size')
+    add_options(
+        parser, '--img-size', '--batch-size', '--mean', '--std', '--crop-pct', '--interpolation',
+        '--label-names', '--label-order',
+    )  # fmt: skip
     parser.add_argument(
         '--int8',
         type=Path,
@@ -143,15 +184,25 @@ def add(commands: Any) -> None:
         f'{LEAST["logits"]}); with --features, 1 minus the largest error of a level (default: '
         f'{LEAST["features"]})',
     )
+    parser.add_argument(
+        '--accept-loss',
+        action='store_true',
+        help=f'write an int8 file whose logits are off by more than {100 * LARGEST_ERROR:.0f} %%, '
+        'or that was compared with images of a single answer',
+    )
     add_options(parser, '--json', '--debug')
     parser = add_command(commands, _measure)
-    add_options(parser, 'target', '--batch-size', '--img-size')
+    add_options(parser, 'target', nargs='+')
+    add_options(parser, '--batch-size', '--img-size')
     parser.add_argument('--threads', type=positive_int, help="threads (default: torch's)")
     parser.add_argument(
         '--seconds', type=float, help='how long to time, once the forms are made (default: 30)'
     )
     parser.add_argument(
-        '--all', action='store_true', help='also time the forms that take minutes to make'
+        '--all',
+        dest='slow',
+        action='store_true',
+        help='also time the forms that take minutes to make',
     )
     add_options(parser, '--json', '--debug')
 

@@ -10,6 +10,8 @@ from timm.data import ImageDataset
 
 from ..convert.files import read_checkpoint
 from ..convert.sources import SOURCES
+from ..export.formats import noise
+from ..export.run import as_tuple, is_exported, load_exported
 from ..files import read_text
 from ..folder import convert_checkpoint
 from ..folder.golden import in_words
@@ -25,7 +27,7 @@ _DESCRIBING = (
 )  # fmt: skip
 
 
-def _label_names(path: Path | None, order: str | None, checkpoint: str) -> list[str] | None:
+def read_label_names(path: Path | None, order: str | None, checkpoint: str) -> list[str] | None:
     """Read the value of --label-names, in the order of --label-order.
 
     Args:
@@ -57,7 +59,7 @@ def _described(options: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """Return the options of a command with those that describe images and labels read."""
     data = {key: options.pop(key) for key in _DATA if key in options}
     names, order = options.pop('label_names', None), options.pop('label_order', None)
-    options |= {'data': data or None, 'label_names': _label_names(names, order, checkpoint)}
+    options |= {'data': data or None, 'label_names': read_label_names(names, order, checkpoint)}
     return options
 
 
@@ -204,10 +206,22 @@ def _check(target: str, revision: str | None = None, json: bool = False) -> int:
 
     timm-res2net check me/my_res2net
     timm-res2net check my_res2net --json
+    timm-res2net check flowers.xml
     """
-    findings = check(target, revision)
+    path = Path(target)
+    findings = [_check_exported(path)] if is_exported(path) else check(target, revision)
     _print_findings(findings, json)
     return EXIT_ERROR if any(finding.state == 'error' for finding in findings) else 0
+
+
+def _check_exported(path: Path) -> Finding:
+    """Load an exported file, and look at its outputs for an image of noise."""
+    model: Any = load_exported(path)
+    cfg = model.pretrained_cfg
+    outputs = as_tuple(model(noise(*cfg.get('shape', [1, *cfg['input_size']]))))
+    if all(bool(output.isfinite().all()) for output in outputs):
+        return Finding('outputs', 'ok', f'{", ".join(model.outputs)} of one image are finite')
+    return Finding('outputs', 'error', 'the outputs of an image of noise are not finite')
 
 
 def _print_findings(findings: Sequence[Finding], json: bool) -> None:
@@ -292,4 +306,6 @@ def add(commands: Any) -> None:
     add_options(parser, '--out', help='folder to write')
     add_options(parser, '--revision', '--json', '--debug')
     parser = add_command(commands, _check)
-    add_options(parser, 'target', '--revision', '--json', '--debug')
+    text = 'registered name, folder, OWNER/NAME on the Hub, or a file that `export` wrote'
+    add_options(parser, 'target', help=text)
+    add_options(parser, '--revision', '--json', '--debug')

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..drawing import show
+from ..export.run import is_exported, load_exported
 from ..files import check_writable
 from ..folder.checks import check_values
 from ..hub.fetch import load_model
@@ -63,6 +64,7 @@ def _predict(
     timm-res2net predict me/my_flowers photos --json
     timm-res2net predict my_flowers photos --csv flowers.csv --device cuda --amp bf16
     timm-res2net predict my_flowers photos --csv flowers.csv --resume
+    timm-res2net predict flowers.xml photo.jpg
     """
     if target is None:
         if options:
@@ -87,7 +89,13 @@ def _predict(
         for name, path in names  # which part depends on the name alone
         if name not in done and zlib.crc32(os.fsencode(name)) % parts == part - 1
     )
-    model = load_model(target, pretrained).eval()
+    if is_exported(named):
+        model: Any = load_exported(named)
+        if shape := model.pretrained_cfg.get('shape'):  # of a static file
+            options.setdefault('batch_size', shape[0])
+        device = device or 'cpu'
+    else:
+        model = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run')
     model = make_ready(model, device, deploy)
     options = {'workers': torch.get_num_threads() - 1, **options}
@@ -236,7 +244,8 @@ def _show(
 def add(commands: Any) -> None:
     """Add the commands `predict` and `show`."""
     parser = add_command(commands, _predict)
-    add_options(parser, 'target', nargs='?', default=None)
+    text = 'registered name, folder, OWNER/NAME on the Hub, or a file that `export` wrote'
+    add_options(parser, 'target', nargs='?', default=None, help=text)
     text = 'image, or folder that is searched with its subfolders (default: a bundled digit)'
     parser.add_argument('images', metavar='image', nargs='*', type=Path, default=(), help=text)
     text = 'classes per image (default: 3; with --multi-label all above 50 %%)'

@@ -2,21 +2,22 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from timm.data import resolve_data_config
 from timm.models import FeatureInfo
 from torch import nn
 
-from .run import PRECISION_HINT, ignore_deprecation
+from ..folder.config import MODES
+from ..layers.text import first_line
+from .run import META, PRECISION_HINT, as_tuple, ignore_deprecation
 
 INPUT = 'image'
 """Name of the input in every file."""
-
-META = 'timm_res2net'
-"""Name of the text in every file that describes the network."""
 
 SMALLEST = 33
 """Smallest free side of an image in px. Below it the last level has one pixel, which torch.export
@@ -25,8 +26,11 @@ treats as a special case."""
 # The fields of a pretrained_cfg that go into the file
 _DESCRIBING = (
     'architecture', 'tag', 'num_classes', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct',
-    'label_names', 'license',
+    'crop_mode', 'label_names', 'problem_type', 'license',
 )  # fmt: skip
+
+# How the resized image covers the crop, by timm's crop modes
+_RESIZE_RULES = {'center': 'shorter side', 'squash': 'both sides', 'border': 'longer side'}
 
 
 class Network(nn.Module):
@@ -35,45 +39,77 @@ class Network(nn.Module):
     Attributes:
         model: The model, whose `pretrained_cfg` has the size of its images.
         title: What it is called in messages.
-        outputs: Names of its outputs: those of the feature levels, or 'logits' alone.
+        outputs: Names of its outputs: of the feature levels, the keys of a dict, or 'logits'.
         is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
     """
 
     def __init__(self, model: Any, title: str) -> None:
+        """Run the model once, in eval mode. A ValueError says that it cannot be exported."""
         super().__init__()
+        self.model, self.title = model, title
+        self.eval()
+        images = noise(2, *model.pretrained_cfg['input_size'])
+        try:
+            with torch.no_grad():
+                out = model(images)
+        except RuntimeError as error:
+            raise ValueError(
+                f'{title} does not run on images of the shape {tuple(images.shape)} '
+                f'({first_line(error)[:300]}). Give another size.'
+            ) from error
+        results = as_tuple(out)
+        if not results or not all(map(torch.is_tensor, results)):
+            kinds = ', '.join(sorted({type(result).__name__ for result in results}))
+            raise ValueError(
+                f'{title} returns {type(out).__name__} of {kinds or "nothing"}. A tensor, or a '
+                'list or dict of tensors can be exported.'
+            )
         info = getattr(model, 'feature_info', None)
-        self.model = model
-        self.title = title
-        self.outputs = list(info.module_name()) if isinstance(info, FeatureInfo) else ['logits']
-        self.is_classifier = self.outputs == ['logits'] and getattr(model, 'num_classes', None) != 0
+        self.returns = 'tensor' if torch.is_tensor(out) else 'list'
+        self.is_classifier = False
+        if isinstance(info, FeatureInfo):
+            self.outputs = list(info.module_name())
+        elif isinstance(out, dict):
+            self.outputs = list(map(str, out))
+        elif torch.is_tensor(out) and out.ndim == 2:
+            self.outputs = ['logits']
+            self.is_classifier = getattr(model, 'num_classes', None) != 0
+        else:
+            self.outputs = [f'output{i}' for i in range(len(results))]
+        # the layers count, because a head may have been replaced
+        self.num_classes = results[0].shape[-1] if self.is_classifier else 0
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run the model on (B, in_chans, H, W)."""
-        out = self.model(image)
-        out = list(out.values()) if isinstance(out, dict) else out
-        # torch 2.6 cannot trace a union of types here
-        return tuple(out) if isinstance(out, (list, tuple)) else (out,)
+        return as_tuple(self.model(image))
 
-    def metadata(self, images: torch.Tensor) -> str:
-        """Return the JSON text for a file: how images are prepared, and the classes.
+    def metadata(self, images: torch.Tensor, static: bool) -> str:
+        """Return the JSON text for a file: how images are prepared, the classes, and the outputs.
 
-        The model is run on images (B, in_chans, H, W). A ValueError says that it has other outputs
-        than `outputs` names.
+        With `static`, the shape of the images (B, in_chans, H, W) is among it.
         """
-        results: Sequence[Any] = self(images)
-        if len(results) != len(self.outputs) or not all(map(torch.is_tensor, results)):
-            raise ValueError(
-                f'{self.title} returns {len(results)} outputs, and {", ".join(self.outputs)} can '
-                'be exported. Pass a classifier, or a model that was created with '
-                'features_only=True.'
-            )
         cfg: dict[str, Any] = dict(self.model.pretrained_cfg)
         if self.outputs == ['logits']:
-            # the layers count, because a head may have been replaced
-            cfg['num_classes'] = results[0].shape[-1] if self.is_classifier else 0
-            if len(cfg.get('label_names') or ()) != cfg['num_classes']:
-                cfg['label_names'] = None
-        return json.dumps({key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None})
+            cfg['num_classes'] = self.num_classes
+        if len(cfg.get('label_names') or ()) != self.num_classes:
+            cfg['label_names'] = None
+        meta = {key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None}
+        meta |= {'outputs': self.outputs, 'returns': self.returns, 'int8': False}
+        info = getattr(self.model, 'feature_info', None)
+        if isinstance(info, FeatureInfo):
+            meta['features'] = info.get_dicts(['module', 'num_chs', 'reduction'])
+        if static:
+            meta['shape'] = list(images.shape)
+        if 'mean' in meta:  # otherwise nothing says how images are prepared
+            data = resolve_data_config({}, pretrained_cfg=cfg)
+            meta |= {key: data[key] for key in ('interpolation', 'crop_pct', 'crop_mode')}
+            meta |= {
+                'colors': MODES.get(images.shape[1]),
+                'divide_by': 255,
+                'resize_to': [math.floor(side / data['crop_pct']) for side in images.shape[2:]],
+                'resize_by': _RESIZE_RULES[data['crop_mode']],
+            }
+        return json.dumps(meta)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -97,7 +133,6 @@ def larger(images: torch.Tensor, step: int) -> torch.Tensor:
 
 def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write an ONNX file."""
-    meta = network.metadata(images)
     program, step = _export(network, images, static)
     exported: Any = torch.onnx.export(
         program,
@@ -108,7 +143,7 @@ def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path)
         output_names=network.outputs,
         dynamic_shapes=_free_shapes(step) if step else None,
     )
-    exported.model.metadata_props[META] = meta
+    exported.model.metadata_props[META] = network.metadata(images, static)
     exported.save(str(file), external_data=False)
     return step
 
@@ -122,7 +157,6 @@ def write_openvino(network: Network, images: torch.Tensor, static: bool, file: P
     """
     import openvino
 
-    meta = network.metadata(images)
     shape = list(images.shape) if static else [-1, images.shape[1], -1, -1]
     with ignore_deprecation():
         model = openvino.convert_model(
@@ -131,28 +165,27 @@ def write_openvino(network: Network, images: torch.Tensor, static: bool, file: P
     model.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(model.outputs, network.outputs, strict=True):
         output.get_tensor().set_names({name})
-    model.set_rt_info(meta, META)
+    model.set_rt_info(network.metadata(images, static), META)
     openvino.save_model(model, file, compress_to_fp16=False)
     return 0 if static else None
 
 
 def write_pt2(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write the program of torch.export."""
-    meta = network.metadata(images)
     program, step = _export(network, images, static)
     content = io.BytesIO()  # torch's own writer aborts the process if the disk is full
-    torch.export.save(program, content, extra_files={f'{META}.json': meta})
+    text = {f'{META}.json': network.metadata(images, static)}
+    torch.export.save(program, content, extra_files=text)
     file.write_bytes(content.getbuffer())
     return step
 
 
 def write_aoti(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:
     """Write the program of torch.export, compiled by AOTInductor for machines like this one."""
-    meta = network.metadata(images)
     program, step = _export(network, images, static)
     inductor: Any = torch._inductor
     configs = {
-        'aot_inductor.metadata': {META: meta},
+        'aot_inductor.metadata': {META: network.metadata(images, static)},
         'freezing': static,  # oneDNN packs for a fixed shape; free sizes gain nothing
     }
     content = io.BytesIO()  # as in `write_pt2`
@@ -165,11 +198,11 @@ def write_torchscript(
     network: Network, images: torch.Tensor, static: bool, file: Path
 ) -> int | None:
     """Write a TorchScript trace."""
-    meta = network.metadata(images)
     content = io.BytesIO()  # as in `write_pt2`
     with ignore_deprecation():
         traced = torch.jit.trace(network, images, check_trace=False)
-        torch.jit.save(traced, content, _extra_files={f'{META}.json': meta})
+        text = {f'{META}.json': network.metadata(images, static)}
+        torch.jit.save(traced, content, _extra_files=text)
     file.write_bytes(content.getbuffer())
     return 0 if static else None
 

@@ -17,12 +17,15 @@ import torch
 
 from ..prediction import find_images, image_loader
 from .formats import INPUT, Network
-from .run import Runner
+from .run import META, Runner, as_tuple
 
 _logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 600
 """The most images that are used: half of them calibrate, which is NNCF's default."""
+
+LARGEST_ERROR = 0.1
+"""Largest error of the logits that is accepted: root mean square, relative to float32."""
 
 _SMALLEST = 32  # half of them calibrate
 
@@ -45,6 +48,7 @@ class Int8(NamedTuple):
             float32 output.
         calibrated: Images that calibrated.
         compared: Other images, with which the files were compared.
+        answers: Different most probable classes of the float32 file among them.
         bytes: Size of the files.
         seconds: Median time of a run on this machine, of one image or of a static file's batch.
         time_ratio: Median of the ratios of the two times, int8 over float32, run by run.
@@ -55,6 +59,7 @@ class Int8(NamedTuple):
     errors: dict[str, float]
     calibrated: int
     compared: int
+    answers: int
     bytes: dict[str, int]
     seconds: dict[str, float]
     time_ratio: float
@@ -69,39 +74,58 @@ def prepare_images(
     Args:
         model: The model.
         folder: Folder whose images are searched for in all its subfolders.
-        limit: The most images. They are chosen at random, the same ones for the same files.
+        limit: The most images. They are chosen at random, the same ones for the same files. Those
+            that cannot be read are left out, with a warning.
         batch: Number of images of one run. Both halves of the images are multiples of it.
         file: File for the array (N, in_chans, H, W).
     """
+    if 'mean' not in model.pretrained_cfg:
+        raise ValueError('Nothing says how images are prepared. Give mean and std (--mean, --std).')
     load, paths = image_loader(model), find_images([folder])
-    number = min(len(paths), limit) // (2 * batch) * 2 * batch
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
+    shape = (min(len(paths), limit), *model.pretrained_cfg['input_size'])
+    images = np.lib.format.open_memmap(file, 'w+', np.dtype(np.float32), shape)
+    readable, errors = 0, []
+    _logger.info(f'Preparing {len(images)} images')
+    for k in order:
+        if readable == len(images):
+            break
+        try:
+            images[readable] = load(paths[k]).numpy()
+            readable += 1
+        except (OSError, ValueError) as error:
+            errors.append(str(error))
+    if errors:
+        _logger.warning(f'{len(errors)} images were left out. The first: {errors[0]}')
+    number = readable // (2 * batch) * 2 * batch
     least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
     if number < least:
         raise ValueError(
-            f'{folder} has {len(paths)} images, max_images={limit} is the limit, and at least '
-            f'{least} are needed: half of them calibrate, and the others compare. Add images like '
-            'those that the model will see.'
+            f'{folder} has {len(paths) - len(errors)} images that can be read, max_images={limit} '
+            f'is the limit, and at least {least} are needed: half of them calibrate, and the '
+            'others compare. Add images like those that the model will see.'
         )
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))[:number]
-    shape = (number, *model.pretrained_cfg['input_size'])
-    images = np.lib.format.open_memmap(file, 'w+', np.dtype(np.float32), shape)
-    for i, k in enumerate(order.tolist()):
-        if i % 50 == 0:
-            _logger.info(f'Preparing image {i + 1} of {number}')
-        images[i] = load(paths[k]).numpy()
-    return images
+    return images[:number]
 
 
 def to_int8(
-    plain: Path, out: Path, images: Any, batch: int, network: Network, least: float | None
+    plain: Path,
+    out: Path,
+    images: Any,
+    batch: int,
+    network: Network,
+    least: float | None,
+    accept_loss: bool,
 ) -> Int8:
     """Write a file's int8 form, with a .json beside it that holds what it loses and gains.
 
     The first half of the images (N, in_chans, H, W) calibrates, and the second compares, `batch` of
-    them in a run. A ValueError says that the agreement is below `least`, which is None for `LEAST`.
+    them in a run. A ValueError says that the agreement is below `least`, which is None for `LEAST`;
+    or, unless `accept_loss`, that the logits are off by more than `LARGEST_ERROR`, or that the
+    images have a single answer, so that the agreement means nothing.
     """
     half = len(images) // 2
-    _logger.info('Quantizing to int8')
+    _logger.info(f'Quantizing to int8 with {half} images')
     quantize_file(plain, out, images[:half], batch)
     int8 = compare_files(plain, out, images[half:], batch, network)
     if least is None:
@@ -114,6 +138,16 @@ def to_int8(
             'was written. Calibrate with images like those that the model will see, or export '
             'float32.'
         )
+    if network.is_classifier and not accept_loss:
+        error = int8.errors['logits']
+        loss = '' if error <= LARGEST_ERROR else f'In int8 the logits are off by {error:.1%}'
+        if int8.answers == 1:
+            loss = f'All {int8.compared} images have the same answer in float32'
+        if loss:
+            raise ValueError(
+                f'{loss}. Nothing was written. Calibrate with images of all classes, or accept the '
+                'loss (accept_loss=True, --accept-loss).'
+            )
     report = {
         'model': network.title,
         'file': out.name,
@@ -139,11 +173,6 @@ def quantize_file(plain: Path, out: Path, images: Any, batch: int, preset: str =
     """
     import nncf
 
-    def batch_at(i: int) -> dict[str, Any]:
-        if i % (25 * batch) == 0:
-            _logger.info(f'Calibrating with image {i + 1} of {len(images)}')
-        return {INPUT: np.array(images[i : i + batch])}
-
     is_onnx = plain.suffix == '.onnx'
     starts = range(0, len(images), batch)
     package: Any = import_module('onnx' if is_onnx else 'openvino')
@@ -151,14 +180,19 @@ def quantize_file(plain: Path, out: Path, images: Any, batch: int, preset: str =
     with contextlib.redirect_stdout(io.StringIO()):  # NNCF's progress bars
         model = nncf.quantize(
             model,
-            nncf.Dataset(starts, batch_at),
+            nncf.Dataset(starts, lambda i: {INPUT: np.array(images[i : i + batch])}),
             preset=nncf.QuantizationPreset(preset),
             subset_size=len(starts),
         )
     if is_onnx:
         enclose(model.graph)
+        for entry in model.metadata_props:
+            if entry.key == META:
+                entry.value = json.dumps({**json.loads(entry.value), 'int8': True})
         package.save(model, out)
     else:
+        text = json.loads(model.get_rt_info(META).astype(str))
+        model.set_rt_info(json.dumps({**text, 'int8': True}), META)
         package.save_model(model, out, compress_to_fp16=False)
 
 
@@ -212,17 +246,16 @@ def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Ne
     runs = {form: Runner(file) for form, file in files.items()}
     seconds: dict[str, list[float]] = {form: [] for form in files}
     squares = np.zeros((2, len(network.outputs)))  # of the differences, and of float32
-    same = 0
+    same, answers = 0, set[int]()
+    _logger.info(f'Comparing with {len(images)} images')
     for run in runs.values():  # the first run of a file takes longer
         run(torch.from_numpy(np.array(images[:batch])))
     for i in range(0, len(images), batch):
-        if i % (100 * batch) == 0:
-            _logger.info(f'Comparing with image {i + 1} of {len(images)}')
         x = torch.from_numpy(np.array(images[i : i + batch]))
         results = []
         for form, run in runs.items():
             start = time.perf_counter()
-            outputs = run(x)
+            outputs = as_tuple(run(x))
             seconds[form].append(time.perf_counter() - start)
             results.append([output.double() for output in outputs])
         for k, (expected, got) in enumerate(zip(*results, strict=True)):
@@ -230,6 +263,7 @@ def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Ne
         expected, got = (outputs[0] for outputs in results)
         # argmax takes NaN for the largest
         same += int(((got.argmax(1) == expected.argmax(1)) & ~got.isnan().any(1)).sum())
+        answers |= set(expected.argmax(1).flatten().tolist())
     errors = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))
     # NaN if one of the errors is
     agreement = same / len(images) if network.is_classifier else 1 - float(errors.max())
@@ -239,6 +273,7 @@ def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Ne
         dict(zip(network.outputs, errors.tolist(), strict=True)),
         len(images),
         len(images),
+        len(answers),
         {form: size_of(file) for form, file in files.items()},
         {form: statistics.median(times) for form, times in seconds.items()},
         statistics.median(ratios),

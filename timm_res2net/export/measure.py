@@ -28,6 +28,9 @@ CONTROL = 0.05
 """Largest share by which the time of a second copy of the model may differ from that of the first.
 If it differs by more, something else runs on the machine, and the times are of no use."""
 
+SPREAD = 0.1
+"""Largest `half_width` of the fastest form, for the same reason."""
+
 FORMS = {
     'eager': '',
     'deployed': '',
@@ -38,6 +41,7 @@ FORMS = {
     'OpenVINO, float32': 'openvino',
     'OpenVINO, bfloat16': 'openvino',
     'OpenVINO, int8': 'openvino',
+    'deployed, bfloat16': '',
 }
 """Ways to run a model on a CPU, by name, with the format of their files; '' for those without."""
 
@@ -115,8 +119,18 @@ class Comparison(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether the control is within `CONTROL` of 1."""
-        return abs(self.control.median - 1) <= CONTROL
+        """Whether the control is within `CONTROL` of 1, and the fastest form within `SPREAD`."""
+        spread = self.timings[0].ratio.half_width
+        return abs(self.control.median - 1) <= CONTROL and spread <= SPREAD
+
+    def fastest(self, exact: bool = False) -> list[str]:
+        """Return the fastest form, and those whose intervals overlap its own.
+
+        With `exact`, only forms in float32 count.
+        """
+        loses = [word for word in ('int8', 'bfloat16') if exact]
+        ones = [one for one in self.timings if not any(word in one.form for word in loses)]
+        return [one.form for one in ones if one.ratio.low <= ones[0].ratio.high]
 
 
 def freeze(model: nn.Module, dynamic: bool | None = None) -> Run:
@@ -161,6 +175,12 @@ def make_form(
         return model, None
     if form == 'deployed':
         return reparameterize_model(model), None
+    if form == 'deployed, bfloat16':
+        has: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()  # not in torch 2.6
+        if not (has.get('avx512_bf16') or has.get('amx_bf16')):
+            raise ValueError('torch does not find AVX-512 BF16 or AMX in this processor')
+        low = reparameterize_model(model).bfloat16()
+        return lambda images: low(images.bfloat16()), None
     static = len(images) == 1
     if not format:
         step = freeze(copy.deepcopy(model), dynamic=None if static else True)
@@ -213,7 +233,7 @@ def compare_forms(
         >>> 'deployed' in [timing.form for timing in comparison.timings]
         True
     """
-    model = load_network(target, False, img_size).model
+    model = load_network(target, False, False, {'img_size': img_size}).model
     images = [torch.randn(batch_size, *model.pretrained_cfg['input_size'])]
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
