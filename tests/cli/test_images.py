@@ -111,13 +111,13 @@ def test_a_file_is_continued(option, digits, tmp_path, capsys):
     os.symlink('7.png', os.fsencode(digits) + b'/z\xff.png')  # no UTF-8
     (digits / 'bad.png').write_text('no image')
     out = tmp_path / f'out.{option[2:]}'
-    words = ['predict', 'test_res2net_se', str(digits), '--workers', '0', option, str(out)]
+    words = ['predict', 'test_res2net_se', str(digits), '--no-deploy', option, str(out)]
     assert main(words) == 1
     whole = out.read_bytes()
     assert len(images_in(out)) == 5
     assert main(words) == 1
     assert str(out) in capsys.readouterr().err  # it exists
-    for end in [0, 1, *range(25, len(whole), len(whole) // 6), len(whole)]:
+    for end in (1, len(whole) // 3, len(whole) - 9):
         out.write_bytes(whole[:end])
         main([*words, '--resume'])
         assert out.read_bytes() == whole, end
@@ -146,8 +146,8 @@ def test_shards_are_parts_of_the_whole(digits, capsys):
         (digits / f'{i}0.png').symlink_to('7.png')
     whole = [row['image'] for row in predict_lines(str(digits), capsys=capsys)]
     parts = [
-        [row['image'] for row in predict_lines(str(digits), '--shard', f'{k}/3', capsys=capsys)]
-        for k in (1, 2, 3)
+        [row['image'] for row in predict_lines(str(digits), '--shard', f'{k}/2', capsys=capsys)]
+        for k in (1, 2)
     ]
     assert sorted(itertools.chain(*parts)) == sorted(whole)
     assert all(parts)
