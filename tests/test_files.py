@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.common import PADDLE
-from timm_res2net.cli.folders import _label_names
+from timm_res2net.cli.folders import read_label_names
 from timm_res2net.files import (
     check_writable,
     new_file,
@@ -135,7 +135,7 @@ def test_pipes_of_labels_and_images(tmp_path):
     read, write = os.pipe()
     os.write(write, b'\xef\xbb\xbfcat\r\ndog\n')
     os.close(write)
-    assert _label_names(Path(f'/dev/fd/{read}'), None, '') == ['cat', 'dog']
+    assert read_label_names(Path(f'/dev/fd/{read}'), None, '') == ['cat', 'dog']
     os.close(read)
     read, write = os.pipe()
     os.write(write, b'12345')

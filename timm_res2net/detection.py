@@ -1,5 +1,6 @@
 """A backbone with a feature pyramid for torchvision's detectors."""
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -46,8 +47,8 @@ class DetectionBackbone(nn.Module):
         info: Any = body.feature_info
         self.body = body
         self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks)
-        weight = next(body.parameters())
-        self.fpn.to(weight.device, weight.dtype)
+        for weight in itertools.islice(body.parameters(), 1):  # an exported file has none
+            self.fpn.to(weight.device, weight.dtype)
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -264,7 +264,7 @@ def test_models_that_are_refused(make, words):
 STEPS = {
     'reparameterize': reparameterize_model,
     'push': take,
-    'export': lambda model: load_network(model, True, None).model,
+    'export': lambda model: load_network(model, True, False, {}).model,
 }
 WRAPPERS = [
     lambda model: torch.compile(model, backend='eager'), nn.DataParallel, ModelEmaV3, AveragedModel,

@@ -108,7 +108,7 @@ def take(
     if path.is_dir() and not (path / CONFIG).is_file():
         path = _only_checkpoint(path)
     try:
-        if path.is_file():
+        if not path.is_dir():
             return _take_file(path, source, name, semantics, entry, prefix, rename)
         if model or semantics or prefix or rename:
             raise ValueError(

@@ -107,8 +107,6 @@ def find_target(text: str | os.PathLike[str], revision: str | None = None) -> Ta
         return Target('folder', str(path))
     if path.is_file() and not is_name:
         return Target('file', str(path))
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f'{text} is a pipe or a device. Save what comes from it as a file first.')
     if is_path or text.startswith(('.', '/', '~', 'local-dir:')):
         raise FileNotFoundError(f'There is no file or folder {text}. Check the path.')
     if '/' in text:
