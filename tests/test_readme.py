@@ -153,18 +153,22 @@ from timm_res2net.cli import main
 torch.set_num_threads(1)
 builder = sys.modules['timm.models._builder']
 load = builder.load_pretrained
+from timm_res2net.models.loading import prepare_weights as prepare
 
 def offline(model, pretrained_cfg, **kwargs):
     if pretrained_cfg.get('file') or (pretrained_cfg.get('hf_hub_id') or '').startswith('me/'):
         load(model, pretrained_cfg, **kwargs)
 
 builder.load_pretrained = offline
+zoo = sys.modules['timm_res2net.models.res2net_zoo']
+zoo.prepare_weights = lambda cfg, cache_dir: None if cfg.url else prepare(cfg, cache_dir)
+names = {'__name__': '__main__'}
 for step in json.load(sys.stdin):
     print(step, file=sys.stderr)
     if isinstance(step, list) and step[0] == 'timm-res2net':
         assert main(step[1:]) in (0, 3)  # 3: a machine that is too busy to measure
     else:
-        exec(step if isinstance(step, str) else step[2], {'__name__': '__main__'})
+        exec(step if isinstance(step, str) else step[2], names)
 """
 
 
