@@ -87,7 +87,7 @@ def weights_fit(folder: ModelFolder) -> str:
             f'{instead} is no {WEIGHTS}. `timm-res2net convert` writes one from a checkpoint file.'
         )
     try:
-        count = folder.check_weights()
+        count = folder.fitting
     except ValueError as error:
         if folder.original is None:
             raise
@@ -156,8 +156,8 @@ def outputs_are_the_same(folder: ModelFolder) -> str:
     """Does the folder load as the model that it was written from?"""
     if folder.original is None:
         return ''
-    nets = (folder.net, folder.original)
-    errors = differences(*(outputs_of(net, _image(folder)) for net in nets))
+    image = _image(folder)
+    errors = differences(*(outputs_of(net, image) for net in (folder.net, folder.original)))
     first = next((name for name, error in errors.items() if error > _TOLERANCE), None)
     if first:
         raise ValueError(

@@ -157,14 +157,12 @@ class ModelFolder:
             )
         return model
 
-    def check_weights(self) -> int:
-        """Compare the weights with the config, without reading them into memory.
+    @functools.cached_property
+    def fitting(self) -> int:
+        """The number of tensors of the weights, all of which fit the config.
 
-        timm does not report missing weights if it creates a model with `features_only` or other
-        classes.
-
-        Returns:
-            The number of tensors.
+        Names, shapes and types are compared once, without reading the weights into memory. timm
+        does not report missing weights if it creates a model with `features_only` or other classes.
 
         Raises:
             FileNotFoundError: There is no config, or there are no weights.
@@ -230,7 +228,7 @@ class ModelFolder:
         if not pretrained:
             self.build()  # counts the parameters before memory is taken for them
         else:
-            self.check_weights()
+            _ = self.fitting  # its errors are the clearer ones
             if self.weights.name == PICKLE:
                 tensors = read_checkpoint(self.weights).tensors
                 overlay = {'source': '', 'state_dict': tensors, **overlay}
