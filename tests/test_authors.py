@@ -6,11 +6,12 @@ import pickle
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from tests.common import image, randomise, slow_except
+from tests.common import from_folder, image, randomise, slow_except
 from timm_res2net import authors, reparameterize_model
 from timm_res2net.authors import Bottle2neck, Res2Net
 
@@ -83,7 +84,7 @@ def test_same_network(name):
         'conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4', 'avgpool', 'fc',
     ]  # fmt: skip
     assert type(ours.avgpool) is nn.AdaptiveAvgPool2d
-    assert ours.pretrained_cfg['architecture'] == NAMES[name]
+    assert ours.pretrained_cfg == {**theirs.pretrained_cfg, 'architecture': 'res2net_custom'}
 
 
 def narrow(function=authors.res2net50_v1b, **kwargs):
@@ -187,6 +188,18 @@ def test_a_file_of_the_authors(tmp_path):
     body = authors.res2net50_v1b(pretrained=file, num_classes=0, layers=layers)
     for net in (few, body):
         assert torch.equal(net.layer4[0].conv3.weight, old['layer4.0.conv3.weight'])
+
+
+@pytest.mark.parametrize('function', [authors.res2net50_14w_8s, authors.res2net50_v1b])
+def test_saved_by_timm_and_loaded(function, tmp_path):
+    """As a network of this package, with the arguments in the config or left to timm."""
+    net, x = narrow(function, attn_layer='se'), image(1)
+    for more in ({}, {'model_args': net.model_args}):
+        save_for_hf(net, tmp_path, safe_serialization=True, **more)
+        with torch.no_grad():
+            assert torch.equal(from_folder(tmp_path)(x), net(x))
+    overlay = {'description': 'mine'}
+    assert narrow(function, pretrained_cfg_overlay=overlay).pretrained_cfg['description'] == 'mine'
 
 
 def test_what_is_not_there(tmp_path):

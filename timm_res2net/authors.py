@@ -79,6 +79,8 @@ class Res2Net(res2net_zoo.Res2Net):
         super().__init__(layers, num_classes, **{**own, **kwargs})
         self.act1.inplace = False  # type: ignore[assignment]  # as in res2net_v1b.py: code may keep what bn1 returned
         self.feature_info[0]['module'] = 'relu'
+        # for `save_for_hf`, as `timm.create_model` sets them
+        self._model_args = self._recorded_args
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == 'global_pool':  # timm's pooling and flattening; the pooling is the module here
@@ -115,14 +117,16 @@ def _create(
     variant: str, pretrained: Pretrained, given: dict[str, Any], **arguments: Any
 ) -> Res2Net:
     """Build a network of the authors by its name in timm or in this package."""
+    # a name that takes the arguments of `Res2Net`: timm's own have others
+    overlay = {'architecture': 'res2net_custom', **(given.get('pretrained_cfg_overlay') or {})}
     if not isinstance(pretrained, bool):
-        overlay = dict(file=str(Path(pretrained).expanduser()))
-        given = {**given, 'pretrained_cfg_overlay': overlay}
+        overlay['file'] = str(Path(pretrained).expanduser())
     elif pretrained and not getattr(get_pretrained_cfg(variant), 'has_weights', False):
         raise ValueError(
             f"The Hub has no weights of '{variant}'. Give the path of the authors' file, "
             "pretrained='path.pth'."
         )
+    given = {**given, 'pretrained_cfg_overlay': overlay}
     model: Any = res2net_zoo.create_res2net(
         variant, pretrained is not False, given, Res2Net, **arguments
     )

@@ -255,8 +255,8 @@ def _take_module(module: nn.Module) -> Model:
             '`timm.models.push_to_hf_hub`.'
         )
     net = copy.deepcopy(plain).cpu().float().eval()
-    if isinstance(plain, Res2Net) and (not name or name in timm_names()):
-        # made by its class, or by a function of the authors: timm's names do not take its arguments
+    if isinstance(plain, Res2Net) and name in ('', _CUSTOM, *timm_names()):
+        # made by its class, or by a function of the authors; timm's names do not take its arguments
         inferred = _body(infer_arguments(net.state_dict()))
         semantics = plain.model_args['semantics']
         own = _name_of({**inferred, 'semantics': semantics})
