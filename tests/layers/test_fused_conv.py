@@ -415,6 +415,8 @@ def test_a_stage_does_write_over_them():
         assert fused[1].run(made, True, True).data_ptr() == place
         assert fused[1].run(made, True, False).data_ptr() != place
         assert fused[1].run(made).data_ptr() != place
+        fused[0].run = lambda *args: made
+        assert fused(x).data_ptr() == place
 
 
 @pytest.mark.parametrize('where', ['1', '0.conv1', '1.convs.1', '0.conv3', '0.downsample', ''])

@@ -128,10 +128,7 @@ class FusedStage(nn.Sequential):
         hooks = torch.nn.modules.module
         if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
             return False
-        # attention comes between the residual add and a convolution that could include it
-        return all(
-            type(block) is FusedBottle2neck and block.se is None for block in self
-        ) and not any(
+        return all(type(block) is FusedBottle2neck for block in self) and not any(
             module._forward_hooks or module._forward_pre_hooks or 'forward' in vars(module)
             for block in self
             for module in block.modules()
