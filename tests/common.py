@@ -150,14 +150,15 @@ class Reference:
     Args:
         weights: Tensors by name.
         names: From a name here to the dictionary's (another project's spelling).
+        eps: What BatchNorms add to the variance.
     """
 
     def __init__(
         self, weights, semantics, layers, scale, groups=1, deep=False, avg_down=False, se=False,
-        names=str,
+        names=str, eps=1e-5,
     ):  # fmt: skip
         self.weights, self.semantics, self.layers = weights, semantics, layers
-        self.scale, self.groups, self.names = scale, groups, names
+        self.scale, self.groups, self.names, self.eps = scale, groups, names, eps
         self.deep, self.avg_down, self.se = deep, avg_down, se
 
     def get(self, name):
@@ -167,7 +168,7 @@ class Reference:
         weight = self.get(f'{conv}.weight')
         pad = dilation * (weight.shape[-1] // 2)
         x = F.conv2d(x, weight, None, stride, pad, dilation, groups)
-        scale = self.get(f'{bn}.weight') / (self.get(f'{bn}.running_var') + 1e-5).sqrt()
+        scale = self.get(f'{bn}.weight') / (self.get(f'{bn}.running_var') + self.eps).sqrt()
         shift = self.get(f'{bn}.bias') - self.get(f'{bn}.running_mean') * scale
         return x * scale[:, None, None] + shift[:, None, None]
 
@@ -214,9 +215,9 @@ class Reference:
             x = self.conv_bn(x, f'{name}.downsample.0', f'{name}.downsample.1', stride)
         return (x + y).relu()
 
-    def features(self, x, output_stride=32):
-        """What the last stage answers."""
-        x = self.stem(x)
+    def levels(self, x, output_stride=32):
+        """What the four stages answer."""
+        x, levels = self.stem(x), []
         net_stride, dilation = 4, 1
         for stage, blocks in enumerate(self.layers):
             stride, before = (1 if stage == 0 else 2), dilation
@@ -235,11 +236,12 @@ class Reference:
                     stride if i == 0 else 1,
                     first if i == 0 else dilation,
                 )
-        return x
+            levels.append(x)
+        return levels
 
     def __call__(self, x, output_stride=32):
-        x = self.features(x, output_stride)
-        return F.linear(x.mean((2, 3)), self.get('fc.weight'), self.get('fc.bias'))
+        pooled = self.levels(x, output_stride)[-1].mean((2, 3))
+        return F.linear(pooled, self.get('fc.weight'), self.get('fc.bias'))
 
 
 def noisy(rng, rounds: int, outliers: float = 0.05):

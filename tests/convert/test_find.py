@@ -11,14 +11,13 @@ import torch
 from tests.common import image, save
 from tests.convert.helpers import (
     LAYERS,
+    V1B,
     network,
     tiny,
-    without_counters,
+    undone,
 )
-from tests.convert.references import detectron2, mmdet, spelled
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
-from timm_res2net.convert.engine import undo_rules
 from timm_res2net.convert.find import find_network, infer_arguments
 from timm_res2net.convert.sources import SOURCES
 
@@ -85,8 +84,7 @@ HEADS = {  # what replaces tensors of fc, for 128 features
 def test_a_head_that_does_not_fit(head, source, tmp_path):
     """It is left out, all of it, and named."""
     net = network(attn_layer='', channels=(4, 8, 16, 32), semantics=SOURCES[source].semantics[0])
-    tensors = without_counters(net.state_dict())
-    theirs = undo_rules(tensors, SOURCES[source].rules(tensors), source)
+    theirs = undone(source, net.state_dict())
     start = next(key for key in theirs if theirs[key].shape == (10,)).rpartition('.')[0]
     if source == 'mmpretrain':
         theirs = {k if k.startswith(start) else f'backbone.{k}': v for k, v in theirs.items()}
@@ -188,8 +186,9 @@ def test_the_command_line(tmp_path, capsys):
 
 def test_a_source_by_name(tmp_path):
     """`--from` looks for that source alone."""
-    one = under('backbone.', spelled(mmdet, mmdet(LAYERS)))
-    other = under('other.', spelled(detectron2, detectron2(LAYERS)))
+    tensors = body(**V1B)
+    one = under('backbone.', undone('mmdet', tensors))
+    other = under('other.', undone('detectron2', tensors))
     path = save({**one, **other}, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match='holds 2 Res2Nets'):
         convert_checkpoint(path)

@@ -14,9 +14,8 @@ from timm.layers import SEModule
 from timm.models import load_pretrained
 
 from tests.common import TINY, image, model_folder, randomise
+from tests.convert.helpers import V1B, network, undone
 from tests.hub.server import Fault, hub
-from timm_res2net.convert.engine import undo_rules
-from timm_res2net.convert.sources import SOURCES
 from timm_res2net.files import sha256_of
 from timm_res2net.models import loading
 from timm_res2net.models.loading import NOT_CACHED, checkpoint_filter_fn, fill, prepare_weights
@@ -31,10 +30,8 @@ def under_a_prefix() -> dict[str, torch.Tensor]:
 
 
 def of_mmdet() -> dict[str, torch.Tensor]:
-    deep = dict(stem_type='deep', stem_width=8, avg_down=True, attn_layer='', num_classes=0)
-    tensors = randomise(timm.create_model(TINY, semantics='mmdet', **deep)).state_dict()
-    theirs = undo_rules(tensors, SOURCES['mmdet'].rules(tensors), 'mmdet')
-    return {f'backbone.{key}': value for key, value in theirs.items()}
+    tensors = network(semantics='mmdet', attn_layer='', num_classes=0, **V1B).state_dict()
+    return {f'backbone.{key}': value for key, value in undone('mmdet', tensors).items()}
 
 
 def without_a_block() -> dict[str, torch.Tensor]:
