@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from timm.layers import SEModule
 from torch import nn
 
 from benchmarks.suite import measure
@@ -26,11 +25,10 @@ from benchmarks.suite.measure import (
 )
 from benchmarks.suite.models import Work, make_input, prepare
 from tests.common import noisy
-from timm_res2net.export.measure import ratio
 
 from .common import cell
 
-TRUE = 1.21
+TINY, TRUE = Spec('test_res2net_se'), 1.21
 
 
 class Bench:
@@ -151,20 +149,6 @@ def test_coverage_with_the_stopping_rule():
     assert held / runs >= 0.88
 
 
-def test_interleaving_cancels_a_drift_that_the_naive_order_does_not():
-    """A machine that gets slower and slower, sampled in two orders."""
-    rng = np.random.default_rng(3)
-    rounds = 100
-    slots = np.linspace(1, 1.5, 2 * rounds) * noisy(rng, 2 * rounds)  # how slow it is
-    pairs, first = slots.reshape(rounds, 2), rng.integers(2, size=rounds)
-    baseline = pairs[np.arange(rounds), first]
-    found = ratio(TRUE * pairs[np.arange(rounds), 1 - first], baseline)
-    assert found.low < TRUE < found.high
-    assert found.half_width < measure.TARGET
-    one_after_the_other = ratio(TRUE * slots[rounds:], slots[:rounds])
-    assert one_after_the_other.low > 1.15 * TRUE  # a narrow interval, but wrong
-
-
 def test_peak_memory_of_a_step():
     model, x = nn.Linear(10, 10), torch.ones(1, 3, 16, 16)
 
@@ -192,43 +176,20 @@ def test_inference_needs_less_memory_than_timms_block():
     assert ours < theirs
 
 
-class Small(nn.Module):
-    """A network with an operator of every kind."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 7, padding=3)
-        self.pointwise = nn.Conv2d(8, 8, 1)
-        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
-        self.bn = nn.BatchNorm2d(8)
-        self.relu = nn.ReLU(inplace=True)
-        self.se = SEModule(8, rd_channels=2)
-        self.pool = nn.AvgPool2d(2)
-        self.fc = nn.Linear(8, 5)
-
-    def forward(self, x):
-        x = self.pointwise(self.stem(x))
-        a, b = x.split(4, 1)
-        x = torch.cat([self.convs[0](a), self.convs[1](b)], 1) + x
-        x = self.pool(self.se(self.relu(self.bn(x))))
-        return self.fc(x.mean((2, 3)))
-
-
 def test_operators_and_convolutions_of_a_step():
-    model, x = Small().eval(), torch.ones(1, 3, 16, 16)
-    step = torch.inference_mode()(lambda: model(x))
-    layers = measure.convolutions(model, step)  # without those of attention
-    assert {(layer[0][1], layer[1][2:]): count for layer, count in layers.items()} == {
-        (3, (7, 7)): 1,
-        (8, (1, 1)): 1,
-        (4, (3, 3)): 2,
-    }
+    model, _, _ = work = prepare(TINY, 'eager', cell(), make_input(cell()))
+    layers = measure.convolutions(model, work.step)
+    assert sum(layers.values()) == sum(
+        isinstance(m, nn.Conv2d) and '.se.' not in name for name, m in model.named_modules()
+    )
+    stem = ((2, 3, 64, 64), (16, 3, 7, 7), False, (2, 2), (3, 3), (1, 1), 1)
+    assert layers[stem] == 1
     assert not [hook for m in model.modules() for hook in m._forward_pre_hooks]
-    without = measure.self_times(step, 'cpu')
+    without = measure.self_times(work.step, 'cpu')
     assert without['attention'] == 0
     assert all(without[kind] > 0 for kind in KINDS if kind != 'attention')
     measure.mark_attention(model)
-    assert measure.self_times(step, 'cpu')['attention'] > 0
+    assert measure.self_times(work.step, 'cpu')['attention'] > 0
 
 
 @pytest.mark.parametrize(
@@ -268,11 +229,11 @@ def test_counts():
 
 def test_attribute():
     """Of two models that are one, in rounds as few as there can be."""
-    tiny, here = Spec('test_res2net_se'), cell(kind='attribution')
+    here = cell(kind='attribution')
     x = make_input(here)
-    works = {role: prepare(tiny, 'eager', here, x) for role in ('baseline', 'subject')}
-    result = measure.attribute(Pair(tiny, tiny), works, here, 0, random.Random(0))
-    macs = counts(tiny, here.size)['macs']
+    works = {role: prepare(TINY, 'eager', here, x) for role in ('baseline', 'subject')}
+    result = measure.attribute(Pair(TINY, TINY), works, here, 0, random.Random(0))
+    macs = counts(TINY, here.size)['macs']
     for role in works:
         assert result['counts'][role]['macs'] == macs
         assert len(result['seconds'][role]) == 3
