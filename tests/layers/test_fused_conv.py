@@ -415,6 +415,10 @@ def test_a_stage_does_write_over_them():
         assert fused[1].run(made, True, True).data_ptr() == place
         assert fused[1].run(made, True, False).data_ptr() != place
         assert fused[1].run(made).data_ptr() != place
+        shortcut = fused[0].downsample(x)
+        fused[0].downsample.forward = lambda x: shortcut
+        assert fused[0].run(x, False, True).data_ptr() == shortcut.data_ptr()
+        del fused[0].downsample.forward
         fused[0].run = lambda *args: made
         assert fused(x).data_ptr() == place
 

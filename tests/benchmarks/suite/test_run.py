@@ -23,6 +23,7 @@ COMMAND = ('run', '--suite', 'smoke', '--only', 'time', '--task', 'infer', '--pa
 def test_a_whole_run(tmp_path, capsys, monkeypatch):
     """Every kind of cell, on a small model whose control counts whatever it is."""
     monkeypatch.setattr(answer, 'CONTROL', float('inf'))
+    monkeypatch.setattr('gc.collect', int)  # takes a second in a large process
     out = tmp_path / 'a.json'
     command = ['run', '--suite', 'smoke', '--pairs', TINY, '--threads', '1', '--budget', '0.1']
     assert main([*command, '--out', str(out)]) == 0
@@ -163,6 +164,7 @@ def test_compiled_models_are_rebuilt_on_request(rebuild, monkeypatch):
         return {role: Work(None, step, list) for role in ('baseline', 'subject', 'control')}
 
     monkeypatch.setattr(run, 'prepare_pair', prepare_pair)
+    monkeypatch.setattr('gc.collect', int)
     monkeypatch.setattr(torch.compiler, 'reset', lambda: done.append('reset'))
     given = {'pairs': ['control'], 'mode': ['compiled'], 'size': [32], 'threads': [1]}
     (cell,) = load_suite('smoke', {**given, 'task': ['infer']}, ['time'])
