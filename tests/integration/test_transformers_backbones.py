@@ -35,11 +35,11 @@ def features(out_indices=(1, 2, 3, 4), weights=None, **kwargs):
     return model.eval()
 
 
-def same(found, expected):
+def same(found, expected, most=1e-6):  # float32
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
-        assert relative_error(one, other) < 1e-6  # float32
+        assert relative_error(one, other) < most
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,8 @@ def test_features(out_indices, stride):
     x = image()
     with torch.no_grad():
         same(backbone(x).feature_maps, expected(x))
+        backbone._backbone = reparameterize_model(backbone._backbone)
+        same(backbone(x).feature_maps, expected(x), 1e-5)
 
 
 def test_pretrained_with_frozen_norms():
@@ -62,8 +64,7 @@ def test_pretrained_with_frozen_norms():
     expected = features(pretrained=True)
     x = image()
     with torch.no_grad():
-        for one, other in zip(backbone(x).feature_maps, expected(x), strict=True):
-            assert relative_error(one, other) < 1e-5  # float32, another formula
+        same(backbone(x).feature_maps, expected(x), 1e-5)  # another formula
 
 
 def test_pretrained_with_norms_that_learn():
@@ -78,19 +79,8 @@ def test_pretrained_with_norms_that_learn():
         same(backbone.eval()(x).feature_maps, expected(x))
 
 
-def test_deployed():
-    backbone = randomise(transformers.TimmBackbone(config())).eval()
-    x = image()
-    with torch.no_grad():
-        before = backbone(x).feature_maps
-        backbone._backbone = reparameterize_model(backbone._backbone)
-        assert not any('BatchNorm' in type(m).__name__ for m in backbone.modules())
-        for one, other in zip(backbone(x).feature_maps, before, strict=True):
-            assert relative_error(one, other) < 1e-5  # float32, other sums
-
-
 def test_detr_trains():
-    """Forward, Hungarian loss, backward and steps; the norms stay frozen."""
+    """Forward, Hungarian loss and backward; the norms stay frozen."""
     pytest.importorskip('scipy', reason='needs the extra integration')
     settings = transformers.DetrConfig(backbone_config=config([4]), **DETR)
     model = transformers.DetrForObjectDetection(settings)
@@ -105,24 +95,15 @@ def test_detr_trains():
     labels = [
         {'class_labels': torch.arange(1, len(b) + 1), 'boxes': torch.tensor(b)} for b in boxes
     ]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = {k: v.clone() for k, v in body.named_buffers()}
-    losses = []
-    for step in range(6):
-        found = model.train()(pixel_values=x, labels=labels)
-        optimizer.zero_grad()
-        found.loss.backward()
-        if step == 0:
-            for name, parameter in body.named_parameters():
-                assert parameter.grad.isfinite().all() and parameter.grad.any(), name
-        optimizer.step()
-        losses.append(float(found.loss.detach()))
+    found = model.train()(pixel_values=x, labels=labels)
+    found.loss.backward()
+    for name, parameter in body.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
     assert found.logits.shape == (2, 5, 3 + 1)
     assert found.pred_boxes.shape == (2, 5, 4)
     for name, buffer in body.named_buffers():
         assert torch.equal(buffer, before[name]), name
-    # measured: 6.17 to 5.96; tiny heads, and dropout is on
-    assert losses[-1] < losses[0]
 
 
 def test_mask2former():
