@@ -7,7 +7,7 @@ import timm
 from timm.models import get_arch_pretrained_cfgs
 
 from timm_res2net.cli.models import HEADER, cells_of, rows
-from timm_res2net.convert import COUNTS, FILES, PUBLISHERS
+from timm_res2net.convert import COUNTS, FILES
 from timm_res2net.folder.card import of_tag
 from timm_res2net.folder.config import CONFIG
 from timm_res2net.folder.folder import CARD
@@ -64,7 +64,7 @@ def licenses_table() -> str:
             file.by,
             file.license,
             file.license_source,
-            (file.accuracy and PUBLISHERS[file.by].figures) or 'none published',
+            (file.accuracy and file.figures) or 'none published',
             _IN_A_PRODUCT[file.license],
         )
         for file in FILES

@@ -1,6 +1,7 @@
 """The authors' functions, in code that carried a copy of their file."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -76,6 +77,7 @@ def before(name):
 def test_same_network(name):
     """Keys, shapes and the order of the modules; every name of the authors' files is here."""
     ours = getattr(authors, name)(device='meta')
+    assert inspect.signature(getattr(authors, name)).parameters['pretrained'].default is False
     theirs = timm.create_model(NAMES[name], device='meta')
     assert type(ours) is Res2Net
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (ours, theirs)]

@@ -1,6 +1,7 @@
 """HRNet with Res2Net bottlenecks: timm's network with timm's own blocks, and timm's contract."""
 
 import copy
+import inspect
 import json
 import pickle
 
@@ -62,6 +63,7 @@ def test_it_is_timms_hrnet_with_timms_res2net_blocks(kwargs):
 def test_cfg_and_groups(name):
     """The stages of timm's matcher have every parameter once."""
     cfg = get_pretrained_cfg(name)
+    assert inspect.signature(timm.model_entrypoint(name)).parameters['pretrained'].default is False
     assert (cfg.tag, cfg.license, bool(cfg.has_weights)) == ('untrained', None, False)
     model = timm.create_model(name, device='meta', dtype=torch.float16)
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {('meta', torch.float16)}

@@ -1,5 +1,6 @@
 """The models: figures, cfgs, parity with timm, weights and how they load."""
 
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_multiply_accumulates(name):
 def test_cfgs_are_filled(name):
     model = timm.create_model(name, device='meta')
     assert sum(p.numel() for p in model.parameters()) == COUNTS[name].params
+    assert inspect.signature(timm.model_entrypoint(name)).parameters['pretrained'].default is False
     for tag in default_cfgs[name].tags:
         cfg = get_pretrained_cfg(f'{name}.{tag}')
         assert (cfg.architecture, cfg.tag) == (name, tag)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import timm
 from timm.models import get_arch_pretrained_cfgs
 
-from ..convert import COUNTS, PUBLISHERS, file_of
+from ..convert import COUNTS, file_of
 from ..folder.target import find_name
 from .frame import add_command, add_options, print_json, print_table
 
@@ -45,7 +45,7 @@ def rows(pattern: str = '*') -> list[Row]:
                 continue
             file = file_of(full)
             top1 = file.top1 if file else None
-            source = PUBLISHERS[file.by].figures if file else None
+            source = file.figures if file else None
             weights = 'in the package' if cfg.file else str(cfg.url or '') or None
             if cfg.hf_hub_id:
                 weights = f'hf-hub:{cfg.hf_hub_id}'

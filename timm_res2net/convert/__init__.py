@@ -15,14 +15,17 @@ from typing import NamedTuple
 
 
 class PublishedFile(NamedTuple):
-    """A file of weights, or a repository of the Hub.
+    """A file of weights, or a repository of the Hub, with what is known of its publisher.
 
     Attributes:
         file: Name of the file, or a description in words if it has none.
         source: Source of its keys, one of `timm_res2net.convert.sources.SOURCES`.
-        by: The project that published it, one of `PUBLISHERS`.
+        by: The project that published it.
         license: Identifier of the license.
         license_source: What names this license.
+        figures: Where the project published the accuracies; '' without.
+        figures_url: Address of that page; '' if unknown.
+        origin_url: Address of the project whose weights they are, for a `pretrained_cfg`.
         url: Address.
         top1: ImageNet-1k top-1 accuracy in percent, or None.
         box_ap: Box AP on COCO, or None.
@@ -37,6 +40,9 @@ class PublishedFile(NamedTuple):
     by: str
     license: str
     license_source: str
+    figures: str = ''
+    figures_url: str = ''
+    origin_url: str = ''
     url: str = ''
     top1: float | None = None
     box_ap: float | None = None
@@ -54,24 +60,6 @@ class PublishedFile(NamedTuple):
         return ', '.join(f'{value:g} {unit}' for unit, value in figures.items() if value)
 
 
-class Publisher(NamedTuple):
-    """A project that published files.
-
-    Attributes:
-        license: Identifier of the license of its files, unless a file has another.
-        license_source: What names this license.
-        figures: Where it published the accuracies; '' without.
-        figures_url: Address of that page; '' if unknown.
-        origin_url: Address of the project whose weights they are, for a `pretrained_cfg`.
-    """
-
-    license: str
-    license_source: str
-    figures: str = ''
-    figures_url: str = ''
-    origin_url: str = ''
-
-
 class Counted(NamedTuple):
     """Counts of a registered model.
 
@@ -86,17 +74,8 @@ class Counted(NamedTuple):
 
 
 _TABLE = json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8'))
-PUBLISHERS = {name: Publisher(**row) for name, row in _TABLE['publishers'].items()}
-"""Publishers by name."""
 FILES = tuple(
-    PublishedFile(
-        **{
-            'license': PUBLISHERS[row['by']].license,
-            'license_source': PUBLISHERS[row['by']].license_source,
-            **row,
-            'tags': tuple(row.get('tags', ())),
-        }
-    )
+    PublishedFile(**{**_TABLE['publishers'][row['by']], **row, 'tags': tuple(row.get('tags', ()))})
     for row in _TABLE['files']
 )
 """Every published file. If several have tags of one name, the first is the default."""

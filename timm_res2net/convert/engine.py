@@ -218,24 +218,23 @@ def matches(
 
 def _rename(
     keys: Collection[str], rules: Iterable[Rule], source: str, back: bool = False
-) -> list[tuple[str, str, Rule]]:
-    """Return each key, its new name, and the first rule that matches it."""
+) -> dict[str, tuple[str, Rule]]:
+    """Return new names as `matches` does, if every key has one of its own."""
     matched = matches(keys, rules, back)
-    renamed = [(key, *matched[key]) for key in keys if key in matched]
     unknown = [key for key in keys if key not in matched]
     if unknown:
         raise ValueError(f'Keys that the {source} table has no rule for, {list_some(unknown)}')
     owners: dict[tuple[str, bool], str] = {}
     twice = [
         f'{key} (also {name})'
-        for key, name, rule in renamed
+        for key, (name, rule) in matched.items()
         if owners.setdefault((name, rule.into_mean), key) != key
     ]
     if twice:
         raise ValueError(
             f'Keys of the {source} checkpoint whose new name another key has, {list_some(twice)}'
         )
-    return renamed
+    return matched
 
 
 def apply_rules(
@@ -255,7 +254,8 @@ def apply_rules(
         ValueError: No rule matches a key, two keys get the same name, or channels do not divide
             into splits.
     """
-    moves = tuple(Move(*renamed) for renamed in _rename(state_dict, rules, source))
+    renamed = _rename(state_dict, rules, source)
+    moves = tuple(Move(key, name, rule) for key, (name, rule) in renamed.items())
     out: dict[str, torch.Tensor] = {}
     biases: dict[str, torch.Tensor] = {}
     for key, name, rule in moves:
@@ -290,7 +290,7 @@ def undo_rules(
     """
     rules = tuple(rules)
     renamed = _rename(state_dict, (r for r in rules if not r.into_mean), source, back=True)
-    out = {name: rule.apply(state_dict[key], back=True) for key, name, rule in renamed}
+    out = {name: rule.apply(state_dict[key], back=True) for key, (name, rule) in renamed.items()}
     for rule in rules:
         for key, value in state_dict.items() if rule.into_mean else ():
             values = _pattern(rule.ours).match(key)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..convert import PUBLISHERS, file_of
+from ..convert import FILES, file_of
 from ..layers.text import table
 from .config import MODES, MODULE, Config, timm_names
 from .folder import INSTALL
@@ -31,11 +31,7 @@ _METRICS = {'top1': 'Top-1 accuracy', 'top5': 'Top-5 accuracy', 'accuracy': 'Acc
 PERCENT = tuple(_METRICS)
 """Metrics that are given in percent."""
 
-_URLS = {
-    publisher.figures: publisher.figures_url
-    for publisher in PUBLISHERS.values()
-    if publisher.figures
-}
+_URLS = {file.figures: file.figures_url for file in FILES if file.figures}
 
 
 def read_card(text: str) -> Any:
@@ -274,8 +270,7 @@ def of_tag(net: Any) -> Model:
     if file:
         owner = 'authors' if file.by == 'timm' else file.by
         if file.top1:
-            figures = PUBLISHERS[file.by].figures
-            results = [accuracy('top1', file.top1, 'imagenet-1k', figures)]
+            results = [accuracy('top1', file.top1, 'imagenet-1k', file.figures)]
     return with_card(
         Model(net, config),
         full,

@@ -104,7 +104,7 @@ def _filter(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, 
 
 
 def _create_hrnet(
-    variant: str, base: str, pretrained: bool = False, **kwargs: Any
+    variant: str, base: str, pretrained: bool, **kwargs: Any
 ) -> HighResolutionRes2Net:
     kwargs = parse_arguments(FEATURES, kwargs)
     features_only = kwargs.pop('features_only', False)

@@ -33,7 +33,7 @@ from timm.models import (
 from timm.models.resnet import ResNet
 from torch import nn
 
-from ..convert import FILES, PUBLISHERS, PublishedFile
+from ..convert import FILES, PublishedFile
 from ..layers.bottle2neck import AttnLayer, Bottle2neck
 from .arguments import FEATURES, RES2NET, checked, parse_arguments
 from .loading import checkpoint_filter_fn, load_foreign, prepare_weights
@@ -240,7 +240,7 @@ _DEEP = {'first_conv': 'conv1.0'}
 
 def _published_cfg(tag: str, file: PublishedFile) -> dict[str, Any]:
     """Return the cfg of a registered name with its tag, whose weights a published file has."""
-    cfg = make_cfg(license=file.license, origin_url=PUBLISHERS[file.by].origin_url)
+    cfg = make_cfg(license=file.license, origin_url=file.origin_url)
     if re.match(r'res2net\d+(d|_vd)', tag):
         cfg.update(_DEEP)
     if file.by == 'timm':
