@@ -167,7 +167,8 @@ class Reference:
     def conv_bn(self, x, conv, bn, stride=1, dilation=1, groups=1):
         weight = self.get(f'{conv}.weight')
         pad = dilation * (weight.shape[-1] // 2)
-        x = F.conv2d(x, weight, None, stride, pad, dilation, groups)
+        bias = self.weights.get(self.names(f'{conv}.bias'))
+        x = F.conv2d(x, weight, bias, stride, pad, dilation, groups)
         scale = self.get(f'{bn}.weight') / (self.get(f'{bn}.running_var') + self.eps).sqrt()
         shift = self.get(f'{bn}.bias') - self.get(f'{bn}.running_mean') * scale
         return x * scale[:, None, None] + shift[:, None, None]
@@ -181,23 +182,27 @@ class Reference:
             x = self.conv_bn(x, 'conv1', 'bn1', 2).relu()
         return F.max_pool2d(x, 3, 2, 1)
 
-    def block(self, x, name, kind, stride, dilation):
+    def cascade(self, x, name, kind, stride, dilation):
+        """What becomes of the splits of x."""
         adds, last = TABLE[self.semantics].get(kind, ('yes', 'pass'))
-        in_conv1 = self.semantics in STRIDE_IN_CONV1
-        y = self.conv_bn(x, f'{name}.conv1', f'{name}.bn1', stride if in_conv1 else 1).relu()
-        split_stride = 1 if in_conv1 else stride
-        splits, outs = y.chunk(self.scale, 1), []
+        splits, outs = x.chunk(self.scale, 1), []
         for i in range(max(1, self.scale - 1)):
             z = splits[i] + outs[-1] if adds == 'yes' and i > 0 else splits[i]
             z = self.conv_bn(
-                z, f'{name}.convs.{i}', f'{name}.bns.{i}', split_stride, dilation, self.groups
+                z, f'{name}.convs.{i}', f'{name}.bns.{i}', stride, dilation, self.groups
             )
             outs.append(z.relu())
         if self.scale > 1 and last == 'pool':
             pads = self.semantics != 'paddle'
-            outs.append(F.avg_pool2d(splits[-1], 3, split_stride, 1, count_include_pad=pads))
+            outs.append(F.avg_pool2d(splits[-1], 3, stride, 1, count_include_pad=pads))
         elif self.scale > 1:
             outs.append(splits[-1])
+        return outs
+
+    def block(self, x, name, kind, stride, dilation):
+        strides = (stride, 1) if self.semantics in STRIDE_IN_CONV1 else (1, stride)
+        y = self.conv_bn(x, f'{name}.conv1', f'{name}.bn1', strides[0]).relu()
+        outs = self.cascade(y, name, kind, strides[1], dilation)
         y = self.conv_bn(torch.cat(outs, 1), f'{name}.conv3', f'{name}.bn3')
         if self.se:
             gate = y.mean((2, 3), keepdim=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as safetensors
 from torch.nn import functional as F
 
-from tests.common import Reference, from_folder, image, randomise, relative_error, save, slow_except
+from tests.common import Reference, from_folder, image, relative_error, save, slow_except
 from tests.convert.helpers import (
     FIXTURES,
     FLOAT32,
@@ -242,34 +242,33 @@ def under_other_semantics(model: Any) -> list[Any]:
     return nets
 
 
-@pytest.mark.parametrize('name', ['res2net50_26w_8s', 'res2net50d', 'res2next50'])
-def test_the_authors_files_give_timms_numbers(name, tmp_path):
-    """They have timm's keys: v1, v1b (timm's d), Res2NeXt."""
-    theirs = randomise(timm.create_model(name, layers=LAYERS, num_classes=10)).eval()
-    model = convert_checkpoint(save(theirs.state_dict(), tmp_path / 'w.pth'))
-    assert model.notes.source == 'official'
-    with torch.no_grad():
-        assert model.net(image()).equal(theirs(image()))
-
-
 @pytest.mark.parametrize(
     ('bias', 'scales', 'groups', 'se'),
     [(True, 4, 1, True), (True, 2, 2, False), (False, 8, 1, True)],
 )
 def test_the_articles_network(bias, scales, groups, se, tmp_path):
     """And 4uiiurz1's, without biases."""
-    to, arguments = 'article' if bias else '4uiiurz1', (LAYERS, 5, scales, groups, se, bias)
-    theirs = randomise(Article(*arguments)).double().eval()
-    model = convert_checkpoint(save(theirs.state_dict(), tmp_path / 'w.pth'), tmp_path / 'out')
+    to = 'article' if bias else '4uiiurz1'
+    net = network(
+        semantics='caffe', layers=LAYERS, channels=(16, 32, 64, 128), scale=scales,
+        base_width=64 / scales, cardinality=groups, attn_layer='se' if se else '',
+    )  # fmt: skip
+    theirs = undone(to, net.double().state_dict())
+    biases = [key for key in theirs if re.search(r'(conv\d(\.\d)?|sample\.0)\.bias', key)]
+    assert bool(biases) == bias
+    for key in biases:
+        theirs[key] = torch.rand_like(theirs[key]) - 0.5
+    model = convert_checkpoint(save(theirs, tmp_path / 'w.pth'), tmp_path / 'out')
     assert (model.notes.source, model.config.semantics) == (to, 'caffe')
     convert_checkpoint(tmp_path / 'out', tmp_path / 'back.pth', to=to)
-    again = Article(*arguments).double().eval()
-    again.load_state_dict(torch.load(tmp_path / 'back.pth'))  # strict
+    back = torch.load(tmp_path / 'back.pth')
+    assert back.keys() == theirs.keys()
     x = image(dtype=torch.float64)
     with torch.no_grad():
-        expected = theirs(x)
-        assert relative_error(model.net.double()(x), expected) < 1e-12
-        assert relative_error(again(x), expected) < 1e-12
+        got = model.net.double()(x)
+        for weights in (theirs, {key: value.double() for key, value in back.items()}):
+            reference = Article(weights, 'caffe', LAYERS, scales, groups, se=se)
+            assert relative_error(got, reference(x)) < 1e-12
 
 
 # --- as recorded ----------------------------------------------------------------------------------

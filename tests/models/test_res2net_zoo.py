@@ -73,6 +73,9 @@ def test_cfgs_are_filled(name):
         assert model.get_submodule(cfg.classifier).out_features == cfg.num_classes
         assert model.get_submodule(cfg.classifier) is model.get_classifier()
         assert cfg.pool_size == tuple(side // 32 for side in cfg.input_size[1:])
+        notes = ' '.join(cfg.notes or ())
+        assert ('bit for bit' in notes) == tag.startswith('se_identity')
+        assert ('names no license for the weights' in notes) == (cfg.license == 'unknown')
         if cfg.num_classes == 1000 and cfg.has_weights:
             assert file_of(f'{name}.{tag}').top1
 
@@ -111,14 +114,6 @@ def check_parity(theirs, ours):
         assert torch.equal(value, stepped[key]), key
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))
-
-
-def test_same_seed_same_network_as_timm():
-    torch.manual_seed(4)
-    theirs = timm.create_model('res2net50_26w_4s', layers=(1, 2, 1, 1)).state_dict()
-    torch.manual_seed(4)
-    ours = Res2Net(layers=(1, 2, 1, 1)).state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 # --- arguments ---------------------------------------------------------------------------------
