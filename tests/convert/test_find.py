@@ -248,6 +248,7 @@ def test_parts_of_a_block_are_not_left_out(odd, words, tmp_path):
         {'num_classes': 0}, {'stem_type': 'deep', 'stem_width': 8},
         {'stem_type': 'deep_tiered', 'stem_width': 8}, {'avg_down': True},
         {'down_kernel_size': 3}, {'replace_stem_pool': True},
+        {'base_width': 64 / 3, 'channels': (48, 96, 192, 384)},  # no whole number fits
     ],
 )  # fmt: skip
 def test_arguments_build_the_same_shapes(kwargs):

@@ -84,8 +84,10 @@ def test_cfgs_are_filled(name):
 def test_parity_with_timm(name):
     ours = Res2Net(**TIMM[name][0], device='meta')
     assert round(sum(p.numel() for p in ours.parameters()) / 1e6, 2) == TIMM[name][1]
+    if '101' in name:  # which differ in depth
+        return
     for narrow in NARROW, {**NARROW, 'output_stride': 8}:
-        if narrow is NARROW or 'd' not in name.removeprefix('res2net'):
+        if narrow is NARROW or name != 'res2net50d':
             kwargs = {**TIMM[name][0], **narrow}
             check_parity(timm.create_model(name, **narrow), Res2Net(**kwargs))
 
