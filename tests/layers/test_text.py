@@ -1,6 +1,16 @@
 """Tables, lists and error texts."""
 
-from timm_res2net.layers.text import close_names, first_line, list_some, printable, sentence, table
+import torch
+
+from timm_res2net.layers.text import (
+    brief,
+    close_names,
+    first_line,
+    list_some,
+    printable,
+    sentence,
+    table,
+)
 
 
 def test_a_table_lines_up():
@@ -43,6 +53,18 @@ def test_sentences():
     assert first_line(ValueError('\n  one.\ntwo')) == 'one'
     assert first_line(KeyError()) == 'KeyError'
     assert sentence('one') == sentence('one.') == 'one.'
+
+
+def test_brief():
+    """Of a text 60 characters, of a list ten values, of any value 200 characters in one line."""
+    assert brief('a\n') == r"'a\n'"
+    assert len(brief('x' * 99)) == 60
+    assert brief(torch.arange(2).view(2, 1)) == 'tensor([[0], [1]])'
+    for length, count in ((1, 10), (1, 11), (16, 10), (17, 10)):
+        values = ['x' * length] * count
+        more = ', ...]' if count > 10 else ']'
+        text = str(values[:10])[:-1] + more
+        assert brief(values) == (text if len(text) <= 200 else f'{text[:200]}...')
 
 
 def test_names_and_values_are_printed_in_one_line():

@@ -54,10 +54,7 @@ _SHORT.maxlist = _SHORT.maxtuple = 10
 
 def brief(value: object) -> str:
     """Return the repr of a value of any kind in one line, without most of a long one."""
-    try:
-        text = ' '.join(_SHORT.repr(value).split())
-    except Exception:  # a number of too many digits, an object with a repr that fails
-        text = f'a value of type {type(value).__name__}'
+    text = ' '.join(_SHORT.repr(value).split())
     return text if len(text) <= 200 else f'{text[:200]}...'
 
 
