@@ -150,8 +150,3 @@ def test_saved_and_loaded(tmp_path):
 def test_refused(kwargs, words):
     with pytest.raises(ValueError, match=words):
         timm.create_model(NAME, device='meta', **SMALL, **kwargs)
-
-
-def test_an_unknown_argument():
-    with pytest.raises(TypeError, match='unexpected keyword'):
-        timm.create_model(NAME, wide=1, **SMALL)

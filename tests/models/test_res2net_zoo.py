@@ -152,15 +152,18 @@ def test_impossible_values(kwargs, value, remedy):
     assert remedy in str(error.value)
 
 
-@pytest.mark.parametrize('unknown', ['scales', 'block_reduce_first', 'out_indices'])
-def test_unknown_arguments(unknown):
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{unknown}'"):
-        timm.create_model('res2net50_se', **{unknown: 1})
-
-
-def test_block_args_name_the_remedy():
-    with pytest.raises(TypeError, match=r'block_args.*Pass scale, attn_layer and semantics'):
-        timm.create_model('res2net50_se', block_args={'attn_layer': 'se'})
+@pytest.mark.parametrize(
+    ('name', 'unknown', 'words'),
+    [
+        ('res2net50_se', 'scales', "unexpected keyword argument 'scales'"),
+        ('res2net50_se', 'out_indices', "unexpected keyword argument 'out_indices'"),
+        ('res2net50_se', 'block_args', 'block_args.*Pass scale, attn_layer and semantics'),
+        ('hrnet_w18_res2net', 'wide', "unexpected keyword argument.*'wide'"),
+    ],
+)
+def test_unknown_arguments(name, unknown, words):
+    with pytest.raises(TypeError, match=words):
+        timm.create_model(name, **{unknown: 1})
 
 
 @pytest.mark.parametrize('aa_layer', ['avg', 'blur'])
@@ -309,14 +312,6 @@ def test_a_file_that_mindspore_wrote_by_url(name, file, torch_home):
         assert torch.equal(with_se(x), model(x))
 
 
-def test_weights_of_other_semantics_do_not_load(torch_home):
-    """The keys and shapes fit, and the outputs would be wrong."""
-    overlay = {'file': str(FIXTURES / 'mindcv_v1b.ckpt'), 'num_classes': 10}
-    kwargs = dict(layers=(1, 2, 1, 1), channels=(4, 8, 16, 32), base_width=32, num_classes=10)
-    with pytest.raises(RuntimeError, match=r'official, and the model computes paddle.*semantics'):
-        timm.create_model('res2net50_vd_26w_4s', True, pretrained_cfg_overlay=overlay, **kwargs)
-
-
 @pytest.mark.parametrize('content', [PADDLE.read_bytes()[:-1000], b'<html>Not found</html>'])
 def test_a_bad_download_is_put_aside(content, tmp_path, torch_home):
     path = tmp_path / 'w.pdparams'
@@ -332,14 +327,16 @@ def test_a_bad_download_is_put_aside(content, tmp_path, torch_home):
 
 
 @pytest.mark.parametrize(
-    ('layers', 'words'),
+    ('more', 'words'),
     [
-        ((1, 2, 3, 1), 'lacks weights of the network .*with the layers and the scale'),
-        ((1, 2, 1, 1), 'does not fit: .*with the layers, scale'),
+        ({'layers': (1, 2, 3, 1)}, 'lacks weights of the network .*with the layers and the scale'),
+        ({'layers': (1, 2, 1, 1)}, 'does not fit: .*with the layers, scale'),
+        # the keys and shapes fit, and the outputs would be wrong
+        ({'semantics': 'official'}, 'are paddle, and the model computes official.*semantics'),
     ],
 )
-def test_a_sound_file_that_does_not_fit_stays(layers, words, torch_home):
-    kwargs = {**OF_PADDLE, 'layers': layers, 'num_classes': 5}
+def test_a_sound_file_that_does_not_fit_stays(more, words, torch_home):
+    kwargs = {**OF_PADDLE, 'num_classes': 5, **more}
     with (
         serve({'/w.pdparams': PADDLE}) as (base, _),
         pytest.raises(RuntimeError, match=words),
