@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models.hrnet import cfg_cls
 from torch import nn
 
 from timm_res2net import Res2Net
@@ -49,6 +50,23 @@ def test_nothing_is_left_out():
     """An argument that is added needs a row, and then the tests below draw for it."""
     assert set(rows.RES2NET) == names_of(Res2Net)
     assert names_of(HighResolutionRes2Net) < set(rows.HRNET)
+
+
+LIMITS = {
+    'cardinality': 'from 1 to 1024', 'base_width': 'from 0.1 to 4096', 'scale': 'from 1 to 16',
+    'num_classes': 'from 0 to 1000000', 'in_chans': 'from 1 to 4096', 'drop_rate': 'from 0 to 1',
+    'layers': '4 values, each a whole number from 1 to 128', 'output_stride': '8, 16, 32',
+    'channels': '4 values, each a whole number from 1 to 8192', 'stem_width': 'from 4 to 4096',
+    'down_kernel_size': '1, 3, 5, 7',
+}  # fmt: skip
+
+
+def test_limits():
+    """They leave room for networks several times larger than any published one."""
+    for name, words in LIMITS.items():
+        assert rows.RES2NET[name].kind.endswith(words)
+    assert rows.HRNET['output_stride'].kind == '32'
+    assert {*cfg_cls['hrnet_w18']} < {*rows.HRNET}
 
 
 @pytest.mark.parametrize(('table', 'name'), ROWS)

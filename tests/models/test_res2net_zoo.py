@@ -72,6 +72,7 @@ def test_cfgs_are_filled(name):
         assert model.get_submodule(cfg.first_conv).in_channels == cfg.input_size[0]
         assert model.get_submodule(cfg.classifier).out_features == cfg.num_classes
         assert model.get_submodule(cfg.classifier) is model.get_classifier()
+        assert 0.8 < cfg.crop_pct <= 1
         assert cfg.pool_size == tuple(side // 32 for side in cfg.input_size[1:])
         notes = ' '.join(cfg.notes or ())
         assert ('bit for bit' in notes) == tag.startswith('se_identity')
