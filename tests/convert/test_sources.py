@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import pytest
 import timm
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save as safetensors
 from torch.nn import functional as F
 
@@ -53,37 +51,23 @@ FORMATS: dict[str, Any] = {
     'MindSpore': write_ckpt,
 }
 BESIDE = {'decoder.conv1.weight': torch.ones(2, 2, 3, 3), 'loss.step': torch.ones(3)}
-
-
-DEEP = {'mmdet': True, 'detectron2': True, 'maskrcnn': False, 'article': False, '4uiiurz1': False}
-
-
-@st.composite
-def checkpoints(draw) -> tuple[str, str, dict[str, Any]]:
-    """A source, a prefix, and the arguments of a narrow network."""
-    name = draw(st.sampled_from(list(SOURCES)))
-    source = SOURCES[name]
-    is_article = source.has_se and name != 'timm'
-    deep, has_classes = DEEP.get(name, draw(st.booleans())), is_article or draw(st.booleans())
-    if name == 'maskrcnn' or (name == 'mmpretrain' and not deep):
-        has_classes = name == 'mmpretrain'
-    scale = draw(st.integers(2, 4))
-    arguments = dict(
-        seed=draw(st.integers(1, 3)),
-        semantics=draw(st.sampled_from(source.semantics)),
-        layers=draw(st.tuples(*[st.integers(1, 2)] * 4)),
-        channels=(12, 24, 48, 96),  # which divide into all of these splits
-        scale=scale,
-        base_width=64 / scale if is_article else draw(st.sampled_from([26, 32, 48])),
-        cardinality=draw(st.integers(1, 2)),
-        attn_layer='se' if name == 'timm' or (is_article and draw(st.booleans())) else '',
-        num_classes=5 if has_classes else 0,
-        **dict(stem_type='deep', stem_width=6, avg_down=True, down_kernel_size=1) if deep else {},
-    )
-    prefixes = ['backbone.', 'module.backbone.']
-    if name != 'mmpretrain' or not has_classes:
-        prefixes += ['', 'module.', 'ema.module.body.']
-    return name, draw(st.sampled_from(prefixes)), arguments
+SPLITS = dict(scale=3, base_width=64 / 3, channels=(12, 24, 48, 96), num_classes=5)
+THERE_AND_BACK = [
+    # source, prefix, format, and what its network has besides
+    ('paddle', '', 'pickled arrays', V1B),
+    ('paddle', 'module.', 'torch', dict(num_classes=5, cardinality=2)),
+    ('mindcv', '', 'MindSpore', dict(num_classes=5, cardinality=2, base_width=32)),
+    ('mindcv', 'backbone.', 'entry', V1B),
+    ('article', '', 'torch', dict(**SPLITS, attn_layer='se')),
+    ('4uiiurz1', 'module.', 'safetensors', SPLITS),
+    ('detectron2', 'ema.module.body.', 'pickled arrays', dict(**V1B, semantics='mmdet')),
+    ('maskrcnn', 'module.backbone.', 'entry', dict(scale=2)),
+    ('mmdet', 'backbone.', 'entry', V1B),
+    ('mmpretrain', 'module.backbone.', 'entry', dict(num_classes=5)),
+    ('mmpretrain', '', 'MindSpore', dict(**V1B, semantics='maskrcnn')),
+    ('timm', 'module.', 'safetensors', dict(num_classes=5, attn_layer='se', semantics='mmdet')),
+    ('official', 'backbone.', 'torch', dict(num_classes=5, semantics='caffe')),
+]
 
 
 def in_model(theirs: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -95,33 +79,22 @@ def in_model(theirs: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Te
     }
 
 
-def clean(folder: Path) -> Path:
-    """A new folder, since hypothesis gives all examples the same one."""
-    number = len(list(folder.iterdir()))
-    (folder / str(number)).mkdir()
-    return folder / str(number)
-
-
-@settings(
-    max_examples=8, phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
-@given(checkpoint=checkpoints(), kind=st.sampled_from(list(FORMATS)), has_more=st.booleans())
-def test_there_and_back(checkpoint, kind, has_more, tmp_path):
-    (name, prefix, arguments), here = checkpoint, clean(tmp_path)
-    net = network(**arguments)
+@pytest.mark.parametrize(('name', 'prefix', 'kind', 'arguments'), THERE_AND_BACK)
+def test_there_and_back(name, prefix, kind, arguments, tmp_path):
+    semantics = arguments.get('semantics', SOURCES[name].semantics[0])
+    usual = dict(attn_layer='', num_classes=0, layers=LAYERS)
+    net = network(**{**usual, **arguments, 'semantics': semantics})
     theirs = undone(name, net.state_dict())
-    beside = BESIDE if has_more else {}
-    FORMATS[kind]({**in_model(theirs, prefix), **beside}, here / 'w')
-    semantics = net.model_args['semantics']
-    model = convert_checkpoint(here / 'w', here / 'out', semantics=semantics)
+    beside = BESIDE if prefix else {}
+    FORMATS[kind]({**in_model(theirs, prefix), **beside}, tmp_path / 'w')
+    model = convert_checkpoint(tmp_path / 'w', tmp_path / 'out', semantics=semantics)
     notes = model.notes
     assert (notes.source, notes.prefix, model.config.semantics) == (name, prefix, semantics)
     assert notes.format == ('torch' if kind == 'entry' else kind)
     assert {move.theirs for move in notes.moved} == set(in_model(theirs, prefix))
     assert set(notes.left_out) == set(beside)
     with torch.no_grad():
-        for ours in (model.net, from_folder(here / 'out')):
+        for ours in (model.net, from_folder(tmp_path / 'out')):
             # only the variances of maskrcnn change, by its eps, and back
             assert relative_error(ours(image()), net(image())) < (name == 'maskrcnn') * 1e-5 + 1e-9
     if name == 'timm':  # whose files are folders
@@ -131,12 +104,12 @@ def test_there_and_back(checkpoint, kind, has_more, tmp_path):
     reason = SOURCES[name].refuse(arguments)
     if reason:
         with pytest.raises(ValueError, match=f'and {name} builds'):
-            convert_checkpoint(here / 'out', here / 'back', to=name)
-        assert not (here / 'back').exists()
+            convert_checkpoint(tmp_path / 'out', tmp_path / 'back', to=name)
+        assert not (tmp_path / 'back').exists()
         return
-    convert_checkpoint(here / 'out', here / 'back', to=name)
-    back = read_checkpoint(here / 'back').tensors
-    assert convert_checkpoint(here / 'back').notes.source == name
+    convert_checkpoint(tmp_path / 'out', tmp_path / 'back', to=name)
+    back = read_checkpoint(tmp_path / 'back').tensors
+    assert convert_checkpoint(tmp_path / 'back').notes.source == name
     back = {key.removeprefix('backbone.'): value for key, value in back.items()}
     assert back.keys() == theirs.keys()
     for key, value in theirs.items():
