@@ -267,15 +267,11 @@ def test_which_file_of_a_folder_is_read(tmp_path):
 
 
 def test_devices_and_missing_files(tmp_path):
-    """A pipe would wait for a writer, and a device may never end."""
-    os.mkfifo(tmp_path / 'pipe')
-    for path in (tmp_path / 'pipe', Path('/dev/zero')):
-        with pytest.raises(ValueError, match=f'Cannot read {path} as .*a device or a pipe. Give'):
-            read_checkpoint(path)
-        with pytest.raises(ValueError, match=f'Cannot read {path} as .*a device or a pipe'):
-            convert_checkpoint(path)
-    with pytest.raises(FileNotFoundError):
-        read_checkpoint(tmp_path / 'w.pth')
+    for read in (read_checkpoint, convert_checkpoint):
+        with pytest.raises(ValueError, match='Cannot read /dev/zero as .*a device or a pipe. Give'):
+            read('/dev/zero')
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / 'w.pth')
 
 
 def test_a_file_without_checksums(tmp_path):
