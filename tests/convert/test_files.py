@@ -68,6 +68,16 @@ def test_entries(content, entry, others, legacy, tmp_path):
         read_checkpoint(path, 'x')
 
 
+def test_what_train_py_keeps(tmp_path):
+    """An optimizer with momenta has some after its first step; without, nothing tells."""
+    args = argparse.Namespace(lr=0.1)
+    for groups, told in (([{'momentum': 0.9}], False), ([{'momentum': 0}], True), ([], False)):
+        optimizer = {'state': {}, 'param_groups': groups}
+        content = {'state_dict': WEIGHTS, 'arch': 'x', 'args': args, 'optimizer': optimizer}
+        checkpoint = read_checkpoint(save(content, tmp_path / 'w.pth'))
+        assert checkpoint.training == {'lr': 0.1, 'model': 'x', 'has_steps': told}
+
+
 def test_values_that_are_not_weights_may_be_anything(tmp_path):
     """Only what is taken is checked: a whole model has integers and masks. Entries of unknown names
     become prefixes."""
