@@ -50,23 +50,6 @@ def test_a_decoder_beside_an_encoder(tmp_path):
     assert f'not of the Res2Net, {len(beside)}: decoder.conv1.weight' in card
 
 
-def test_a_classifier_of_mmpretrain_and_a_head_that_is_not_one(tmp_path):
-    net = network(attn_layer='', num_classes=7)
-    tensors = {
-        f'head.{key}' if key.startswith('fc.') else f'backbone.{key}': value
-        for key, value in net.state_dict().items()
-    }
-    model = convert_checkpoint(save(tensors, tmp_path / 'w.pth'))
-    notes = model.notes
-    assert (notes.source, notes.prefix, notes.left_out) == ('mmpretrain', 'backbone.', ())
-    with torch.no_grad():
-        assert model.net(image()).equal(net(image()))
-    tensors['head.fc.weight'] = torch.ones(7, 99)  # of something else
-    model = convert_checkpoint(save(tensors, tmp_path / 'other.pth'))
-    assert (model.notes.source, model.config.num_classes) == ('official', 0)
-    assert set(model.notes.left_out) == {'head.fc.bias', 'head.fc.weight'}
-
-
 HEADS = {  # what replaces tensors of fc, for 128 features
     'of a flattened map': {'weight': torch.ones(10, 49 * 128)},
     'a tensor more': {'scale': ONE},
