@@ -24,8 +24,10 @@ ARRAYS = {
 
 
 def assert_arrays(path: pathlib.Path) -> None:
-    got = read_checkpoint(path).tensors
+    checkpoint = read_checkpoint(path)
+    got = checkpoint.tensors
     assert list(got) == list(ARRAYS)
+    assert {type(value) for value in checkpoint.values.values()} == {torch.Tensor}  # not kept twice
     for key, array in ARRAYS.items():
         native = array.astype(array.dtype.newbyteorder('='), order='C')
         assert got[key].equal(torch.from_numpy(native))

@@ -100,6 +100,7 @@ def test_deployed_equals_plain(case, dtype, channels_last):
     x = x.contiguous(memory_format=layout)
     fused, kept = block.fuse(), x.clone()
     assert isinstance(fused, FusedBottle2neck) == (case['norm_layer'] is not nn.InstanceNorm2d)
+    assert not fused.training
     small, fused_conv.SMALL = fused_conv.SMALL, 1
     try:
         with torch.inference_mode():

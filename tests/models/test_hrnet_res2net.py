@@ -38,7 +38,10 @@ def small(name: str = NAME, **kwargs) -> nn.Module:
 
 @pytest.mark.parametrize('kwargs', [SMALL, pytest.param({}, marks=pytest.mark.slow)], ids=len)
 def test_it_is_timms_hrnet_with_timms_res2net_blocks(kwargs):
-    model = randomise(timm.create_model(NAME, **kwargs)).double().eval()
+    model = timm.create_model(NAME, **kwargs)
+    weight = model.layer1[0].conv3.weight.detach()  # a normal of variance 2 / fan_out
+    assert abs(float(weight.std()) / (2 / len(weight)) ** 0.5 - 1) < 0.05
+    randomise(model).double().eval()
     reference = timm.create_model(NAME.removesuffix('_res2net'), **kwargs)
     assert Bottle2neck not in [type(m) for m in reference.modules()]  # timm's own is untouched
     for parent in list(reference.modules()):
