@@ -154,7 +154,7 @@ def show(
     if path.suffix.lower() != '.png':
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model: Any = load_model(target, pretrained).eval()
-    check_values(model, f'{target} was not run')
+    check_values(model, f'{target} was not run: ')
     x = image_loader(model)(image)[None]
     tensors = activations(model, x)
     labels = labels_of(model)

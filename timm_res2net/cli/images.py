@@ -96,7 +96,7 @@ def _predict(
         device = device or 'cpu'
     else:
         model = load_model(target, pretrained).eval()
-    check_values(model, f'{target} was not run')
+    check_values(model, f'{target} was not run: ')
     model = make_ready(model, device, deploy)
     options = {'workers': torch.get_num_threads() - 1, **options}
     rows: Iterable[Prediction] = predict(model, left, **options)

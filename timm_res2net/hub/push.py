@@ -120,7 +120,7 @@ def push_to_hub(
     taken = take(model, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
     remote = Remote() if dry_run else look(target, token, private)
     old = _author_card(taken.card, remote.folder.card, card, target.value)
-    taken, notes = _described(taken, remote, old, license, label_names, remote_code, data or {})
+    taken, notes = _described(taken, remote, old, license, label_names, remote_code, data)
     with temporary_folder() as scratch:
         folder = write(replace(taken, card=''), scratch / 'model')
         _keep_golden(taken, remote, folder)
@@ -185,10 +185,10 @@ def _described(
     license: str | None,
     label_names: Sequence[str] | None,
     remote_code: bool | None,
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
 ) -> tuple[Model, list[str]]:
     """Return the model with what the arguments and the Hub say of it, and notes for the owner."""
-    config, notes = taken.config.with_data(taken.net, data), []
+    config, notes = taken.config, []
     if taken.notes.entry:
         notes.append(f"The weights are those of the entry '{taken.notes.entry}'.")
     if taken.notes.left_out:
@@ -209,7 +209,8 @@ def _described(
         remote_code = True
         notes.append('The module for transformers stays, as the Hub has it.')
     license = license or (read_card(card).data.license if card else None)
-    return replace(taken, config=config.as_asked(license, label_names, remote_code)), notes
+    config = config.as_asked(taken.net, license, label_names, remote_code, data=data)
+    return replace(taken, config=config), notes
 
 
 def _keep_golden(taken: Model, remote: Remote, folder: ModelFolder) -> None:
