@@ -8,7 +8,9 @@ same names are used here, so that a tool for timm's repositories finds them.
 
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +251,14 @@ def compare_golden(
             f'on it. {remedy}'
         ) from error
     return _refuse(outputs, expected, GOLDEN, max(TOLERANCE, 8 * torch.finfo(dtype).eps))
+
+
+def keep_golden(model: nn.Module, old: Path, new: Path) -> None:
+    """Replace new golden tensors by old ones, if both exist and the model returns the old ones.
+
+    Their last bits depend on the machine, so the same model would otherwise be pushed again.
+    """
+    if old.is_file() and new.is_file():
+        with suppress(ValueError):
+            compare_golden(model, old)
+            shutil.copyfile(old, new)
