@@ -13,7 +13,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import resolve_model_data_config
 from timm.models.hrnet import cfg_cls
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -24,6 +23,7 @@ from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
 from timm_res2net.prediction import image_loader
 
+FREE = torch.__version__ >= '2.14'
 FLOAT = 1e-5  # float32, and what runtimes reorder
 NARROW = {'layers': (2, 1, 1, 1), 'channels': (16, 16, 16, 16)}
 LEVELS = {'features_only': True, 'out_indices': (1, 4)}
@@ -36,6 +36,7 @@ def needs(*packages: str) -> pytest.MarkDecorator:
 
 needs_onnx = needs('onnxscript', 'onnxruntime')
 needs_openvino = needs('openvino')
+PREPARED = {'with_preparation': True, 'mean': [0.3, 0.5, 0.6], 'std': [0.1, 0.2, 0.3]}
 
 
 def narrow(name: str = TINY, **kwargs) -> nn.Module:
@@ -64,30 +65,6 @@ def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.jit.load(path)(x))
 
 
-def metadata(path: Path, kind: str) -> dict:
-    """What a file says of its model, and the names of its input and outputs if it has them."""
-    files = {'timm_res2net.json': ''}
-    if kind == 'pt2':
-        torch.export.load(path, extra_files=files)
-    elif kind == 'torchscript':
-        torch.jit.load(path, _extra_files=files)
-    elif kind == 'onnx':
-        import onnx
-
-        model = onnx.load(path)
-        (files['timm_res2net.json'],) = (entry.value for entry in model.metadata_props)
-        assert [port.name for port in model.graph.input] == ['image']
-        dims = model.graph.input[0].type.tensor_type.shape.dim
-        assert [dim.dim_param or dim.dim_value for dim in dims] == ['batch', 3, 'height', 'width']
-    else:
-        import openvino
-
-        model = openvino.Core().read_model(path)
-        files['timm_res2net.json'] = model.get_rt_info('timm_res2net').astype(str)
-        assert [port.get_names() for port in model.inputs] == [{'image'}]
-    return json.loads(files['timm_res2net.json'])
-
-
 def compare(found: list[torch.Tensor], model: nn.Module, x: torch.Tensor) -> None:
     with torch.no_grad():
         out = model(x)
@@ -98,23 +75,26 @@ def compare(found: list[torch.Tensor], model: nn.Module, x: torch.Tensor) -> Non
 
 
 @pytest.mark.parametrize(
-    ('kind', 'features', 'deploy'),
+    ('kind', 'options'),
     [
-        ('pt2', False, True),
-        ('torchscript', True, True),
-        pytest.param('onnx', True, False, marks=needs_onnx),
-        pytest.param('openvino', False, False, marks=needs_openvino),
+        ('pt2', {'static': True, 'deploy': True, **PREPARED}),
+        ('torchscript', {'features': True, 'deploy': True}),
+        pytest.param('onnx', {'features': True, **PREPARED}, marks=needs_onnx),
+        pytest.param('openvino', {}, marks=needs_openvino),
+        pytest.param('openvino', PREPARED, marks=[needs_openvino, pytest.mark.slow]),
+        pytest.param('pt2', {}, marks=pytest.mark.slow),
     ],
 )
-def test_files_compute_what_the_model_does(kind, features, deploy, tmp_path):
+def test_files_compute_what_the_model_does(kind, options, tmp_path):
     """A model in memory in its eval form; at sizes and batches that the export did not see."""
+    features = 'features' in options
     model = narrow(**(LEVELS if features else {'num_classes': 7})).train()
     model.conv1.requires_grad_(False)
     model.double()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     needs_grad = [parameter.requires_grad for parameter in model.parameters()]
     out = tmp_path / f'net{FORMATS[kind].suffix}'
-    done = export_model(torch.compile(model), out, kind, features=features, deploy=deploy)
+    done = export_model(torch.compile(model), out, kind, **options)
     assert done.path == out
     assert done.outputs == (('layer1', 'layer4') if features else ('logits',))
     assert 0 <= done.error < FLOAT
@@ -122,13 +102,21 @@ def test_files_compute_what_the_model_does(kind, features, deploy, tmp_path):
     assert [parameter.requires_grad for parameter in model.parameters()] == needs_grad
     for key, value in model.state_dict().items():
         assert value.dtype == before[key].dtype and torch.equal(value, before[key]), key
-    assert 'any size' in done.sizes or torch.__version__ < '2.14'  # 2.6: multiples of 32
-    x = torch.randn(3, 3, *((69, 110) if 'any size' in done.sizes else (96, 64)))
-    compare(run(out, kind, x), model.float().eval(), x)
+    free, old = (3, 3, 69, 110), (3, 3, 96, 64)  # torch 2.6 takes multiples of 32
+    x = torch.randn((1, 3, 64, 64) if 'static' in options else free if FREE else old)
+
+    def normalized(pixels):
+        mean, std = (torch.tensor(options[key])[:, None, None] for key in ('mean', 'std'))
+        return (pixels / 255 - mean) / std
+
+    prepared = x
+    if options.get('with_preparation'):
+        x = 255 * torch.rand_like(x)
+        prepared = normalized(x)
+    compare(run(out, kind, x), model.float().eval(), prepared)
     module = load_exported(out, threads=1)
-    compare(export.as_tuple(module(x)), model, x)
-    assert module(x).shape == (3, 7) if not features else isinstance(module(x), list)
-    assert resolve_model_data_config(module) == resolve_model_data_config(model)
+    compare(export.as_tuple(module(x)), model, prepared)
+    assert isinstance(module(x), list) if features else module(x).shape == (len(x), 7)
     if kind in ('pt2', 'torchscript'):  # torch's own files also run on other devices
         for output in export.as_tuple(load_exported(out, 'meta')(x.to('meta'))):
             assert output.is_meta
@@ -138,14 +126,17 @@ def test_files_compute_what_the_model_does(kind, features, deploy, tmp_path):
     names = [out.name, *(f'net{suffix}' for suffix in FORMATS[kind].beside)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
-    meta, cfg = metadata(out, kind), timm.get_pretrained_cfg(TINY).to_dict()
-    for key in ('mean', 'std', 'input_size'):
-        assert meta[key] == list(cfg[key])
-    for key in ('architecture', 'tag', 'interpolation', 'crop_pct', 'license'):
+    meta, cfg = module.pretrained_cfg, timm.get_pretrained_cfg(TINY).to_dict()
+    for key in ('architecture', 'tag', 'input_size', 'interpolation', 'crop_pct', 'license'):
         assert meta[key] == cfg[key]
     if not features:
         assert meta['num_classes'] == module.num_classes == 7
         assert 'label_names' not in meta  # those of ten digits
+    model.pretrained_cfg = {**cfg, **options}
+    loaded, expected = (image_loader(net)(None) for net in (module, model))
+    if meta['with_preparation']:
+        loaded = normalized(loaded)
+    assert torch.allclose(loaded, expected, atol=1e-5)
 
 
 def small_hrnet() -> dict:
@@ -190,8 +181,8 @@ def test_static(tmp_path):
     out = tmp_path / 'net.pt'
     done = export_model(source, out, static=True, batch_size=3, img_size=32)
     assert (done.format, done.sizes) == ('torchscript', '(3, 1, 32, 32)')
-    meta = metadata(out, 'torchscript')
-    assert meta['input_size'] == [1, 32, 32]
+    meta = load_exported(out).pretrained_cfg
+    assert meta['input_size'] == (1, 32, 32)
     assert meta['mean'] == pytest.approx([0.449], abs=1e-6)  # of the mean of three colors
     assert run(out, 'torchscript', image(3, 32, 1))[0].shape == (3, 4)
 
@@ -315,11 +306,12 @@ def test_a_module_that_is_not_of_timm(kind, names, tmp_path):
     model, out = Heads(names).eval(), tmp_path / f'net{FORMATS[kind].suffix}'
     done = export_model(model, out, kind, input_size=(3, 64, 96))
     assert done.outputs == (names or ('output0',))
-    meta = metadata(out, kind)
-    assert meta['input_size'] == [3, 64, 96]
+    module = load_exported(out)
+    meta = module.pretrained_cfg
+    assert meta['input_size'] == (3, 64, 96)
     assert not {'mean', 'resize_to', 'num_classes'} & meta.keys()  # nothing is made up
     x = torch.randn(3, 3, 96, 128)
-    got, expected = load_exported(out)(x), model(x)
+    got, expected = module(x), model(x)
     assert isinstance(got, list) if names else torch.is_tensor(got)
     for one, other in zip(export.as_tuple(got), export.as_tuple(expected), strict=True):
         assert relative_error(one, other) < FLOAT
@@ -366,8 +358,9 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
     model, out = narrow(in_chans=in_chans, num_classes=2), tmp_path / 'net.pt'
     data |= {'label_names': ['a', 'b'], 'interpolation': interpolation}
     export_model(model, out, img_size=64, **data)
-    meta, module = metadata(out, 'torchscript'), load_exported(out)
-    assert (meta['label_names'], meta['int8'], meta['crop_mode']) == (['a', 'b'], False, 'center')
+    module = load_exported(out)
+    meta = module.pretrained_cfg
+    assert (meta['label_names'], meta['int8'], meta['crop_mode']) == (('a', 'b'), False, 'center')
     load = image_loader(module)
     for width, height in ((201, 97), (97, 150), (65, 65), (40, 33)):
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

@@ -195,9 +195,12 @@ def _pull(repo: str, out: Path, revision: str | None = None, json: bool = False)
 
     timm-res2net pull me/my_res2net --out my_res2net
     """
-    _print_findings(pull(repo, out, revision), json)
-    if not json:
-        print(f"Written: timm.create_model('local-dir:{out}', pretrained=True)")
+    findings = pull(repo, out, revision)
+    if json:
+        print_json(findings)
+    else:
+        written = f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
+        print(*findings, written, sep='\n')
     return 0
 
 
@@ -210,7 +213,10 @@ def _check(target: str, revision: str | None = None, json: bool = False) -> int:
     """
     path = Path(target)
     findings = [_check_exported(path)] if is_exported(path) else check(target, revision)
-    _print_findings(findings, json)
+    if json:
+        print_json(findings)
+    else:
+        print(*findings, sep='\n')
     return EXIT_ERROR if any(finding.state == 'error' for finding in findings) else 0
 
 
@@ -222,13 +228,6 @@ def _check_exported(path: Path) -> Finding:
     if all(bool(output.isfinite().all()) for output in outputs):
         return Finding('outputs', 'ok', f'{", ".join(model.outputs)} of one image are finite')
     return Finding('outputs', 'error', 'the outputs of an image of noise are not finite')
-
-
-def _print_findings(findings: Sequence[Finding], json: bool) -> None:
-    if json:
-        print_json(findings)
-    else:
-        print(*findings, sep='\n')
 
 
 def _metric(word: str) -> tuple[str, float]:

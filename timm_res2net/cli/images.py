@@ -27,7 +27,6 @@ from ..prediction import (
     THRESHOLD,
     Prediction,
     digits,
-    image_loader,
     labels_of,
     make_ready,
     predict,
@@ -204,10 +203,8 @@ def _table_lines(label: int) -> Callable[[Prediction], str]:
 def _predict_digits(pretrained: bool, json: bool) -> int:
     """Classify the bundled digits, which the model was not trained on."""
     model = load_model(_DIGITS_MODEL, pretrained).eval()
-    images = torch.stack([*map(image_loader(model), digits())])
-    labels = [i % 10 for i in range(len(images))]
-    with torch.inference_mode():
-        predicted: list[int] = model(images).argmax(1).tolist()
+    predicted = [int(row.top[0][0]) for row in predict(model, digits(), top=1)]
+    labels = [i % 10 for i in range(len(predicted))]
     right = sum(p == label for p, label in zip(predicted, labels, strict=True))
     if json:
         print_json({'label': labels, 'predicted': predicted, 'right': right})

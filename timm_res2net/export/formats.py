@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import resolve_data_config
 from timm.models import FeatureInfo
 from torch import nn
 
@@ -33,6 +32,9 @@ _DESCRIBING = (
 _RESIZE_RULES = {'center': 'shorter side', 'squash': 'both sides', 'border': 'longer side'}
 
 
+NO_PREPARATION = 'Nothing says how images are prepared. Give mean and std (--mean, --std).'
+
+
 class Network(nn.Module):
     """A model whose output is a tuple, whether it returns a tensor, a list or a dict of tensors.
 
@@ -41,14 +43,27 @@ class Network(nn.Module):
         title: What it is called in messages.
         outputs: Names of its outputs: of the feature levels, the keys of a dict, or 'logits'.
         is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
+        with_preparation: Whether it takes pixels from 0 to 255, which it normalizes.
     """
 
-    def __init__(self, model: Any, title: str) -> None:
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: Any, title: str, with_preparation: bool = False) -> None:
         """Run the model once, in eval mode. A ValueError says that it cannot be exported."""
         super().__init__()
-        self.model, self.title = model, title
+        self.model, self.title, self.with_preparation = model, title, with_preparation
         self.eval()
-        images = noise(2, *model.pretrained_cfg['input_size'])
+        cfg = model.pretrained_cfg
+        if with_preparation:
+            if not cfg.get('mean'):
+                raise ValueError(NO_PREPARATION)
+            for key in ('mean', 'std'):
+                self.register_buffer(key, 255 * torch.tensor(cfg[key])[:, None, None])
+            # what is left to do for timm, which divides pixels by 255 first
+            plain = {'mean': (0.0,) * len(self.mean), 'std': (1 / 255,) * len(self.std)}
+            model.pretrained_cfg = {**cfg, **plain}
+        images = noise(2, *cfg['input_size'])
         try:
             with torch.no_grad():
                 out = model(images)
@@ -81,7 +96,13 @@ class Network(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run the model on (B, in_chans, H, W)."""
+        if self.with_preparation:
+            image = (image - self.mean) / self.std
         return as_tuple(self.model(image))
+
+    def unprepared(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the input that the model gets as these normalized images."""
+        return images * self.std + self.mean if self.with_preparation else images
 
     def metadata(self, images: torch.Tensor, static: bool) -> str:
         """Return the JSON text for a file: how images are prepared, the classes, and the outputs.
@@ -95,19 +116,18 @@ class Network(nn.Module):
             cfg['label_names'] = None
         meta = {key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None}
         meta |= {'outputs': self.outputs, 'returns': self.returns, 'int8': False}
+        meta['with_preparation'] = self.with_preparation
         info = getattr(self.model, 'feature_info', None)
         if isinstance(info, FeatureInfo):
             meta['features'] = info.get_dicts(['module', 'num_chs', 'reduction'])
         if static:
             meta['shape'] = list(images.shape)
         if 'mean' in meta:  # otherwise nothing says how images are prepared
-            data = resolve_data_config({}, pretrained_cfg=cfg)
-            meta |= {key: data[key] for key in ('interpolation', 'crop_pct', 'crop_mode')}
             meta |= {
                 'colors': MODES.get(images.shape[1]),
                 'divide_by': 255,
-                'resize_to': [math.floor(side / data['crop_pct']) for side in images.shape[2:]],
-                'resize_by': _RESIZE_RULES[data['crop_mode']],
+                'resize_to': [math.floor(side / cfg['crop_pct']) for side in images.shape[2:]],
+                'resize_by': _RESIZE_RULES[cfg['crop_mode']],
             }
         return json.dumps(meta)
 

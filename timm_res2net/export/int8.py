@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..prediction import find_images, image_loader
-from .formats import INPUT, Network
+from ..prediction import Images, image_loader, walk_images
+from .formats import INPUT, NO_PREPARATION, Network
 from .run import META, Runner, as_tuple
 
 _logger = logging.getLogger(__name__)
@@ -80,28 +80,29 @@ def prepare_images(
         file: File for the array (N, in_chans, H, W).
     """
     if 'mean' not in model.pretrained_cfg:
-        raise ValueError('Nothing says how images are prepared. Give mean and std (--mean, --std).')
-    load, paths = image_loader(model), find_images([folder])
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
-    shape = (min(len(paths), limit), *model.pretrained_cfg['input_size'])
+        raise ValueError(NO_PREPARATION)
+    found, read = list(walk_images([folder])), Images(image_loader(model))
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    shape = (min(len(found), limit), *model.pretrained_cfg['input_size'])
     images = np.lib.format.open_memmap(file, 'w+', np.dtype(np.float32), shape)
     readable, errors = 0, []
     _logger.info(f'Preparing {len(images)} images')
     for k in order:
         if readable == len(images):
             break
-        try:
-            images[readable] = load(paths[k]).numpy()
+        row, image = read[k, found[k]]
+        if image is None:
+            errors.append(row.error)
+        else:
+            images[readable] = image.numpy()
             readable += 1
-        except (OSError, ValueError) as error:
-            errors.append(str(error))
     if errors:
         _logger.warning(f'{len(errors)} images were left out. The first: {errors[0]}')
     number = readable // (2 * batch) * 2 * batch
     least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
     if number < least:
         raise ValueError(
-            f'{folder} has {len(paths) - len(errors)} images that can be read, max_images={limit} '
+            f'{folder} has {len(found) - len(errors)} images that can be read, max_images={limit} '
             f'is the limit, and at least {least} are needed: half of them calibrate, and the '
             'others compare. Add images like those that the model will see.'
         )
