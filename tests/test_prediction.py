@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from tests.common import TINY, randomise
 from timm_res2net import predict, reparameterize_model
@@ -107,14 +107,6 @@ def test_images_whose_scale_is_not_known(kind, tmp_path, model):
         assert row.top == ()
         assert '8 bits' in row.error
         assert 'float' in row.error or 'int' in row.error
-
-
-def test_a_signed_image(tmp_path):
-    info = TiffImagePlugin.ImageFileDirectory_v2()
-    info[339] = 2  # SampleFormat: signed
-    Image.fromarray(np.full((4, 4), 9, np.uint16)).save(tmp_path / 'in.tif', tiffinfo=info)
-    with pytest.raises(ValueError, match=r'in\.tif.*8 bits'):
-        open_image(tmp_path / 'in.tif', 'L')
 
 
 @pytest.mark.filterwarnings('ignore::ResourceWarning')  # timm leaves the file open
@@ -247,20 +239,6 @@ def test_models_that_cannot_classify_images(model):
     five.pretrained_cfg['input_size'] = (5, 64, 64)
     with pytest.raises(ValueError, match='takes 5 channels'):
         predict(five, ['a.png'])
-
-
-def test_a_module_without_parameters(model):
-    """Such as an exported file."""
-
-    class Exported(torch.nn.Module):
-        pretrained_cfg, num_classes = model.pretrained_cfg, 10
-
-        def forward(self, images):
-            return run[0](images)
-
-    run = [model]
-    exported, plain = ([row.top for row in predict(m, [None])] for m in (Exported(), model))
-    assert exported == plain
 
 
 def test_labels():

@@ -10,7 +10,7 @@ import pytest
 import timm
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
-from tests.common import HRNETS, NAMES
+from tests.common import HRNETS, NAMES, slow_except
 from timm_res2net.cli import main
 from timm_res2net.cli.models import rows
 from timm_res2net.convert import COUNTS
@@ -112,7 +112,7 @@ def test_hub_configs_are_what_is_generated():
     assert folders == sorted(WITH_WEIGHTS)
 
 
-@pytest.mark.parametrize('full', WITH_WEIGHTS)
+@pytest.mark.parametrize('full', slow_except(['res2net50_vd_26w_4s.in1k'], WITH_WEIGHTS))
 def test_a_config_of_a_tag_makes_its_model(full):
     """Read as from the Hub it is the model of the name."""
     folder = ROOT / 'hub_configs' / full

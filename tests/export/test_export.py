@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from timm.models.hrnet import cfg_cls
 from torch import nn
-from torchvision.models.detection import FasterRCNN
 
 from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_error
 from timm_res2net import detection_backbone, export, load_exported, predict, prediction
@@ -159,7 +158,7 @@ def test_sizes(name, arguments, sizes, tmp_path):
     assert done.sizes == f'any batch, {sizes}'
     assert done.error < FLOAT
     x = torch.randn(5, arguments.get('in_chans', 3), 128, 96)
-    compare(run(tmp_path / 'net.pt2', 'pt2', x), model, x)
+    compare([load_exported(done.path)(x)], model, x)
 
 
 @pytest.mark.slow
@@ -184,7 +183,7 @@ def test_static(tmp_path):
     meta = load_exported(out).pretrained_cfg
     assert meta['input_size'] == (1, 32, 32)
     assert meta['mean'] == pytest.approx([0.449], abs=1e-6)  # of the mean of three colors
-    assert run(out, 'torchscript', image(3, 32, 1))[0].shape == (3, 4)
+    assert load_exported(out)(image(3, 32, 1)).shape == (3, 4)
 
 
 @pytest.mark.slow
@@ -259,8 +258,9 @@ def test_an_exporter_that_fails(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('wrong', [1e-3, float('nan')])
-@pytest.mark.parametrize(('size', 'static'), [(33, True), (64, False), (96, False)])
+@pytest.mark.parametrize(
+    ('size', 'static', 'wrong'), [(33, True, 1e-3), (64, False, float('nan')), (96, False, 1e-3)]
+)
 def test_a_file_with_other_outputs_is_not_written(size, static, wrong, tmp_path, monkeypatch):
     """At one of the sizes that are compared, and in the last level alone."""
 
@@ -343,8 +343,7 @@ def test_the_limit_follows_the_rounding_of_the_network(monkeypatch, tmp_path):
                 export_model(model, out, input_size=(3, 64, 64))
 
 
-@pytest.mark.parametrize('in_chans', [1, 3])
-@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+@pytest.mark.parametrize(('in_chans', 'interpolation'), [(1, 'bicubic'), (3, 'bilinear')])
 def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation, tmp_path):
     """By NumPy and Pillow alone, as the README does; any size of photo."""
     page = (Path(export.__file__).parent / 'README.md').read_text()
@@ -431,25 +430,6 @@ def test_functions_take_a_loaded_file(exported):
     assert [level.shape[1] for level in backbone(image(1)).values()] == [256] * 5
 
 
-@pytest.mark.slow
-@needs_openvino
-def test_a_detector_over_a_loaded_file(tmp_path):
-    """Levels and boxes of torchvision's FasterRCNN are those of the plain backbone."""
-    levels = {'features_only': True, 'out_indices': (1, 2, 3, 4)}
-    model = randomise(timm.create_model('res2net50_26w_4s', **levels)).eval()
-    file = export_model(model, tmp_path / 'net.xml', img_size=128).path
-    boxes = []
-    for body in (model, load_exported(file)):
-        torch.manual_seed(1)
-        backbone = detection_backbone(body)
-        detector = FasterRCNN(backbone, num_classes=3, min_size=160, max_size=320).eval()
-        with torch.no_grad():
-            boxes.append(detector([torch.rand(3, 150, 210)])[0])
-    assert len(boxes[0]['boxes']) > 5
-    assert boxes[0]['labels'].tolist() == boxes[1]['labels'].tolist()
-    assert torch.allclose(boxes[0]['boxes'], boxes[1]['boxes'], atol=1e-2)  # px
-
-
 def test_commands_take_a_file(exported, capsys):
     digits = str(prediction.DIGITS)
     for name in ('levels.pt', 'logits.pt', 'static.pt'):
@@ -473,8 +453,7 @@ def test_the_command(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert f'{out}: image -> layer1, layer2, layer3, layer4; takes any batch' in first
     assert "differ from the model's by at most " in second
-    x = image(1, 96)
     model = timm.create_model(TINY, pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))
-    compare(run(out, 'torchscript', x), model.eval(), x)
+    compare(load_exported(out)(image(1, 96)), model.eval(), image(1, 96))
     assert main(command) == 1
     assert 'already exists' in capsys.readouterr().err
