@@ -222,6 +222,12 @@ def test_aoti(tmp_path):
         (narrow, 'x.pt2', {'label_names': ['a', 'b']}, '2 label names for 10 classes'),
         (narrow, 'x.pt2', {'input_size': (5, 64, 64)}, '(2, 5, 64, 64)'),
         (narrow, 'x.pt2', {'features': True}, 'Res2Net returns no feature levels'),
+        (
+            lambda: nn.Conv2d(3, 4, 1),
+            'x.pt2',
+            {'input_size': (3, 64, 64), 'with_preparation': True},
+            'how images are prepared',
+        ),
     ],
 )
 def test_refused(target, file, kwargs, value, tmp_path):

@@ -160,10 +160,14 @@ def export_model(
         if min_agreement is not None and not 0 <= min_agreement <= 1:
             raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
     levels: dict[str, Any] = {'features_only': True, 'out_indices': out_indices} if features else {}
-    network = load_network(
-        target, pretrained, deploy, levels, img_size=img_size, input_size=input_size,
-        label_names=label_names, with_preparation=with_preparation, **data,
-    )  # fmt: skip
+    data |= {'img_size': img_size, 'input_size': input_size, 'label_names': label_names}
+    network = load_network(target, pretrained, deploy, levels, **data)
+    if with_preparation or int8 is not None:
+        if not network.model.pretrained_cfg.get('mean'):
+            text = 'Nothing says how images are prepared. Give mean and std (--mean, --std).'
+            raise ValueError(text)
+        if with_preparation:
+            network.include_preparation()
     # with a free batch, torch.export would take a batch of 1 for a constant
     batch = batch_size if static else max(batch_size, 2)
     x = noise(batch, *network.model.pretrained_cfg['input_size'])
@@ -209,7 +213,6 @@ def load_network(
     img_size: int | None = None,
     input_size: Sequence[int] | None = None,
     label_names: Sequence[str] | None = None,
-    with_preparation: bool = False,
     **data: Any,
 ) -> Network:
     """Load a network, or copy a model from memory: in eval mode and float32, on the CPU.
@@ -250,7 +253,7 @@ def load_network(
         model.pretrained_cfg |= data_of(resolved)
     if label_names is not None:
         model.pretrained_cfg['label_names'] = list(label_names)
-    network = Network(model, title, with_preparation).requires_grad_(False)
+    network = Network(model, title).requires_grad_(False)
     if label_names is not None and len(label_names) != network.num_classes:
         raise ValueError(
             f'There are {len(label_names)} label names for {network.num_classes} classes of '

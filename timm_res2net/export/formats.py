@@ -32,9 +32,6 @@ _DESCRIBING = (
 _RESIZE_RULES = {'center': 'shorter side', 'squash': 'both sides', 'border': 'longer side'}
 
 
-NO_PREPARATION = 'Nothing says how images are prepared. Give mean and std (--mean, --std).'
-
-
 class Network(nn.Module):
     """A model whose output is a tuple, whether it returns a tensor, a list or a dict of tensors.
 
@@ -49,21 +46,12 @@ class Network(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, model: Any, title: str, with_preparation: bool = False) -> None:
+    def __init__(self, model: Any, title: str) -> None:
         """Run the model once, in eval mode. A ValueError says that it cannot be exported."""
         super().__init__()
-        self.model, self.title, self.with_preparation = model, title, with_preparation
+        self.model, self.title, self.with_preparation = model, title, False
         self.eval()
-        cfg = model.pretrained_cfg
-        if with_preparation:
-            if not cfg.get('mean'):
-                raise ValueError(NO_PREPARATION)
-            for key in ('mean', 'std'):
-                self.register_buffer(key, 255 * torch.tensor(cfg[key])[:, None, None])
-            # what is left to do for timm, which divides pixels by 255 first
-            plain = {'mean': (0.0,) * len(self.mean), 'std': (1 / 255,) * len(self.std)}
-            model.pretrained_cfg = {**cfg, **plain}
-        images = noise(2, *cfg['input_size'])
+        images = noise(2, *model.pretrained_cfg['input_size'])
         try:
             with torch.no_grad():
                 out = model(images)
@@ -99,6 +87,15 @@ class Network(nn.Module):
         if self.with_preparation:
             image = (image - self.mean) / self.std
         return as_tuple(self.model(image))
+
+    def include_preparation(self) -> None:
+        """From now on take pixels from 0 to 255, and say so in `pretrained_cfg`."""
+        cfg, self.with_preparation = self.model.pretrained_cfg, True
+        for key in ('mean', 'std'):
+            self.register_buffer(key, 255 * torch.tensor(cfg[key])[:, None, None])
+        # what is left to do for timm, which divides pixels by 255 first
+        plain = {'mean': (0.0,) * len(self.mean), 'std': (1 / 255,) * len(self.std)}
+        self.model.pretrained_cfg = {**cfg, **plain}
 
     def unprepared(self, images: torch.Tensor) -> torch.Tensor:
         """Return the input that the model gets as these normalized images."""

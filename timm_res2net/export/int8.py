@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..prediction import Images, image_loader, walk_images
-from .formats import INPUT, NO_PREPARATION, Network
+from .formats import INPUT, Network
 from .run import META, Runner, as_tuple
 
 _logger = logging.getLogger(__name__)
@@ -79,8 +79,6 @@ def prepare_images(
         batch: Number of images of one run. Both halves of the images are multiples of it.
         file: File for the array (N, in_chans, H, W).
     """
-    if 'mean' not in model.pretrained_cfg:
-        raise ValueError(NO_PREPARATION)
     found, read = list(walk_images([folder])), Images(image_loader(model))
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
     shape = (min(len(found), limit), *model.pretrained_cfg['input_size'])
