@@ -5,13 +5,14 @@ import io
 import itertools
 import json
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from PIL import Image
 
 from tests.common import model_folder
@@ -35,18 +36,15 @@ def cells(out: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split('|')[1:-1]] for row in out.splitlines()[2:]]
 
 
-def test_the_install_check(tmp_path):
-    """Without arguments: the bundled digits, offline, and nothing is written."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'timm_res2net', 'predict'],
-        cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'HF_HUB_OFFLINE': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_the_install_check(tmp_path, monkeypatch, capsys):
+    """`python -m timm_res2net predict`: the bundled digits, offline, and nothing is written."""
+    monkeypatch.setattr(sys, 'argv', ['timm-res2net', 'predict'])
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module('timm_res2net', run_name='__main__')
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[1:] == lines[2].split()[1:] == [*'0123456789'] * 2
     assert lines[3:] == ['20 of 20 right']
     assert list(tmp_path.iterdir()) == []
