@@ -35,7 +35,6 @@ def needs(*packages: str) -> pytest.MarkDecorator:
 
 needs_onnx = needs('onnxscript', 'onnxruntime')
 needs_openvino = needs('openvino')
-PREPARED = {'with_preparation': True, 'mean': [0.3, 0.5, 0.6], 'std': [0.1, 0.2, 0.3]}
 
 
 def narrow(name: str = TINY, **kwargs) -> nn.Module:
@@ -76,11 +75,10 @@ def compare(found: list[torch.Tensor], model: nn.Module, x: torch.Tensor) -> Non
 @pytest.mark.parametrize(
     ('kind', 'options'),
     [
-        ('pt2', {'static': True, 'deploy': True, **PREPARED}),
+        ('pt2', {'static': True, 'deploy': True}),
         ('torchscript', {'features': True, 'deploy': True}),
-        pytest.param('onnx', {'features': True, **PREPARED}, marks=needs_onnx),
+        pytest.param('onnx', {'features': True}, marks=needs_onnx),
         pytest.param('openvino', {}, marks=needs_openvino),
-        pytest.param('openvino', PREPARED, marks=[needs_openvino, pytest.mark.slow]),
         pytest.param('pt2', {}, marks=pytest.mark.slow),
     ],
 )
@@ -103,18 +101,9 @@ def test_files_compute_what_the_model_does(kind, options, tmp_path):
         assert value.dtype == before[key].dtype and torch.equal(value, before[key]), key
     free, old = (3, 3, 69, 110), (3, 3, 96, 64)  # torch 2.6 takes multiples of 32
     x = torch.randn((1, 3, 64, 64) if 'static' in options else free if FREE else old)
-
-    def normalized(pixels):
-        mean, std = (torch.tensor(options[key])[:, None, None] for key in ('mean', 'std'))
-        return (pixels / 255 - mean) / std
-
-    prepared = x
-    if options.get('with_preparation'):
-        x = 255 * torch.rand_like(x)
-        prepared = normalized(x)
-    compare(run(out, kind, x), model.float().eval(), prepared)
+    compare(run(out, kind, x), model.float().eval(), x)
     module = load_exported(out, threads=1)
-    compare(export.as_tuple(module(x)), model, prepared)
+    compare(export.as_tuple(module(x)), model, x)
     assert isinstance(module(x), list) if features else module(x).shape == (len(x), 7)
     if kind in ('pt2', 'torchscript'):  # torch's own files also run on other devices
         for output in export.as_tuple(load_exported(out, 'meta')(x.to('meta'))):
@@ -132,10 +121,52 @@ def test_files_compute_what_the_model_does(kind, options, tmp_path):
         assert meta['num_classes'] == module.num_classes == 7
         assert 'label_names' not in meta  # those of ten digits
     model.pretrained_cfg = {**cfg, **options}
-    loaded, expected = (image_loader(net)(None) for net in (module, model))
-    if meta['with_preparation']:
-        loaded = normalized(loaded)
-    assert torch.allclose(loaded, expected, atol=1e-5)
+    assert torch.equal(*(image_loader(net)(None) for net in (module, model)))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options'),
+    [
+        ('torchscript', {'static': True}),
+        pytest.param('onnx', {}, marks=needs_onnx),
+        pytest.param('openvino', {}, marks=needs_openvino),
+        pytest.param('pt2', {'static': True}, marks=pytest.mark.slow),
+        pytest.param('openvino', {'int8': 'images'}, marks=[needs_openvino, pytest.mark.slow]),
+    ],
+)
+def test_with_preparation(kind, options, tmp_path, monkeypatch, capsys):
+    """Pixels in, probabilities out; what prepares images itself is told so."""
+    monkeypatch.chdir(tmp_path)
+    if 'int8' in options:
+        pytest.importorskip('nncf')
+        for i in range(64):
+            pixels = torch.randint(256, (64, 64, 3), generator=torch.Generator().manual_seed(i))
+            (tmp_path / 'images').mkdir(exist_ok=True)
+            Image.fromarray(pixels.byte().numpy()).save(tmp_path / 'images' / f'{i}.png')
+        options = {**options, 'accept_loss': True, 'min_agreement': 0}
+    model = narrow(num_classes=7)
+    model.pretrained_cfg = {**model.pretrained_cfg, 'problem_type': None}
+    if kind == 'onnx':
+        model.pretrained_cfg['problem_type'] = 'multi_label_classification'
+    colors = {'mean': [0.3, 0.5, 0.6], 'std': [0.1, 0.2, 0.3]}
+    out = tmp_path / f'net{FORMATS[kind].suffix}'
+    done = export_model(model, out, kind, with_preparation=True, **colors, **options)
+    assert done.outputs == ('probabilities',)
+    size = (1, 64, 64, 3) if 'static' in options else (3, 64, 96, 3)
+    pixels = torch.randint(256, size, dtype=torch.uint8)
+    mean, std = (torch.tensor(colors[key])[:, None, None] for key in ('mean', 'std'))
+    with torch.no_grad():
+        logits = model((pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
+    expected = logits.sigmoid() if kind == 'onnx' else logits.softmax(1)
+    module = load_exported(out, threads=1)
+    limit = 0.3 if 'int8' in options else FLOAT
+    for got in (run(out, kind, pixels)[0], module(pixels)):
+        assert relative_error(got, expected) < limit
+    assert main(['check', str(out)]) == 0
+    assert 'probabilities of one image are finite' in capsys.readouterr().out
+    assert not {'mean', 'std', 'divide_by'} & module.pretrained_cfg.keys()
+    with pytest.raises(ValueError, match=r'uint8 \(B, H, W, C\).*got torch.float32'):
+        module(torch.zeros(1, 3, 64, 64))
 
 
 def small_hrnet() -> dict:
@@ -393,8 +424,9 @@ def test_what_a_loaded_file_refuses(exported, tmp_path):
     module, static = load_exported(exported['logits.pt']), load_exported(exported['static.pt'])
     assert not module.eval().training and not list(module.parameters())
     assert module.to('cpu') is module.float()
-    damaged = tmp_path / 'x.onnx'
+    damaged = tmp_path / 'x.pt2'
     damaged.write_text('no model')
+    (tmp_path / 'x.onnx').touch()
     torch.save({}, tmp_path / 'weights.pt')
     for refused, value in (
         (lambda: module(image(1).requires_grad_()), 'torch.no_grad'),
@@ -404,8 +436,8 @@ def test_what_a_loaded_file_refuses(exported, tmp_path):
         (lambda: static(image(2)), '(1, 3, 64, 64), got (2, 3, 64, 64)'),
         (lambda: load_exported(tmp_path / 'no.xml'), 'no.xml'),
         (lambda: load_exported(tmp_path / 'weights.pt'), 'weights.pt'),
-        (lambda: load_exported(damaged, 'cuda'), 'cuda'),
-        (lambda: load_exported(damaged), 'x.onnx'),
+        (lambda: load_exported(tmp_path / 'x.onnx', 'cuda'), 'cuda'),
+        (lambda: load_exported(damaged), 'x.pt2'),
         (lambda: detection_backbone(module), 'no feature levels'),
     ):
         with pytest.raises((ValueError, OSError)) as error:

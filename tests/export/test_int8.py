@@ -48,7 +48,7 @@ def test_which_images_are_used(tmp_path, caplog):
     model.pretrained_cfg['input_size'] = (3, 40, 48)
 
     def chosen(limit: int, batch: int) -> np.ndarray:
-        return prepare_images(model, folder, limit, batch, tmp_path / 'images.npy')
+        return prepare_images(Network(model, TINY), folder, limit, batch, tmp_path / 'images.npy')
 
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config)

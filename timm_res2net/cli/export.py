@@ -162,8 +162,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         '--with-preparation',
         action='store_true',
-        help='the file takes pixels from 0 to 255 (float32) and normalizes them itself; images '
-        'are resized and cropped before',
+        help='the file takes pixels as uint8 (B, H, W, C), normalizes them itself, and returns '
+        'probabilities; images are resized and cropped before',
     )
     add_options(
         parser, '--img-size', '--batch-size', '--mean', '--std', '--crop-pct', '--interpolation',

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data import ImageDataset
 
 from ..convert.files import read_checkpoint
@@ -223,8 +224,10 @@ def _check(target: str, revision: str | None = None, json: bool = False) -> int:
 def _check_exported(path: Path) -> Finding:
     """Load an exported file, and look at its outputs for an image of noise."""
     model: Any = load_exported(path)
-    cfg = model.pretrained_cfg
-    outputs = as_tuple(model(noise(*cfg.get('shape', [1, *cfg['input_size']]))))
+    channels, height, width = model.pretrained_cfg['input_size']
+    shape = (1, height, width, channels) if model.takes_pixels else (1, channels, height, width)
+    image = noise(*model.pretrained_cfg.get('shape', shape))
+    outputs = as_tuple(model(image.mul(64).to(torch.uint8) if model.takes_pixels else image))
     if all(bool(output.isfinite().all()) for output in outputs):
         return Finding('outputs', 'ok', f'{", ".join(model.outputs)} of one image are finite')
     return Finding('outputs', 'error', 'the outputs of an image of noise are not finite')

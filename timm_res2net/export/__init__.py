@@ -19,7 +19,7 @@ from ..folder.golden import relative_difference
 from ..hub.fetch import load_model
 from ..layers.text import first_line
 from ..models.deploy import reparameterize_model, unwrap
-from .formats import FORMATS, SMALLEST, Network, larger, noise
+from .formats import FORMATS, SMALLEST, Network
 from .int8 import LEAST as LEAST
 from .int8 import MAX_IMAGES, Int8, prepare_images, to_int8
 from .run import Runner, as_tuple
@@ -124,8 +124,8 @@ def export_model(
         accept_loss: Write an int8 file even if its logits are off by more than 10 % (root mean
             square), or if the model has the same answer for all images.
         label_names: Names of the classes in order, for the text in the file.
-        with_preparation: The file takes pixels from 0 to 255, in float32, and normalizes them
-            itself. Images are resized and cropped before. The text in the file says so.
+        with_preparation: The file takes pixels as uint8 (B, H, W, C), normalizes them itself, and
+            returns probabilities in place of logits. Images are resized and cropped before.
         **data: How images are prepared, instead of what the model's cfg says: `mean`, `std`,
             `crop_pct` and `interpolation`, as timm's train.py takes them.
 
@@ -170,13 +170,13 @@ def export_model(
             network.include_preparation()
     # with a free batch, torch.export would take a batch of 1 for a constant
     batch = batch_size if static else max(batch_size, 2)
-    x = noise(batch, *network.model.pretrained_cfg['input_size'])
+    x = network.noise(batch, *network.model.pretrained_cfg['input_size'][1:])
     with torch.no_grad(), scratch_folder(path) as scratch:
         file, loss = scratch / 'float32' / path.name, None
         file.parent.mkdir()
         batch = len(x) if static else 1  # images of one run in int8
         if int8 is not None:  # before the export, which takes minutes: there may be too few images
-            images = prepare_images(network.model, int8, max_images, batch, scratch / 'images.npy')
+            images = prepare_images(network, int8, max_images, batch, scratch / 'images.npy')
         step, error = _write(network, x, format, static, file)
         if int8 is not None:
             plain, file = file, scratch / 'int8' / path.name
@@ -280,7 +280,8 @@ def _write(
 
     Returns what the format's function returned, and the largest difference over the largest output.
     """
-    what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
+    height, width = (x.shape[side] for side in network.sides)
+    what = f'Exporting {network.title} as {format} for images of {height} x {width} px'
     try:
         _logger.info(f'Exporting as {format}, which can take minutes')
         step = FORMATS[format].write(network, x, static, file)
@@ -289,9 +290,10 @@ def _write(
         if not static:
             multiple = step or 32
             smallest = SMALLEST if multiple == 1 else 2 * multiple
-            images += [larger(x, multiple), noise(2, x.shape[1], smallest, smallest)]
+            images.append(network.noise(1, height + multiple, width + 2 * multiple))
+            images.append(network.noise(2, smallest, smallest))
         largest = 0.0
-        for image in map(network.unprepared, images):
+        for image in images:
             errors = list(map(relative_difference, as_tuple(run(image)), network(image)))
             largest = max(largest, *errors)  # none of them is NaN
             if not max(errors) <= _ROUNDING:
