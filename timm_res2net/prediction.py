@@ -112,21 +112,6 @@ def _walk(path: Path) -> Iterator[Path | Prediction]:
         yield Prediction(str(path), (), text)
 
 
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the image files of `walk_images` as a list.
-
-    Raises:
-        FileNotFoundError: There is nothing at a path.
-        ValueError: A folder cannot be read, or has no images.
-    """
-    files: list[Path] = []
-    for one in walk_images(paths):
-        if isinstance(one, Prediction):
-            raise ValueError(one.error)
-        files.append(one)
-    return files
-
-
 def image_loader(model: nn.Module) -> Callable[[ImageLike], torch.Tensor]:
     """Return what opens an image and prepares it as the config of a model says.
 
@@ -238,8 +223,11 @@ def most_probable(
 # --- predict --------------------------------------------------------------------------------------
 
 
-class _Images(Dataset[tuple[Prediction, torch.Tensor | None]]):
-    """Images that are read where a loader wants them. An index is a number and the image itself."""
+class Images(Dataset[tuple[Prediction, torch.Tensor | None]]):
+    """Images that are read where a loader wants them. An index is a number and the image itself.
+
+    An image that cannot be read is a row with its error, and None.
+    """
 
     def __init__(self, load: Callable[[ImageLike], torch.Tensor]):
         self.load = load
@@ -334,7 +322,7 @@ def predict(
     labels = labels_of(model)
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
-    dataset = _Images(image_loader(model))
+    dataset = Images(image_loader(model))
     if multi_label is None:
         multi_label = model.pretrained_cfg.get('problem_type') == MULTI_LABEL
     nothing = torch.empty(0)  # an exported file has no parameters

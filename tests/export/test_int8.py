@@ -16,7 +16,7 @@ from tests.common import TINY, image, randomise
 from timm_res2net.export import export_model, int8, load_exported
 from timm_res2net.export.formats import Network
 from timm_res2net.export.int8 import enclose, prepare_images
-from timm_res2net.prediction import find_images, image_loader
+from timm_res2net.prediction import image_loader, walk_images
 
 LOGITS = ['logits']
 LEVELS = ['layer1', 'layer4']
@@ -48,11 +48,11 @@ def test_which_images_are_used(tmp_path, caplog):
     model.pretrained_cfg['input_size'] = (3, 40, 48)
 
     def chosen(limit: int, batch: int) -> np.ndarray:
-        return prepare_images(model, folder, limit, batch, tmp_path / 'images.npy')
+        return prepare_images(Network(model, TINY), folder, limit, batch, tmp_path / 'images.npy')
 
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config)
-    paths = find_images([folder])
+    paths = list(walk_images([folder]))
     (folder / '000.png').write_text('no image')  # left out, and counted
     ordered = np.stack([transform(Image.open(path).convert('RGB')).numpy() for path in paths])
     images = chosen(1000, 1)
@@ -307,7 +307,7 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(tmp_path):
     model = timm.create_model(TINY, pretrained=True)
     levels = timm.create_model(TINY, pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))
     prepare = image_loader(model)
-    paths = find_images([draw(tmp_path / 'digits', 132)])
+    paths = walk_images([draw(tmp_path / 'digits', 132)])
     images = torch.stack([prepare(path) for path in paths]).numpy()
     mean, std = (np.float32(model.pretrained_cfg[key])[:, None, None] for key in ('mean', 'std'))
     dark = ((images * std + mean) / 2 - mean) / std

@@ -159,6 +159,12 @@ def add(commands: Any) -> None:
         help='export the deployed model, with BatchNorms folded (in an HRNet, of bottlenecks)',
     )
     parser.add_argument('--static', action='store_true', help='fix batch and image size')
+    parser.add_argument(
+        '--with-preparation',
+        action='store_true',
+        help='the file takes pixels as uint8 (B, H, W, C), normalizes them itself, and returns '
+        'probabilities; images are resized and cropped before',
+    )
     add_options(
         parser, '--img-size', '--batch-size', '--mean', '--std', '--crop-pct', '--interpolation',
         '--label-names', '--label-order',

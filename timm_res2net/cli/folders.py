@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data import ImageDataset
 
 from ..convert.files import read_checkpoint
@@ -195,9 +196,12 @@ def _pull(repo: str, out: Path, revision: str | None = None, json: bool = False)
 
     timm-res2net pull me/my_res2net --out my_res2net
     """
-    _print_findings(pull(repo, out, revision), json)
-    if not json:
-        print(f"Written: timm.create_model('local-dir:{out}', pretrained=True)")
+    findings = pull(repo, out, revision)
+    if json:
+        print_json(findings)
+    else:
+        written = f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
+        print(*findings, written, sep='\n')
     return 0
 
 
@@ -210,25 +214,23 @@ def _check(target: str, revision: str | None = None, json: bool = False) -> int:
     """
     path = Path(target)
     findings = [_check_exported(path)] if is_exported(path) else check(target, revision)
-    _print_findings(findings, json)
+    if json:
+        print_json(findings)
+    else:
+        print(*findings, sep='\n')
     return EXIT_ERROR if any(finding.state == 'error' for finding in findings) else 0
 
 
 def _check_exported(path: Path) -> Finding:
     """Load an exported file, and look at its outputs for an image of noise."""
     model: Any = load_exported(path)
-    cfg = model.pretrained_cfg
-    outputs = as_tuple(model(noise(*cfg.get('shape', [1, *cfg['input_size']]))))
+    channels, height, width = model.pretrained_cfg['input_size']
+    shape = (1, height, width, channels) if model.takes_pixels else (1, channels, height, width)
+    image = noise(*model.pretrained_cfg.get('shape', shape))
+    outputs = as_tuple(model(image.mul(64).to(torch.uint8) if model.takes_pixels else image))
     if all(bool(output.isfinite().all()) for output in outputs):
         return Finding('outputs', 'ok', f'{", ".join(model.outputs)} of one image are finite')
     return Finding('outputs', 'error', 'the outputs of an image of noise are not finite')
-
-
-def _print_findings(findings: Sequence[Finding], json: bool) -> None:
-    if json:
-        print_json(findings)
-    else:
-        print(*findings, sep='\n')
 
 
 def _metric(word: str) -> tuple[str, float]:

@@ -27,7 +27,6 @@ from ..prediction import (
     THRESHOLD,
     Prediction,
     digits,
-    image_loader,
     labels_of,
     make_ready,
     predict,
@@ -134,26 +133,18 @@ def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
 
     The last image is left out: a break may have cut its lines.
     """
-    beginning = ','.join(_COLUMNS) + '\n' if is_csv else '{"image": '
-    images: set[str] = set()
-    start = end = 0  # of the lines of the last image
-    last = ''
-    with open(path, 'rb') as file:
-        for line in file:
-            text = line.decode('utf-8', 'surrogateescape')
-            if not end and not beginning.startswith(text[: len(beginning)]):
-                raise ValueError(
-                    f'{path} is not a file that `predict` wrote with this option, and was not '
-                    'changed. Name another one.'
-                )
-            if not text.endswith('\n'):
-                break
-            name = next(csv.reader([text]))[0] if is_csv else json.loads(text)['image']
-            if name != last:
-                start, last = end, name
-            end += len(line)
-            images.add(name)
-    return images - {last}, start
+    beginning = (','.join(_COLUMNS) + '\n' if is_csv else '{"image": ').encode()
+    content = path.read_bytes()
+    if content[: len(beginning)] != beginning[: len(content)]:
+        raise ValueError(
+            f'{path} is not a file that `predict` wrote with this option, and was not changed. '
+            'Name another one.'
+        )
+    lines = content.split(b'\n')[:-1]  # what follows the last newline is cut
+    texts = (line.decode('utf-8', 'surrogateescape') for line in lines)
+    names = [next(csv.reader([text]))[0] if is_csv else json.loads(text)['image'] for text in texts]
+    kept = names.index(names[-1]) if names else 0
+    return set(names[:kept]), sum(len(line) + 1 for line in lines[:kept])
 
 
 def _json_line(row: Prediction) -> str:
@@ -204,10 +195,8 @@ def _table_lines(label: int) -> Callable[[Prediction], str]:
 def _predict_digits(pretrained: bool, json: bool) -> int:
     """Classify the bundled digits, which the model was not trained on."""
     model = load_model(_DIGITS_MODEL, pretrained).eval()
-    images = torch.stack([*map(image_loader(model), digits())])
-    labels = [i % 10 for i in range(len(images))]
-    with torch.inference_mode():
-        predicted: list[int] = model(images).argmax(1).tolist()
+    predicted = [int(row.top[0][0]) for row in predict(model, digits(), top=1)]
+    labels = [i % 10 for i in range(len(predicted))]
     right = sum(p == label for p, label in zip(predicted, labels, strict=True))
     if json:
         print_json({'label': labels, 'predicted': predicted, 'right': right})
