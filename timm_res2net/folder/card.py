@@ -231,16 +231,9 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
 
 
 def authors_card(folder: str, hub: str, card: str | None, repo: str) -> str:
-    """Return the card whose author's text stays: the folder's or the Hub's.
+    """Return the card whose author's text stays, the folder's or the Hub's ('' without any).
 
-    Args:
-        folder: The folder's card; '' without any.
-        hub: The Hub's; '' without any.
-        card: Which one stays, 'folder' or 'hub'; None if they do not differ.
-        repo: The repository, for the error.
-
-    Raises:
-        ValueError: They differ, and `card` is None.
+    `card` says which, 'folder' or 'hub'. A ValueError says that it is None and the texts differ.
     """
     if card == 'folder' or not hub:
         return folder
@@ -262,15 +255,8 @@ def updated_card(
 ) -> tuple[Model, list[str]]:
     """Return a model with its card for the Hub, and notes on what was removed from it.
 
-    Results belong to weights: those on the Hub stay as long as its weights do.
-
-    Args:
-        model: The model. Its card is that of the folder that it was read from, or ''.
-        old: The card whose author's text stays.
-        hub: The Hub's card.
-        keeps_weights: Whether the Hub has these weights.
-        target: The repository.
-        measured: Further results.
+    The author's text of the card `old` stays. Results belong to weights: those on the Hub's card
+    stay as long as its weights do.
     """
     keep = keeps_weights or old == model.card
     shown, notes = results_of(model.card or (hub if keep else '')), []

@@ -74,15 +74,8 @@ def described(
 ) -> tuple[Model, list[str]]:
     """Return a model with what its owner says of it, as `Config.as_asked`, and notes for the owner.
 
-    What the owner leaves open stays as the config that it replaces has it, as far as it fits.
-
-    Args:
-        model: The model.
-        there: The config that it replaces; None without one.
-        license: As for `Config.as_asked`, like the others.
-        label_names: Names of the classes.
-        remote_code: Whether it names this package's module for transformers.
-        data: How images are prepared.
+    What the owner leaves open stays as the config that it replaces has it, if there is one, as far
+    as it fits.
     """
     config, read, notes = model.config, model.notes, []
     if read.entry:

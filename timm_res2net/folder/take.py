@@ -66,17 +66,9 @@ def take(
     prefix: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> Model:
-    """Take a model in memory, a checkpoint file or a folder.
+    """Take a model in memory, which is not changed, or the path of a checkpoint file or a folder.
 
-    Args:
-        target: Module, which is not changed, or path.
-        source: Project whose keys the file has, one of `timm_res2net.convert.sources.SOURCES`;
-            'auto' recognises it.
-        model: Name of the model; None for the model whose arguments the shapes give.
-        semantics: Block semantics; None for those of the source or the model.
-        entry: Entry of the file that holds the weights; None for the usual one.
-        prefix: What the network's keys start with; None looks everywhere.
-        rename: Names of stages or of the stem in the file, and timm's, as in `find_network`.
+    The other arguments are those of `convert_checkpoint`.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
