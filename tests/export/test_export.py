@@ -105,7 +105,8 @@ def test_files_compute_what_the_model_does(kind, options, tmp_path):
     module = load_exported(out, threads=1)
     compare(export.as_tuple(module(x)), model, x)
     assert isinstance(module(x), list) if features else module(x).shape == (len(x), 7)
-    if kind in ('pt2', 'torchscript'):  # torch's own files also run on other devices
+    # torch's own files also run on other devices, in torch 2.6 those of torch.export alone
+    if kind == 'pt2' or (kind == 'torchscript' and FREE):
         for output in export.as_tuple(load_exported(out, 'meta')(x.to('meta'))):
             assert output.is_meta
     if features:
