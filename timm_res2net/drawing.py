@@ -9,6 +9,9 @@ from timm.data import resolve_model_data_config
 from torch.nn import functional as F
 
 from .files import check_writable, require, write_file
+from .folder.checks import check_values
+from .folder.config import MULTI_LABEL
+from .hub.fetch import load_model
 from .layers.fused_block import adds_splits
 from .models.deploy import is_block
 from .prediction import image_loader, labels_of, most_probable
@@ -129,10 +132,6 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
-    from .folder.checks import check_values
-    from .folder.config import MULTI_LABEL
-    from .hub.fetch import load_model
-
     require('plots', 'matplotlib')
     from matplotlib import rc_context
 

@@ -23,6 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .files import read_file
+from .folder.config import MODES, MULTI_LABEL
+from .hub.fetch import load_model
 from .models.deploy import is_block, reparameterize_model
 
 _logger = logging.getLogger(__name__)
@@ -122,8 +124,6 @@ def image_loader(model: nn.Module) -> Callable[[ImageLike], torch.Tensor]:
     Raises:
         ValueError: The model takes other than 1 or 3 channels.
     """
-    from .folder.config import MODES
-
     data = resolve_model_data_config(model)
     in_chans = data['input_size'][0]
     if in_chans not in MODES:
@@ -313,9 +313,6 @@ def predict(
         >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
-    from .folder.config import MULTI_LABEL
-    from .hub.fetch import load_model
-
     if amp not in (None, 'bf16'):
         raise ValueError(f"Unknown amp '{amp}'. Use 'bf16' or None.")
     model: Any = target if isinstance(target, nn.Module) else load_model(target).eval()
