@@ -20,7 +20,7 @@ from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_
 from timm_res2net import detection_backbone, export, load_exported, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
-from timm_res2net.prediction import image_loader
+from timm_res2net.prediction import Images
 
 FREE = torch.__version__ >= '2.14'
 FLOAT = 1e-5  # float32, and what runtimes reorder
@@ -132,7 +132,7 @@ def test_files_compute_what_the_model_does(kind, options, tmp_path):
         assert meta['num_classes'] == module.num_classes == 7
         assert 'label_names' not in meta  # those of ten digits
     model.pretrained_cfg = {**cfg, **options}
-    loaded, expected = (image_loader(net)(None) for net in (module, model))
+    loaded, expected = (Images(net).load(None) for net in (module, model))
     if meta['with_preparation']:
         loaded = normalized(loaded)
     assert torch.allclose(loaded, expected, atol=1e-5)
@@ -366,7 +366,7 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
     module = load_exported(out)
     meta = module.pretrained_cfg
     assert (meta['label_names'], meta['int8'], meta['crop_mode']) == (('a', 'b'), False, 'center')
-    load = image_loader(module)
+    load = Images(module).load
     for width, height in ((201, 97), (97, 150), (65, 65), (40, 33)):
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / 'photo.png')

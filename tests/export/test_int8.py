@@ -16,7 +16,7 @@ from tests.common import TINY, image, randomise
 from timm_res2net.export import export_model, int8, load_exported
 from timm_res2net.export.formats import Network
 from timm_res2net.export.int8 import enclose, prepare_images
-from timm_res2net.prediction import image_loader, walk_images
+from timm_res2net.prediction import Images, walk_images
 
 LOGITS = ['logits']
 LEVELS = ['layer1', 'layer4']
@@ -209,7 +209,7 @@ def test_the_digits_model(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['digits', 'net.json', 'net.onnx']
     quantizers = [op.get_type_name() for op in openvino.Core().read_model(out).get_ops()]
     assert quantizers.count('FakeQuantize') > 30  # one for nearly every convolution's input
-    prepare = image_loader(timm.create_model(TINY))
+    prepare = Images(timm.create_model(TINY)).load
     paths = sorted(draw(tmp_path / 'others', 120).iterdir())[80:]
     x = torch.stack([prepare(path) for path in paths]).numpy()
     compiled = openvino.compile_model(out, 'CPU')
@@ -289,7 +289,7 @@ def test_the_default_agreement_tells_right_images_from_wrong_ones(tmp_path):
     """Digits calibrate, and digits half as bright; digits compare. Logits and levels at once."""
     model = timm.create_model(TINY, pretrained=True)
     levels = timm.create_model(TINY, pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))
-    prepare = image_loader(model)
+    prepare = Images(model).load
     paths = walk_images([draw(tmp_path / 'digits', 132)])
     images = torch.stack([prepare(path) for path in paths]).numpy()
     mean, std = (np.float32(model.pretrained_cfg[key])[:, None, None] for key in ('mean', 'std'))

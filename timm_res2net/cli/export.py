@@ -14,8 +14,8 @@ import timm
 from timm.data import is_img_extension
 
 from ..convert import FILES
-from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
-from ..export.int8 import LARGEST_ERROR
+from ..export import FORMATS, MAX_IMAGES, export_model
+from ..export.int8 import LARGEST_ERROR, LEAST
 from ..export.measure import CONTROL, SPREAD, Comparison, compare_forms
 from ..folder.target import find_target
 from .folders import read_label_names
