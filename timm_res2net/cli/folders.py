@@ -91,11 +91,11 @@ def _convert(
         {'from': move.theirs, 'to': move.ours, 'how': move.rule.how or 'as it is'}
         for move in model.notes.moved
     ]
-    written = None if dry_run else out
     value = {
         'config': model.config,
         'params': params,
         'notes': {**vars(model.notes), 'moved': moved},
+        'out': None if dry_run else out,
     }
     is_inside = Path(checkpoint).resolve().name != model.notes.file  # the only one in a folder
     path = f'{checkpoint}/{model.notes.file}' if is_inside else checkpoint
@@ -104,7 +104,7 @@ def _convert(
         end = 'Nothing was written.'
     elif to == 'timm':
         end = f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
-    return Done({**value, 'out': written}, '\n'.join([*_lines_of(model, path, params), end]))
+    return Done(value, '\n'.join([*_lines_of(model, path, params), end]))
 
 
 def _lines_of(model: Model, path: str, params: int) -> Iterator[str]:
