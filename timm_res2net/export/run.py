@@ -123,10 +123,11 @@ def load_exported(
 ) -> nn.Module:
     """Load a file that `export_model` wrote, as a module.
 
-    `forward` takes normalized images (B, in_chans, H, W) in float32. It returns the logits
-    (B, num_classes), a list of feature levels (B, C, H / stride, W / stride), or the tensor or list
-    of tensors of another module. Several threads may call it at once and get the results of one.
-    OpenVINO computes in float32, and neither images nor outputs are copied for it.
+    `forward` takes normalized images (B, in_chans, H, W) in float32, or pixels from 0 to 255 if the
+    file was exported `with_preparation`. It returns the logits (B, num_classes), a list of feature
+    levels (B, C, H / stride, W / stride), or the tensor or list of tensors of another module.
+    Several threads may call it at once and get the results of one. OpenVINO computes in float32,
+    and neither images nor outputs are copied for it.
 
     The module has `pretrained_cfg` and `num_classes`, with features also `feature_info`, from the
     file itself. So `timm.data.resolve_model_data_config`, `predict` and `detection_backbone` take
