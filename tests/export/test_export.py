@@ -20,6 +20,7 @@ from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_
 from timm_res2net import detection_backbone, export, load_exported, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
+from timm_res2net.export.formats import Network
 from timm_res2net.prediction import Images
 
 FREE = torch.__version__ >= '2.14'
@@ -174,9 +175,11 @@ def test_a_network_of_full_depth(tmp_path):
         compare(run(done.path, kind, x), model, x)
 
 
-def test_static(tmp_path):
-    """A folder, with the number of images and a size that free files do not take."""
-    source = model_folder(tmp_path / 'net', in_chans=1, num_classes=4, **NARROW)
+@pytest.mark.parametrize('in_memory', [False, True])
+def test_static(in_memory, tmp_path):
+    """Of gray images, with the number of images and a size that free files do not take."""
+    shape = {'in_chans': 1, 'num_classes': 4, **NARROW}
+    source = narrow(**shape) if in_memory else model_folder(tmp_path / 'net', **shape)
     out = tmp_path / 'net.pt'
     done = export_model(source, out, static=True, batch_size=3, img_size=32)
     assert (done.format, done.sizes) == ('torchscript', '(3, 1, 32, 32)')
@@ -360,7 +363,8 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
     names: dict = {}
     exec(code, names)
     data = {'mean': [0.3] * in_chans, 'std': [0.2] * in_chans, 'crop_pct': 0.9}
-    model, out = narrow(in_chans=in_chans, num_classes=2), tmp_path / 'net.pt'
+    model, out = narrow(num_classes=2), tmp_path / 'net.pt'
+    model.conv1.weight = nn.Parameter(model.conv1.weight[:, :in_chans])  # as if it was replaced
     data |= {'label_names': ['a', 'b'], 'interpolation': interpolation}
     export_model(model, out, img_size=64, **data)
     module = load_exported(out)
@@ -373,6 +377,14 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
         prepared = names['prepare'](tmp_path / 'photo.png', meta)
         assert prepared.dtype == np.float32
         assert np.abs(prepared - load(tmp_path / 'photo.png')[None].numpy()).max() < 1e-5
+
+
+def test_pixels_of_noise_are_noise():
+    """What the comparison gives a file with preparation is what it gives the others."""
+    network, x = Network(narrow(), 'net'), image()
+    expected = network(x)[0]
+    network.include_preparation()
+    assert relative_error(network(network.unprepared(x))[0], expected) < FLOAT
 
 
 # --- loaded ---------------------------------------------------------------------------------------
