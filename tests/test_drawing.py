@@ -12,7 +12,7 @@ from timm.models.hrnet import cfg_cls
 from tests.common import from_folder, image, model_folder, randomise
 from timm_res2net.drawing import activations, show
 from timm_res2net.folder.config import MULTI_LABEL
-from timm_res2net.prediction import image_loader
+from timm_res2net.prediction import Images
 
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
@@ -92,7 +92,7 @@ def test_folders(names, tmp_path):
     top = dict(show(source, None, tmp_path / 'out.png').top)
     model = from_folder(source)
     with torch.no_grad():
-        shares = model(image_loader(model)(None)[None])[0].sigmoid().tolist() if names else []
+        shares = model(Images(model).load(None)[None])[0].sigmoid().tolist() if names else []
     assert top == pytest.approx(dict(zip(names, shares, strict=True)), abs=1e-6)
 
 

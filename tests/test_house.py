@@ -83,9 +83,11 @@ def process():
     for name in (None, *libraries):
         log = logging.getLogger(name)
         state[f'logger {name}'] = log.level, log.handlers[:], log.filters[:], log.propagate
-    for name, module in list(sys.modules.items()):
+    for name in loaded:
         if name.partition('.')[0] in libraries:
-            for key, value in list(vars(module).items()):
+            for key, value in list(vars(sys.modules[name]).items()):
+                if type(value) is type(sys):  # parts that are imported later
+                    continue
                 state[f'{name}.{key}'] = id(value)
                 if isinstance(value, type) and value.__module__ == name:
                     state |= {f'{name}.{key}.{k}': id(v) for k, v in vars(value).items()}
@@ -109,7 +111,7 @@ print(json.dumps({
     'unchanged': before == registry(names),
     'modules': sorted(set(list_modules()) - set(modules)),
     'new': sorted(set(list_models()) - set(names)),
-    'loaded': sorted({m.split('.')[0] for m in set(sys.modules) - loaded}),
+    'loaded': sorted({m.split('.')[0] for m in sys.modules} - {m.split('.')[0] for m in loaded}),
 }))
 """
 

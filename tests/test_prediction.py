@@ -16,8 +16,8 @@ from timm_res2net import predict, reparameterize_model
 from timm_res2net.folder.config import MULTI_LABEL
 from timm_res2net.prediction import (
     DIGITS,
+    Images,
     Prediction,
-    image_loader,
     labels_of,
     open_image,
     walk_images,
@@ -120,7 +120,7 @@ def test_images_are_read_as_timm_reads_them(mode, tmp_path, model):
     (expected, _), *_ = timm.data.ImageDataset(
         str(tmp_path), class_map={'': 0}, transform=transform
     )
-    assert torch.equal(image_loader(model)(path), expected)
+    assert torch.equal(Images(model).load(path), expected)
 
 
 def test_turned_images_and_animations(tmp_path):
@@ -184,7 +184,7 @@ def test_probabilities_are_the_models(digits):
     model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': ['cat', 'dog', 'owl']}
     path = digits / 'b' / '7.png'
     with torch.no_grad():
-        (logits,) = model(image_loader(model)(path)[None])
+        (logits,) = model(Images(model).load(path)[None])
     expected = dict(zip(['cat', 'dog', 'owl'], logits.softmax(0).tolist(), strict=True))
     forms = ({}, {'deploy': True}, {'amp': 'bf16'}, {'amp': 'bf16', 'deploy': True})
     for options, tolerance in zip(forms, (1e-6, 1e-5, 0.02, 0.02), strict=True):  # by dtype

@@ -9,9 +9,12 @@ from timm.data import resolve_model_data_config
 from torch.nn import functional as F
 
 from .files import check_writable, require, write_file
+from .folder.checks import check_values
+from .folder.config import MULTI_LABEL
+from .hub.fetch import load_model
 from .layers.fused_block import adds_splits
 from .models.deploy import is_block
-from .prediction import image_loader, labels_of, most_probable
+from .prediction import Images, labels_of, most_probable
 
 
 class Shown(NamedTuple):
@@ -129,10 +132,6 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
-    from .folder.checks import check_values
-    from .folder.config import MULTI_LABEL
-    from .hub.fetch import load_model
-
     require('plots', 'matplotlib')
     from matplotlib import rc_context
 
@@ -141,7 +140,7 @@ def show(
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model: Any = load_model(target, pretrained).eval()
     check_values(model, f'{target} was not run: ')
-    x = image_loader(model)(image)[None]
+    x = Images(model).load(image)[None]
     tensors = activations(model, x)
     labels = labels_of(model)
     multi_label = model.pretrained_cfg.get('problem_type') == MULTI_LABEL

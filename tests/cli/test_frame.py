@@ -73,7 +73,7 @@ def test_options_between_arguments(monkeypatch):
     monkeypatch.setattr('timm_res2net.cli.run_command', vars)
     options = main(['predict', 'm', '--top', '1', 'a', '--json', 'b'])
     assert [str(path) for path in options['images']] == ['a', 'b']
-    assert (options['target'], options['top'], options['json']) == ('m', 1, True)
+    assert (options['target'], options['top'], options['json_lines']) == ('m', 1, True)
 
 
 @pytest.mark.parametrize('command', COMMANDS)

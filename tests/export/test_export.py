@@ -20,7 +20,8 @@ from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_
 from timm_res2net import detection_backbone, export, load_exported, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
-from timm_res2net.prediction import image_loader
+from timm_res2net.export.formats import Network
+from timm_res2net.prediction import Images
 
 FREE = torch.__version__ >= '2.14'
 FLOAT = 1e-5  # float32, and what runtimes reorder
@@ -122,7 +123,7 @@ def test_files_compute_what_the_model_does(kind, options, tmp_path):
         assert meta['num_classes'] == module.num_classes == 7
         assert 'label_names' not in meta  # those of ten digits
     model.pretrained_cfg = {**cfg, **options}
-    assert torch.equal(*(image_loader(net)(None) for net in (module, model)))
+    assert torch.equal(*(Images(net).load(None) for net in (module, model)))
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,11 @@ def test_a_network_of_full_depth(tmp_path):
         compare(run(done.path, kind, x), model, x)
 
 
-def test_static(tmp_path):
-    """A folder, with the number of images and a size that free files do not take."""
-    source = model_folder(tmp_path / 'net', in_chans=1, num_classes=4, **NARROW)
+@pytest.mark.parametrize('in_memory', [False, True])
+def test_static(in_memory, tmp_path):
+    """Of gray images, with the number of images and a size that free files do not take."""
+    shape = {'in_chans': 1, 'num_classes': 4, **NARROW}
+    source = narrow(**shape) if in_memory else model_folder(tmp_path / 'net', **shape)
     out = tmp_path / 'net.pt'
     done = export_model(source, out, static=True, batch_size=3, img_size=32)
     assert (done.format, done.sizes) == ('torchscript', '(3, 1, 32, 32)')
@@ -221,7 +224,7 @@ def test_static(tmp_path):
 @pytest.mark.slow
 def test_aoti(tmp_path):
     """Compiled by a C++ compiler for this machine, with weights that are packed at that time."""
-    model = narrow(layers=(1, 1, 1, 1), scale=2)
+    model = narrow(features_only=True, out_indices=(1,), layers=(1, 1, 1, 1), scale=2)
     done = export_model(model, tmp_path / 'net.pt2', 'aoti', deploy=True, static=True)
     assert done.error < FLOAT
     x = image(1)
@@ -392,19 +395,32 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
     names: dict = {}
     exec(code, names)
     data = {'mean': [0.3] * in_chans, 'std': [0.2] * in_chans, 'crop_pct': 0.9}
-    model, out = narrow(in_chans=in_chans, num_classes=2), tmp_path / 'net.pt'
+    model, out = narrow(num_classes=2), tmp_path / 'net.pt'
+    model.conv1.weight = nn.Parameter(model.conv1.weight[:, :in_chans])  # as if it was replaced
     data |= {'label_names': ['a', 'b'], 'interpolation': interpolation}
     export_model(model, out, img_size=64, **data)
     module = load_exported(out)
     meta = module.pretrained_cfg
     assert (meta['label_names'], meta['int8'], meta['crop_mode']) == (('a', 'b'), False, 'center')
-    load = image_loader(module)
+    load = Images(module).load
     for width, height in ((201, 97), (97, 150), (65, 65), (40, 33)):
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / 'photo.png')
         prepared = names['prepare'](tmp_path / 'photo.png', meta)
         assert prepared.dtype == np.float32
         assert np.abs(prepared - load(tmp_path / 'photo.png')[None].numpy()).max() < 1e-5
+
+
+def test_pixels_of_noise_are_noise():
+    """What the comparison gives a file with preparation is what it gives the others."""
+    network, x = Network(narrow(), 'net'), image().clamp(-1, 1)
+    network.include_preparation()
+    data = timm.data.resolve_model_data_config(network.model)
+    mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
+    pixels = network.as_input(x)
+    assert (pixels.dtype, pixels.shape[-1]) == (torch.uint8, 3)
+    normalized = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+    assert (normalized - x).abs().max() < 0.51 / 255 / std.min()  # half a step
 
 
 # --- loaded ---------------------------------------------------------------------------------------

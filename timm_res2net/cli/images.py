@@ -32,7 +32,7 @@ from ..prediction import (
     predict,
     walk_images,
 )
-from .frame import EXIT_ERROR, add_command, add_options, positive_int, print_json
+from .frame import EXIT_ERROR, Done, add_command, add_options, positive_int
 
 _DIGITS_MODEL = 'test_res2net_se'
 _COLUMNS = ('image', 'class', 'probability', 'error')  # of --csv
@@ -46,7 +46,7 @@ def _predict(
     target: str | None = None,
     images: Sequence[Path] = (),
     pretrained: bool = True,
-    json: bool = False,
+    json_lines: bool = False,
     csv: Path | None = None,
     jsonl: Path | None = None,
     resume: bool = False,
@@ -54,7 +54,7 @@ def _predict(
     device: str | None = None,
     deploy: bool | None = None,
     **options: Any,
-) -> int:
+) -> Done | int:
     """Print the most probable classes of images; without arguments, of the bundled digits.
 
     timm-res2net predict
@@ -68,7 +68,7 @@ def _predict(
     if target is None:
         if options:
             raise ValueError(f'Name a model and images to use --{next(iter(options))}.')
-        return _predict_digits(pretrained, json)
+        return _predict_digits(pretrained)
     named = Path(target)
     if not images and named.suffix.lower() in SUFFIXES and named.is_file():
         raise ValueError(
@@ -101,7 +101,7 @@ def _predict(
     rows: Iterable[Prediction] = predict(model, left, **options)
     if any(path.is_dir() for path in images) and sys.stderr.isatty():
         rows = rows if out is None and sys.stdout.isatty() else tqdm(rows, unit='image')
-    formatted: Callable[[Prediction], str] = _json_line if json or jsonl else _csv_lines
+    formatted: Callable[[Prediction], str] = _json_line if json_lines or jsonl else _csv_lines
     number = errors = 0
     with contextlib.ExitStack() as stack:
         file: Any = sys.stdout
@@ -110,7 +110,7 @@ def _predict(
             file.truncate(size)
             if csv and size == 0:
                 print(','.join(_COLUMNS), file=file)
-        elif not json:
+        elif not json_lines:
             formatted = _table_lines(max(map(len, ('class', *labels_of(model)))))
         for row in rows:
             number, errors = number + 1, errors + bool(row.error)
@@ -192,42 +192,36 @@ def _table_lines(label: int) -> Callable[[Prediction], str]:
     return lines
 
 
-def _predict_digits(pretrained: bool, json: bool) -> int:
+def _predict_digits(pretrained: bool) -> Done:
     """Classify the bundled digits, which the model was not trained on."""
     model = load_model(_DIGITS_MODEL, pretrained).eval()
     predicted = [int(row.top[0][0]) for row in predict(model, digits(), top=1)]
     labels = [i % 10 for i in range(len(predicted))]
     right = sum(p == label for p, label in zip(predicted, labels, strict=True))
-    if json:
-        print_json({'label': labels, 'predicted': predicted, 'right': right})
-        return 0
-    print(f'{_DIGITS_MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, offline')
-    print('label    ', *labels)
-    print('predicted', *predicted)
-    print(f'{right} of {len(labels)} right')
-    return 0
+    value = {'label': labels, 'predicted': predicted, 'right': right}
+    text = (
+        f'{_DIGITS_MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, offline\n'
+        f'label     {" ".join(map(str, labels))}\n'
+        f'predicted {" ".join(map(str, predicted))}\n'
+        f'{right} of {len(labels)} right'
+    )
+    return Done(value, text)
 
 
-def _show(
-    target: str, out: Path, image: Path | None = None, pretrained: bool = True, json: bool = False
-) -> int:
+def _show(target: str, out: Path, image: Path | None = None, pretrained: bool = True) -> Done:
     """Draw what a model sees in an image: its levels, a block, the most probable classes.
 
     timm-res2net show test_res2net_se --out digit.png
     timm-res2net show res2net50_se photo.jpg --out seen.png
     """
     shown = show(target, image, out, pretrained=pretrained)
-    if json:
-        print_json({**shown._asdict(), 'top': _as_objects(shown.top)})
-        return 0
-    if not pretrained:
-        print('With random weights:')
-    for label, share in shown.top:
-        print(f'{100 * share:5.1f} %  {printable(label)}')
-    for name, channels, height, width in shown.levels:
-        print(f'{name:<7} {channels} x {height} x {width}')
-    print(f'Picture written to {shown.path}')
-    return 0
+    lines = [
+        *(['With random weights:'] if not pretrained else []),
+        *(f'{100 * share:5.1f} %  {printable(label)}' for label, share in shown.top),
+        *(f'{name:<7} {" x ".join(map(str, sizes))}' for name, *sizes in shown.levels),
+        f'Picture written to {shown.path}',
+    ]
+    return Done({**shown._asdict(), 'top': _as_objects(shown.top)}, '\n'.join(lines))
 
 
 def add(commands: Any) -> None:
@@ -262,7 +256,7 @@ def add(commands: Any) -> None:
         help='only the images of part K of N, chosen by their paths, for a scheduler of N jobs',
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument('--json', action='store_true', help='print JSON Lines')
+    group.add_argument('--json', dest='json_lines', action='store_true', help='print JSON Lines')
     group.add_argument(
         '--csv', type=Path, metavar='FILE', help='write a CSV file with a line per class'
     )

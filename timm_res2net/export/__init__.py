@@ -20,7 +20,6 @@ from ..hub.fetch import load_model
 from ..layers.text import first_line
 from ..models.deploy import reparameterize_model, unwrap
 from .formats import FORMATS, SMALLEST, Network
-from .int8 import LEAST as LEAST
 from .int8 import MAX_IMAGES, Int8, prepare_images, to_int8
 from .run import Runner, as_tuple
 from .run import load_exported as load_exported

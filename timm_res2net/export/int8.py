@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..prediction import Images, image_loader, walk_images
+from ..prediction import Images, walk_images
 from .formats import INPUT, Network
 from .run import META, Runner, as_tuple
 
@@ -79,7 +79,7 @@ def prepare_images(
         batch: Number of images of one run. Both halves of the images are multiples of it.
         file: File for the array (N, ...), as the network takes them.
     """
-    found, read = list(walk_images([folder])), Images(image_loader(network.model))
+    found, read = list(walk_images([folder])), Images(network.model)
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
     example = network.noise(1, *network.model.pretrained_cfg['input_size'][1:]).numpy()
     shape = (min(len(found), limit), *example.shape[1:])
