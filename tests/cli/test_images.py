@@ -62,6 +62,13 @@ def test_the_bundled_digits_as_json(monkeypatch, capsys):
     assert answer == {'label': [*range(10)] * 2, 'predicted': [3] * 20, 'right': 2}
 
 
+@pytest.mark.parametrize('option', ['--csv no.csv', '--shard 1/2', '--top 2', '--no-deploy'])
+def test_the_digits_take_no_options_of_images(option, capsys):
+    assert main(['predict', *option.split()]) == 1
+    name = option.split()[0].replace('--no-', '--')
+    assert f'Name a model and images to use {name}.' in capsys.readouterr().err
+
+
 def predict_lines(*words: str, capsys, code: int = 0) -> list[dict]:
     """The rows that `predict --json` prints."""
     assert main(['predict', 'test_res2net_se', *words, '--json']) == code

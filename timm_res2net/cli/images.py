@@ -50,7 +50,7 @@ def _predict(
     csv: Path | None = None,
     jsonl: Path | None = None,
     resume: bool = False,
-    shard: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] | None = None,
     device: str | None = None,
     deploy: bool | None = None,
     **options: Any,
@@ -66,8 +66,10 @@ def _predict(
     timm-res2net predict flowers.xml photo.jpg
     """
     if target is None:
-        if options:
-            raise ValueError(f'Name a model and images to use --{next(iter(options))}.')
+        of_images = {'csv': csv, 'jsonl': jsonl, 'shard': shard, 'device': device, 'deploy': deploy}
+        for name, value in {**of_images, **options}.items():
+            if value is not None:
+                raise ValueError(f'Name a model and images to use --{name.replace("_", "-")}.')
         return _predict_digits(pretrained)
     named = Path(target)
     if not images and named.suffix.lower() in SUFFIXES and named.is_file():
@@ -82,7 +84,7 @@ def _predict(
     done, size = _done(out, csv is not None) if out and out.exists() else (set(), 0)
     paths: Iterable[Path | Prediction | None] = walk_images(images) if images else [None]
     names = ((getattr(path, 'image', str(path)), path) for path in paths)
-    part, parts = shard
+    part, parts = shard or (1, 1)
     left = (
         path
         for name, path in names  # which part depends on the name alone
