@@ -60,29 +60,43 @@ def _time(files: Files, pair: str, **axes: Any) -> str:
     return f'× {time_ratio(find(files, pair, **axes)).median:.2f}'
 
 
+def _interval(files: Files, pair: str, **axes: Any) -> str:
+    """Return the ratio of a pair's times with its interval, for example '× 1.18 [1.15, 1.22]'."""
+    row = find(files, pair, **axes)
+    return f'× {time_ratio(row)}{_remark(row)}'
+
+
+def _remark(row: Row) -> str:
+    """Return a remark if the budget of a row ended before its interval was as narrow as asked."""
+    return '' if row['settled'] else ' (not settled)'
+
+
 def main_pair(files: Files) -> str:
     """Return the verdict on the main pair."""
-    verdict = on_the_claim(time_ratio(find(files, 'main')))
-    return f'In eager inference in float32, with channels_last and batch 8, {verdict}.'
+    row = find(files, 'main')
+    return (
+        'In eager inference in float32, with channels_last and batch 8, '
+        f'{on_the_claim(time_ratio(row))}{_remark(row)}.'
+    )
 
 
 def ways(files: Files) -> str:
     """Return the range of the main pair's ratios over the ways to run it."""
-    found = [
+    rows = [
         row
         for row in select(files, 'time')
         if row['cell']['pair'] == 'main'
         and (row['cell']['size'], row['cell']['threads']) == (224, 2)
         and row['cell']['batch'] in (1, 8)
     ]
-    found.sort(key=lambda row: time_ratio(row).median)
+    rows.sort(key=lambda row: time_ratio(row).median)
     low, high = (
         f'× {time_ratio(row).median:.2f} ({cell_of(row).words(["size", "threads"])})'
-        for row in (found[0], found[-1])
+        for row in (rows[0], rows[-1])
     )
-    middle = median(time_ratio(row).median for row in found)
+    middle = median(time_ratio(row).median for row in rows)
     return (
-        f'Over {len(found)} ways to run the pair (precision, layout, batch 1 or 8, inference or '
+        f'Over {len(rows)} ways to run the pair (precision, layout, batch 1 or 8, inference or '
         f'training step, eager or compiled), the ratio is between {low} and {high}; the median is '
         f'× {middle:.2f}.'
     )
@@ -90,8 +104,8 @@ def ways(files: Files) -> str:
 
 def causes(files: Files) -> str:
     """Return the extra time of the main pair by cause."""
-    found = explain(find(files, 'main', 'attribution')['attribution'])
-    parts = {cause: f'{100 * share:.1f} %' for cause, share in found.items()}
+    shares = explain(find(files, 'main', 'attribution')['attribution'])
+    parts = {cause: f'{100 * share:.1f} %' for cause, share in shares.items()}
     return (
         f'Of the {parts["extra"]} more time, {parts["more MACs"]} come from more MACs, '
         f'{parts["less efficient convolutions"]} from less efficient narrow convolutions and '
@@ -102,8 +116,8 @@ def causes(files: Files) -> str:
 def other_pairs(files: Files) -> str:
     """Return the ratios of other pairs in the same configuration."""
     names = ('48w_2s', '14w_8s', '101', '50d', 'next', 'se', 'dla')
-    found = (f'{find(files, name)["models"]["subject"]} {_time(files, name)}' for name in names)
-    return f'Other Res2Nets over their ResNets: {", ".join(found)}.'
+    ratios = (f'{find(files, name)["models"]["subject"]} {_time(files, name)}' for name in names)
+    return f'Other Res2Nets over their ResNets: {", ".join(ratios)}.'
 
 
 def article(files: Files) -> str:
@@ -122,9 +136,9 @@ def article(files: Files) -> str:
 
 def swap(files: Files) -> str:
     """Return the ratio of a deployed Res2Net to a plain ResNet."""
-    swapped, both = (time_ratio(find(files, name)) for name in ('swap', 'swap_deploy'))
+    swapped, both = (_interval(files, name) for name in ('swap', 'swap_deploy'))
     return (
-        f'Deployed, res2net50_26w_4s takes × {swapped} of the time of plain resnet50, and × {both} '
+        f'Deployed, res2net50_26w_4s takes {swapped} of the time of plain resnet50, and {both} '
         'of a resnet50 with the same treatment.'
     )
 
@@ -133,7 +147,7 @@ def runtimes(files: Files) -> str:
     """Return the gain from deploying under compilers, and the speed of other runtimes."""
     rebuilt = {'frozen': files['frozen'], **files}  # several builds of compiled models
     compiled, onnx, openvino = (
-        f'× {time_ratio(find(rebuilt, pair))}'
+        _interval(rebuilt, pair)
         for pair in ('deploy_frozen', 'export_onnxruntime', 'export_openvino')
     )
     others = [
@@ -153,7 +167,7 @@ def int8(files: Files) -> str:
     """Return the ratios of the main pair in int8."""
     one, two = (
         [
-            f'× {time_ratio(find(files, pair, precision="int8", threads=threads))}'
+            _interval(files, pair, precision='int8', threads=threads)
             for pair in ('main_openvino', 'main_onnxruntime')
         ]
         for threads in (1, 2)

@@ -21,7 +21,7 @@ from timm_res2net.convert import COUNTS, file_of
 from timm_res2net.drawing import activations, enlarged
 from timm_res2net.files import write_file
 from timm_res2net.layers.text import table
-from timm_res2net.prediction import image_loader
+from timm_res2net.prediction import Images
 
 from .script import Script, load
 
@@ -72,7 +72,7 @@ def models_table(milliseconds: dict[str, float]) -> str:
 def draw_splits(figure: Any) -> None:
     """Draw a digit and the splits of a block in two rows of a figure of matplotlib."""
     model = timm.create_model(NAME, pretrained=True).eval()
-    image = image_loader(model)(None)
+    image = Images(model).load(None)
     name, splits = activations(model, image[None]).splits
     pixels = image.mean(0)
     figure.suptitle(f'{len(splits)} splits of a block ({name}) see more and more', fontsize=13)

@@ -196,7 +196,7 @@ DEFECTS: dict[str, Callable[[Path], object]] = {
 
 def of_folders() -> Iterator[str]:
     with world() as here:
-        whole = model_folder(here / 'whole')
+        whole = model_folder(here / 'whole', layers=(1, 1, 1, 1))
         for what, damage in DEFECTS.items():
             folder = here / 'net'
             shutil.copytree(whole, folder)

@@ -16,6 +16,8 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
+from .hub.fetch import create_model
+
 # Stages from the last to the first, as torchvision's `trainable_layers` counts them
 _STAGES = ('layer4', 'layer3', 'layer2', 'layer1', 'conv1')
 _NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -107,8 +109,6 @@ def detection_backbone(
     ['0', '1', '2', '3', 'pool']
     >>> detector = FasterRCNN(backbone, num_classes=91)
     """
-    from .hub.fetch import create_model
-
     has_weights = bool(kwargs.get('pretrained') or kwargs.get('checkpoint_path'))
     norm = norm or ('frozen' if has_weights else 'batch')
     if trainable_layers is None:

@@ -9,9 +9,12 @@ from timm.data import resolve_model_data_config
 from torch.nn import functional as F
 
 from .files import check_writable, require, write_file
+from .folder.checks import check_values
+from .folder.config import MULTI_LABEL
+from .hub.fetch import load_model
 from .layers.fused_block import adds_splits
 from .models.deploy import is_block
-from .prediction import image_loader, labels_of, most_probable
+from .prediction import Images, labels_of, most_probable
 
 
 class Shown(NamedTuple):
@@ -37,32 +40,16 @@ class Activations(NamedTuple):
             if no block adds its splits.
         logits: Tensor (num_classes,), empty without classes.
         evidence: Map (H / 32, W / 32) of the evidence for the most probable class, None without
-            classes.
+            classes. It is the product of the last features and the gradient of the class's logit,
+            summed over channels (HiResCAM, arXiv:2011.08891). With a linear head, its sum is the
+            logit minus its bias, for every pooling. With average pooling it is the class activation
+            map (arXiv:1512.04150) divided by the number of its pixels.
     """
 
     levels: dict[str, torch.Tensor]
     splits: tuple[str, tuple[torch.Tensor, ...]]
     logits: torch.Tensor
     evidence: torch.Tensor | None
-
-
-def activation_map(features: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
-    """Return a map of the evidence for a class.
-
-    It is the product of the features and the gradient of the logit, summed over channels (HiResCAM,
-    arXiv:2011.08891). With a linear head, its sum is the logit minus its bias, for every pooling.
-    With average pooling it is the class activation map (arXiv:1512.04150) divided by the number of
-    its pixels.
-
-    Args:
-        features: Features (1, C, H, W) from which `logit` was computed with gradients enabled.
-        logit: Logit of the class, a scalar.
-
-    Returns:
-        Map (H, W).
-    """
-    (gradient,) = torch.autograd.grad(logit, features)
-    return (features * gradient).sum(1)[0].detach()
 
 
 def activations(model: Any, image: torch.Tensor) -> Activations:
@@ -95,8 +82,10 @@ def activations(model: Any, image: torch.Tensor) -> Activations:
                 'convolutional network.'
             )
         logits = model.forward_head(last)
-        has_classes = model.num_classes > 0
-        evidence = activation_map(last, logits[0].max()) if has_classes else None
+        evidence = None
+        if has_classes := model.num_classes > 0:
+            (gradient,) = torch.autograd.grad(logits[0].max(), last)
+            evidence = (last * gradient).sum(1)[0].detach()
     names = [info['module'] for info in model.feature_info]
     splits = tuple(joined[0][0].chunk(block.scale)) if block is not None else ()
     return Activations(
@@ -143,10 +132,6 @@ def show(
     >>> shown.top[0][0]  # the label of the digit
     '3'
     """
-    from .folder.checks import check_values
-    from .folder.config import MULTI_LABEL
-    from .hub.fetch import load_model
-
     require('plots', 'matplotlib')
     from matplotlib import rc_context
 
@@ -154,8 +139,8 @@ def show(
     if path.suffix.lower() != '.png':
         raise ValueError(f'The picture is a PNG: name it {path.stem}.png instead of {path.name}.')
     model: Any = load_model(target, pretrained).eval()
-    check_values(model, f'{target} was not run')
-    x = image_loader(model)(image)[None]
+    check_values(model, f'{target} was not run: ')
+    x = Images(model).load(image)[None]
     tensors = activations(model, x)
     labels = labels_of(model)
     multi_label = model.pretrained_cfg.get('problem_type') == MULTI_LABEL

@@ -55,8 +55,11 @@ def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -
         raise ValueError(
             f'A folder is written, and {path} is the name of a file. Name the folder {path.stem}.'
         )
-    if replace:
-        _check_replaceable(resolved)
+    if replace and resolved.exists():
+        if not resolved.is_file():
+            raise OSError(f'Cannot write {path}: it is a folder, a device or a pipe. Name a file.')
+        if not resolved.stat().st_mode & 0o222:  # renaming would replace it all the same
+            raise OSError(f'Cannot write {path}: it is read-only. Choose another name.')
     taken = os.path.lexists(resolved) and not (folder and _is_empty(resolved))
     if resolved == Path.cwd() or (taken and not replace):
         raise FileExistsError(f'{path} already exists. Choose another name, or remove it first.')
@@ -66,14 +69,6 @@ def check_writable(path: Path, *, folder: bool = False, replace: bool = False) -
         )
     with tempfile.TemporaryFile(dir=resolved.parent):  # it is writable
         return resolved
-
-
-def _check_replaceable(path: Path) -> None:
-    """Raise an OSError if something exists at a path that is not a file, or is read-only."""
-    if path.exists() and not path.is_file():
-        raise OSError(f'Cannot write {path}: it is a folder, a device or a pipe. Name a file.')
-    if path.exists() and not path.stat().st_mode & 0o222:  # renaming would replace it all the same
-        raise OSError(f'Cannot write {path}: it is read-only. Choose another name.')
 
 
 @contextlib.contextmanager
@@ -109,15 +104,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         place(made, path)
 
 
-@contextlib.contextmanager
-def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield the path of a file that becomes `path` when the block ends, as in `place`."""
-    with scratch_folder(path) as scratch:
-        made = scratch / path.name
-        yield made
-        place(made, path, replace=replace)
-
-
 def write_file(path: Path, write: Callable[[Any], object], *, replace: bool = True) -> None:
     """Write a file: all of it, or nothing.
 
@@ -126,8 +112,12 @@ def write_file(path: Path, write: Callable[[Any], object], *, replace: bool = Tr
         write: Called with the open binary file.
         replace: Whether the file is replaced if it exists.
     """
-    with new_file(path.resolve(), replace=replace) as made, open(made, 'wb') as file:
-        write(file)
+    path = path.resolve()
+    with scratch_folder(path) as scratch:
+        made = scratch / path.name
+        with open(made, 'wb') as file:
+            write(file)
+        place(made, path, replace=replace)
 
 
 def place(made: Path, path: Path, *, replace: bool = False) -> None:
@@ -141,11 +131,8 @@ def place(made: Path, path: Path, *, replace: bool = False) -> None:
     Raises:
         FileExistsError: Something else took the name since it was checked. An empty folder is
             replaced by a folder.
-        OSError: What exists is not a file or is read-only.
     """
-    if replace:
-        _check_replaceable(path)
-    elif os.path.lexists(path) and not (made.is_dir() and _is_empty(path)):
+    if os.path.lexists(path) and not (replace or (made.is_dir() and _is_empty(path))):
         raise FileExistsError(
             f'{path} was written by another process in the meantime, and was not changed. Look at '
             'it, or choose another name.'

@@ -1,12 +1,11 @@
 """The most probable classes of images."""
 
 import copy
-import functools
 import io
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,6 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .files import read_file
+from .folder.config import MODES, MULTI_LABEL
+from .hub.fetch import load_model
 from .models.deploy import is_block, reparameterize_model
 
 _logger = logging.getLogger(__name__)
@@ -112,48 +113,6 @@ def _walk(path: Path) -> Iterator[Path | Prediction]:
         yield Prediction(str(path), (), text)
 
 
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the image files of `walk_images` as a list.
-
-    Raises:
-        FileNotFoundError: There is nothing at a path.
-        ValueError: A folder cannot be read, or has no images.
-    """
-    files: list[Path] = []
-    for one in walk_images(paths):
-        if isinstance(one, Prediction):
-            raise ValueError(one.error)
-        files.append(one)
-    return files
-
-
-def image_loader(model: nn.Module) -> Callable[[ImageLike], torch.Tensor]:
-    """Return what opens an image and prepares it as the config of a model says.
-
-    Returns:
-        A function from an image to a tensor (in_chans, H, W). It raises an OSError or a ValueError
-        for what is not an image.
-
-    Raises:
-        ValueError: The model takes other than 1 or 3 channels.
-    """
-    from .folder.config import MODES
-
-    data = resolve_model_data_config(model)
-    in_chans = data['input_size'][0]
-    if in_chans not in MODES:
-        raise ValueError(
-            f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
-            'model of 1 or 3 channels.'
-        )
-    return functools.partial(_prepare, create_transform(**data), MODES[in_chans])
-
-
-def _prepare(transform: Any, mode: str, image: ImageLike) -> torch.Tensor:
-    tensor: torch.Tensor = transform(open_image(image, mode))
-    return tensor
-
-
 def open_image(source: ImageLike, mode: str) -> Image.Image:
     """Return an image in Pillow's mode, as timm's training reads it, but turned as its EXIF says.
 
@@ -238,11 +197,29 @@ def most_probable(
 # --- predict --------------------------------------------------------------------------------------
 
 
-class _Images(Dataset[tuple[Prediction, torch.Tensor | None]]):
-    """Images that are read where a loader wants them. An index is a number and the image itself."""
+class Images(Dataset[tuple[Prediction, torch.Tensor | None]]):
+    """Images, prepared as the config of a model says, where a loader wants them.
 
-    def __init__(self, load: Callable[[ImageLike], torch.Tensor]):
-        self.load = load
+    An index is a number and the image itself. An image that cannot be read is a row with its error,
+    and None.
+    """
+
+    def __init__(self, model: nn.Module):
+        """Raise a ValueError if the model takes other than 1 or 3 channels."""
+        data = resolve_model_data_config(model)
+        in_chans = data['input_size'][0]
+        if in_chans not in MODES:
+            raise ValueError(
+                f'The model takes {in_chans} channels, and an image file has 1 or 3. Use a '
+                'model of 1 or 3 channels.'
+            )
+        self.transform: Any = create_transform(**data)
+        self.mode = MODES[in_chans]
+
+    def load(self, image: ImageLike) -> torch.Tensor:
+        """Return an image as a tensor (in_chans, H, W), or raise an OSError or a ValueError."""
+        tensor: torch.Tensor = self.transform(open_image(image, self.mode))
+        return tensor
 
     def __getitem__(self, index: tuple[int, Any]) -> tuple[Prediction, torch.Tensor | None]:
         number, image = index
@@ -325,16 +302,13 @@ def predict(
         >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
-    from .folder.config import MULTI_LABEL
-    from .hub.fetch import load_model
-
     if amp not in (None, 'bf16'):
         raise ValueError(f"Unknown amp '{amp}'. Use 'bf16' or None.")
     model: Any = target if isinstance(target, nn.Module) else load_model(target).eval()
     labels = labels_of(model)
     if not labels:
         raise ValueError('The model has no classes. Use a model with a classifier.')
-    dataset = _Images(image_loader(model))
+    dataset = Images(model)
     if multi_label is None:
         multi_label = model.pretrained_cfg.get('problem_type') == MULTI_LABEL
     nothing = torch.empty(0)  # an exported file has no parameters

@@ -17,7 +17,7 @@ import timm
 import torch
 
 from timm_res2net.files import require
-from timm_res2net.layers.text import close_names
+from timm_res2net.folder.target import close_names
 
 from ..script import cpu_has_bf16
 

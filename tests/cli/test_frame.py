@@ -1,6 +1,7 @@
 """What all commands share: usage, help, output on any terminal, signals, errors."""
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from tests.common import PADDLE
 from timm_res2net import __version__
-from timm_res2net.cli import main
+from timm_res2net.cli import images, main
 from timm_res2net.cli.frame import run_command
 from timm_res2net.files import new_folder, temporary_folder
 
@@ -72,7 +73,7 @@ def test_options_between_arguments(monkeypatch):
     monkeypatch.setattr('timm_res2net.cli.run_command', vars)
     options = main(['predict', 'm', '--top', '1', 'a', '--json', 'b'])
     assert [str(path) for path in options['images']] == ['a', 'b']
-    assert (options['target'], options['top'], options['json']) == ('m', 1, True)
+    assert (options['target'], options['top'], options['json_lines']) == ('m', 1, True)
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -93,35 +94,29 @@ def test_the_commands_and_the_version(capsys):
     assert capsys.readouterr().out == f'timm-res2net {__version__}\n'
 
 
-# --- other processes ------------------------------------------------------------------------------
+# --- terminals and pipes --------------------------------------------------------------------------
 
 
-def run_python(*argv, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *argv], stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=300, **kwargs
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('encoding', ['ascii', 'utf-8'])
-def test_any_terminal(encoding):
+@pytest.mark.parametrize(('encoding', 'expected'), [('ascii', '? ?'), ('utf-8', '× …')])
+def test_any_terminal(encoding, expected, monkeypatch):
     """`×` and `…` are not in every encoding."""
-    program = (
-        'import sys; from timm_res2net.cli import images, main;'
-        'images._show.__doc__ = "Show × ….";'
-        'main(["show", "--help"])'
-    )
-    env = {**os.environ, 'PYTHONIOENCODING': encoding}
-    done = run_python('-c', program, env=env, stdout=subprocess.PIPE, encoding='utf-8')
-    assert done.returncode == 0, done.stderr
-    assert ('Show × ….' if encoding == 'utf-8' else 'Show ? ?.') in done.stdout
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(images._show, '__doc__', 'Show × ….')
+    with pytest.raises(SystemExit):
+        main(['show', '--help'])
+    out.flush()
+    assert f'Show {expected}.' in out.buffer.getvalue().decode(encoding)
 
 
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)  # nobody reads: the first write fails
-    done = run_python('-m', 'timm_res2net', 'list', stdout=writer)
+    command = [sys.executable, '-m', 'timm_res2net', 'list']
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=300
+    )
     os.close(writer)
     assert done.returncode == 0
     assert 'Error' not in done.stderr

@@ -238,6 +238,7 @@ def test_safetensors(tmp_path):
     assert_same(checkpoint.tensors, WEIGHTS)
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning')  # torch 2.6 warns of its own code
 def test_sharded_training(tmp_path):
     """Parts of tensors: in a file, in a folder of torch.distributed.checkpoint, of FSDP."""
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)

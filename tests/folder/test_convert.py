@@ -81,7 +81,7 @@ ROUND = {
 }
 
 
-@pytest.mark.parametrize('to', slow_except(['mmdet', 'article'], ROUND))
+@pytest.mark.parametrize('to', slow_except(['article'], ROUND))
 def test_there_and_back(to, tmp_path):
     """Every tensor comes back bit for bit."""
     kwargs = {'num_classes': 0} if to in ('mmdet', 'detectron2', 'maskrcnn') else {}

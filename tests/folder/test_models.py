@@ -58,6 +58,7 @@ OTHERS = {
     'a removed head': lambda: replaced(TINY, fc=nn.Identity()),
     'a replaced stem': lambda: replaced(TINY, conv1=one_channel()),
     'no head': lambda: timm.create_model(TINY, num_classes=0),
+    "the authors' class": lambda: authors.Res2Net(authors.Bottle2neck, [1, 2, 1, 1], scale=2),
 }
 AUTHORS = [
     name
@@ -73,7 +74,7 @@ MODELS = {
 }
 QUICK = [
     'res2net50_se', 'res2net50d_se', 'res2next50_se', 'res2net50_vd_26w_4s',
-    'res2net50_v1d_26w_4s', 'res2net50_16w_4s_se', 'authors.res2net50_48w_2s', *OTHERS,
+    'res2net50_v1d_26w_4s', 'res2net50_16w_4s_se', *OTHERS,
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import torch
 
 from timm_res2net import check, convert_checkpoint, export_model, push_to_hub, show
 from timm_res2net.cli import main
-from timm_res2net.folder.target import Target, find_target
+from timm_res2net.folder.target import Target, close_names, find_target
 
 
 @pytest.fixture
@@ -97,3 +97,8 @@ def test_every_command_takes_a_tag(here):
 def test_two_revisions():
     with pytest.raises(ValueError, match=r"'me/net@v1' and revision='v2'.*Name one"):
         find_target('me/net@v1', 'v2')
+
+
+def test_close_names():
+    assert close_names('Res2net50_es', ['res2net50_se', 'x']) == ' Did you mean res2net50_se?'
+    assert close_names('qqq', ['res2net50_se']) == ''

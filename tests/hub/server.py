@@ -59,7 +59,6 @@ class Repo:
     """A repository: commits of branches by name, files by path by commit, messages in order."""
 
     private: bool = False
-    gated: bool = False
     large: tuple[str, ...] = LFS_SUFFIXES
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -244,8 +243,6 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and role is None):
             # the Hub does not tell a private repository from none
             raise Refusal(401 if role is None else 404, 'RepoNotFound', 'Repository not found')
-        if repo.gated and role is None:
-            raise Refusal(401, 'GatedRepo', 'Access to model is restricted')
         if write:
             self._refuse_reader()
         return repo
@@ -279,13 +276,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _preupload(self, name: str, revision: str) -> Any:
         repo = self._repo(name, write=True)
-        paths = [file['path'] for file in json.loads(self.body)['files']]
-        modes = {path: 'lfs' if path.endswith(repo.large) else 'regular' for path in paths}
-        entries = [
-            {'path': path, 'uploadMode': mode, 'shouldIgnore': False}
-            for path, mode in modes.items()
-        ]
-        return {'files': entries}
+        files = json.loads(self.body)['files']
+        for file in files:
+            is_large = file['path'].endswith(repo.large)
+            file |= {'uploadMode': 'lfs' if is_large else 'regular', 'shouldIgnore': False}
+        return {'files': files}
 
     def _batch(self, name: str) -> Any:
         objects = json.loads(self.body)['objects']
@@ -372,14 +367,8 @@ class _Handler(BaseHTTPRequestHandler):
         return {'accessToken': 'xet', 'exp': XET_EXPIRES, 'casUrl': url}
 
     def _file(self, content: bytes, etag: str = '') -> bytes:
-        """A file, or the rest of it from where a Range starts."""
-        self.answer |= {'ETag': f'"{etag or sha256(content)}"', 'Accept-Ranges': 'bytes'}
-        asked = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range') or '')
-        if asked is None:
-            return content
-        self.status = 206
-        self.answer['Content-Range'] = f'bytes {asked[1]}-{len(content) - 1}/{len(content)}'
-        return content[int(asked[1]) :]
+        self.answer['ETag'] = f'"{etag or sha256(content)}"'
+        return content
 
 
 _NAME = r'((?:[\w.-]+/)?[\w.-]+)'
@@ -395,11 +384,7 @@ _ROUTES = (
     ('GET', rf'/api/models/{_NAME}/xet-read-token/.+', _Handler._xet_token),
     ('POST', rf'/{_NAME}\.git/info/lfs/objects/batch', _Handler._batch),
     ('PUT', r'/lfs/([0-9a-f]{64})', _Handler._put),
-    (
-        'GET HEAD',
-        r'/cdn/([0-9a-f]{64})',
-        lambda handler, oid: handler._file(handler.server.lfs[oid]),
-    ),
+    ('GET HEAD', r'/cdn/([0-9a-f]{64})', lambda self, oid: self._file(self.server.lfs[oid])),
     ('GET HEAD', rf'/{_NAME}/resolve/([^/]+)/(.+)', _Handler._resolve),
 )
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.common import TINY
 from timm_res2net import predict
-from timm_res2net.prediction import find_images
+from timm_res2net.prediction import walk_images
 
 pytest.importorskip('ray', reason='needs the extra integration')
 
@@ -41,7 +41,7 @@ def test_the_recipe(tmp_path):
     rows = parquet.read_table(tmp_path / 'rows').to_pylist()
     found = {Path(row['image']).name: (row['class'], row['probability']) for row in rows}
     expected = {
-        Path(r.image).name: r.top[0] for r in predict(TINY, find_images([tmp_path / 'photos']))
+        Path(r.image).name: r.top[0] for r in predict(TINY, walk_images([tmp_path / 'photos']))
     }
     assert found.keys() == expected.keys()
     for name, (label, share) in expected.items():

@@ -4,7 +4,6 @@ import torch
 
 from timm_res2net.layers.text import (
     brief,
-    close_names,
     first_line,
     list_some,
     printable,
@@ -42,11 +41,6 @@ def test_a_table_folds():
 def test_lists():
     assert list_some({'b', 'a'}) == '2: a, b'
     assert list_some([f'k{i:02}' for i in range(12)], limit=2) == '12: k00, k01, ...'
-
-
-def test_close_names():
-    assert close_names('Res2net50_es', ['res2net50_se', 'x']) == ' Did you mean res2net50_se?'
-    assert close_names('qqq', ['res2net50_se']) == ''
 
 
 def test_sentences():

@@ -1,14 +1,15 @@
 """Where weights come from, and that no file fills only a part of a network."""
 
 import dataclasses
+import importlib
 import os
+from typing import Any
 
-import httpx2 as httpx
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import save_file
 from timm.layers import SEModule
 from timm.models import load_pretrained
@@ -19,6 +20,9 @@ from tests.hub.server import Fault, hub
 from timm_res2net.files import sha256_of
 from timm_res2net.models import loading
 from timm_res2net.models.loading import NOT_CACHED, checkpoint_filter_fn, fill, prepare_weights
+
+# what huggingface_hub asks with: httpx2, in old versions httpx
+client: Any = importlib.import_module(HTTPError.__module__.partition('.')[0])
 
 
 def own() -> dict[str, torch.Tensor]:
@@ -163,8 +167,8 @@ def test_what_does_not_fill_a_model(change, words):
 @pytest.mark.parametrize(
     ('failure', 'words'),
     [
-        (httpx.ConnectError('refused'), r'cannot be reached .*\(ConnectError: refused\)\. Check'),
-        (httpx.ConnectTimeout('slow'), r'cannot be reached .*\(ConnectTimeout: slow\)\. Check'),
+        (client.ConnectError('refused'), r'cannot be reached .*\(ConnectError: refused\)\. Check'),
+        (client.ConnectTimeout('slow'), r'cannot be reached .*\(ConnectTimeout: slow\)\. Check'),
         (OfflineModeIsEnabled('offline'), 'HF_HUB_OFFLINE is set.* Unset it'),
     ],
 )
@@ -203,8 +207,8 @@ def test_without_the_hub(failure, words, tmp_path, monkeypatch):
 
 def test_what_the_hub_refuses_is_left_to_the_download(monkeypatch):
     def model_info(api, repo, **kwargs):
-        request = httpx.Request('GET', 'https://hub')
-        raise RepositoryNotFoundError('no', response=httpx.Response(404, request=request))
+        request = client.Request('GET', 'https://hub')
+        raise RepositoryNotFoundError('no', response=client.Response(404, request=request))
 
     monkeypatch.setattr(loading.HfApi, 'model_info', model_info)
     cfg = timm.models.get_pretrained_cfg('res2net50_se')

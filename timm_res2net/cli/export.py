@@ -6,7 +6,7 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,29 @@ import timm
 from timm.data import is_img_extension
 
 from ..convert import FILES
-from ..export import FORMATS, LEAST, MAX_IMAGES, export_model
-from ..export.int8 import LARGEST_ERROR
+from ..export import FORMATS, MAX_IMAGES, export_model
+from ..export.int8 import LARGEST_ERROR, LEAST
 from ..export.measure import CONTROL, SPREAD, Comparison, compare_forms
 from ..folder.target import find_target
 from .folders import read_label_names
 from .frame import (
     EXIT_ERROR,
     EXIT_UNUSABLE,
+    Done,
     add_command,
     add_options,
+    fitting_table,
     positive_int,
-    print_json,
-    print_table,
 )
 
 
 def _export(
     target: str,
     out: Path,
-    json: bool = False,
     label_names: Path | None = None,
     label_order: str | None = None,
     **options: Any,
-) -> int:
+) -> Done:
     """Write a model for another runtime, and check the file by running it.
 
     timm-res2net export res2net50_se --out res2net50_se.onnx
@@ -49,29 +48,26 @@ def _export(
     """
     names = read_label_names(label_names, label_order, target)
     done = export_model(target, out, label_names=names, **options)
-    if json:
-        print_json(done)
-        return 0
-    print(
-        f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.\n'
+    lines = [
+        f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.',
         f'{"Run in float32" if done.int8 else "Run"} and compared: the outputs differ from the '
-        f"model's by at most {done.error:.1e} of the largest."
-    )
+        f"model's by at most {done.error:.1e} of the largest.",
+    ]
     if int8 := done.int8:
         errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in int8.errors.items())
         kept = f'{100 * int8.agreement:.1f} % of the answers stay, and ' * ('logits' in int8.errors)
         sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in int8.bytes.items())
-        print(
+        lines += [
             f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} others {kept}the '
-            f'outputs of the int8 file are off by {errors} from float32.\n'
-            f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.'
-        )
-    if FORMATS[done.format].note:
-        print(FORMATS[done.format].note)
-    return 0
+            f'outputs of the int8 file are off by {errors} from float32.',
+            f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.',
+        ]
+    if note := FORMATS[done.format].note:
+        lines.append(note)
+    return Done(done, '\n'.join(lines))
 
 
-def _measure(target: Sequence[str], slow: bool = False, json: bool = False, **options: Any) -> int:
+def _measure(target: Sequence[str], slow: bool = False, **options: Any) -> Done:
     """Time models in every form that this machine can run; their weights do not matter.
 
     timm-res2net measure res2net50_se
@@ -82,29 +78,27 @@ def _measure(target: Sequence[str], slow: bool = False, json: bool = False, **op
     # first, because an unknown name must not end minutes of timing
     top1 = {name: _top1(name) for name in target}
     compared = {name: compare_forms(name, slow=slow, **options) for name in target}
-    if json:
-        objects = [
-            {'model': name, 'top1': top1[name], **one._asdict(), 'usable': one.usable}
-            for name, one in compared.items()
-        ]
-        print_json(objects if len(objects) > 1 else objects[0])
-    else:
-        rows = [
-            (
-                name,
-                f'{top1[name] or ""}',
-                timing.form,
-                f'{timing.milliseconds:.2f}',
-                f'× {timing.ratio}',
-                '' if timing.bytes is None else f'{timing.bytes / 1e6:.1f}',
-            )
-            for name, one in compared.items()
-            for timing in one.timings
-        ]
-        print_table(('model', 'top-1', 'form', 'ms', 'time over eager', 'file in MB'), rows)
-        for name, one in compared.items():
-            _print_verdict(name, one)
-    return 0 if all(one.usable for one in compared.values()) else EXIT_UNUSABLE
+    objects = [
+        {'model': name, 'top1': top1[name], **one._asdict(), 'usable': one.usable}
+        for name, one in compared.items()
+    ]
+    rows = [
+        (
+            name,
+            f'{top1[name] or ""}',
+            timing.form,
+            f'{timing.milliseconds:.2f}',
+            f'× {timing.ratio}',
+            '' if timing.bytes is None else f'{timing.bytes / 1e6:.1f}',
+        )
+        for name, one in compared.items()
+        for timing in one.timings
+    ]
+    header = ('model', 'top-1', 'form', 'ms', 'time over eager', 'file in MB')
+    verdicts = [line for name, one in compared.items() for line in _verdict(name, one)]
+    code = 0 if all(one.usable for one in compared.values()) else EXIT_UNUSABLE
+    value = objects if len(objects) > 1 else objects[0]
+    return Done(value, '\n'.join([fitting_table(header, rows), *verdicts]), code)
 
 
 def _top1(target: str) -> float | None:
@@ -117,19 +111,19 @@ def _top1(target: str) -> float | None:
     return next((file.top1 for file in files), None)
 
 
-def _print_verdict(target: str, compared: Comparison) -> None:
+def _verdict(target: str, compared: Comparison) -> Iterator[str]:
     for form, reason in compared.left_out.items():
-        print(f'Not timed: {form} of {target} ({reason}).')
+        yield f'Not timed: {form} of {target} ({reason}).'
     if not compared.usable:
-        print(
+        yield (
             f'The times of {target} cannot be used: a second copy took × {compared.control} of the '
             f'time of the first, which must be within {CONTROL:.0%} of 1, or the interval of the '
             f'fastest form is wider than {SPREAD:.0%}. Close other programs, and run this again.'
         )
         return
-    print(f'Of the forms timed, {_in_words(compared.fastest())} of {target}.')
+    yield f'Of the forms timed, {_in_words(compared.fastest())} of {target}.'
     if compared.fastest() != compared.fastest(exact=True):
-        print(
+        yield (
             'int8 and bfloat16 change the outputs; `timm-res2net export --int8 FOLDER` measures '
             f'how much, for int8. In float32, {_in_words(compared.fastest(exact=True))}.'
         )
@@ -159,6 +153,12 @@ def add(commands: Any) -> None:
         help='export the deployed model, with BatchNorms folded (in an HRNet, of bottlenecks)',
     )
     parser.add_argument('--static', action='store_true', help='fix batch and image size')
+    parser.add_argument(
+        '--with-preparation',
+        action='store_true',
+        help='the file takes pixels as uint8 (B, H, W, C), normalizes them itself, and returns '
+        'probabilities; images are resized and cropped before',
+    )
     add_options(
         parser, '--img-size', '--batch-size', '--mean', '--std', '--crop-pct', '--interpolation',
         '--label-names', '--label-order',

@@ -2,10 +2,11 @@
 
 from argparse import ArgumentTypeError
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data import ImageDataset
 
 from ..convert.files import read_checkpoint
@@ -18,7 +19,7 @@ from ..folder.golden import in_words
 from ..folder.model import Model
 from ..hub import Finding, check, pull, push_to_hub
 from ..layers.text import list_some, printable
-from .frame import EXIT_ERROR, add_command, add_options, print_json, print_table
+from .frame import EXIT_ERROR, Done, add_command, add_options, fitting_table
 
 _DATA = ('img_size', 'mean', 'std', 'crop_pct', 'interpolation')
 _DESCRIBING = (
@@ -69,9 +70,8 @@ def _convert(
     to: str = 'timm',
     rename: Sequence[tuple[str, str]] = (),
     dry_run: bool = False,
-    json: bool = False,
     **options: Any,
-) -> int:
+) -> Done:
     """Convert a checkpoint of another project to a folder that timm loads, or back.
 
     timm-res2net convert res2net50_26w_4s-06e79181.pth --out my_res2net
@@ -88,33 +88,33 @@ def _convert(
         checkpoint, out, to=to, dry_run=dry_run, rename=dict(rename), **options
     )
     params = sum(p.numel() for p in model.net.parameters())
-    if json:
-        moved = [
-            {'from': move.theirs, 'to': move.ours, 'how': move.rule.how or 'as it is'}
-            for move in model.notes.moved
-        ]
-        notes = {**vars(model.notes), 'moved': moved}
-        written = None if dry_run else out
-        print_json({'config': model.config, 'params': params, 'notes': notes, 'out': written})
-        return 0
+    moved = [
+        {'from': move.theirs, 'to': move.ours, 'how': move.rule.how or 'as it is'}
+        for move in model.notes.moved
+    ]
+    value = {
+        'config': model.config,
+        'params': params,
+        'notes': {**vars(model.notes), 'moved': moved},
+        'out': None if dry_run else out,
+    }
     is_inside = Path(checkpoint).resolve().name != model.notes.file  # the only one in a folder
-    _print_model(model, f'{checkpoint}/{model.notes.file}' if is_inside else checkpoint, params)
+    path = f'{checkpoint}/{model.notes.file}' if is_inside else checkpoint
+    end = f'Written to {out}'
     if dry_run:
-        print('Nothing was written.')
+        end = 'Nothing was written.'
     elif to == 'timm':
-        print(f"Written: timm.create_model('local-dir:{out}', pretrained=True)")
-    else:
-        print(f'Written to {out}')
-    return 0
+        end = f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
+    return Done(value, '\n'.join([*_lines_of(model, path, params), end]))
 
 
-def _print_model(model: Model, path: str, params: int) -> None:
-    """Print which network was read, what became of the keys, and what was left out."""
+def _lines_of(model: Model, path: str, params: int) -> Iterator[str]:
+    """Say which network was read, what became of the keys, and what was left out."""
     config, notes = model.config, model.notes
     entry = f", entry '{notes.entry}'" if notes.entry else ''
     prefix = f", prefix '{notes.prefix}'" if notes.prefix else ''
-    print(printable(f'{path}: {notes.format}{entry}{prefix}, source {notes.source}'))
-    print(
+    yield printable(f'{path}: {notes.format}{entry}{prefix}, source {notes.source}')
+    yield (
         f'{config.network}, block semantics {config.semantics}, {params:,} parameters, '
         f'{config.num_classes or "no"} classes'
     )
@@ -124,30 +124,30 @@ def _print_model(model: Model, path: str, params: int) -> None:
         if rule.theirs.startswith('head.'):  # MMPretrain's classifier is beside its backbone
             at = at.removesuffix('backbone.')
         rows.append((f'`{at}{rule.theirs}`', f'`{rule.ours}`', str(count), rule.how))
-    print_table(('their keys', "timm's keys", 'tensors', 'how'), rows)
-    print(f'Mapped all {len(notes.moved)} tensors; no parameter is missing.')
+    yield fitting_table(('their keys', "timm's keys", 'tensors', 'how'), rows)
+    yield f'Mapped all {len(notes.moved)} tensors; no parameter is missing.'
     if notes.left_out:
-        print(f'Left out, because they are not of the Res2Net, {list_some(notes.left_out)}')
+        yield f'Left out, because they are not of the Res2Net, {list_some(notes.left_out)}'
     if not config.num_classes:
-        print('The model has no classifier and returns features.')
+        yield 'The model has no classifier and returns features.'
     if notes.classifiers:
-        print(f'These keys look like a classifier, {list_some(notes.classifiers)}')
+        yield f'These keys look like a classifier, {list_some(notes.classifiers)}'
         if notes.source in ('timm', 'official'):
             fc = f'{notes.prefix}fc'
-            print(f"To keep it, save the state dict with '{fc}.weight' and '{fc}.bias' instead.")
+            yield f"To keep it, save the state dict with '{fc}.weight' and '{fc}.bias' instead."
     if config.assumed:
         data = {key: config.pretrained_cfg.get(key) for key in config.assumed}
         told = ', '.join(f'{key} {value}' for key, value in data.items())
-        print(f'Assumed, because the file does not record it: {told}')
+        yield f'Assumed, because the file does not record it: {told}'
     if not notes.has_steps:
-        print(
+        yield (
             "Not trained: train.py's record has no step of the optimizer. Its batch was larger "
             'than the training folder; train again with a smaller --batch-size.'
         )
     if notes.others:
-        print(f'Other entries with weights (--entry): {", ".join(notes.others)}')
+        yield f'Other entries with weights (--entry): {", ".join(notes.others)}'
     if notes.differences:
-        print(f'Relative differences from the outputs given: {in_words(dict(notes.differences))}')
+        yield f'Relative differences from the outputs given: {in_words(dict(notes.differences))}'
 
 
 def _push(
@@ -155,9 +155,8 @@ def _push(
     repo: str,
     results: Sequence[tuple[str, float]] = (),
     dry_run: bool = False,
-    json: bool = False,
     **options: Any,
-) -> int:
+) -> Done:
     """Push a checkpoint or folder to the Hugging Face Hub, with config and card.
 
     timm-res2net push output/train/model_best.pth.tar me/my_res2net --license apache-2.0
@@ -165,43 +164,40 @@ def _push(
     """
     options = _described(options, checkpoint)
     done = push_to_hub(checkpoint, repo, results=dict(results), dry_run=dry_run, **options)
-    if json:
-        print_json(done)
-        return 0
     rows = [
         (name, f'{file.bytes:,}', f'{file.sha256[:12]}...', 'yes' if file.changed else 'no')
         for name, file in done.files.items()
     ]
-    print_table(('file', 'bytes', 'sha256', 'changed'), rows)
     config = done.config
-    print(
+    lines = [
+        fitting_table(('file', 'bytes', 'sha256', 'changed'), rows),
         f'{config.architecture}, block semantics {config.semantics}, {config.num_classes} classes, '
-        f'license {config.license}'
-    )
-    for note in done.notes:
-        print(note)
+        f'license {config.license}',
+        *done.notes,
+    ]
     if dry_run:
-        print(f'\n{done.card}\nNothing was sent.')
-        return 0
-    what = 'Pushed to' if done.changed else 'Nothing to change at'
-    print(f'{what} {done.url}, branch {done.revision}, commit {done.commit}')
-    at = '' if done.revision == 'main' else f'@{done.revision}'
-    print(f"timm.create_model('hf-hub:{done.repo}{at}', pretrained=True)")
-    return 0
+        lines.append(f'\n{done.card}\nNothing was sent.')
+    else:
+        what = 'Pushed to' if done.changed else 'Nothing to change at'
+        at = '' if done.revision == 'main' else f'@{done.revision}'
+        lines += [
+            f'{what} {done.url}, branch {done.revision}, commit {done.commit}',
+            f"timm.create_model('hf-hub:{done.repo}{at}', pretrained=True)",
+        ]
+    return Done(done, '\n'.join(lines))
 
 
-def _pull(repo: str, out: Path, revision: str | None = None, json: bool = False) -> int:
+def _pull(repo: str, out: Path, revision: str | None = None) -> Done:
     """Download a model from the Hub into a folder, checked.
 
     timm-res2net pull me/my_res2net --out my_res2net
     """
-    _print_findings(pull(repo, out, revision), json)
-    if not json:
-        print(f"Written: timm.create_model('local-dir:{out}', pretrained=True)")
-    return 0
+    findings = pull(repo, out, revision)
+    written = f"Written: timm.create_model('local-dir:{out}', pretrained=True)"
+    return Done(findings, '\n'.join([*map(str, findings), written]))
 
 
-def _check(target: str, revision: str | None = None, json: bool = False) -> int:
+def _check(target: str, revision: str | None = None) -> Done:
     """Check whether a model is in order: complete, loadable, finite, with a license.
 
     timm-res2net check me/my_res2net
@@ -210,25 +206,20 @@ def _check(target: str, revision: str | None = None, json: bool = False) -> int:
     """
     path = Path(target)
     findings = [_check_exported(path)] if is_exported(path) else check(target, revision)
-    _print_findings(findings, json)
-    return EXIT_ERROR if any(finding.state == 'error' for finding in findings) else 0
+    code = EXIT_ERROR if any(finding.state == 'error' for finding in findings) else 0
+    return Done(findings, '\n'.join(map(str, findings)), code)
 
 
 def _check_exported(path: Path) -> Finding:
     """Load an exported file, and look at its outputs for an image of noise."""
     model: Any = load_exported(path)
-    cfg = model.pretrained_cfg
-    outputs = as_tuple(model(noise(*cfg.get('shape', [1, *cfg['input_size']]))))
+    channels, height, width = model.pretrained_cfg['input_size']
+    shape = (1, height, width, channels) if model.takes_pixels else (1, channels, height, width)
+    image = noise(*model.pretrained_cfg.get('shape', shape))
+    outputs = as_tuple(model(image.mul(64).to(torch.uint8) if model.takes_pixels else image))
     if all(bool(output.isfinite().all()) for output in outputs):
         return Finding('outputs', 'ok', f'{", ".join(model.outputs)} of one image are finite')
     return Finding('outputs', 'error', 'the outputs of an image of noise are not finite')
-
-
-def _print_findings(findings: Sequence[Finding], json: bool) -> None:
-    if json:
-        print_json(findings)
-    else:
-        print(*findings, sep='\n')
 
 
 def _metric(word: str) -> tuple[str, float]:

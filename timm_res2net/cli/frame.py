@@ -15,7 +15,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -34,6 +34,14 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_UNUSABLE = 3  # a measurement without a verdict
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+
+
+class Done(NamedTuple):
+    """What a command found: the value that --json prints, the text otherwise, and the exit code."""
+
+    value: Any
+    text: str
+    code: int = 0
 
 
 def positive_int(word: str) -> int:
@@ -97,15 +105,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """The arguments and options that several commands have."""
 
 
-def add_command(commands: Any, handler: Callable[..., int]) -> argparse.ArgumentParser:
+def add_command(commands: Any, handler: Callable[..., Any]) -> argparse.ArgumentParser:
     """Add a command.
 
     Args:
         commands: What `ArgumentParser.add_subparsers` returned.
-        handler: Runs the command and returns the exit code. It has the command's name, after an
-            underscore. The first paragraph of its docstring is the help text, and the rest are
-            examples. Its keyword arguments are the options that the user gave, so that defaults
-            are stated once, at the functions.
+        handler: Runs the command and returns a `Done`, or an exit code after it has printed its
+            result itself. It has the command's name, after an underscore. The first paragraph of
+            its docstring is the help text, and the rest are examples. Its keyword arguments are the
+            options that the user gave, so that defaults are stated once, at the functions.
 
     Returns:
         The command's parser, which has no options yet.
@@ -137,12 +145,8 @@ def add_options(parser: argparse.ArgumentParser, *names: str, **changes: Any) ->
         parser.add_argument(name, **{**OPTIONS[name], **changes})
 
 
-def print_json(value: object) -> None:
-    """Print a result, with its records as objects."""
-    print(json.dumps(_plain(value), indent=2))
-
-
 def _plain(value: Any) -> Any:
+    """Return a result as JSON has it, with its records as objects."""
     if hasattr(value, '_asdict'):
         value = value._asdict()
     elif dataclasses.is_dataclass(value):
@@ -154,9 +158,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table that fits the terminal. In a pipe or a file, no cell is folded."""
-    print(table(header, rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+def fitting_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a table that fits the terminal. For a pipe or a file, no cell is folded."""
+    return table(header, rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -170,12 +174,13 @@ def run_command(args: argparse.Namespace) -> int:
         args: What the parser of a command returned.
 
     Returns:
-        What the handler returned; 1 after an error; 130 after Ctrl-C; 143 after SIGTERM; 0 if the
-        reader of a pipe went away.
+        The exit code of what the handler returned; 1 after an error; 130 after Ctrl-C; 143 after
+        SIGTERM; 0 if the reader of a pipe went away.
     """
     options = vars(args)
     name, handler = f'timm-res2net {options.pop("command")}', options.pop('handler')
     debug = options.pop('debug', False)
+    as_json = options.pop('json', False) or options.get('json_lines', False)
     logging.basicConfig(format=f'{name}: %(message)s')
     if sys.stderr.isatty():
         logging.getLogger('timm_res2net').setLevel(logging.INFO)
@@ -185,9 +190,11 @@ def run_command(args: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        code: int = handler(**options)
+        done = handler(**options)
+        if isinstance(done, Done):
+            print(json.dumps(_plain(done.value), indent=2) if as_json else done.text)
         sys.stdout.flush()
-        return code
+        return done.code if isinstance(done, Done) else done
     except BrokenPipeError:  # timm-res2net list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

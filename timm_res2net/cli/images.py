@@ -27,13 +27,12 @@ from ..prediction import (
     THRESHOLD,
     Prediction,
     digits,
-    image_loader,
     labels_of,
     make_ready,
     predict,
     walk_images,
 )
-from .frame import EXIT_ERROR, add_command, add_options, positive_int, print_json
+from .frame import EXIT_ERROR, Done, add_command, add_options, positive_int
 
 _DIGITS_MODEL = 'test_res2net_se'
 _COLUMNS = ('image', 'class', 'probability', 'error')  # of --csv
@@ -47,15 +46,15 @@ def _predict(
     target: str | None = None,
     images: Sequence[Path] = (),
     pretrained: bool = True,
-    json: bool = False,
+    json_lines: bool = False,
     csv: Path | None = None,
     jsonl: Path | None = None,
     resume: bool = False,
-    shard: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] | None = None,
     device: str | None = None,
     deploy: bool | None = None,
     **options: Any,
-) -> int:
+) -> Done | int:
     """Print the most probable classes of images; without arguments, of the bundled digits.
 
     timm-res2net predict
@@ -67,9 +66,11 @@ def _predict(
     timm-res2net predict flowers.xml photo.jpg
     """
     if target is None:
-        if options:
-            raise ValueError(f'Name a model and images to use --{next(iter(options))}.')
-        return _predict_digits(pretrained, json)
+        of_images = {'csv': csv, 'jsonl': jsonl, 'shard': shard, 'device': device, 'deploy': deploy}
+        for name, value in {**of_images, **options}.items():
+            if value is not None:
+                raise ValueError(f'Name a model and images to use --{name.replace("_", "-")}.')
+        return _predict_digits(pretrained)
     named = Path(target)
     if not images and named.suffix.lower() in SUFFIXES and named.is_file():
         raise ValueError(
@@ -83,7 +84,7 @@ def _predict(
     done, size = _done(out, csv is not None) if out and out.exists() else (set(), 0)
     paths: Iterable[Path | Prediction | None] = walk_images(images) if images else [None]
     names = ((getattr(path, 'image', str(path)), path) for path in paths)
-    part, parts = shard
+    part, parts = shard or (1, 1)
     left = (
         path
         for name, path in names  # which part depends on the name alone
@@ -96,13 +97,13 @@ def _predict(
         device = device or 'cpu'
     else:
         model = load_model(target, pretrained).eval()
-    check_values(model, f'{target} was not run')
+    check_values(model, f'{target} was not run: ')
     model = make_ready(model, device, deploy)
     options = {'workers': torch.get_num_threads() - 1, **options}
     rows: Iterable[Prediction] = predict(model, left, **options)
     if any(path.is_dir() for path in images) and sys.stderr.isatty():
         rows = rows if out is None and sys.stdout.isatty() else tqdm(rows, unit='image')
-    formatted: Callable[[Prediction], str] = _json_line if json or jsonl else _csv_lines
+    formatted: Callable[[Prediction], str] = _json_line if json_lines or jsonl else _csv_lines
     number = errors = 0
     with contextlib.ExitStack() as stack:
         file: Any = sys.stdout
@@ -111,7 +112,7 @@ def _predict(
             file.truncate(size)
             if csv and size == 0:
                 print(','.join(_COLUMNS), file=file)
-        elif not json:
+        elif not json_lines:
             formatted = _table_lines(max(map(len, ('class', *labels_of(model)))))
         for row in rows:
             number, errors = number + 1, errors + bool(row.error)
@@ -134,26 +135,18 @@ def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
 
     The last image is left out: a break may have cut its lines.
     """
-    beginning = ','.join(_COLUMNS) + '\n' if is_csv else '{"image": '
-    images: set[str] = set()
-    start = end = 0  # of the lines of the last image
-    last = ''
-    with open(path, 'rb') as file:
-        for line in file:
-            text = line.decode('utf-8', 'surrogateescape')
-            if not end and not beginning.startswith(text[: len(beginning)]):
-                raise ValueError(
-                    f'{path} is not a file that `predict` wrote with this option, and was not '
-                    'changed. Name another one.'
-                )
-            if not text.endswith('\n'):
-                break
-            name = next(csv.reader([text]))[0] if is_csv else json.loads(text)['image']
-            if name != last:
-                start, last = end, name
-            end += len(line)
-            images.add(name)
-    return images - {last}, start
+    beginning = (','.join(_COLUMNS) + '\n' if is_csv else '{"image": ').encode()
+    content = path.read_bytes()
+    if content[: len(beginning)] != beginning[: len(content)]:
+        raise ValueError(
+            f'{path} is not a file that `predict` wrote with this option, and was not changed. '
+            'Name another one.'
+        )
+    lines = content.split(b'\n')[:-1]  # what follows the last newline is cut
+    texts = (line.decode('utf-8', 'surrogateescape') for line in lines)
+    names = [next(csv.reader([text]))[0] if is_csv else json.loads(text)['image'] for text in texts]
+    kept = names.index(names[-1]) if names else 0
+    return set(names[:kept]), sum(len(line) + 1 for line in lines[:kept])
 
 
 def _json_line(row: Prediction) -> str:
@@ -201,44 +194,36 @@ def _table_lines(label: int) -> Callable[[Prediction], str]:
     return lines
 
 
-def _predict_digits(pretrained: bool, json: bool) -> int:
+def _predict_digits(pretrained: bool) -> Done:
     """Classify the bundled digits, which the model was not trained on."""
     model = load_model(_DIGITS_MODEL, pretrained).eval()
-    images = torch.stack([*map(image_loader(model), digits())])
-    labels = [i % 10 for i in range(len(images))]
-    with torch.inference_mode():
-        predicted: list[int] = model(images).argmax(1).tolist()
+    predicted = [int(row.top[0][0]) for row in predict(model, digits(), top=1)]
+    labels = [i % 10 for i in range(len(predicted))]
     right = sum(p == label for p, label in zip(predicted, labels, strict=True))
-    if json:
-        print_json({'label': labels, 'predicted': predicted, 'right': right})
-        return 0
-    print(f'{_DIGITS_MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, offline')
-    print('label    ', *labels)
-    print('predicted', *predicted)
-    print(f'{right} of {len(labels)} right')
-    return 0
+    value = {'label': labels, 'predicted': predicted, 'right': right}
+    text = (
+        f'{_DIGITS_MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, offline\n'
+        f'label     {" ".join(map(str, labels))}\n'
+        f'predicted {" ".join(map(str, predicted))}\n'
+        f'{right} of {len(labels)} right'
+    )
+    return Done(value, text)
 
 
-def _show(
-    target: str, out: Path, image: Path | None = None, pretrained: bool = True, json: bool = False
-) -> int:
+def _show(target: str, out: Path, image: Path | None = None, pretrained: bool = True) -> Done:
     """Draw what a model sees in an image: its levels, a block, the most probable classes.
 
     timm-res2net show test_res2net_se --out digit.png
     timm-res2net show res2net50_se photo.jpg --out seen.png
     """
     shown = show(target, image, out, pretrained=pretrained)
-    if json:
-        print_json({**shown._asdict(), 'top': _as_objects(shown.top)})
-        return 0
-    if not pretrained:
-        print('With random weights:')
-    for label, share in shown.top:
-        print(f'{100 * share:5.1f} %  {printable(label)}')
-    for name, channels, height, width in shown.levels:
-        print(f'{name:<7} {channels} x {height} x {width}')
-    print(f'Picture written to {shown.path}')
-    return 0
+    lines = [
+        *(['With random weights:'] if not pretrained else []),
+        *(f'{100 * share:5.1f} %  {printable(label)}' for label, share in shown.top),
+        *(f'{name:<7} {" x ".join(map(str, sizes))}' for name, *sizes in shown.levels),
+        f'Picture written to {shown.path}',
+    ]
+    return Done({**shown._asdict(), 'top': _as_objects(shown.top)}, '\n'.join(lines))
 
 
 def add(commands: Any) -> None:
@@ -273,7 +258,7 @@ def add(commands: Any) -> None:
         help='only the images of part K of N, chosen by their paths, for a scheduler of N jobs',
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument('--json', action='store_true', help='print JSON Lines')
+    group.add_argument('--json', dest='json_lines', action='store_true', help='print JSON Lines')
     group.add_argument(
         '--csv', type=Path, metavar='FILE', help='write a CSV file with a line per class'
     )

@@ -9,7 +9,7 @@ from timm.models import get_arch_pretrained_cfgs
 
 from ..convert import COUNTS, file_of
 from ..folder.target import find_name
-from .frame import add_command, add_options, print_json, print_table
+from .frame import Done, add_command, add_options, fitting_table
 
 
 class Row(NamedTuple):
@@ -79,9 +79,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     )
 
 
-def _list(
-    text: str = '*', license: str | None = None, sort: str | None = None, json: bool = False
-) -> int:
+def _list(text: str = '*', license: str | None = None, sort: str | None = None) -> Done:
     """List the models with parameters in millions, GMACs, published ImageNet top-1 and license.
 
     timm-res2net list _se
@@ -99,14 +97,11 @@ def _list(
         )
     if sort:
         matching.sort(key=_ORDERS[sort])
-    if json:
-        print_json(matching)
-    else:
-        print_table(HEADER[:_IN_A_TERMINAL], [cells_of(row)[:_IN_A_TERMINAL] for row in matching])
-    return 0
+    cells = [cells_of(row)[:_IN_A_TERMINAL] for row in matching]
+    return Done(matching, fitting_table(HEADER[:_IN_A_TERMINAL], cells))
 
 
-def _info(name: str, json: bool = False) -> int:
+def _info(name: str) -> Done:
     """Show what is known of a model.
 
     timm-res2net info res2net50_se
@@ -139,17 +134,17 @@ def _info(name: str, json: bool = False) -> int:
         'load': f'import timm, timm_res2net\nmodel = {create})\n'
         f'neck = {create}, features_only=True, out_indices=(1, 2, 3, 4))',
     }
-    if json:
-        print_json(facts)
-        return 0
-    facts['params'] = f'{row.params / 1e6:.2f} M parameters'
-    facts['arguments'] = '\n'.join(f'{key}={value!r}' for key, value in model.model_args.items())
-    facts['notes'] = '\n'.join(facts['notes'])
-    for key, value in facts.items():
-        if value:
-            lines = str(value).replace('\n', '\n' + ' ' * 18)
-            print(f'{key.replace("_", " "):<18}{lines}')
-    return 0
+    told = {
+        **facts,
+        'params': f'{row.params / 1e6:.2f} M parameters',
+        'arguments': '\n'.join(f'{key}={value!r}' for key, value in model.model_args.items()),
+        'notes': '\n'.join(facts['notes']),
+    }
+    indented = {
+        key: str(value).replace('\n', '\n' + ' ' * 18) for key, value in told.items() if value
+    }
+    text = '\n'.join(f'{key.replace("_", " "):<18}{value}' for key, value in indented.items())
+    return Done(facts, text)
 
 
 def add(commands: Any) -> None:

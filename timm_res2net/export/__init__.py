@@ -19,8 +19,7 @@ from ..folder.golden import relative_difference
 from ..hub.fetch import load_model
 from ..layers.text import first_line
 from ..models.deploy import reparameterize_model, unwrap
-from .formats import FORMATS, SMALLEST, Network, larger, noise
-from .int8 import LEAST as LEAST
+from .formats import FORMATS, SMALLEST, Network
 from .int8 import MAX_IMAGES, Int8, prepare_images, to_int8
 from .run import Runner, as_tuple
 from .run import load_exported as load_exported
@@ -78,6 +77,7 @@ def export_model(
     min_agreement: float | None = None,
     accept_loss: bool = False,
     label_names: Sequence[str] | None = None,
+    with_preparation: bool = False,
     **data: Any,
 ) -> Exported:
     """Write a model as a file for another runtime, in float32 or int8.
@@ -123,6 +123,8 @@ def export_model(
         accept_loss: Write an int8 file even if its logits are off by more than 10 % (root mean
             square), or if the model has the same answer for all images.
         label_names: Names of the classes in order, for the text in the file.
+        with_preparation: The file takes pixels as uint8 (B, H, W, C), normalizes them itself, and
+            returns probabilities in place of logits. Images are resized and cropped before.
         **data: How images are prepared, instead of what the model's cfg says: `mean`, `std`,
             `crop_pct` and `interpolation`, as timm's train.py takes them.
 
@@ -158,16 +160,22 @@ def export_model(
             raise ValueError(f'min_agreement must be a share from 0 to 1, got {min_agreement!r}.')
     levels: dict[str, Any] = {'features_only': True, 'out_indices': out_indices} if features else {}
     data |= {'img_size': img_size, 'input_size': input_size, 'label_names': label_names}
-    network = load_network(target, pretrained, deploy, data, **levels)
+    network = load_network(target, pretrained, deploy, levels, **data)
+    if with_preparation or int8 is not None:
+        if not network.model.pretrained_cfg.get('mean'):
+            text = 'Nothing says how images are prepared. Give mean and std (--mean, --std).'
+            raise ValueError(text)
+        if with_preparation:
+            network.include_preparation()
     # with a free batch, torch.export would take a batch of 1 for a constant
     batch = batch_size if static else max(batch_size, 2)
-    x = noise(batch, *network.model.pretrained_cfg['input_size'])
+    x = network.noise(batch, *network.model.pretrained_cfg['input_size'][1:])
     with torch.no_grad(), scratch_folder(path) as scratch:
         file, loss = scratch / 'float32' / path.name, None
         file.parent.mkdir()
         batch = len(x) if static else 1  # images of one run in int8
         if int8 is not None:  # before the export, which takes minutes: there may be too few images
-            images = prepare_images(network.model, int8, max_images, batch, scratch / 'images.npy')
+            images = prepare_images(network, int8, max_images, batch, scratch / 'images.npy')
         step, error = _write(network, x, format, static, file)
         if int8 is not None:
             plain, file = file, scratch / 'int8' / path.name
@@ -199,13 +207,17 @@ def load_network(
     target: nn.Module | str | os.PathLike[str],
     pretrained: bool,
     deploy: bool,
-    data: Mapping[str, Any],
-    **levels: Any,
+    levels: Mapping[str, Any],
+    *,
+    img_size: int | None = None,
+    input_size: Sequence[int] | None = None,
+    label_names: Sequence[str] | None = None,
+    **data: Any,
 ) -> Network:
     """Load a network, or copy a model from memory: in eval mode and float32, on the CPU.
 
-    Arguments and errors are those of `export_model`. `data` are those that change the
-    `pretrained_cfg`, and `levels` are timm's for feature levels.
+    Its `pretrained_cfg` says what the caller says of images and classes. Arguments and errors are
+    those of `export_model`, but `levels`, which are timm's for feature levels.
     """
     if isinstance(target, nn.Module):
         model: Any = _copy(target, bool(levels))
@@ -221,26 +233,6 @@ def load_network(
             ) from error
     if deploy:
         model = reparameterize_model(model)
-    model.pretrained_cfg = _described(model, title, **data)
-    network = Network(model, title).requires_grad_(False)
-    names = data.get('label_names')
-    if names is not None and len(names) != network.num_classes:
-        raise ValueError(
-            f'There are {len(names)} label names for {network.num_classes} classes of {title}. '
-            'Give one name for each class, in order.'
-        )
-    return network
-
-
-def _described(
-    model: Any,
-    title: str,
-    img_size: int | None = None,
-    input_size: Sequence[int] | None = None,
-    label_names: Sequence[str] | None = None,
-    **data: Any,
-) -> dict[str, Any]:
-    """Return a model's `pretrained_cfg` with what the caller says of images and classes."""
     cfg = dict(getattr(model, 'pretrained_cfg', None) or {})
     if 'input_size' not in cfg and input_size is None:
         raise ValueError(
@@ -248,18 +240,25 @@ def _described(
             'height and width, such as input_size=(3, 224, 224).'
         )
     channels, height, width = input_size or cfg['input_size']
-    weights = (weight for weight in model.parameters() if weight.ndim == 4)
-    in_chans = channels if input_size else next((w.shape[1] for w in weights), channels)
-    if in_chans != channels:  # timm keeps the channels of the registered weights
-        for key in ('mean', 'std'):  # statistics of colors, for another number of channels
-            if cfg.get(key):
-                cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * in_chans
-    cfg['input_size'] = (in_chans, img_size or height, img_size or width)
+    if input_size is None:  # timm keeps the channels of the registered weights
+        weights = (weight for weight in model.parameters() if weight.ndim == 4)
+        channels = next((weight.shape[1] for weight in weights), channels)
+    size = (channels, img_size or height, img_size or width)
     if unknown := data.keys() - {'mean', 'std', 'crop_pct', 'interpolation'}:
         raise TypeError(f'export_model has no argument {", ".join(sorted(unknown))}')
-    if data:
-        cfg |= data_of(resolve_input_data_config(model, data, cfg))
-    return cfg if label_names is None else {**cfg, 'label_names': list(label_names)}
+    model.in_chans, model.pretrained_cfg = channels, {**cfg, 'input_size': size}
+    if data or cfg.get('mean'):  # otherwise nothing says how images are prepared
+        resolved = resolve_input_data_config(model, {**data, 'input_size': size})
+        model.pretrained_cfg |= data_of(resolved)
+    if label_names is not None:
+        model.pretrained_cfg['label_names'] = list(label_names)
+    network = Network(model, title).requires_grad_(False)
+    if label_names is not None and len(label_names) != network.num_classes:
+        raise ValueError(
+            f'There are {len(label_names)} label names for {network.num_classes} classes of '
+            f'{title}. Give one name for each class, in order.'
+        )
+    return network
 
 
 def _copy(model: nn.Module, features: bool) -> nn.Module:
@@ -280,7 +279,8 @@ def _write(
 
     Returns what the format's function returned, and the largest difference over the largest output.
     """
-    what = f'Exporting {network.title} as {format} for images of {x.shape[2]} x {x.shape[3]} px'
+    height, width = (x.shape[side] for side in network.sides)
+    what = f'Exporting {network.title} as {format} for images of {height} x {width} px'
     try:
         _logger.info(f'Exporting as {format}, which can take minutes')
         step = FORMATS[format].write(network, x, static, file)
@@ -289,11 +289,11 @@ def _write(
         if not static:
             multiple = step or 32
             smallest = SMALLEST if multiple == 1 else 2 * multiple
-            images += [larger(x, multiple), noise(2, x.shape[1], smallest, smallest)]
+            images.append(network.noise(1, height + multiple, width + 2 * multiple))
+            images.append(network.noise(2, smallest, smallest))
         largest = 0.0
         for image in images:
-            got = as_tuple(run(image))
-            errors = list(map(relative_difference, got, network(image)))
+            errors = list(map(relative_difference, as_tuple(run(image)), network(image)))
             largest = max(largest, *errors)  # none of them is NaN
             if not max(errors) <= _ROUNDING:
                 _check_errors(network, image, errors, what)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import resolve_data_config
 from timm.models import FeatureInfo
 from torch import nn
 
-from ..folder.config import MODES
+from ..folder.config import MODES, MULTI_LABEL
 from ..layers.text import first_line
 from .run import META, PRECISION_HINT, as_tuple, ignore_deprecation
 
@@ -41,12 +40,17 @@ class Network(nn.Module):
         title: What it is called in messages.
         outputs: Names of its outputs: of the feature levels, the keys of a dict, or 'logits'.
         is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
+        with_preparation: Whether it takes pixels as uint8 (B, H, W, C), which it normalizes, and
+            returns probabilities in place of logits.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, model: Any, title: str) -> None:
         """Run the model once, in eval mode. A ValueError says that it cannot be exported."""
         super().__init__()
-        self.model, self.title = model, title
+        self.model, self.title, self.with_preparation = model, title, False
         self.eval()
         images = noise(2, *model.pretrained_cfg['input_size'])
         try:
@@ -80,35 +84,70 @@ class Network(nn.Module):
         self.num_classes = results[0].shape[-1] if self.is_classifier else 0
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run the model on (B, in_chans, H, W)."""
-        return as_tuple(self.model(image))
+        """Run the model on (B, C, H, W), or on uint8 (B, H, W, C) with the preparation."""
+        if not self.with_preparation:
+            return as_tuple(self.model(image))
+        results = as_tuple(self.model((image.permute(0, 3, 1, 2) - self.mean) / self.std))
+        if not self.is_classifier:
+            return results
+        logits = results[0]
+        return (logits.sigmoid() if self.multi_label else logits.softmax(1),)
+
+    def include_preparation(self) -> None:
+        """From now on take pixels as uint8 (B, H, W, C), and return probabilities."""
+        cfg, self.with_preparation = self.model.pretrained_cfg, True
+        self.multi_label = cfg.get('problem_type') == MULTI_LABEL
+        if self.is_classifier:
+            self.outputs = ['probabilities']
+        for key in ('mean', 'std'):
+            self.register_buffer(key, 255 * torch.tensor(cfg[key])[:, None, None])
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The dimensions of height and width in the input."""
+        return (1, 2) if self.with_preparation else (2, 3)
+
+    def as_input(self, images: torch.Tensor) -> torch.Tensor:
+        """Return normalized images (B, C, H, W) as the network takes them."""
+        if not self.with_preparation:
+            return images
+        pixels = (images * self.std + self.mean).round().clamp(0, 255)
+        return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def noise(self, batch: int, height: int, width: int) -> torch.Tensor:
+        """Return images of noise as the network takes them, the same ones for a size."""
+        channels = self.model.pretrained_cfg['input_size'][0]
+        return self.as_input(noise(batch, channels, height, width))
 
     def metadata(self, images: torch.Tensor, static: bool) -> str:
         """Return the JSON text for a file: how images are prepared, the classes, and the outputs.
 
-        With `static`, the shape of the images (B, in_chans, H, W) is among it.
+        With `static`, the shape of the images is among it.
         """
         cfg: dict[str, Any] = dict(self.model.pretrained_cfg)
-        if self.outputs == ['logits']:
+        if self.outputs in (['logits'], ['probabilities']):
             cfg['num_classes'] = self.num_classes
         if len(cfg.get('label_names') or ()) != self.num_classes:
             cfg['label_names'] = None
         meta = {key: cfg[key] for key in _DESCRIBING if cfg.get(key) is not None}
         meta |= {'outputs': self.outputs, 'returns': self.returns, 'int8': False}
+        meta['input'] = 'uint8 (B, H, W, C)' if self.with_preparation else 'float32 (B, C, H, W)'
         info = getattr(self.model, 'feature_info', None)
         if isinstance(info, FeatureInfo):
             meta['features'] = info.get_dicts(['module', 'num_chs', 'reduction'])
         if static:
             meta['shape'] = list(images.shape)
         if 'mean' in meta:  # otherwise nothing says how images are prepared
-            data = resolve_data_config({}, pretrained_cfg=cfg)
-            meta |= {key: data[key] for key in ('interpolation', 'crop_pct', 'crop_mode')}
+            channels, *sides = cfg['input_size']
             meta |= {
-                'colors': MODES.get(images.shape[1]),
+                'colors': MODES.get(channels),
                 'divide_by': 255,
-                'resize_to': [math.floor(side / data['crop_pct']) for side in images.shape[2:]],
-                'resize_by': _RESIZE_RULES[data['crop_mode']],
+                'resize_to': [math.floor(side / cfg['crop_pct']) for side in sides],
+                'resize_by': _RESIZE_RULES[cfg['crop_mode']],
             }
+            if self.with_preparation:  # they are in the file
+                for key in ('mean', 'std', 'divide_by'):
+                    del meta[key]
         return json.dumps(meta)
 
 
@@ -117,15 +156,9 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def larger(images: torch.Tensor, step: int) -> torch.Tensor:
-    """Return one image that is larger than those of a batch by one and two steps."""
-    _, channels, height, width = images.shape
-    return noise(1, channels, height + step, width + 2 * step)
-
-
 # --- writing --------------------------------------------------------------------------------------
 #
-# All take a network, images (B, in_chans, H, W) to export it with, whether batch and size are fixed
+# All take a network, images to export it with, whether batch and size are fixed
 # to those of the images, and the file to write. They return the number of px that the sizes of
 # images must be multiples of: 0 if sizes are fixed, None if the file takes every size that the
 # network takes.
@@ -141,7 +174,7 @@ def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path)
         verbose=False,
         input_names=[INPUT],
         output_names=network.outputs,
-        dynamic_shapes=_free_shapes(step) if step else None,
+        dynamic_shapes=_free_shapes(network, step) if step else None,
     )
     exported.model.metadata_props[META] = network.metadata(images, static)
     exported.save(str(file), external_data=False)
@@ -157,7 +190,8 @@ def write_openvino(network: Network, images: torch.Tensor, static: bool, file: P
     """
     import openvino
 
-    shape = list(images.shape) if static else [-1, images.shape[1], -1, -1]
+    free = () if static else (0, *network.sides)
+    shape = [-1 if i in free else size for i, size in enumerate(images.shape)]
     with ignore_deprecation():
         model = openvino.convert_model(
             network, example_input=images, input=[openvino.PartialShape(shape)]
@@ -212,14 +246,16 @@ def _export(network: Network, images: torch.Tensor, static: bool) -> tuple[Any, 
     if static:
         return torch.export.export(network, (images,)), 0
     try:
-        network(larger(images, 1))
-        return torch.export.export(network, (images,), dynamic_shapes=_free_shapes(1)), 1
+        height, width = (images.shape[side] for side in network.sides)
+        network(network.noise(1, height + 1, width + 2))
+        return torch.export.export(network, (images,), dynamic_shapes=_free_shapes(network, 1)), 1
     except RuntimeError:  # torch.export's errors are RuntimeErrors, too
         # odd sizes break ceil-mode strides and branch merges; fall back to multiples of 32
-        return torch.export.export(network, (images,), dynamic_shapes=_free_shapes(32)), 32
+        shapes = _free_shapes(network, 32)
+        return torch.export.export(network, (images,), dynamic_shapes=shapes), 32
 
 
-def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
+def _free_shapes(network: Network, step: int) -> dict[str, dict[int, Any]]:
     """Return torch.export's description of a free batch, and of sizes that are multiples of `step`.
 
     With a step of 1 they are at least `SMALLEST` px, otherwise at least twice the step.
@@ -229,7 +265,7 @@ def _free_shapes(step: int) -> dict[str, dict[int, Any]]:
         sizes = [dim(name, min=SMALLEST) for name in ('height', 'width')]
     else:
         sizes = [step * dim(f'{name}_over_{step}', min=2) for name in ('height', 'width')]
-    return {INPUT: {0: dim('batch'), 2: sizes[0], 3: sizes[1]}}
+    return {INPUT: {0: dim('batch'), **dict(zip(network.sides, sizes, strict=True))}}
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..prediction import find_images, image_loader
+from ..prediction import Images, walk_images
 from .formats import INPUT, Network
 from .run import META, Runner, as_tuple
 
@@ -67,41 +67,41 @@ class Int8(NamedTuple):
 
 
 def prepare_images(
-    model: Any, folder: str | os.PathLike[str], limit: int, batch: int, file: Path
+    network: Network, folder: str | os.PathLike[str], limit: int, batch: int, file: Path
 ) -> Any:
     """Return images of a folder, prepared as the model's config says, as an array in a file.
 
     Args:
-        model: The model.
+        network: The network.
         folder: Folder whose images are searched for in all its subfolders.
         limit: The most images. They are chosen at random, the same ones for the same files. Those
             that cannot be read are left out, with a warning.
         batch: Number of images of one run. Both halves of the images are multiples of it.
-        file: File for the array (N, in_chans, H, W).
+        file: File for the array (N, ...), as the network takes them.
     """
-    if 'mean' not in model.pretrained_cfg:
-        raise ValueError('Nothing says how images are prepared. Give mean and std (--mean, --std).')
-    load, paths = image_loader(model), find_images([folder])
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
-    shape = (min(len(paths), limit), *model.pretrained_cfg['input_size'])
-    images = np.lib.format.open_memmap(file, 'w+', np.dtype(np.float32), shape)
+    found, read = list(walk_images([folder])), Images(network.model)
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    example = network.noise(1, *network.model.pretrained_cfg['input_size'][1:]).numpy()
+    shape = (min(len(found), limit), *example.shape[1:])
+    images = np.lib.format.open_memmap(file, 'w+', example.dtype, shape)
     readable, errors = 0, []
     _logger.info(f'Preparing {len(images)} images')
     for k in order:
         if readable == len(images):
             break
-        try:
-            images[readable] = load(paths[k]).numpy()
+        row, image = read[k, found[k]]
+        if image is None:
+            errors.append(row.error)
+        else:
+            images[readable] = network.as_input(image[None])[0].numpy()
             readable += 1
-        except (OSError, ValueError) as error:
-            errors.append(str(error))
     if errors:
         _logger.warning(f'{len(errors)} images were left out. The first: {errors[0]}')
     number = readable // (2 * batch) * 2 * batch
     least = math.ceil(_SMALLEST / (2 * batch)) * 2 * batch
     if number < least:
         raise ValueError(
-            f'{folder} has {len(paths) - len(errors)} images that can be read, max_images={limit} '
+            f'{folder} has {len(found) - len(errors)} images that can be read, max_images={limit} '
             f'is the limit, and at least {least} are needed: half of them calibrate, and the '
             'others compare. Add images like those that the model will see.'
         )
@@ -119,7 +119,7 @@ def to_int8(
 ) -> Int8:
     """Write a file's int8 form, with a .json beside it that holds what it loses and gains.
 
-    The first half of the images (N, in_chans, H, W) calibrates, and the second compares, `batch` of
+    The first half of the images (N, ...) calibrates, and the second compares, `batch` of
     them in a run. A ValueError says that the agreement is below `least`, which is None for `LEAST`;
     or, unless `accept_loss`, that the logits are off by more than `LARGEST_ERROR`, or that the
     images have a single answer, so that the agreement means nothing.
@@ -139,8 +139,8 @@ def to_int8(
             'float32.'
         )
     if network.is_classifier and not accept_loss:
-        error = int8.errors['logits']
-        loss = '' if error <= LARGEST_ERROR else f'In int8 the logits are off by {error:.1%}'
+        [(name, error)] = int8.errors.items()
+        loss = '' if error <= LARGEST_ERROR else f'In int8 the {name} are off by {error:.1%}'
         if int8.answers == 1:
             loss = f'All {int8.compared} images have the same answer in float32'
         if loss:
@@ -169,7 +169,7 @@ def quantize_file(plain: Path, out: Path, images: Any, batch: int, preset: str =
     symmetrically, the others not (preset 'mixed'; 'performance' quantizes all symmetrically). NNCF
     leaves the convolutions of SE in float32 and quantizes the product with the gate. In float32
     that product gains neither accuracy (digits model) nor time (res2net50_se). The images
-    (N, in_chans, H, W) calibrate, `batch` of them in a run.
+    (N, ...) calibrate, `batch` of them in a run.
     """
     import nncf
 
@@ -241,7 +241,7 @@ def enclose(graph: Any) -> None:
 
 
 def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Network) -> Int8:
-    """Compare a file in float32 with its int8 form on images (N, in_chans, H, W)."""
+    """Compare a file in float32 with its int8 form on images (N, ...)."""
     files = {'float32': plain, 'int8': small}
     runs = {form: Runner(file) for form, file in files.items()}
     seconds: dict[str, list[float]] = {form: [] for form in files}

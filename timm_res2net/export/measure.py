@@ -233,7 +233,7 @@ def compare_forms(
         >>> 'deployed' in [timing.form for timing in comparison.timings]
         True
     """
-    model = load_network(target, False, False, {'img_size': img_size}).model
+    model = load_network(target, False, False, {}, img_size=img_size).model
     images = [torch.randn(batch_size, *model.pretrained_cfg['input_size'])]
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)

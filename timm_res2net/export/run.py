@@ -77,6 +77,7 @@ class Runner(nn.Module):
             ) from error
         self.pretrained_cfg = cfg
         self.outputs: tuple[str, ...] = cfg['outputs']
+        self.takes_pixels = str(cfg.get('input')).startswith('uint8')
         self.num_classes: int = cfg.get('num_classes', 0)
         if levels := list(cfg.get('features', ())):
             self.feature_info = FeatureInfo(levels, tuple(range(len(levels))))
@@ -87,6 +88,12 @@ class Runner(nn.Module):
             raise ValueError(
                 f'{self.path.name} has no gradients. Call it under torch.no_grad(), or use the '
                 'model that was exported.'
+            )
+        if self.takes_pixels != (images.dtype == torch.uint8):
+            raise ValueError(
+                f'{self.path.name} takes images as {self.pretrained_cfg["input"]}, got '
+                f'{images.dtype} {tuple(images.shape)}. For `predict` and others that normalize '
+                'images, export it without with_preparation=True (--with-preparation).'
             )
         shape = self.pretrained_cfg.get('shape', images.shape)
         if images.shape != shape:  # a static AOTInductor file would return wrong outputs
@@ -125,8 +132,10 @@ def load_exported(
 
     `forward` takes normalized images (B, in_chans, H, W) in float32. It returns the logits
     (B, num_classes), a list of feature levels (B, C, H / stride, W / stride), or the tensor or list
-    of tensors of another module. Several threads may call it at once and get the results of one.
-    OpenVINO computes in float32, and neither images nor outputs are copied for it.
+    of tensors of another module. A file that was exported with its preparation takes pixels as
+    uint8 (B, H, W, in_chans) and returns probabilities in place of logits. Several threads may call
+    it at once and get the results of one. OpenVINO computes in float32, and neither images nor
+    outputs are copied for it.
 
     The module has `pretrained_cfg` and `num_classes`, with features also `feature_info`, from the
     file itself. So `timm.data.resolve_model_data_config`, `predict` and `detection_backbone` take

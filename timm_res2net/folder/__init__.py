@@ -113,12 +113,11 @@ def convert_checkpoint(
         path, source=source, model=model, semantics=semantics, entry=entry, prefix=prefix,
         rename=rename,
     )  # fmt: skip
-    check_values(taken.net, f'{path} was not converted')
+    check_values(taken.net, f'{path} was not converted: ')
     if compare:
         differences = compare_outputs(taken.net, *compare)
         taken = replace(taken, notes=replace(taken.notes, differences=differences))
-    config = taken.config.with_data(taken.net, data or {})
-    config = config.as_asked(license, label_names, remote_code, multi_label)
+    config = taken.config.as_asked(taken.net, license, label_names, remote_code, multi_label, data)
     taken = replace(taken, config=config)
     tensors = {} if to == 'timm' else back(taken, to)
     if target is None or dry_run:

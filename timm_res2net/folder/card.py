@@ -15,6 +15,7 @@ from ..layers.text import table
 from .config import MODES, MODULE, Config, timm_names
 from .folder import INSTALL
 from .model import Model
+from .target import Target
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _REGION = re.compile(
@@ -223,6 +224,51 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
     assert part is not None  # the template has it
     text = _REGION.sub(lambda _: part[0], theirs.text.strip('\n'), count=1)
     return f'---\n{type(ours.data)(**merged).to_yaml()}\n---\n{text}\n'
+
+
+def authors_card(folder: str, hub: str, card: str | None, repo: str) -> str:
+    """Return the card whose author's text stays, the folder's or the Hub's ('' without any).
+
+    `card` says which, 'folder' or 'hub'. A ValueError says that it is None and the texts differ.
+    """
+    if card == 'folder' or not hub:
+        return folder
+    if card == 'hub' or not folder or owners_text(folder) in ('', owners_text(hub)):
+        return hub
+    raise ValueError(
+        f"The author's text on the folder's card and on the card of {repo} differ. Say which one "
+        "stays: card='folder' or card='hub' (--card)."
+    )
+
+
+def updated_card(
+    model: Model,
+    old: str,
+    hub: str,
+    keeps_weights: bool,
+    target: Target,
+    measured: Sequence[EvalResult],
+) -> tuple[Model, list[str]]:
+    """Return a model with its card for the Hub, and notes on what was removed from it.
+
+    The author's text of the card `old` stays. Results belong to weights: those on the Hub's card
+    stay as long as its weights do.
+    """
+    keep = keeps_weights or old == model.card
+    shown, notes = results_of(model.card or (hub if keep else '')), []
+    if not keep and not model.card and results_of(hub):
+        notes.append('The results on the card were of other weights and were removed.')
+    branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
+    carded = with_card(
+        replace(model, card=old),
+        target.value.rpartition('/')[2],
+        f'hf-hub:{target.value}{branch}',
+        f'{model.config.pretrained_cfg.get("description") or model.config.architecture} {ABOUT}',
+        license=model.config.license,
+        keep_results=keep,
+        results=[*{key_of(result): result for result in (*shown, *measured)}.values()],
+    )
+    return carded, notes
 
 
 def key_of(result: EvalResult) -> tuple[Any, ...]:

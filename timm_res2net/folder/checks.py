@@ -5,11 +5,10 @@ an error under `pull`; `check` prints everything.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from ..layers.text import list_some, printable
@@ -26,7 +25,6 @@ PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 """Suffixes of weights that are not safetensors."""
 
 _TOLERANCE = 1e-4  # relative, in float32: another memory format adds in another order
-_LARGEST = 512  # px; a config that is not trusted may claim any size
 
 
 class Finding(NamedTuple):
@@ -44,12 +42,6 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return f'{self.state:<8} {self.what:<11} {printable(self.text)}'
-
-
-def _image(folder: ModelFolder) -> torch.Tensor:
-    """Return a noise image (1, C, H, W) to try a model with."""
-    channels, *sides = folder.config.input_size
-    return noise_image([channels, *(min(side, _LARGEST) for side in sides)])
 
 
 def _license(folder: ModelFolder) -> str | None:
@@ -110,53 +102,41 @@ def has_no_pickles(folder: ModelFolder) -> str:
 
 def all_is_finite(folder: ModelFolder) -> str:
     """Are all weights finite and all variances positive, and does an image give finite outputs?"""
-    with safe_open(folder.path / WEIGHTS, framework='pt') as file:
-        problem = _problem((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
-    if problem:
-        raise ValueError(problem)
+    check_values(folder.net)
     with torch.no_grad():
-        out = folder.net(_image(folder))
+        out = folder.net(noise_image(folder.config.input_size))
     if not out.isfinite().all():
         raise ValueError('An image gives outputs that are NaN or infinite. Use another checkpoint.')
     return f'weights and the {out.shape[1]} outputs for an image are finite'
 
 
-def check_values(model: nn.Module, what: str) -> None:
-    """Ask the same about a model in memory.
+def check_values(model: nn.Module, start: str = '') -> None:
+    """Check that all weights of a model are finite, and all variances positive.
 
     Args:
         model: The model.
-        what: What the error is about, such as 'net.pth was not converted'.
+        start: What the error starts with, such as 'net.pth was not converted: '.
 
     Raises:
         ValueError: A weight is not finite, or a variance is negative.
     """
-    problem = _problem(model.state_dict().items())
-    if problem:
-        raise ValueError(f'{what}: {problem}')
-
-
-def _problem(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return which weights are not finite and which variances negative, '' if none."""
-    bad, negative = [], []
-    for key, tensor in tensors:
-        if not tensor.isfinite().all():
-            bad.append(key)
-        elif key.endswith('running_var') and (tensor < 0).any():
-            negative.append(key)
-    problems = [
-        f'{what}, {list_some(keys)}'
-        for what, keys in (('NaN or infinite', bad), ('negative variances', negative))
-        if keys
-    ]
-    return f'Weights are {"; ".join(problems)}. Use another checkpoint.' if problems else ''
+    tensors = model.state_dict()
+    bad = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    negative = [
+        key for key, tensor in tensors.items()
+        if key.endswith('running_var') and key not in bad and (tensor < 0).any()
+    ]  # fmt: skip
+    kinds = {'NaN or infinite': bad, 'negative variances': negative}
+    problems = [f'{what}, {list_some(keys)}' for what, keys in kinds.items() if keys]
+    if problems:
+        raise ValueError(f'{start}Weights are {"; ".join(problems)}. Use another checkpoint.')
 
 
 def outputs_are_the_same(folder: ModelFolder) -> str:
     """Does the folder load as the model that it was written from?"""
     if folder.original is None:
         return ''
-    image = _image(folder)
+    image = noise_image(folder.config.input_size)
     errors = differences(*(outputs_of(net, image) for net in (folder.net, folder.original)))
     first = next((name for name, error in errors.items() if error > _TOLERANCE), None)
     if first:

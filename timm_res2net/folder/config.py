@@ -69,18 +69,6 @@ def in_chans_of(model: Any) -> int:
     return int(first.weight.shape[1])
 
 
-def arguments_of(model: Any) -> dict[str, Any]:
-    """Return the arguments of `timm.create_model` that rebuild a Res2Net or HRNet, but its name.
-
-    The class count is not among them, because a config has a field for it. The channels are those
-    of its first convolution, which may have been replaced.
-    """
-    own = getattr(model, 'model_args', None)  # timm's models have none, but a record of timm's
-    arguments = {**(get_model_args(model) if own is None else own), 'in_chans': in_chans_of(model)}
-    arguments.pop('num_classes', None)
-    return arguments
-
-
 def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """Return a `pretrained_cfg` without the fields that describe the registered weights."""
     gone = ('url', 'file', 'hf_hub_id', 'notes', 'origin_url', 'license', 'label_names')
@@ -198,9 +186,12 @@ class Config:
         in_chans = in_chans_of(model)
         kept.update(num_classes=model.num_classes, input_size=[in_chans, *kept['input_size'][1:]])
         pool = getattr(model.global_pool, 'pool_type', '')  # an HRNet's backbone has none
+        own = getattr(model, 'model_args', None)  # timm's models have none, but a record of timm's
+        arguments = {**(get_model_args(model) if own is None else own), 'in_chans': in_chans}
+        arguments.pop('num_classes', None)
         return cls(
             architecture, model.num_classes, kept, model.num_features, pool,
-            names, descriptions, arguments_of(model), problem_type=kept.pop('problem_type', None),
+            names, descriptions, arguments, problem_type=kept.pop('problem_type', None),
         )  # fmt: skip
 
     @classmethod
@@ -266,37 +257,36 @@ class Config:
         arguments = ', '.join(f'{key}={value!r}' for key, value in other.items())
         return f'{self.architecture}({arguments})' if other else self.architecture
 
-    def with_cfg(self, **changes: Any) -> 'Config':
-        """Return the config with other values in its `pretrained_cfg`; None removes a field."""
-        cfg = filter_pretrained_cfg({**self.pretrained_cfg, **changes})
-        return replace(self, pretrained_cfg=cfg)
-
     def as_asked(
         self,
+        net: nn.Module,
         license: str | None = None,
         label_names: Sequence[str] | None = None,
         remote_code: bool | None = None,
         multi_label: bool | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> 'Config':
         """Return the config with what its owner says of the model; None changes nothing.
 
         Args:
+            net: Its network. As timm does, a mean or standard deviation of colors is averaged for
+                other than 3 channels.
             license: Identifier of the license.
             label_names: Names of the classes, in order.
             remote_code: Whether it names this package's module for transformers.
             multi_label: Whether an image may be of several classes.
+            data: Some of `DATA` as timm's train.py takes them. The rest stays as it is.
 
         Raises:
-            ValueError: The license is no identifier, or there is not one name for each class.
+            ValueError: The license is no identifier, there is not one name for each class, `data`
+                has an unknown name, or timm refuses a value of it.
         """
         config = self
-        if license is not None:
-            if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
-                raise ValueError(
-                    f"'{license}' is not the identifier of a license. Use one of the Hub's, such "
-                    'as apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
-                )
-            config = config.with_cfg(license=license)
+        if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+            raise ValueError(
+                f"'{license}' is not the identifier of a license. Use one of the Hub's, such as "
+                'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
+            )
         if label_names is not None:
             if isinstance(label_names, str) or not all(
                 isinstance(name, str) and name for name in label_names
@@ -312,36 +302,27 @@ class Config:
             config = replace(config, auto_map=AUTO_MAP if remote_code else None)
         if multi_label is not None:
             config = replace(config, problem_type=MULTI_LABEL if multi_label else None)
-        return config
-
-    def with_data(self, net: nn.Module, given: Mapping[str, Any]) -> 'Config':
-        """Return the config with another preparation of images.
-
-        Args:
-            net: Its network. As timm does, a mean or standard deviation of colors is averaged for
-                other than 3 channels.
-            given: Some of `DATA` as timm's train.py takes them. The rest stays as it is.
-
-        Raises:
-            ValueError: An unknown name, or a value that timm refuses.
-        """
-        unknown = sorted(set(given) - set(DATA))
+        unknown = sorted(set(data or ()) - set(DATA))
         if unknown:
             raise ValueError(
                 f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
             )
-        given = {key: value for key, value in given.items() if value is not None}
+        given = {key: value for key, value in (data or {}).items() if value is not None}
         try:
-            data = resolve_input_data_config(net, given, self.pretrained_cfg)
+            resolved = resolve_input_data_config(net, given, self.pretrained_cfg)
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'Images cannot be prepared with {given} ({type(error).__name__}: {error}). Give '
                 "values as timm's train.py takes them."
             ) from error
-        data = data_of(data)
-        if data['input_size'][1:] != tuple(self.input_size[1:]):
-            data['pool_size'] = None
+        prepared = data_of(resolved)
+        if prepared['input_size'][1:] != tuple(self.input_size[1:]):
+            prepared['pool_size'] = None
+        if license is not None:
+            prepared['license'] = license
         known = {'input_size' if key == 'img_size' else key for key in given}
-        assumed = tuple(name for name in self.assumed if name not in known)
-        config = self.with_cfg(**{key: _as_json(value) for key, value in data.items()})
-        return replace(config, assumed=assumed)
+        return replace(
+            config,
+            pretrained_cfg=filter_pretrained_cfg(self.pretrained_cfg | _as_json(prepared)),
+            assumed=tuple(name for name in self.assumed if name not in known),
+        )

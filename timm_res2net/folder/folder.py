@@ -224,18 +224,11 @@ class ModelFolder:
             FileNotFoundError: There is no config, or there are no weights.
             ValueError: The config does not describe a model, or not that of the weights.
         """
-        overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
-        if not pretrained:
-            self.build()  # counts the parameters before memory is taken for them
-        else:
+        if pretrained:
             _ = self.fitting  # its errors are the clearer ones
-            if self.weights.name == PICKLE:
-                tensors = read_checkpoint(self.weights).tensors
-                overlay = {'source': '', 'state_dict': tensors, **overlay}
-        model: Any = timm.create_model(
-            f'local-dir:{self.path}', pretrained, pretrained_cfg_overlay=overlay, **kwargs
-        )
-        model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
+        else:
+            self.build()  # counts the parameters before memory is taken for them
+        model: Any = timm.create_model(f'local-dir:{self.path}', pretrained, **kwargs)
         if self.config.problem_type:
             model.pretrained_cfg['problem_type'] = self.config.problem_type
         return model

@@ -1,11 +1,13 @@
 """The one value: a model in memory, and what is known of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
 from ..convert.engine import Move
+from ..layers.text import list_some
 from .config import Config
 
 
@@ -60,3 +62,38 @@ class Model:
     config: Config
     card: str = ''
     notes: Notes = Notes()
+
+
+def described(
+    model: Model,
+    there: Config | None,
+    license: str | None,
+    label_names: Sequence[str] | None,
+    remote_code: bool | None,
+    data: Mapping[str, Any] | None,
+) -> tuple[Model, list[str]]:
+    """Return a model with what its owner says of it, as `Config.as_asked`, and notes for the owner.
+
+    What the owner leaves open stays as the config that it replaces has it, if there is one, as far
+    as it fits.
+    """
+    config, read, notes = model.config, model.notes, []
+    if read.entry:
+        notes.append(f"The weights are those of the entry '{read.entry}'.")
+    if read.left_out:
+        notes.append(
+            f"The Res2Net has the prefix '{read.prefix}' in the file. Other tensors were left out, "
+            f'{list_some(read.left_out)}.'
+        )
+    labels = there.label_names if there else None
+    if label_names is None and isinstance(labels, list) and not config.label_names:
+        if len(labels) == config.num_classes:
+            label_names = labels
+            notes.append('The names of the classes are those that the Hub had.')
+        else:
+            notes.append('The Hub had names for another number of classes; they were removed.')
+    if remote_code is None and there and there.remote_code and not config.remote_code:
+        remote_code = True
+        notes.append('The module for transformers stays, as the Hub has it.')
+    config = config.as_asked(model.net, license, label_names, remote_code, data=data)
+    return replace(model, config=config), notes

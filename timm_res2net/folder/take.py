@@ -19,6 +19,7 @@ from torch import nn
 from ..convert.engine import apply_rules
 from ..convert.files import Checkpoint, read_checkpoint
 from ..convert.find import (
+    Network,
     convert_network,
     find_network,
     infer_arguments,
@@ -65,17 +66,9 @@ def take(
     prefix: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> Model:
-    """Take a model in memory, a checkpoint file or a folder.
+    """Take a model in memory, which is not changed, or the path of a checkpoint file or a folder.
 
-    Args:
-        target: Module, which is not changed, or path.
-        source: Project whose keys the file has, one of `timm_res2net.convert.sources.SOURCES`;
-            'auto' recognises it.
-        model: Name of the model; None for the model whose arguments the shapes give.
-        semantics: Block semantics; None for those of the source or the model.
-        entry: Entry of the file that holds the weights; None for the usual one.
-        prefix: What the network's keys start with; None looks everywhere.
-        rename: Names of stages or of the stem in the file, and timm's, as in `find_network`.
+    The other arguments are those of `convert_checkpoint`.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
@@ -109,7 +102,10 @@ def take(
         path = _only_checkpoint(path)
     try:
         if not path.is_dir():
-            return _take_file(path, source, name, semantics, entry, prefix, rename)
+            _logger.info(f'Reading {path}')
+            checkpoint = read_checkpoint(path, entry)
+            network = find_network(checkpoint.values, source, prefix, rename)
+            return _take_network(path, checkpoint, network, name, semantics)
         if model or semantics or prefix or rename:
             raise ValueError(
                 'it is a folder, and its config.json names the model. Leave model, semantics, '
@@ -166,19 +162,9 @@ def _take_folder(path: Path, source: str, entry: str | None) -> Model:
 # --- from a file ----------------------------------------------------------------------------------
 
 
-def _take_file(
-    path: Path,
-    source: str,
-    name: str | None,
-    semantics: str | None,
-    entry: str | None,
-    prefix: str | None,
-    rename: Mapping[str, str] | None,
+def _take_network(
+    path: Path, checkpoint: Checkpoint, network: Network, name: str | None, semantics: str | None
 ) -> Model:
-    _logger.info(f'Reading {path}')
-    checkpoint = read_checkpoint(path, entry)
-    _logger.info('Converting the tensors')
-    network = find_network(checkpoint.values, source, prefix, rename)
     tensors, moved = convert_network(checkpoint, network)
     left_out = checkpoint.values.keys() - set(network.keys.values())
     recorded = _recorded(checkpoint.training, network.source)
@@ -204,7 +190,7 @@ def _take_file(
     config = Config.of(net, name, cfg)
     if 'model' not in recorded:
         config = replace(config, assumed=PREPARATION)
-    return Model(net.eval(), config.with_data(net, data), notes=notes)
+    return Model(net.eval(), config.as_asked(net, data=data), notes=notes)
 
 
 def _notes(

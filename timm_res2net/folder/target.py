@@ -1,6 +1,8 @@
 """What a text means: a registered name, a folder, a file, or a repository of the Hub."""
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +12,6 @@ from huggingface_hub.utils import validate_repo_id
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 from ..convert import COUNTS
-from ..layers.text import close_names
 from .config import CONFIG, is_res2net, timm_names
 
 
@@ -41,6 +42,12 @@ class Target(NamedTuple):
     def cfg(self) -> Any:
         """The `PretrainedCfg` of a registered name, of its default tag if none was given."""
         return get_pretrained_cfg(self.value)
+
+
+def close_names(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean A, B?` for the known names closest to a misspelled one, or ''."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.4)
+    return f' Did you mean {", ".join(close)}?' if close else ''
 
 
 def find_name(text: str, any_of_timm: bool = False) -> Target:

@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+import timm
+
 from ..files import check_writable, new_folder, temporary_folder
 from ..folder.card import of_tag
 from ..folder.checks import Finding as Finding
@@ -15,7 +17,8 @@ from ..folder.checks import checks, refuse
 from ..folder.config import MODULE
 from ..folder.folder import FILES, is_module, write
 from ..folder.target import Target, find_repository, find_target
-from .fetch import create_model, fetch, weights_of
+from ..models.loading import prepare_weights
+from .fetch import fetch, weights_of
 from .push import push_to_hub as push_to_hub
 from .repository import Push as Push
 
@@ -57,7 +60,8 @@ def check(
     if named.kind == 'name':
         cfg = weights_of(named)
         if cfg.file or not cfg.hf_hub_id:  # in the package, or at the address of another project
-            model = of_tag(create_model(named.value, pretrained=True).eval())
+            prepare_weights(cfg)
+            model = of_tag(timm.create_model(named.value, pretrained=True).eval())
             with temporary_folder() as scratch:
                 return checks(write(model, scratch / 'model'), 'check')
         named = Target('repository', cfg.hf_hub_id, revision)

@@ -8,31 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import ModelInfo, snapshot_download, try_to_load_from_cache
-from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils.sha import git_hash
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from torch import nn
 
-from ..files import read_text, sha256_of
+from ..files import read_text
 from ..folder.checks import PICKLES
 from ..folder.config import CONFIG, is_res2net
 from ..folder.folder import FILES, PICKLE, WEIGHTS, ModelFolder
 from ..folder.target import Target, find_target
 from ..models.loading import NOT_CACHED, WEIGHT_FILES, ask_hub, prepare_weights
+from .repository import is_same, siblings_of
 
 _logger = logging.getLogger(__name__)
-
-
-def siblings_of(info: ModelInfo) -> dict[str, RepoSibling]:
-    """Return the files of a repository by name."""
-    return {sibling.rfilename: sibling for sibling in info.siblings or ()}
-
-
-def is_same(path: Path, there: RepoSibling) -> bool:
-    """Return whether a file has the content that the Hub announces."""
-    if there.lfs is not None:
-        return sha256_of(path) == there.lfs.sha256
-    return git_hash(path.read_bytes()) == there.blob_id
 
 
 def fetch(

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -13,23 +11,13 @@ from huggingface_hub import EvalResult
 from torch import nn
 
 from ..files import sha256_of, temporary_folder
-from ..folder.card import (
-    ABOUT,
-    PERCENT,
-    accuracy,
-    key_of,
-    owners_text,
-    read_card,
-    results_of,
-    with_card,
-)
+from ..folder.card import PERCENT, accuracy, authors_card, read_card, updated_card
 from ..folder.checks import checks, has_license, refuse
-from ..folder.folder import CARD, FILES, WEIGHTS, ModelFolder, write
-from ..folder.golden import GOLDEN, compare_golden
-from ..folder.model import Model
+from ..folder.folder import CARD, FILES, WEIGHTS, write
+from ..folder.golden import GOLDEN, keep_golden
+from ..folder.model import described
 from ..folder.take import take
-from ..folder.target import Target, find_repository
-from ..layers.text import list_some
+from ..folder.target import find_repository
 from .repository import FileSent, Push, Remote, commit, look
 
 _logger = logging.getLogger(__name__)
@@ -119,12 +107,15 @@ def push_to_hub(
     _logger.info('Reading the model')
     taken = take(model, model=architecture, semantics=semantics, entry=entry, prefix=prefix)
     remote = Remote() if dry_run else look(target, token, private)
-    old = _author_card(taken.card, remote.folder.card, card, target.value)
-    taken, notes = _described(taken, remote, old, license, label_names, remote_code, data or {})
+    there = remote.folder
+    old = authors_card(taken.card, there.card, card, target.value)
+    known = license or read_card(old).data.license
+    taken, notes = described(taken, remote.config, known, label_names, remote_code, data)
     with temporary_folder() as scratch:
         folder = write(replace(taken, card=''), scratch / 'model')
-        _keep_golden(taken, remote, folder)
-        carded, more = _with_card(taken, old, remote, folder, target, measured)
+        keep_golden(taken.net, there.path / GOLDEN, folder.path / GOLDEN)
+        keeps_weights = not remote.differs(WEIGHTS, folder.path / WEIGHTS)
+        carded, more = updated_card(taken, old, there.card, keeps_weights, target, measured)
         (folder.path / CARD).write_text(carded.card, encoding='utf-8')
         waived = [has_license] if license == 'unknown' else []
         unknown = taken.config.license in (None, 'unknown')
@@ -164,90 +155,3 @@ def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Ev
             f'Results must be numbers, {", ".join(PERCENT)} in percent from 0 to 100; got {bad}.'
         )
     return [accuracy(metric, float(value), dataset) for metric, value in values.items()]
-
-
-def _author_card(folder: str, hub: str, card: str | None, repo: str) -> str:
-    """Return the card whose author's text stays: the folder's or the Hub's."""
-    if card == 'folder' or not hub:
-        return folder
-    if card == 'hub' or not folder or owners_text(folder) in ('', owners_text(hub)):
-        return hub
-    raise ValueError(
-        f"The author's text on the folder's card and on the card of {repo} differ. Say which one "
-        "stays: card='folder' or card='hub' (--card)."
-    )
-
-
-def _described(
-    taken: Model,
-    remote: Remote,
-    card: str,
-    license: str | None,
-    label_names: Sequence[str] | None,
-    remote_code: bool | None,
-    data: Mapping[str, Any],
-) -> tuple[Model, list[str]]:
-    """Return the model with what the arguments and the Hub say of it, and notes for the owner."""
-    config, notes = taken.config.with_data(taken.net, data), []
-    if taken.notes.entry:
-        notes.append(f"The weights are those of the entry '{taken.notes.entry}'.")
-    if taken.notes.left_out:
-        notes.append(
-            f"The Res2Net has the prefix '{taken.notes.prefix}' in the file. Other tensors were "
-            f'left out, {list_some(taken.notes.left_out)}.'
-        )
-    there = remote.config
-    labels = there.label_names if there else None
-    if label_names is None and isinstance(labels, list) and not config.label_names:
-        if len(labels) == config.num_classes:
-            label_names = labels
-            notes.append('The names of the classes are those that the Hub had.')
-        else:
-            notes.append('The Hub had names for another number of classes; they were removed.')
-    on_hub = bool(there and there.remote_code)
-    if remote_code is None and on_hub and not config.remote_code:
-        remote_code = True
-        notes.append('The module for transformers stays, as the Hub has it.')
-    license = license or (read_card(card).data.license if card else None)
-    return replace(taken, config=config.as_asked(license, label_names, remote_code)), notes
-
-
-def _keep_golden(taken: Model, remote: Remote, folder: ModelFolder) -> None:
-    """Keep the Hub's golden tensors if the model returns them.
-
-    Their last bits depend on the machine, so the same model would otherwise be pushed again.
-    """
-    golden = remote.folder.path / GOLDEN
-    if golden.is_file() and (folder.path / GOLDEN).is_file():
-        with suppress(ValueError):
-            compare_golden(taken.net, golden)
-            shutil.copyfile(golden, folder.path / GOLDEN)
-
-
-def _with_card(
-    taken: Model,
-    old: str,
-    remote: Remote,
-    folder: ModelFolder,
-    target: Target,
-    measured: Sequence[EvalResult],
-) -> tuple[Model, list[str]]:
-    """Return the model with its card, and notes on what was removed from it.
-
-    Results belong to weights: those on the Hub stay as long as its weights do.
-    """
-    keep = old == taken.card or not remote.differs(WEIGHTS, folder.path / WEIGHTS)
-    shown, notes = results_of(taken.card or (remote.folder.card if keep else '')), []
-    if not keep and not taken.card and results_of(remote.folder.card):
-        notes.append('The results on the card were of other weights and were removed.')
-    branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
-    carded = with_card(
-        replace(taken, card=old),
-        target.value.rpartition('/')[2],
-        f'hf-hub:{target.value}{branch}',
-        f'{taken.config.pretrained_cfg.get("description") or taken.config.architecture} {ABOUT}',
-        license=taken.config.license,
-        keep_results=keep,
-        results=[*{key_of(result): result for result in (*shown, *measured)}.values()],
-    )
-    return carded, notes

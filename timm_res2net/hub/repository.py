@@ -9,14 +9,27 @@ from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils.sha import git_hash
 
-from ..files import VERSION
+from ..files import VERSION, sha256_of
 from ..folder.config import CONFIG, Config
 from ..folder.folder import CARD, ModelFolder
 from ..folder.golden import GOLDEN
 from ..folder.target import Target
 from ..models.loading import ask_hub
-from .fetch import is_same, siblings_of
+
+
+def siblings_of(info: ModelInfo) -> dict[str, RepoSibling]:
+    """Return the files of a repository by name."""
+    return {sibling.rfilename: sibling for sibling in info.siblings or ()}
+
+
+def is_same(path: Path, there: RepoSibling) -> bool:
+    """Return whether a file has the content that the Hub announces."""
+    if there.lfs is not None:
+        return sha256_of(path) == there.lfs.sha256
+    return git_hash(path.read_bytes()) == there.blob_id
 
 
 class FileSent(NamedTuple):

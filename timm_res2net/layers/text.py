@@ -1,6 +1,5 @@
 """Values as text for people: tables, lists of names, and what an exception says."""
 
-import difflib
 import itertools
 import reprlib
 import textwrap
@@ -39,12 +38,6 @@ def list_some(names: Collection[str], limit: int = 10) -> str:
     """Return the number of names and the first `limit` of them in sorted order."""
     some = ', '.join(map(printable, sorted(names)[:limit]))
     return f'{len(names)}: {some}' + (', ...' if len(names) > limit else '')
-
-
-def close_names(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean A, B?` for the known names closest to a misspelled one, or ''."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.4)
-    return f' Did you mean {", ".join(close)}?' if close else ''
 
 
 _SHORT = reprlib.Repr()
