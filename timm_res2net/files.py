@@ -173,7 +173,11 @@ def read_file(path: Path, limit: int = TEXT_LIMIT, *, pipe: bool = False) -> byt
 
 def read_text(path: Path, encoding: str = 'utf-8', *, pipe: bool = False) -> str:
     """Read a small text file, as `read_file`, with `\\n` at the end of each line."""
-    return io.TextIOWrapper(io.BytesIO(read_file(path, pipe=pipe)), encoding).read()
+    content = io.BytesIO(read_file(path, pipe=pipe))
+    try:
+        return io.TextIOWrapper(content, encoding).read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not a text in UTF-8 ({error}). Save it as UTF-8.') from error
 
 
 def sha256_of(path: Path) -> str:

@@ -319,6 +319,8 @@ def predict(
         model = make_ready(copy.deepcopy(model), device or here, bool(deploy))
     weight = next(iter(model.parameters()), nothing)
     items = enumerate(images)
+    shape = model.pretrained_cfg.get('shape')  # of a static file, which takes no other batch
+    batch_size = shape[0] if shape else batch_size
 
     def predictions() -> Iterator[Prediction]:
         batches = iter(lambda: list(itertools.islice(items, batch_size)), [])
@@ -338,7 +340,11 @@ def predict(
                     torch.inference_mode(),
                     torch.autocast(weight.device.type, torch.bfloat16, enabled=amp is not None),
                 ):
-                    logits = model(batch.to(weight.device, weight.dtype, non_blocking=True))
+                    number = len(batch)
+                    missing = batch_size - number if shape else 0
+                    batch = torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
+                    batch = batch.to(weight.device, weight.dtype, non_blocking=True)
+                    logits = model(batch)[:number]
                 best = most_probable(logits, labels, top, multi_label)
             for row in rows:
                 known = () if row.error else next(best)

@@ -78,7 +78,7 @@ def test_names_of_classes_from_a_file(tmp_path):
     path.write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n\r\n')
     assert read_label_names(path, None, '') == ['cat', 'dog']
     path.write_bytes(b'caf\xe9\n')
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(ValueError, match=r'names\.txt is not a text in UTF-8'):
         read_label_names(path, None, '')
     with pytest.raises(FileNotFoundError, match='nothing'):
         read_label_names(tmp_path / 'nothing', None, '')

@@ -279,7 +279,7 @@ REFUSED = {  # a checkpoint, arguments, and what the error names
     ),
     'a pool': (lambda: recorded(gp='nope'), {}, "'nope'"),
     'a size': (lambda: recorded(img_size=10**9), {}, '1000000000'),
-    'a std': (lambda: recorded(std=[0, 1, 1]), {}, '(0, 1, 1)'),
+    'a std': (lambda: recorded(std=[0, 1, 1]), {}, 'std=[0, 1, 1]'),
 }  # fmt: skip
 
 

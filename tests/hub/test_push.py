@@ -313,7 +313,7 @@ REFUSED = {  # what is pushed, arguments, and what the error names
     'a result in words': (tiny, {'results': {'top1': 'good'}, 'dataset': 'mine'}, "'good'"),
     'more than 100 %': (tiny, {'results': {'top1': 101, 'a': 500}, 'dataset': 'm'}, "'top1': 101}"),
     'a result that is a truth': (tiny, {'results': {'ece': True}, 'dataset': 'mine'}, 'True'),
-    'a size of nothing': (tiny, {'data': {'img_size': 0}}, "{'img_size': 0}"),
+    'a size of nothing': (tiny, {'data': {'img_size': 0}}, 'img_size=0'),
     'a size of two': (tiny, {'data': {'input_size': (3, 64)}}, '(3, 64)'),
     'a std of nothing': (tiny, {'data': {'std': (0.0, 1.0, 1.0)}}, '(0.0, 1.0, 1.0)'),
     'a crop in percent': (tiny, {'data': {'crop_pct': 87.5}}, '87.5'),

@@ -266,5 +266,5 @@ def explain(error: BaseException) -> str:
 
 def _without_secrets(text: str) -> str:
     """Return a text without the query strings, users and passwords of its URLs."""
-    text = re.sub(r'(https?://)[^\s/@]+@', r'\1', text)
-    return re.sub(r'(https?://[^\s?]+)\?[^\s)]*', r'\1', text)
+    text = re.sub(r'(?i)(https?://)[^\s/]+@', r'\1', text)
+    return re.sub(r'(?i)(https?://[^\s?]+)\?[^\s)]*', r'\1', text)

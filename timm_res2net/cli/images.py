@@ -21,7 +21,7 @@ from ..export.run import is_exported, load_exported
 from ..files import check_writable
 from ..folder.checks import check_values
 from ..hub.fetch import load_model
-from ..layers.text import printable
+from ..layers.text import brief, printable
 from ..prediction import (
     SUFFIXES,
     THRESHOLD,
@@ -66,13 +66,13 @@ def _predict(
     timm-res2net predict flowers.xml photo.jpg
     """
     if target is None:
-        of_images = {'csv': csv, 'jsonl': jsonl, 'shard': shard, 'device': device, 'deploy': deploy}
-        for name, value in {**of_images, **options}.items():
+        of_images = {'csv': csv, 'jsonl': jsonl, 'resume': resume or None, 'shard': shard}
+        for name, value in {**of_images, 'device': device, 'deploy': deploy, **options}.items():
             if value is not None:
                 raise ValueError(f'Name a model and images to use --{name.replace("_", "-")}.')
         return _predict_digits(pretrained)
     named = Path(target)
-    if not images and named.suffix.lower() in SUFFIXES and named.is_file():
+    if named.suffix.lower() in SUFFIXES and named.is_file():
         raise ValueError(
             f'{named} is an image. Name a model before it: `timm-res2net predict MODEL {named}`.'
         )
@@ -92,8 +92,6 @@ def _predict(
     )
     if is_exported(named):
         model: Any = load_exported(named)
-        if shape := model.pretrained_cfg.get('shape'):  # of a static file
-            options.setdefault('batch_size', shape[0])
         device = device or 'cpu'
     else:
         model = load_model(target, pretrained).eval()
@@ -107,8 +105,10 @@ def _predict(
     number = errors = 0
     with contextlib.ExitStack() as stack:
         file: Any = sys.stdout
-        if out is not None:  # a name may be no UTF-8
-            file = stack.enter_context(out.open('a', -1, 'utf-8', 'surrogateescape', ''))
+        if out is not None:
+            mode = 'a' if resume else 'x'  # another process may have written it in the meantime
+            opened = out.open(mode, -1, 'utf-8', 'surrogateescape', '')  # a name may be no UTF-8
+            file = stack.enter_context(opened)
             file.truncate(size)
             if csv and size == 0:
                 print(','.join(_COLUMNS), file=file)
@@ -143,9 +143,19 @@ def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
             'Name another one.'
         )
     lines = content.split(b'\n')[:-1]  # what follows the last newline is cut
-    texts = (line.decode('utf-8', 'surrogateescape') for line in lines)
-    names = [next(csv.reader([text]))[0] if is_csv else json.loads(text)['image'] for text in texts]
-    kept = names.index(names[-1]) if names else 0
+    names = []
+    for number, line in enumerate(lines, 1):
+        text = line.decode('utf-8', 'surrogateescape')
+        try:
+            names.append(next(csv.reader([text]))[0] if is_csv else json.loads(text)['image'])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f'Line {number} of {path} is no result of `predict` ({brief(text)}). Nothing was '
+                'changed. Mend it, or name another file.'
+            ) from error
+    while names and names[-1:] == names[-2:-1]:
+        names.pop()
+    kept = len(names[:-1])
     return set(names[:kept]), sum(len(line) + 1 for line in lines[:kept])
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import resolve_input_data_config
 from timm.models import FeatureInfo
 from torch import nn
 
 from ..files import check_writable, place, require, scratch_folder
-from ..folder.config import data_of
+from ..folder.config import check_labels, data_of
 from ..folder.golden import relative_difference
 from ..hub.fetch import load_model
 from ..layers.text import first_line
@@ -247,17 +246,12 @@ def load_network(
     if unknown := data.keys() - {'mean', 'std', 'crop_pct', 'interpolation'}:
         raise TypeError(f'export_model has no argument {", ".join(sorted(unknown))}')
     model.in_chans, model.pretrained_cfg = channels, {**cfg, 'input_size': size}
-    if data or cfg.get('mean'):  # otherwise nothing says how images are prepared
-        resolved = resolve_input_data_config(model, {**data, 'input_size': size})
-        model.pretrained_cfg |= data_of(resolved)
-    if label_names is not None:
-        model.pretrained_cfg['label_names'] = list(label_names)
+    if data.get('mean') or cfg.get('mean'):  # otherwise nothing says how images are prepared
+        model.pretrained_cfg |= data_of(cfg, model, {**data, 'input_size': size})
     network = Network(model, title).requires_grad_(False)
-    if label_names is not None and len(label_names) != network.num_classes:
-        raise ValueError(
-            f'There are {len(label_names)} label names for {network.num_classes} classes of '
-            f'{title}. Give one name for each class, in order.'
-        )
+    if label_names is not None:
+        check_labels(label_names, network.num_classes)
+        model.pretrained_cfg['label_names'] = list(label_names)
     return network
 
 
@@ -293,7 +287,10 @@ def _write(
             images.append(network.noise(2, smallest, smallest))
         largest = 0.0
         for image in images:
-            errors = list(map(relative_difference, as_tuple(run(image)), network(image)))
+            errors = [
+                relative_difference(*pair)
+                for pair in zip(as_tuple(run(image)), network(image), strict=True)
+            ]
             largest = max(largest, *errors)  # none of them is NaN
             if not max(errors) <= _ROUNDING:
                 _check_errors(network, image, errors, what)

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,8 @@ class Network(nn.Module):
     Attributes:
         model: The model, whose `pretrained_cfg` has the size of its images.
         title: What it is called in messages.
-        outputs: Names of its outputs: of the feature levels, the keys of a dict, or 'logits'.
+        outputs: Names of its outputs: of the feature levels, the keys of a dict, 'logits',
+            'embedding' (the pooled last level) or, with the preparation, 'probabilities'.
         is_classifier: Whether it returns logits, rather than feature levels or the pooled last one.
         with_preparation: Whether it takes pixels as uint8 (B, H, W, C), which it normalizes, and
             returns probabilities in place of logits.
@@ -76,8 +77,8 @@ class Network(nn.Module):
         elif isinstance(out, dict):
             self.outputs = list(map(str, out))
         elif torch.is_tensor(out) and out.ndim == 2:
-            self.outputs = ['logits']
             self.is_classifier = getattr(model, 'num_classes', None) != 0
+            self.outputs = ['logits' if self.is_classifier else 'embedding']
         else:
             self.outputs = [f'output{i}' for i in range(len(results))]
         # the layers count, because a head may have been replaced
@@ -92,6 +93,17 @@ class Network(nn.Module):
             return results
         logits = results[0]
         return (logits.sigmoid() if self.multi_label else logits.softmax(1),)
+
+    def as_logits(self, results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return outputs in float64, probabilities as logits with a mean of 0 over the classes."""
+        results = [result.double() for result in results]
+        if not (self.with_preparation and self.is_classifier):
+            return results
+        probabilities = results[0].clamp(1e-12, 1 - 1e-12)
+        if self.multi_label:
+            return [probabilities.logit()]
+        logits = probabilities.log()
+        return [logits - logits.mean(1, keepdim=True)]
 
     def include_preparation(self) -> None:
         """From now on take pixels as uint8 (B, H, W, C), and return probabilities."""
@@ -125,7 +137,7 @@ class Network(nn.Module):
         With `static`, the shape of the images is among it.
         """
         cfg: dict[str, Any] = dict(self.model.pretrained_cfg)
-        if self.outputs in (['logits'], ['probabilities']):
+        if self.outputs[0] in ('logits', 'probabilities', 'embedding'):
             cfg['num_classes'] = self.num_classes
         if len(cfg.get('label_names') or ()) != self.num_classes:
             cfg['label_names'] = None

@@ -139,8 +139,8 @@ def to_int8(
             'float32.'
         )
     if network.is_classifier and not accept_loss:
-        [(name, error)] = int8.errors.items()
-        loss = '' if error <= LARGEST_ERROR else f'In int8 the {name} are off by {error:.1%}'
+        error = int8.errors['logits']
+        loss = '' if error <= LARGEST_ERROR else f'In int8 the logits are off by {error:.1%}'
         if int8.answers == 1:
             loss = f'All {int8.compared} images have the same answer in float32'
         if loss:
@@ -257,7 +257,7 @@ def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Ne
             start = time.perf_counter()
             outputs = as_tuple(run(x))
             seconds[form].append(time.perf_counter() - start)
-            results.append([output.double() for output in outputs])
+            results.append(network.as_logits(outputs))
         for k, (expected, got) in enumerate(zip(*results, strict=True)):
             squares[:, k] += float((got - expected).square().sum()), float(expected.square().sum())
         expected, got = (outputs[0] for outputs in results)
@@ -265,12 +265,13 @@ def compare_files(plain: Path, small: Path, images: Any, batch: int, network: Ne
         same += int(((got.argmax(1) == expected.argmax(1)) & ~got.isnan().any(1)).sum())
         answers |= set(expected.argmax(1).flatten().tolist())
     errors = np.sqrt(squares[0] / np.maximum(squares[1], 1e-30))
+    names = ['logits'] if network.is_classifier else network.outputs
     # NaN if one of the errors is
     agreement = same / len(images) if network.is_classifier else 1 - float(errors.max())
     ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
     return Int8(
         agreement,
-        dict(zip(network.outputs, errors.tolist(), strict=True)),
+        dict(zip(names, errors.tolist(), strict=True)),
         len(images),
         len(images),
         len(answers),

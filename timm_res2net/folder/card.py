@@ -292,6 +292,12 @@ def owners_text(card: str) -> str:
     return _REGION.sub('', read_card(card).text).strip()
 
 
+def license_of(card: str) -> str | None:
+    """Return the license that the metadata of a card names; several separated by commas."""
+    license = read_card(card).data.license
+    return ', '.join(map(str, license)) if isinstance(license, list) else license
+
+
 def results_of(card: str) -> list[EvalResult]:
     """Return the numeric results that the metadata of a card names.
 

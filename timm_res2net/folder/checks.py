@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..layers.text import list_some, printable
-from .card import read_card
+from .card import license_of, read_card
 from .config import CONFIG, MODULE, data_of
 from .folder import CARD, WEIGHTS, ModelFolder, is_module
 from .golden import GOLDEN, differences, noise_image, outputs_of
@@ -46,8 +46,7 @@ class Finding(NamedTuple):
 
 def _license(folder: ModelFolder) -> str | None:
     """Return the license that the card names, else the config's."""
-    card = folder.card
-    return (read_card(card).data.license if card else None) or folder.config.license
+    return license_of(folder.card) or folder.config.license
 
 
 # --- the questions: each returns what is fine ('' if that is not worth a line), or raises ---------

@@ -75,18 +75,31 @@ def without_origin(cfg: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     return {**cfg, **dict.fromkeys(gone), 'label_descriptions': None, 'url': '', **changes}
 
 
-def data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def data_of(
+    cfg: Mapping[str, Any], net: Any = None, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return how a `pretrained_cfg` prepares images, as `timm.data.resolve_data_config`.
 
-    It is tried on an image.
+    The transform is tried on a blank image.
+
+    Args:
+        cfg: The `pretrained_cfg`.
+        net: The network, whose channels then count. As timm does, a mean or standard deviation of
+            colors is averaged for other than 3 channels.
+        given: Values for the network as timm's train.py takes them, in place of the cfg's.
 
     Raises:
         ValueError: Images cannot be prepared so.
     """
+    given = {key: value for key, value in (given or {}).items() if value is not None}
     try:
-        # an empty cfg stands for timm's defaults
-        given = {} if cfg else {'input_size': (3, 224, 224)}
-        data = resolve_data_config(given, pretrained_cfg=dict(cfg))
+        if not all(given.get(key, 1) for key in ('crop_pct', 'img_size')):
+            raise ValueError('0 would stand for the default')
+        if net is not None:
+            data = resolve_input_data_config(net, given, dict(cfg))
+        else:  # an empty cfg stands for timm's defaults
+            size = {} if cfg else {'input_size': (3, 224, 224)}
+            data = resolve_data_config(size, pretrained_cfg=dict(cfg))
         channels, *sides = data['input_size']
         if not all(isinstance(n, int) and 1 <= n <= 4096 for n in (channels, *sides)):
             raise ValueError('channels, height and width must be whole numbers from 1 to 4096')
@@ -99,11 +112,25 @@ def data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
         if not fits:
             raise ValueError(f'mean and std do not suit {channels} channels')
     except Exception as error:  # values of any type fail anywhere inside timm and torchvision
-        text = ', '.join(f'{key}={brief(cfg[key])}' for key in PREPARATION if key in cfg)
+        values = {key: cfg[key] for key in PREPARATION if key in cfg} | given
+        text = ', '.join(f'{key}={brief(value)}' for key, value in values.items())
+        remedy = ". Give values as timm's train.py takes them" if given else ''
         raise ValueError(
             f'images cannot be prepared with {text} ({type(error).__name__}: {first_line(error)})'
+            f'{remedy}'
         ) from error
     return data
+
+
+def check_labels(names: Sequence[str], classes: int) -> None:
+    """Raise a ValueError unless there is one name for each class."""
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f'label_names must be a list of names, got {names!r}.')
+    if len(names) != classes:
+        raise ValueError(
+            f'There are {len(names)} label names for {classes} classes. Give one name for each '
+            'class, in order.'
+        )
 
 
 def _check(config: Any) -> None:
@@ -269,8 +296,7 @@ class Config:
         """Return the config with what its owner says of the model; None changes nothing.
 
         Args:
-            net: Its network. As timm does, a mean or standard deviation of colors is averaged for
-                other than 3 channels.
+            net: Its network.
             license: Identifier of the license.
             label_names: Names of the classes, in order.
             remote_code: Whether it names this package's module for transformers.
@@ -288,15 +314,7 @@ class Config:
                 'apache-2.0, mit, cc-by-nc-sa-4.0 or other.'
             )
         if label_names is not None:
-            if isinstance(label_names, str) or not all(
-                isinstance(name, str) and name for name in label_names
-            ):
-                raise ValueError(f'label_names must be a list of names, got {label_names!r}.')
-            if len(label_names) != self.num_classes:
-                raise ValueError(
-                    f'There are {len(label_names)} label names for {self.num_classes} classes. '
-                    'Give one name for each class, in order.'
-                )
+            check_labels(label_names, self.num_classes)
             config = replace(config, label_names=list(label_names), label_descriptions=None)
         if remote_code is not None:
             config = replace(config, auto_map=AUTO_MAP if remote_code else None)
@@ -307,20 +325,15 @@ class Config:
             raise ValueError(
                 f'Unknown image preparation {", ".join(unknown)}. Use {", ".join(DATA)}.'
             )
-        given = {key: value for key, value in (data or {}).items() if value is not None}
         try:
-            resolved = resolve_input_data_config(net, given, self.pretrained_cfg)
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f'Images cannot be prepared with {given} ({type(error).__name__}: {error}). Give '
-                "values as timm's train.py takes them."
-            ) from error
-        prepared = data_of(resolved)
+            prepared = data_of(self.pretrained_cfg, net, data)
+        except ValueError as error:
+            raise ValueError(sentence(f'This does not work: {error}')) from error
         if prepared['input_size'][1:] != tuple(self.input_size[1:]):
             prepared['pool_size'] = None
         if license is not None:
             prepared['license'] = license
-        known = {'input_size' if key == 'img_size' else key for key in given}
+        known = {'input_size' if k == 'img_size' else k for k, v in (data or {}).items() if v}
         return replace(
             config,
             pretrained_cfg=filter_pretrained_cfg(self.pretrained_cfg | _as_json(prepared)),

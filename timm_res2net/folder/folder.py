@@ -226,9 +226,14 @@ class ModelFolder:
         """
         if pretrained:
             _ = self.fitting  # its errors are the clearer ones
+            if self.weights.name == PICKLE:  # timm knows fewer of its entries
+                tensors = read_checkpoint(self.weights).tensors
+                overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
+                kwargs['pretrained_cfg_overlay'] = {'source': '', 'state_dict': tensors, **overlay}
         else:
             self.build()  # counts the parameters before memory is taken for them
         model: Any = timm.create_model(f'local-dir:{self.path}', pretrained, **kwargs)
+        model.pretrained_cfg.pop('state_dict', None)  # it keeps the tensors alive
         if self.config.problem_type:
             model.pretrained_cfg['problem_type'] = self.config.problem_type
         return model

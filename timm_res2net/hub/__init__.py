@@ -52,6 +52,8 @@ def check(
         {'ok'}
     """
     named = find_target(target, revision)
+    if revision and named.kind != 'repository':
+        raise ValueError(f'{named.value} has no revisions. Leave the revision out.')
     if named.kind == 'file':
         raise ValueError(
             f'{named.value} is a file. Check a folder or a repository; `timm-res2net convert '
@@ -64,7 +66,7 @@ def check(
             model = of_tag(timm.create_model(named.value, pretrained=True).eval())
             with temporary_folder() as scratch:
                 return checks(write(model, scratch / 'model'), 'check')
-        named = Target('repository', cfg.hf_hub_id, revision)
+        named = Target('repository', cfg.hf_hub_id)
     return checks(fetch(named, token), 'check')
 
 

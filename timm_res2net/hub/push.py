@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 from torch import nn
 
 from ..files import sha256_of, temporary_folder
-from ..folder.card import PERCENT, accuracy, authors_card, read_card, updated_card
+from ..folder.card import PERCENT, accuracy, authors_card, license_of, updated_card
 from ..folder.checks import checks, has_license, refuse
 from ..folder.folder import CARD, FILES, WEIGHTS, write
 from ..folder.golden import GOLDEN, keep_golden
@@ -109,7 +109,7 @@ def push_to_hub(
     remote = Remote() if dry_run else look(target, token, private)
     there = remote.folder
     old = authors_card(taken.card, there.card, card, target.value)
-    known = license or read_card(old).data.license
+    known = license or license_of(old)
     taken, notes = described(taken, remote.config, known, label_names, remote_code, data)
     with temporary_folder() as scratch:
         folder = write(replace(taken, card=''), scratch / 'model')
