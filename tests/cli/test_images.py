@@ -148,6 +148,36 @@ def test_the_rows_of_a_csv(digits, tmp_path):
     assert 'out.csv' in row['error']
 
 
+def test_a_file_of_another_process_stays(digits, tmp_path, monkeypatch, capsys):
+    """It was written while the model was loaded."""
+    out = tmp_path / 'out.csv'
+
+    def load(target, pretrained):
+        out.write_text('theirs')
+        return timm.create_model(target)
+
+    monkeypatch.setattr('timm_res2net.cli.images.load_model', load)
+    assert main(['predict', 'test_res2net_se', str(digits), '--csv', str(out)]) == 1
+    assert str(out) in capsys.readouterr().err
+    assert out.read_text() == 'theirs'
+
+
+@pytest.mark.parametrize('line', ['{"image": 5', '{"picture": "a"}', '[]'])
+def test_a_damaged_file_is_not_continued(line, digits, tmp_path, capsys):
+    out = tmp_path / 'out.jsonl'
+    out.write_text('{"image": "a.png", "top": []}\n' + line + '\n')
+    before = out.read_bytes()
+    command = ['predict', 'test_res2net_se', str(digits), '--jsonl', str(out), '--resume']
+    assert main(command) == 1
+    assert f'Line 2 of {out} is no result' in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_an_image_in_place_of_a_model(digits, capsys):
+    assert main(['predict', str(digits / '7.png'), str(digits / '7.png')]) == 1
+    assert '7.png is an image. Name a model before it' in capsys.readouterr().err
+
+
 def test_shards_are_parts_of_the_whole(digits, capsys):
     for i in range(30):
         (digits / f'{i}0.png').symlink_to('7.png')

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import re
 import warnings
 import zipfile
@@ -219,6 +220,12 @@ def test_static(in_memory, tmp_path):
     assert meta['input_size'] == (1, 32, 32)
     assert meta['mean'] == pytest.approx([0.449], abs=1e-6)  # of the mean of three colors
     assert load_exported(out)(image(3, 32, 1)).shape == (3, 4)
+    # four images are a batch of three and one, which is filled
+    photos = [torch.full((1, 32, 32), 60 * i, dtype=torch.uint8) for i in range(4)]
+    static = list(prediction.predict(load_exported(out), photos))
+    alone = [next(prediction.predict(load_exported(out), [photo])) for photo in photos]
+    assert [row.top[0][0] for row in static] == [row.top[0][0] for row in alone]
+    assert len({row.top for row in static}) == 4
 
 
 @pytest.mark.slow
@@ -255,12 +262,14 @@ def test_aoti(tmp_path):
         ('resnet18', 'x.pt2', {'deploy': True, 'pretrained': False}, 'no Res2Net block'),
         (lambda: nn.Conv2d(3, 4, 1), 'x.pt2', {}, 'Conv2d has no pretrained_cfg'),
         (narrow, 'x.pt2', {'label_names': ['a', 'b']}, '2 label names for 10 classes'),
+        (narrow, 'x.pt2', {'label_names': 'abcdefghij'}, "'abcdefghij'"),
+        (narrow, 'x.pt2', {'mean': [math.nan] * 3}, 'mean=[nan, nan, nan]'),
         (narrow, 'x.pt2', {'input_size': (5, 64, 64)}, '(2, 5, 64, 64)'),
         (narrow, 'x.pt2', {'features': True}, 'Res2Net returns no feature levels'),
         (
             lambda: nn.Conv2d(3, 4, 1),
             'x.pt2',
-            {'input_size': (3, 64, 64), 'with_preparation': True},
+            {'input_size': (3, 64, 64), 'with_preparation': True, 'crop_pct': 0.9},
             'how images are prepared',
         ),
     ],
@@ -300,20 +309,23 @@ def test_an_exporter_that_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('size', 'static', 'wrong'), [(33, True, 1e-3), (64, False, float('nan')), (96, False, 1e-3)]
+    ('size', 'static', 'wrong'),
+    [(33, True, 1e-3), (64, False, float('nan')), (96, False, 1e-3), (64, False, None)],
 )
 def test_a_file_with_other_outputs_is_not_written(size, static, wrong, tmp_path, monkeypatch):
-    """At one of the sizes that are compared, and in the last level alone."""
+    """At one of the sizes that are compared, and in the last level alone, which may be missing."""
 
     class Spoilt(export.Runner):
         def forward(self, images):
             *others, last = export.as_tuple(super().forward(images))
+            if wrong is None:
+                return others
             bad = wrong * last.abs().max() if images.shape[2] == size else 0
             return [*others, last + bad]
 
     monkeypatch.setattr(export, 'Runner', Spoilt)
     options = {'img_size': 33, 'static': True} if static else {}
-    with pytest.raises(ValueError, match=r'inf|1\.0e-03'):  # NaN is a difference
+    with pytest.raises(ValueError, match=r'inf|1\.0e-03|zip\(\)'):  # NaN is a difference
         export_model(narrow(layers=(1, 1, 1, 1), **LEVELS), tmp_path / 'x.pt', **options)
     assert list(tmp_path.iterdir()) == []
 

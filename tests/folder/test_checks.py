@@ -122,6 +122,10 @@ DEFECTS = {  # what is wrong, and the findings by question: the state for `check
         lambda folder: change_card(folder, '---\nlicense: [\n---\n'),
         {'license': ('warning', 'cannot be read ('), 'card': ('warning', 'cannot be read (')},
     ),
+    'two licenses': (
+        lambda folder: change_card(folder, '---\nlicense: [mit, cc-by-nc-4.0]\n---\n'),
+        {'license': ('warning', 'mit, cc-by-nc-4.0 does not allow commercial use')},
+    ),
     'no commercial use': (
         lambda folder: change_card(folder, '---\nlicense: cc-by-nc-sa-4.0\n---\n'),
         {'license': ('warning', 'commercial')},
@@ -188,6 +192,8 @@ def test_the_command(folder, capsys):
 
 
 def test_names():
+    with pytest.raises(ValueError, match=r'test_res2net_se has no revisions'):
+        check('test_res2net_se', 'v1')
     assert {finding.state for finding in check('test_res2net_se')} == {'ok'}
     for target in ('res2net152d', __file__):
         with pytest.raises(ValueError) as error:

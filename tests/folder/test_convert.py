@@ -143,7 +143,8 @@ def test_a_network_is_found_by_its_shapes(name, tmp_path):
 def test_a_network_without_a_name_is_not_called_by_anothers(tmp_path):
     """Whatever training started from: the name says the architecture, and the images stay."""
     arguments = {'layers': [1, 1, 2, 1]}
-    args = argparse.Namespace(model=TINY, model_kwargs=arguments, gp=None, img_size=None)
+    name = f'{TINY}.digits'
+    args = argparse.Namespace(model=name, model_kwargs=arguments, gp=None, img_size=None)
     model = timm.create_model(TINY, num_classes=4, **arguments)
     path = save({'state_dict': model.state_dict(), 'args': args}, tmp_path / 'c.pth')
     config = convert_checkpoint(path).config
@@ -271,6 +272,7 @@ REFUSED = {  # a checkpoint, arguments, and what the error names
     'two semantics': (tiny, {'model': TINY, 'semantics': 'paddle'}, 'official, not paddle'),
     'no entry': (tiny, {'entry': 'ema'}, "'ema'"),
     'no license': (tiny, {'license': 'My License'}, "'My License'"),
+    'a crop of nothing': (tiny, {'data': {'crop_pct': 0}}, 'crop_pct=0'),
     'two names': (tiny, {'label_names': ['a', 'b']}, '2 label names for 10 classes'),
     'a license elsewhere': (tiny, {'to': 'official', 'license': 'mit'}, 'official'),
     'names elsewhere': (tiny, {'to': 'official', 'label_names': ['a']}, 'official'),

@@ -140,6 +140,9 @@ def test_a_network_of_timm(server: Hub):
     server.add('me/other', files)
     with torch.no_grad():
         assert torch.equal(load_model('me/other').eval()(image()), other(image()))
+    server.add('me/damaged', {**files, 'config.json': b'{'})
+    with pytest.raises(ValueError, match=r'config\.json does not describe a model'):
+        load_model('me/damaged')
 
 
 def test_a_pickle_alone(server: Hub, files, model, tmp_path):

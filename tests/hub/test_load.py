@@ -34,6 +34,10 @@ def test_a_pickle_in_a_folder(tmp_path):
     with torch.no_grad():
         assert torch.equal(model(image()), safe(image()))
     assert 'state_dict' not in model.pretrained_cfg
+    # an entry that timm does not know: it would leave random weights with other classes
+    torch.save({'net': safe.state_dict()}, folder / 'pytorch_model.bin')
+    other = load_model(folder, num_classes=3)
+    assert torch.equal(other.bn1.weight, safe.bn1.weight)
     torch.save({'fc.weight': Evil(tmp_path / 'made')}, folder / 'pytorch_model.bin')
     with pytest.raises(ValueError, match=r"'posix\.mkdir'.*Nothing in it was run"):
         load_model(folder)
