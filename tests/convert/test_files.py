@@ -97,7 +97,6 @@ def test_narrow_floats_are_widened(dtype, tmp_path):
     count = {'bn1.num_batches_tracked': torch.tensor(3)}
     weights = {**{key: value.to(dtype) for key, value in WEIGHTS.items()}, **count}
     checkpoint = read_checkpoint(save(weights, tmp_path / 'w.pth'))
-    assert checkpoint.narrow(weights) == (2 if dtype.itemsize == 2 else 0)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     assert [v.dtype for v in checkpoint.tensors.values()] == [wide, wide, torch.int64]
     assert_same({k: v.to(weights[k].dtype) for k, v in checkpoint.tensors.items()}, weights)

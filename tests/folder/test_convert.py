@@ -192,8 +192,7 @@ def test_hrnets(case, tmp_path):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_narrow_floats_are_widened(dtype, tmp_path):
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in random_weights().items()}
-    taken = convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
-    assert taken.notes.widened == sum(v.is_floating_point() for v in weights.values())
+    convert_checkpoint(save(weights, tmp_path / 'w.pth'), tmp_path / 'out')
     with safe_open(tmp_path / 'out' / 'model.safetensors', 'pt') as stored:
         for key, value in weights.items():
             assert stored.get_tensor(key).dtype in (torch.float32, torch.int64)

@@ -71,17 +71,14 @@ class Checkpoint:
             raise ValueError(f'Cannot read {self.path} as a checkpoint: {error}') from error
         self.values.update(tensors)  # do not keep arrays in memory twice
         return {
-            key: value.float() if _is_narrow(value) else value for key, value in tensors.items()
+            key: value.float() if value.is_floating_point() and value.element_size() < 4 else value
+            for key, value in tensors.items()
         }
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors; errors as in `take`."""
         return self.take(self.values.keys())
-
-    def narrow(self, keys: Collection[str]) -> int:
-        """Return how many of the tensors `take` widens from float16 or bfloat16."""
-        return sum(_is_narrow(self.values[key]) for key in keys)
 
 
 SHARDED = (
@@ -90,12 +87,6 @@ SHARDED = (
     '`dcp_to_torch_save(FOLDER, FILE)`.'
 )
 """What is said of files of FSDP and of torch.distributed.checkpoint."""
-
-
-def _is_narrow(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
-    )
 
 
 def _dense(key: str, value: Any) -> torch.Tensor:

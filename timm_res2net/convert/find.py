@@ -157,10 +157,9 @@ def _head(named: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> di
         shapes: Shapes by the source's keys, of the classifier's further tensors too.
     """
     own = {name: key for key, name in named.items()}
-    start = next((key for name, key in own.items() if name.startswith('fc.')), '').rpartition('.')[
-        0
-    ]
-    keys = [key for key in shapes if start and key.startswith(f'{start}.')]
+    leaf = next((key for name, key in own.items() if name.startswith('fc.')), '')
+    start = leaf.removesuffix(leaf.rpartition('.')[2])
+    keys = [key for key in shapes if start and key.startswith(start)]
     matrix, bias = (shapes.get(own.get(f'fc.{leaf}', ''), ()) for leaf in ('weight', 'bias'))
     features = shapes.get(own.get('layer4.0.conv3.weight', ''), ())[:1]
     fits = len(keys) == 2 and sorted(matrix) == sorted(bias + features)

@@ -219,8 +219,15 @@ def load_network(
     those of `export_model`, but `levels`, which are timm's for feature levels.
     """
     if isinstance(target, nn.Module):
-        model: Any = _copy(target, bool(levels))
-        title = type(model).__name__
+        plain: Any = unwrap(target, 'export')
+        title = type(plain).__name__
+        if levels and not isinstance(getattr(plain, 'feature_info', None), FeatureInfo):
+            raise ValueError(
+                f'{title} returns no feature levels. Create it with features_only=True, and leave '
+                'features out.'
+            )
+        with torch.inference_mode(False):
+            model: Any = copy.deepcopy(plain).to('cpu', torch.float32)
     else:
         title = str(target)
         try:
@@ -253,17 +260,6 @@ def load_network(
         check_labels(label_names, network.num_classes)
         model.pretrained_cfg['label_names'] = list(label_names)
     return network
-
-
-def _copy(model: nn.Module, features: bool) -> nn.Module:
-    model = unwrap(model, 'export')
-    if features and not isinstance(getattr(model, 'feature_info', None), FeatureInfo):
-        raise ValueError(
-            f'{type(model).__name__} returns no feature levels. Create it with features_only=True, '
-            'and leave features out.'
-        )
-    with torch.inference_mode(False):
-        return copy.deepcopy(model).to('cpu', torch.float32)
 
 
 def _write(

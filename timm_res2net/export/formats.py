@@ -170,10 +170,9 @@ def noise(*shape: int) -> torch.Tensor:
 
 # --- writing --------------------------------------------------------------------------------------
 #
-# All take a network, images to export it with, whether batch and size are fixed
-# to those of the images, and the file to write. They return the number of px that the sizes of
-# images must be multiples of: 0 if sizes are fixed, None if the file takes every size that the
-# network takes.
+# All take a network, images to export it with, whether batch and size are fixed to those of the
+# images, and the file to write. They return the number of px that the sizes of images must be
+# multiples of: 0 if sizes are fixed, None if the file takes every size that the network takes.
 
 
 def write_onnx(network: Network, images: torch.Tensor, static: bool, file: Path) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..convert.sources import SOURCES
 from ..files import check_writable, write_file
 from .back import back
-from .card import ABOUT, with_card
+from .card import with_card
 from .checks import check_values
 from .folder import write
 from .golden import compare_outputs
@@ -133,9 +133,7 @@ def convert_checkpoint(
         unknown = 'The model was converted from a folder, whose card may name a license.'
     carded = with_card(
         replace(taken, card=''),
-        target.name,
         f'local-dir:{target.name}',
-        f'{taken.config.pretrained_cfg["description"]} {ABOUT}',
         license=license,
         license_text='' if license else unknown,
     )

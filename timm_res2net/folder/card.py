@@ -1,6 +1,7 @@
 """The model card: the README.md of a folder, for its reader and for the Hub."""
 
 import copy
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ _REGION = re.compile(
     re.DOTALL,
 )
 
-ABOUT = (
+_ABOUT = (
     'A Res2Net block splits its channels and convolves the splits one after the other, so that one '
     'block has several receptive fields.'
 )
@@ -114,9 +115,7 @@ def _results_table(results: Sequence[EvalResult]) -> str:
 
 def with_card(
     model: Model,
-    title: str,
     load: str,
-    summary: str,
     *,
     license: str | None = None,
     license_text: str = '',
@@ -131,9 +130,7 @@ def with_card(
 
     Args:
         model: The model. Its card is its owner's, or ''.
-        title: Heading.
         load: First argument of `timm.create_model`, such as 'hf-hub:me/my_res2net'.
-        summary: One paragraph on what the model is.
         license: Identifier of the license for the Hub; None if unknown.
         license_text: The text on the license; by default that of `weights_of`, or the identifier.
         results: Accuracies to show.
@@ -151,6 +148,7 @@ def with_card(
     own = config.architecture not in timm_names()
     where, _, repo = load.partition(':')
     repo, _, revision = repo.partition('@') if where == 'hf-hub' else (repo, '', '')
+    title = (repo or where).rpartition('/')[2]
     task = 'image-classification' if config.num_classes else 'image-feature-extraction'
     metadata: Any = ModelCardData(
         library_name='timm',
@@ -167,7 +165,7 @@ def with_card(
         metadata,
         template_str=re.sub(r'(\{% .*? %\})\n', r'\1', _TEMPLATE.read_text(encoding='utf-8')),
         title=title,
-        summary=summary,
+        summary=f'{config.pretrained_cfg.get("description") or config.architecture} {_ABOUT}',
         remarks=remarks,
         paper=paper,
         origin=config.pretrained_cfg.get('origin_url'),
@@ -217,8 +215,8 @@ def merge_card(new: str, old: str, keep_results: bool = True) -> str:
         kept.pop('model-index', None)
     merged = {**kept, **data}
     for key in ('tags', 'datasets'):
-        both = [*_as_list(kept.get(key)), *_as_list(data.get(key))]
-        if both:
+        lists = (v if isinstance(v, list) else [v] for v in (kept.get(key), data.get(key)) if v)
+        if both := [*itertools.chain(*lists)]:
             merged[key] = list(dict.fromkeys(map(str, both)))
     part = _REGION.search(ours.text)
     assert part is not None  # the template has it
@@ -261,9 +259,7 @@ def updated_card(
     branch = '' if target.revision in (None, 'main') else f'@{target.revision}'
     carded = with_card(
         replace(model, card=old),
-        target.value.rpartition('/')[2],
         f'hf-hub:{target.value}{branch}',
-        f'{model.config.pretrained_cfg.get("description") or model.config.architecture} {ABOUT}',
         license=model.config.license,
         keep_results=keep,
         results=[*{key_of(result): result for result in (*shown, *measured)}.values()],
@@ -274,12 +270,6 @@ def updated_card(
 def key_of(result: EvalResult) -> tuple[Any, ...]:
     """Return what a result is of: data set and metric."""
     return result.dataset_type, result.metric_type, result.metric_name
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
 
 
 def is_generated(card: str) -> bool:
@@ -326,8 +316,6 @@ def of_tag(net: Any) -> Model:
     return with_card(
         Model(net, config),
         full,
-        full,
-        f'{cfg["description"]} {ABOUT}',
         license=cfg.get('license'),
         results=results,
         base=cfg.get('hf_hub_id'),

@@ -5,7 +5,7 @@ an error under `pull`; `check` prints everything.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,8 +18,6 @@ from .folder import CARD, WEIGHTS, ModelFolder, is_module
 from .golden import GOLDEN, differences, noise_image, outputs_of
 
 _logger = logging.getLogger(__name__)
-
-Command = Literal['push', 'check', 'pull']
 
 PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.tar')
 """Suffixes of weights that are not safetensors."""
@@ -278,15 +276,15 @@ QUESTIONS = (
 
 def checks(
     folder: ModelFolder,
-    command: Command,
-    waive: Collection[Callable[[ModelFolder], str]] = (),
+    command: Literal['push', 'check', 'pull'],
+    waive: Callable[[ModelFolder], str] | None = None,
 ) -> list[Finding]:
     """Ask all questions about a folder.
 
     Args:
         folder: The folder.
         command: Whose column of the table says what a problem means.
-        waive: Questions that are not asked.
+        waive: A question that is not asked.
 
     Returns:
         A finding for each question that has something to say.
@@ -295,7 +293,7 @@ def checks(
     failed: set[Callable[[ModelFolder], str]] = set()
     for question in QUESTIONS:
         severity: str = getattr(question, command)
-        if question.ask in waive:
+        if question.ask is waive:
             continue
         if failed.intersection(question.needs):
             failed.add(question.ask)

@@ -20,7 +20,6 @@ class Notes:
         sha256: Its sha256.
         format: How it was read, such as 'torch' or 'safetensors'.
         entry: Entry of the file that held the weights; '' if the file itself did.
-        widened: Number of tensors that were widened to float32.
         source: Project whose keys it has, one of `timm_res2net.convert.sources.SOURCES`.
         prefix: What the network's keys start with in the file, such as 'backbone.'; '' if the file
             holds nothing else.
@@ -36,7 +35,6 @@ class Notes:
     sha256: str = ''
     format: str = ''
     entry: str = ''
-    widened: int = 0
     source: str = 'timm'
     prefix: str = ''
     left_out: tuple[str, ...] = ()

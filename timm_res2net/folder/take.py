@@ -196,10 +196,9 @@ def _take_network(
 def _notes(
     path: Path, checkpoint: Checkpoint, left_out: Collection[str] = (), **more: Any
 ) -> Notes:
-    used = checkpoint.values.keys() - set(left_out)
     return Notes(
         path.resolve().name, checkpoint.sha256, checkpoint.format, checkpoint.entry,
-        checkpoint.narrow(used), left_out=tuple(left_out),
+        left_out=tuple(left_out),
         has_steps=checkpoint.training.get('has_steps', True), **more,
     )  # fmt: skip
 

@@ -29,11 +29,6 @@ class Target(NamedTuple):
     revision: str | None = None
 
     @property
-    def path(self) -> Path:
-        """The path of a folder or file."""
-        return Path(self.value)
-
-    @property
     def architecture(self) -> str:
         """A registered name without its tag."""
         return self.value.partition('.')[0]

@@ -44,7 +44,7 @@ def fetch(
             not what the Hub announces.
     """
     if target.kind == 'folder':
-        return ModelFolder(target.path)
+        return ModelFolder(Path(target.value))
     repo, revision = target.value, target.revision
     _logger.info(f'Asking the Hub for {repo}')
     try:
@@ -107,8 +107,8 @@ def create_model(
     _logger.info(f'Loading {target}')
     if named.kind == 'file':
         raise ValueError(
-            f'{named.path} is a checkpoint file. Convert it first: `timm-res2net convert '
-            f'{named.path} --out DIR`.'
+            f'{named.value} is a checkpoint file. Convert it first: `timm-res2net convert '
+            f'{named.value} --out DIR`.'
         )
     if named.kind == 'name':
         own = {'pretrained_cfg', 'pretrained_cfg_overlay'} & kwargs.keys()  # weights of the caller

@@ -117,7 +117,7 @@ def push_to_hub(
         keeps_weights = not remote.differs(WEIGHTS, folder.path / WEIGHTS)
         carded, more = updated_card(taken, old, there.card, keeps_weights, target, measured)
         (folder.path / CARD).write_text(carded.card, encoding='utf-8')
-        waived = [has_license] if license == 'unknown' else []
+        waived = has_license if license == 'unknown' else None
         unknown = taken.config.license in (None, 'unknown')
         asked = ' (a dry run does not ask the Hub for a license)' if dry_run and unknown else ''
         findings = checks(folder, 'push', waived)
@@ -145,8 +145,7 @@ def _results(values: Mapping[str, float] | None, dataset: str | None) -> list[Ev
     bad = {
         key: value
         for key, value in values.items()
-        if isinstance(value, bool)
-        or not isinstance(value, int | float)
+        if type(value) not in (int, float)
         or not isfinite(value)
         or (key in PERCENT and not 0 <= value <= 100)
     }
