@@ -30,7 +30,7 @@ from .models import res2net_zoo
 
 Pretrained = bool | str | os.PathLike[str]
 V1B: dict[str, Any] = dict(stem_type='deep', stem_width=32, avg_down=True)
-"""Arguments that make the network of res2net_v1b.py of that of res2net.py."""
+"""Arguments that turn the network of res2net.py into that of res2net_v1b.py."""
 
 
 class Res2Net(res2net_zoo.Res2Net):

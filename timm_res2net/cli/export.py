@@ -50,16 +50,16 @@ def _export(
     done = export_model(target, out, label_names=names, **options)
     lines = [
         f'Written to {done.path}: image -> {", ".join(done.outputs)}; takes {done.sizes}.',
-        f'{"Run in float32" if done.int8 else "Run"} and compared: the outputs differ from the '
-        f"model's by at most {done.error:.1e} of the largest.",
+        f'Verified by running {"the float32 file" if done.int8 else "it"}: the outputs match the '
+        f"model's to within {done.error:.1e} of the largest.",
     ]
     if int8 := done.int8:
         errors = ', '.join(f'{100 * error:.1f} % ({name})' for name, error in int8.errors.items())
-        kept = f'{100 * int8.agreement:.1f} % of the answers stay, and ' * ('logits' in int8.errors)
+        kept = f'{100 * int8.agreement:.1f} % of the answers stay; ' * ('logits' in int8.errors)
         sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in int8.bytes.items())
         lines += [
-            f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} others {kept}the '
-            f'outputs of the int8 file are off by {errors} from float32.',
+            f'Quantized to int8 with {int8.calibrated} images. On {int8.compared} other images, '
+            f'{kept}the outputs of the int8 file differ from float32 by {errors}.',
             f'{sizes}; × {int8.time_ratio:.2f} of the time of float32 in {int8.runtime} here.',
         ]
     if note := FORMATS[done.format].note:
@@ -265,8 +265,8 @@ def _trains_nothing(arguments: list[str]) -> str:
     if count == needed:
         return ''
     return (
-        f'{folder} has {count} images, fewer than the {needed} of a batch, and train.py trains on '
-        'full batches alone. Give it a smaller --batch-size, such as --batch-size '
+        f'{folder} has {count} images, fewer than the {needed} of a batch, and train.py only trains '
+        'on full batches. Give it a smaller --batch-size, such as --batch-size '
         f'{max(1, min(32, count // 4))}.'
     )
 

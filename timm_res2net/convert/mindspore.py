@@ -2,7 +2,7 @@
 
 A file is one protobuf message without a header: `Checkpoint` with a `Value` for each tensor. A
 `Value` has a name (1) and a `TensorProto` (2), which has the sizes (1), the type by name (2) and
-the numbers (3). This reader knows these six fields alone, so it needs no protobuf, and nothing in a
+the numbers (3). This reader knows only these six fields, so it needs no protobuf, and nothing in a
 file can run.
 """
 

@@ -98,7 +98,7 @@ def has_no_pickles(folder: ModelFolder) -> str:
 
 
 def all_is_finite(folder: ModelFolder) -> str:
-    """Are all weights finite and all variances positive, and does an image give finite outputs?"""
+    """Are all weights finite and no variance negative, and does an image give finite outputs?"""
     check_values(folder.net)
     with torch.no_grad():
         out = folder.net(noise_image(folder.config.input_size))
@@ -108,7 +108,7 @@ def all_is_finite(folder: ModelFolder) -> str:
 
 
 def check_values(model: nn.Module, start: str = '') -> None:
-    """Check that all weights of a model are finite, and all variances positive.
+    """Check that all weights of a model are finite, and no variance is negative.
 
     Args:
         model: The model.

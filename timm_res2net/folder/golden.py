@@ -254,7 +254,7 @@ def compare_golden(
 
 
 def keep_golden(model: nn.Module, old: Path, new: Path) -> None:
-    """Replace new golden tensors by old ones, if both exist and the model returns the old ones.
+    """Replace new golden tensors with old ones, if both exist and the model returns the old ones.
 
     Their last bits depend on the machine, so the same model would otherwise be pushed again.
     """

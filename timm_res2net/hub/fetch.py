@@ -117,7 +117,7 @@ def create_model(
         return timm.create_model(named.value, pretrained, **kwargs)
     folder = fetch(named, files=(*WEIGHT_FILES, CONFIG) if pretrained else (CONFIG,))
     if folder.offline:
-        _logger.warning(f'{folder.offline} The copy in the cache is used.')
+        _logger.warning(f'{folder.offline} Using the cached copy.')
     if named.kind == 'repository' and _is_of_others(folder.path / CONFIG):
         return timm.create_model(f'local-dir:{folder.path}', pretrained, **kwargs)
     return folder.load(pretrained, **kwargs)

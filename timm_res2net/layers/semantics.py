@@ -1,6 +1,6 @@
 """What the first block of a stage computes, by the project that published it.
 
-The published implementations have the same parameters, names and shapes, and differ in this alone.
+The published implementations have the same parameters, names and shapes, and differ only in this.
 """
 
 from typing import NamedTuple
