@@ -22,7 +22,6 @@ from timm_res2net.export import measure
 from timm_res2net.export.measure import FORMS
 
 NAME = 'test_res2net_se'
-PEAKS = {'process', 'worker'}
 
 
 def test_a_script_writes_what_was_asked(tmp_path, monkeypatch):
@@ -101,26 +100,16 @@ def test_the_committed_changing_sizes():
         assert cell['memory'] < 2  # a layer keeps two packs at most
 
 
-def test_predict_folder(tmp_path, monkeypatch):
+@pytest.mark.slow  # starts processes
+def test_predict_folder(tmp_path):
     """Every way classifies every photograph; the memory is that of a process with a worker."""
-    monkeypatch.setattr(predict_folder, 'memory', lambda *args: {'4': dict.fromkeys(PEAKS, 1.0)})
     out = tmp_path / 'folder.json'
-    few = ['--only', NAME, '--images', '4', '--rounds', '1', '--workers', '0', '--memory', '4']
-    predict_folder.main([*few, '--out', str(out)])
+    few = ['--only', NAME, '--images', '4', '--rounds', '1', '--workers', '1']
+    predict_folder.main([*few, '--memory', '20', '40', '--out', str(out)])
     report = json.loads(out.read_text())['cells']
     assert len(report[NAME]['samples']) == len(report[NAME]['rates']) == 5
-    with pytest.raises(RuntimeError, match='4 of 5'):
-        predict_folder.draw(tmp_path / 'photos' / 'all', 4)
-        predict_folder.steps(NAME, tmp_path / 'photos', 5, 0)[predict_folder.PLAIN]()
-
-
-@pytest.mark.slow
-def test_the_memory_of_predict_folder(tmp_path):
-    predict_folder.draw(tmp_path / 'all', 2)
-    peaks = predict_folder.memory(tmp_path / 'all', (20, 40), 1)
-    for peak in peaks.values():
-        assert peak.keys() == PEAKS
-        assert 50 < peak['worker'] < 5000  # MB, of Python and torch
+    peaks = report['memory']
+    assert all(50 < peak['worker'] < 5000 for peak in peaks.values())  # MB, of Python and torch
     assert peaks['40']['process'] == pytest.approx(peaks['20']['process'], rel=0.05)
 
 

@@ -38,16 +38,6 @@ def test_models_that_cannot_be_deployed(name):
         deploy(build(Spec(name), 'meta'), name)
 
 
-@pytest.mark.parametrize('name', ['resnet50', 'res2net50_26w_4s'])
-def test_models_do_work(name):
-    """No BatchNorm weight is 0, because a GPU draws less power on zeros."""
-    small = (('layers', (1, 2, 1, 1)), ('channels', (16, 32, 64, 128)))
-    model = build(Spec(name, small))
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms and all(norm.weight.any() for norm in norms)
-    assert not model.training
-
-
 def test_a_round(monkeypatch):
     monkeypatch.setattr(models, 'prepare', lambda spec, mode, cell, x: (spec.name, mode))
     assert prepare_pair(find_pair('swap'), cell(mode='eager->deploy'), None) == {
@@ -73,6 +63,8 @@ def test_a_step_of_every_kind(task, mode, precision, most, layout):
     for tensor in (x, model.layer1[0].conv1.weight, model.layer1[0].convs[0].weight):
         assert tensor.is_contiguous(memory_format=form)
         assert tensor.dtype == (torch.bfloat16 if precision == 'bf16-weights' else torch.float32)
+    # a GPU draws less power on zeros
+    assert all(m.weight.any() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     before = model.fc.weight.clone()
     out = step()
     assert torch.equal(model.fc.weight, before) == (task == 'infer') == out.is_inference()

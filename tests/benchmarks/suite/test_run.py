@@ -43,18 +43,21 @@ def test_a_whole_run(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch, capsys):
-    """Run the command into one file by a function that returns the control's time.
+    """Run the command into one file, with a function that measures nothing.
 
     Returns the exit code, the pairs that were measured, and what was printed.
     """
     out = tmp_path / 'a.json'
 
-    def measured(*words, control=lambda cell: 1.0, settled=True):
+    def measured(*words, fails=(), controls=(), settled=True):
         seen = []
 
         def measure_cell(cell, budget, rebuild, on_round):
             seen.append(cell.pair)
-            _, row = synthetic(cell.pair, control=control(cell), settled=settled)
+            if cell.pair in fails:
+                raise fails[cell.pair]
+            control = dict(controls).get(cell.pair, 1.0)
+            _, row = synthetic(cell.pair, control=control, settled=settled)
             if cell.kind == 'attribution':
                 row = {'attribution': {}}
             models = find_pair(cell.pair).labels()
@@ -68,17 +71,8 @@ def measured(tmp_path, monkeypatch, capsys):
     return measured
 
 
-def fail_at(pair, error):
-    def control(cell):
-        if cell.pair == pair:
-            raise error
-        return 1.0
-
-    return control
-
-
 def test_a_run_goes_on_after_ctrl_c(measured):
-    code, _, said = measured(control=fail_at('dla', KeyboardInterrupt))
+    code, _, said = measured(fails={'dla': KeyboardInterrupt})
     assert code == 130
     assert 'Stopped. 2 of 3 cells are in ' in said
     assert measured()[:2] == (0, ['dla'])
@@ -87,12 +81,12 @@ def test_a_run_goes_on_after_ctrl_c(measured):
 
 
 def test_a_control_out_of_its_band_is_unusable_and_measured_again(measured):
-    code, _, said = measured(control=lambda cell: 1.03 if cell.pair == 'se' else 1.0)
+    code, _, said = measured(controls={'se': 1.03})
     assert code == 3
     assert '1 of 3 cells are unusable: their control is not within 1.00 ± 0.02' in said
     (line,) = (line for line in said.splitlines() if line.startswith('se: infer'))
     assert 'throughput' not in line  # no figure to quote
-    assert measured(control=fail_at('se', KeyboardInterrupt))[0] == 130
+    assert measured(fails={'se': KeyboardInterrupt})[0] == 130
     assert len(measured.rows()) == 3  # the older row stays
     assert measured()[:2] == (0, ['se'])
 
@@ -108,8 +102,7 @@ def test_what_is_measured_again(measured, monkeypatch):
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(measured):
-    error = torch.OutOfMemoryError('no room\nsecond line')
-    code, seen, said = measured(control=fail_at('se', error))
+    code, seen, said = measured(fails={'se': torch.OutOfMemoryError('no room\nsecond line')})
     assert (code, seen) == (1, [*PAIRS])
     assert 'failed: OutOfMemoryError: no room\n' in said
     assert 'Failed: se: infer' in said
@@ -121,7 +114,7 @@ def test_an_unusable_time_is_not_explained(measured, monkeypatch):
     monkeypatch.setattr(answer, 'explain', lambda attribution: dict.fromkeys(CAUSES, 0.1))
     for control, expected, number in ((1.5, 3, 6), (1.5, 3, 6), (1.0, 0, 6), (1.0, 0, 0)):
         words = ('--only', 'time', 'attribution')
-        code, seen, said = measured(*words, control=lambda cell, control=control: control)
+        code, seen, said = measured(*words, controls=dict.fromkeys(PAIRS, control))
         assert (code, len(seen)) == (expected, number)
         assert ('no explanation, because the time' in said) == (code == 3)
         assert ('more MACs' in said) == (control == 1.0 and number > 0)
@@ -129,23 +122,20 @@ def test_an_unusable_time_is_not_explained(measured, monkeypatch):
 
 @pytest.mark.parametrize('rebuild', [False, True])
 def test_compiled_models_are_rebuilt_on_request(rebuild, monkeypatch):
-    done, now = [], [0.0]
+    built, now = [], [0.0]
+
+    def step():
+        now[0] += 1
 
     def prepare_pair(pair, cell, x):
-        done.append('prepare')
-
-        def step():
-            now[0] += 1
-
-        return {role: Work(None, step, list) for role in ('baseline', 'subject', 'control')}
+        built.append(pair)
+        return dict.fromkeys(('baseline', 'subject', 'control'), Work(None, step, list))
 
     monkeypatch.setattr(run, 'prepare_pair', prepare_pair)
-    monkeypatch.setattr('gc.collect', int)
-    monkeypatch.setattr(torch.compiler, 'reset', lambda: done.append('reset'))
     given = {'pairs': ['control'], 'mode': ['compiled'], 'size': [32], 'threads': [1]}
     (cell,) = load_suite('smoke', {**given, 'task': ['infer']}, ['time'])
     row = run.measure_cell(cell, 54, rebuild, clock=lambda: now[0])
-    assert done == ['reset', *['reset', 'prepare'] * (6 if rebuild else 1)]
+    assert len(built) == (6 if rebuild else 1)
     # a round takes 3 s, and a block 9 s
     assert row['blocks'] == ([3] * 6 if rebuild else [])
     assert {len(seconds) for seconds in row['samples'].values()} == {18}
