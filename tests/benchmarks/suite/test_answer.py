@@ -63,14 +63,6 @@ def test_the_verdict_on_the_claim(time, throughput, text):
     assert on_the_claim(time) == f'time × {time}, throughput × {throughput:.2f}: {text}'
 
 
-def test_a_ratio_is_over_builds():
-    _, row = synthetic('main')
-    subject = [1.1] * 10 + [1.2] * 20 + [1.3] * 10
-    row |= {'samples': {'baseline': [1.0] * 40, 'subject': subject}, 'blocks': [10] * 4}
-    assert time_ratio({**row, 'blocks': []}).half_width == 0
-    assert time_ratio(row).half_width > 0.05
-
-
 def test_the_first_file_counts_and_an_unusable_time_is_not_explained():
     one, two = (file_of(synthetic('main', subject=value)) for value in (1.1, 1.2))
     (row,) = select({'one': one, 'two': two}, 'time')
