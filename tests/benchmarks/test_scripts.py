@@ -100,15 +100,21 @@ def test_the_committed_changing_sizes():
         assert cell['memory'] < 2  # a layer keeps two packs at most
 
 
-@pytest.mark.slow  # starts processes
-def test_predict_folder(tmp_path):
-    """Every way classifies every photograph; the memory is that of a process with a worker."""
+def test_predict_folder(tmp_path, monkeypatch):
+    """Every way classifies every photograph."""
+    peaks = {'4': {'process': 1.0, 'worker': 1.0}}
+    monkeypatch.setattr(predict_folder, 'memory', lambda *args: peaks)
     out = tmp_path / 'folder.json'
-    few = ['--only', NAME, '--images', '4', '--rounds', '1', '--workers', '1']
-    predict_folder.main([*few, '--memory', '20', '40', '--out', str(out)])
+    few = ['--only', NAME, '--images', '4', '--rounds', '1', '--workers', '0', '--memory', '4']
+    predict_folder.main([*few, '--out', str(out)])
     report = json.loads(out.read_text())['cells']
     assert len(report[NAME]['samples']) == len(report[NAME]['rates']) == 5
-    peaks = report['memory']
+
+
+@pytest.mark.slow
+def test_the_memory_of_predict_folder(tmp_path):
+    predict_folder.draw(tmp_path / 'all', 2)
+    peaks = predict_folder.memory(tmp_path / 'all', (20, 40), 1)
     assert all(50 < peak['worker'] < 5000 for peak in peaks.values())  # MB, of Python and torch
     assert peaks['40']['process'] == pytest.approx(peaks['20']['process'], rel=0.05)
 
