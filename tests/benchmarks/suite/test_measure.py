@@ -6,6 +6,7 @@ import gc
 import random
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -101,14 +102,10 @@ def test_a_drift_slows_all_models_equally():
 
 
 def test_blocks_build_again_and_add_up():
-    bench, built = Bench(baseline=1.0, subject=1.25), []
-
-    def build():
-        built.append(len(bench.log))
-        return bench.steps()
-
+    bench = Bench(baseline=1.0, subject=1.25)
+    build = Mock(side_effect=bench.steps)
     samples, blocks = interleave_blocks(build, budget=1000, **bench.options)
-    assert len(built) == 6  # settled at the first check
+    assert build.call_count == 6  # settled at the first check
     # a block of 10 s: the rounds of 2.25 s that begin within it
     assert blocks == [5] * 6
     assert samples == {'baseline': [1.0] * 30, 'subject': [1.25] * 30}
