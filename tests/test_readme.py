@@ -175,7 +175,7 @@ for step in json.load(sys.stdin):
 def is_run(page: str, step: Step) -> bool:
     """Whether it is a block, or a command of the pages that go from training to the Hub."""
     if isinstance(step, str):
-        elsewhere = '|'.join((*RECORDED, 'ray'))  # test_ray.py has its block
+        elsewhere = '|'.join((*RECORDED, 'ray'))  # integration/test_run.py has its block
         return not re.search(rf'^(import|from) ({elsewhere})\b', step, re.MULTILINE)
     if page not in ('README.md', 'timm_res2net/hub/README.md') or '--help' in step:
         return False

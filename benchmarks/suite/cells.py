@@ -268,14 +268,9 @@ def _problems(cell: Cell, mode: str) -> Iterator[str]:
 
 def refuse_impossible(cell: Cell) -> None:
     """Raise ValueError if this machine cannot run a cell, or if its axes do not go together."""
-    for problem in itertools.chain(*(_problems(cell, mode) for mode in cell.modes)):
-        raise ValueError(problem)
-    require_packages(cell)
-
-
-def require_packages(cell: Cell) -> None:
-    """Raise ValueError if a package that the cell's runtimes need is not installed."""
     for mode in cell.modes:
+        for problem in _problems(cell, mode):
+            raise ValueError(problem)
         require('export', *EXPORTED.get(runtime_of(mode), ()))
     if cell.precision == 'int8':
         require('int8', 'nncf')

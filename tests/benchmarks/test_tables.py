@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import changing_sizes, claim, forms, quantize, readme, receptive_field, tables
-from benchmarks.script import RESULTS, load
+from benchmarks.script import RESULTS, ROOT, load
 from benchmarks.suite import answer
 from benchmarks.trainings import train_detector
 
@@ -17,16 +17,13 @@ def words(path: Path) -> str:
 
 README = words(RESULTS.parent / 'README.md')
 TRAININGS = words(RESULTS.parent / 'trainings' / 'README.md')
-TOP_README = words(Path(__file__).parents[2] / 'README.md')
 SCRIPTS = (changing_sizes, forms, quantize, receptive_field, train_detector)
 
 
-@pytest.fixture(scope='module')
-def files():
-    return claim.load_files()
+FILES = claim.load_files()
 
 
-def test_pages_and_sentences_are_what_the_json_says(tmp_path, capsys, files):
+def test_pages_and_sentences_are_what_the_json_says(tmp_path, capsys):
     """`python -m benchmarks.tables` writes the pages."""
     folder = tmp_path / 'a' / 'b'
     tables.main(['--out', str(folder)])
@@ -35,17 +32,16 @@ def test_pages_and_sentences_are_what_the_json_says(tmp_path, capsys, files):
         assert f'results/{name}.md' in README
     capsys.readouterr()
     claim.main([])
-    sentences = [sentence(files) for sentence in claim.SENTENCES]
-    assert capsys.readouterr().out.splitlines() == [f'- {sentence}' for sentence in sentences]
+    sentences = capsys.readouterr().out.splitlines()
+    assert len(sentences) == len(claim.SENTENCES)
+    assert all(sentence.removeprefix('- ') in README for sentence in sentences)
 
 
-def test_the_readmes_on_the_claim_and_the_scripts(files):
-    for sentence in claim.SENTENCES:
-        assert sentence(files) in README
-    for script in SCRIPTS:
-        _, _, name = script.__name__.rpartition('.')
-        page = TRAININGS if '.trainings.' in script.__name__ else README
-        assert script.sentence(load(name)) in page
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.__name__)
+def test_the_readmes_on_the_scripts(script):
+    _, _, name = script.__name__.rpartition('.')
+    page = TRAININGS if '.trainings.' in script.__name__ else README
+    assert script.sentence(load(name)) in page
 
 
 def test_figures_of_others_are_named_as_theirs():
@@ -58,32 +54,20 @@ def test_figures_of_others_are_named_as_theirs():
     assert paper['figures']['runtime of Table 3'] == round(ours / base, 2)
 
 
-def test_the_top_readme_on_the_claim(files):
-    """Its section `You read "about 20 % slower than ResNet"`."""
-    section = TOP_README.split('about 20 % slower than ResNet"')[1].split(' ## ')[0]
-    for text in (claim.main_pair(files), claim.swap(files)):
-        assert text in section
-    assert 'benchmarks/README.md' in section
-
-
-def test_the_guide_to_the_forms():
-    """The table in the README of export."""
-    page = Path(__file__).parents[2] / 'timm_res2net' / 'export' / 'README.md'
-    assert forms.guide(load('forms'), load('quantize'), 'res2net50_26w_4s') in page.read_text()
-
-
-def test_the_models_of_the_top_readme():
-    """Its table, with the committed times and the published accuracies."""
-    page = (Path(__file__).parents[2] / 'README.md').read_text()
-    assert readme.models_table(load('readme')) in page
-    assert '](benchmarks/results/readme.png)' in page
-    for name in ('main', 'pairs'):
-        assert f'results/{name}.png)' in README
+def test_the_top_readme_and_that_of_export():
+    """The claim, the table of models with published accuracies, and the table of forms."""
+    page = (ROOT / 'README.md').read_text()
     assert len(page.splitlines()) <= 150
+    section = ' '.join(page.split()).split('about 20 % slower than ResNet"')[1].split(' ## ')[0]
+    for text in (claim.main_pair(FILES), claim.swap(FILES), 'benchmarks/README.md'):
+        assert text in section
+    assert readme.models_table(load('readme')) in page
+    export = (ROOT / 'timm_res2net' / 'export' / 'README.md').read_text()
+    assert forms.guide(load('forms'), load('quantize'), 'res2net50_26w_4s') in export
 
 
-def test_rows_of_the_claim(files):
+def test_rows_of_the_claim():
     with pytest.raises(LookupError, match=r"'main'.*'batch': 3.* was not measured. `python -m"):
-        claim.find(files, 'main', batch=3)
+        claim.find(FILES, 'main', batch=3)
     # a pair that is no pair any more stays readable
-    assert claim.find(files, 'main_aligned')['models']['baseline'] == 'resnet50'
+    assert claim.find(FILES, 'main_aligned')['models']['baseline'] == 'resnet50'

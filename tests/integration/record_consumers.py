@@ -1,14 +1,16 @@
-"""Run README.md's code under libraries that are too heavy for CI, and record the results.
+"""Record what libraries that are too heavy for CI make of a model.
 
-Afterwards the network that the code trained or built is compared with timm's, with the same random
-weights.
-
-    python -m venv consumers && consumers/bin/pip install '.[test]' fastai lightning
-    consumers/bin/python -m tests.integration.record_consumers fastai lightning
+    python -m venv consumers && consumers/bin/pip install '.[test]' fastai lightning captum
+    consumers/bin/python -m tests.integration.record_consumers fastai lightning captum
 
     python -m venv mm && mm/bin/pip install '.[test]' setuptools \\
         mmpretrain==1.2.0 mmcv-lite==2.2.0 mmengine==0.10.7
     mm/bin/python -m tests.integration.record_consumers mmpretrain
+
+README.md's code runs, and the network that it trained or built is compared with timm's, with the
+same random weights (consumers.json). captum's DeepLift attributes a logit to the pixels of noise
+(captum.json): the attributions must add up to the difference from the logit of a black image. Its
+network has no SE, because DeepLift has no rule for a product of two activations.
 """
 
 import json
@@ -21,39 +23,49 @@ from pathlib import Path
 import timm
 import torch
 
-from tests.common import image, randomise, relative_error
+from tests.common import TINY, image, randomise, relative_error
+from timm_res2net import reparameterize_model
 
-FILE = Path(__file__).with_name('consumers.json')
-NAME = 'test_res2net_se'
-
-# From the names that the code defines: what answers images, and the network of timm inside.
-CONSUMERS = {
-    'fastai': (
-        lambda names: (names['learner'].model[0], names['learner'].model[0].model),
-        ('fastai',),
-    ),
-    'lightning': (lambda names: (names['trainer'].model.model,) * 2, ('lightning',)),
-    'mmpretrain': (
-        lambda names: (names['model'].backbone, names['model'].backbone.timm_model),
-        ('mmpretrain', 'mmengine', 'mmcv-lite'),
-    ),
+FILE, CAPTUM = (Path(__file__).with_name(f'{name}.json') for name in ('consumers', 'captum'))
+PACKAGES = {
+    'fastai': ('fastai',),
+    'lightning': ('lightning',),
+    'mmpretrain': ('mmpretrain', 'mmengine', 'mmcv-lite'),
 }
-"""How each library keeps the network, and the packages whose versions are recorded."""
+"""The packages whose versions are recorded."""
+FORMS = {'plain': lambda model: model, 'deployed': reparameterize_model}
 
 
 def code_of(name: str) -> str:
     """Return the code of README.md that imports a library."""
-    blocks = re.findall(
-        r'^```python\n(.*?)^```', FILE.with_name('README.md').read_text(), re.S | re.M
-    )
+    page = FILE.with_name('README.md').read_text()
+    blocks = re.findall(r'^```python\n(.*?)^```', page, re.S | re.M)
     return next(b for b in blocks if re.search(rf'^(import|from) {name}\b', b, re.M))
 
 
-def relative_error_of(answering: torch.nn.Module, network: torch.nn.Module) -> float:
-    """Compare the features or logits that a library gets with those of timm's own model."""
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of packages."""
+    return {'python': platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def relative_error_of(library: str, names: dict) -> float:
+    """Compare the features or logits that a library gets with those of timm's own model.
+
+    Args:
+        library: One of `PACKAGES`.
+        names: What the code of README.md defines.
+    """
+    if library == 'fastai':
+        answering = names['learner'].model[0]
+        network = answering.model
+    elif library == 'lightning':
+        answering = network = names['trainer'].model.model
+    else:
+        answering = names['model'].backbone
+        network = answering.timm_model
     randomise(network)
     answering.eval()
-    own = timm.create_model(NAME, num_classes=getattr(network, 'num_classes', 0)).eval()
+    own = timm.create_model(TINY, num_classes=getattr(network, 'num_classes', 0)).eval()
     own.load_state_dict(network.state_dict())
     with torch.no_grad():
         answer = answering(image())
@@ -61,22 +73,41 @@ def relative_error_of(answering: torch.nn.Module, network: torch.nn.Module) -> f
         return relative_error(answer, (own if answer.ndim == 2 else own.forward_features)(image()))
 
 
-def main() -> None:
-    """Run the code of the libraries named, and renew their entries."""
+def explained() -> dict[str, dict[str, float]]:
+    """Return how far the attributions of each form of the model are off in sum."""
+    from captum.attr import DeepLift
+
+    found = {}
+    for form, change in FORMS.items():
+        model = change(randomise(timm.create_model(TINY, attn_layer='')).eval())
+        x = image(4)
+        attributed = DeepLift(model).attribute(x, torch.zeros_like(x), target=3).sum((1, 2, 3))
+        with torch.no_grad():
+            expected = model(x)[:, 3] - model(torch.zeros_like(x))[:, 3]
+        found[form] = {'relative_error_of_sum': relative_error(attributed, expected)}
+    return found
+
+
+def main(libraries: list[str]) -> None:
+    """Renew the entries of libraries."""
     record = json.loads(FILE.read_text())
-    for name in sys.argv[1:]:
-        parts, packages = CONSUMERS[name]
+    for name in libraries:
+        if name == 'captum':
+            used = versions('torch', 'timm', 'timm_res2net', 'captum')
+            told = {'model': TINY, 'versions': used, 'forms': explained()}
+            CAPTUM.write_text(json.dumps(told, indent=2) + '\n')
+            continue
         names: dict = {}
         exec(compile(code_of(name), name, 'exec'), names)
-        known = ('torch', 'torchvision', 'timm', 'timm_res2net', 'numpy', *packages)
+        known = ('torch', 'torchvision', 'timm', 'timm_res2net', 'numpy', *PACKAGES[name])
         record[name] = {
             'command': f'python -m tests.integration.record_consumers {name}',
-            'versions': {'python': platform.python_version(), **{p: version(p) for p in known}},
-            'relative_error': relative_error_of(*parts(names)),
+            'versions': versions(*known),
+            'relative_error': relative_error_of(name, names),
             'code': code_of(name),
         }
         FILE.write_text(json.dumps(record, indent=2) + '\n')
 
 
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Scripts through `timm-res2net run`: timm's train.py, and one on two processes.
+"""Scripts through `timm-res2net run`: timm's train.py, and one on two processes; and Ray Data.
 
 timm's wheel has no scripts. train.json records the real train.py, and what it saves is compared
 with what the short one below saves, which uses timm's functions for the same.
@@ -6,17 +6,21 @@ with what the short one below saves, which uses timm's functions for the same.
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tests.common import TINY
 from tests.integration import record_train
-from timm_res2net import convert_checkpoint
+from tests.integration.record_consumers import code_of
+from timm_res2net import convert_checkpoint, predict
 from timm_res2net.folder.config import DATA
+from timm_res2net.prediction import walk_images
 
 RECORD = json.loads(record_train.FILE.read_text())
 
@@ -57,7 +61,7 @@ def start(*words: str, cwd: Path) -> None:
 
 
 def test_the_record():
-    """The real script trained, and what it saved went the whole way."""
+    """The real script trained, what it saved went the whole way, and its arguments are read."""
     training = RECORD['training']
     assert training['command'] == f'python {record_train.RUN}'
     assert training['top1'][-1] > 90
@@ -66,22 +70,15 @@ def test_the_record():
     assert training['check'] == ['ok']
     answers = {path.split('/')[0]: label for path, label in training['predicted'].items()}
     assert answers == {name: name for name in RECORD['classes']}
-
-
-def test_what_is_read_of_the_arguments_is_what_the_real_script_names():
-    known = RECORD['arguments']
-    assert {'model', 'model_kwargs', 'gp', *DATA} <= known.keys()
-    assert known['model_kwargs'] == 'dict'
-    names = {n.replace('-', '_') for n in re.findall(r"add_argument\('-*([\w-]+)'", TRAIN)}
-    assert names <= known.keys()
+    assert {'model', 'model_kwargs', 'gp', *DATA} <= RECORD['arguments'].keys()
+    assert RECORD['arguments']['model_kwargs'] == 'dict'
 
 
 @pytest.mark.slow
 def test_the_script_above_saves_what_the_real_one_saves(tmp_path):
     (tmp_path / 'train.py').write_text(TRAIN)
     options = '--model test_res2net_se --num-classes 3 --batch-size 8 --output saved'
-    words = ['-m', 'timm_res2net', 'run', 'train.py', 'data/train', *options.split()]
-    start(*words, cwd=tmp_path)
+    start('-m', 'timm_res2net', 'run', 'train.py', 'data', *options.split(), cwd=tmp_path)
     trained = tmp_path / 'saved' / 'model_best.pth.tar'
     saved = torch.load(trained, weights_only=False)
     assert {key: type(value).__name__ for key, value in saved.items()} == RECORD['entries']
@@ -95,32 +92,50 @@ def test_the_script_above_saves_what_the_real_one_saves(tmp_path):
 
 
 PARALLEL = """
-import sys
 import timm, torch
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 distributed.init_process_group('gloo')
 rank = distributed.get_rank()
 torch.manual_seed(rank)  # another head on each rank, until DDP hands out the first one's
 model = timm.create_model('test_res2net_se', pretrained=True, num_classes=5)
 start = model.fc.weight.detach().clone()
-wrapped = DistributedDataParallel(model)
+wrapped = nn.parallel.DistributedDataParallel(model)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 nn.functional.cross_entropy(wrapped(torch.randn(8, 3, 64, 64)), torch.arange(8) % 5).backward()
 optimizer.step()
-torch.save((start, dict(model.named_parameters())), sys.argv[1] + f'.{rank}')
+torch.save((start, dict(model.named_parameters())), f'out.{rank}')
 distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 def test_two_processes_end_with_the_same_weights(tmp_path):
-    script, out = tmp_path / 'parallel.py', tmp_path / 'out'
-    script.write_text(PARALLEL)
+    (tmp_path / 'parallel.py').write_text(PARALLEL)
     launch = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
-    start(*launch, '-m', 'timm_res2net', 'run', str(script), str(out), cwd=tmp_path)
-    (first, one), (second, other) = (torch.load(f'{out}.{rank}') for rank in (0, 1))
+    start(*launch, '-m', 'timm_res2net', 'run', 'parallel.py', cwd=tmp_path)
+    (first, one), (second, other) = (torch.load(tmp_path / f'out.{rank}') for rank in (0, 1))
     assert not torch.equal(first, second)
     assert all(torch.equal(one[key], value) for key, value in other.items())
     assert not torch.equal(one['fc.weight'], first)  # it has learnt
+
+
+@pytest.mark.slow
+def test_the_recipe_for_ray(tmp_path, monkeypatch):
+    """Images of several sizes: the rows are those of `predict`."""
+    pytest.importorskip('ray', reason='needs the extra integration')
+    from pyarrow import parquet
+
+    monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+    generator = np.random.default_rng(0)
+    (tmp_path / 'photos').mkdir()
+    for i in range(200):
+        pixels = generator.integers(0, 256, (40 + i % 3, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'photos' / f'{i}.png')
+    start('-c', code_of('ray'), cwd=tmp_path)
+    rows = parquet.read_table(tmp_path / 'rows').to_pylist()
+    found = {Path(row['image']).name: (row['class'], row['probability']) for row in rows}
+    expected = {Path(r.image).name: r.top[0] for r in predict(TINY, walk_images([tmp_path]))}
+    assert found.keys() == expected.keys()
+    for name, (label, share) in expected.items():
+        assert found[name] == (label, pytest.approx(share, abs=1e-5))  # float32, in other batches

@@ -12,23 +12,16 @@ smp = pytest.importorskip('segmentation_models_pytorch', reason='needs the extra
 
 STRIDE_16 = {'encoder_output_stride': 16}
 ARCHITECTURES = {'Unet': {}, 'FPN': {}, 'DeepLabV3Plus': STRIDE_16, 'UPerNet': {}}
-ARGUMENTS = [
-    # encoder, smp's arguments, ours through smp, what timm is asked for the same
-    (TINY, {'in_channels': 1}, {}, {'in_chans': 1}),
-    (TINY, {'encoder_depth': 3, 'decoder_channels': (32, 16, 8)}, {}, {'out_indices': (0, 1, 2)}),
-    (TINY, {}, {'attn_layer': 'eca', 'scale': 3, 'semantics': 'paddle'}, {}),
-]
 
 
-def build(architecture, encoder, **kwargs):
-    return getattr(smp, architecture)(
-        f'tu-{encoder}', **{'encoder_weights': None, 'classes': 3, **kwargs}
-    )
+def build(architecture, encoder=TINY, encoder_weights=None, **kwargs):
+    make = getattr(smp, architecture)
+    return make(f'tu-{encoder}', encoder_weights=encoder_weights, classes=3, **kwargs)
 
 
-def compare(model, encoder, x, **kwargs):
+def compare(model, x, **kwargs):
     """The encoder inside smp answers what timm's features with the same weights do."""
-    expected = timm.create_model(encoder, features_only=True, **kwargs).eval()
+    expected = timm.create_model(TINY, features_only=True, **kwargs).eval()
     expected.load_state_dict(model.encoder.model.state_dict())
     assert model.encoder.out_channels == [x.shape[1], *expected.feature_info.channels()]
     with torch.no_grad():
@@ -44,9 +37,9 @@ def test_features_gradients_and_deploy_form(architecture):
     """The trained encoder folds in place; the decoder is smp's own business."""
     kwargs = ARCHITECTURES[architecture]
     stride = kwargs.get('encoder_output_stride', 32)
-    model = randomise(build(architecture, TINY, **kwargs))
+    model = randomise(build(architecture, **kwargs))
     x = image()
-    compare(model, TINY, x, output_stride=stride)
+    compare(model, x, output_stride=stride)
     deepest = model.encoder(x)[-1]
     assert deepest.shape[2:] == (64 // stride, 64 // stride)
     mask = torch.randint(3, (2, 64, 64))
@@ -64,14 +57,21 @@ def test_features_gradients_and_deploy_form(architecture):
 def test_sizes(size):
     """Unet takes what 32 does not divide."""
     with torch.no_grad():
-        assert build('Unet', TINY).eval()(torch.randn(2, 3, *size)).shape == (2, 3, *size)
+        assert build('Unet').eval()(torch.randn(2, 3, *size)).shape == (2, 3, *size)
 
 
-@pytest.mark.parametrize(('encoder', 'theirs', 'ours', 'timms'), ARGUMENTS)
-def test_arguments_reach_the_encoder(encoder, theirs, ours, timms):
-    model = randomise(build('Unet', encoder, **theirs, **ours))
+@pytest.mark.parametrize(
+    ('theirs', 'timms'),  # the arguments of smp, and what timm is asked for the same
+    [
+        ({'in_channels': 1}, {'in_chans': 1}),
+        ({'encoder_depth': 3, 'decoder_channels': (32, 16, 8)}, {'out_indices': (0, 1, 2)}),
+        ({'attn_layer': 'eca', 'scale': 3},) * 2,
+    ],
+)
+def test_arguments_reach_the_encoder(theirs, timms):
+    model = randomise(build('Unet', **theirs))
     x = image(channels=theirs.get('in_channels', 3))
-    compare(model, encoder, x, **timms, **ours)
+    compare(model, x, **timms)
     with torch.no_grad():
         assert model.eval()(x).shape == (2, 3, 64, 64)
 

@@ -10,12 +10,9 @@ import timm
 import torch
 from PIL import Image
 
-from tests.common import files_of, image, randomise, relative_error
+from tests.common import files_of, image, push_to_folder, randomise, relative_error
 from tests.hub.client import environment
 from tests.hub.server import hub
-from timm_res2net import push_to_hub
-from timm_res2net.folder.folder import write
-from timm_res2net.folder.model import Model
 
 transformers = pytest.importorskip('transformers', reason='needs the extra integration')
 
@@ -27,8 +24,7 @@ def test_auto_classes(pool, tmp_path):
     model = randomise(timm.create_model('test_res2net_se', **kwargs)).eval()
     names = ['cat', 'dog', 'hen']
     data = {'img_size': 48, 'mean': [0.5, 0.4, 0.3], 'std': [0.3, 0.2, 0.1], 'crop_pct': 0.9}
-    done = push_to_hub(model, 'me/net', license='mit', label_names=names, data=data, dry_run=True)
-    folder = write(Model(model, done.config, done.card), tmp_path / 'net').path
+    folder = push_to_folder(model, tmp_path / 'net', label_names=names, data=data)
     read = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     assert type(read).__name__ == 'TimmWrapperForImageClassification'
@@ -78,10 +74,7 @@ def with_module(path: Path, classes: int) -> torch.nn.Module:
     kwargs = {'num_classes': classes, 'semantics': 'paddle', 'global_pool': 'max'}
     model = randomise(timm.create_model('test_res2net_se', **kwargs), seed=classes).eval()
     names = [f'{path.name} {i}' for i in range(classes)]
-    done = push_to_hub(
-        model, 'me/net', license='mit', label_names=names, remote_code=True, dry_run=True
-    )
-    write(Model(model, done.config, done.card), path)
+    push_to_folder(model, path, label_names=names, remote_code=True)
     return model
 
 

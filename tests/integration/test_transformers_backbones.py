@@ -4,30 +4,29 @@ import pytest
 import timm
 import torch
 
-from tests.common import image, randomise, relative_error
+from tests.common import TINY, image, randomise, relative_error
 from timm_res2net import reparameterize_model
 
 transformers = pytest.importorskip('transformers', reason='needs the extra integration')
 
-NAME = 'test_res2net_se'
-TINY = dict(encoder_layers=1, decoder_layers=2, num_queries=5, num_labels=3)
+SMALL = dict(encoder_layers=1, decoder_layers=2, num_queries=5, num_labels=3)
 DETR = dict(
-    **TINY, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2,
+    **SMALL, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2,
     decoder_attention_heads=2,
 )  # fmt: skip
 MASK2FORMER = dict(
-    **TINY, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
+    **SMALL, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
     num_attention_heads=2, dim_feedforward=32,
 )  # fmt: skip
 
 
 def config(out_indices=(1, 2, 3, 4), **kwargs):
-    return transformers.TimmBackboneConfig(backbone=NAME, out_indices=list(out_indices), **kwargs)
+    return transformers.TimmBackboneConfig(backbone=TINY, out_indices=list(out_indices), **kwargs)
 
 
 def features(out_indices=(1, 2, 3, 4), weights=None, **kwargs):
     """timm's own model, with the weights of another."""
-    model = timm.create_model(NAME, features_only=True, out_indices=tuple(out_indices), **kwargs)
+    model = timm.create_model(TINY, features_only=True, out_indices=tuple(out_indices), **kwargs)
     if weights is not None:
         missing, unexpected = model.load_state_dict(weights, strict=False)
         # frozen norms count no batches
@@ -58,25 +57,21 @@ def test_features(out_indices, stride):
         same(backbone(x).feature_maps, expected(x), 1e-5)
 
 
-def test_pretrained_with_frozen_norms():
-    """Frozen norms keep their statistics as transformers finishes the model."""
-    backbone = transformers.TimmBackbone(config(freeze_batch_norm_2d=True), pretrained=True).eval()
+@pytest.mark.parametrize('frozen', [False, True])
+def test_pretrained(frozen):
+    """Frozen norms keep their statistics as transformers finishes the model.
+
+    transformers 5.24 resets those of norms that learn: load them again.
+    """
+    backbone = transformers.TimmBackbone(config(freeze_batch_norm_2d=frozen), pretrained=True)
     expected = features(pretrained=True)
+    if not frozen:
+        for name, parameter in expected.named_parameters():
+            assert torch.equal(backbone._backbone.get_parameter(name), parameter), name
+        backbone._backbone.load_state_dict(expected.state_dict())
     x = image()
     with torch.no_grad():
-        same(backbone(x).feature_maps, expected(x), 1e-5)  # another formula
-
-
-def test_pretrained_with_norms_that_learn():
-    """transformers 5.24 resets the statistics of BatchNorms: load them again."""
-    backbone = transformers.TimmBackbone(config(), pretrained=True)
-    expected = features(pretrained=True)
-    for name, parameter in expected.named_parameters():
-        assert torch.equal(backbone._backbone.get_parameter(name), parameter), name
-    backbone._backbone.load_state_dict(expected.state_dict())
-    x = image()
-    with torch.no_grad():
-        same(backbone.eval()(x).feature_maps, expected(x))
+        same(backbone.eval()(x).feature_maps, expected(x), 1e-5)  # another formula if frozen
 
 
 def test_detr_trains():
@@ -91,10 +86,8 @@ def test_detr_trains():
     x = image()
     with torch.no_grad():
         same(body.eval()(x), expected(x))
-    boxes = [[[0.5, 0.5, 0.4, 0.3]], [[0.3, 0.6, 0.2, 0.2], [0.7, 0.3, 0.3, 0.4]]]
-    labels = [
-        {'class_labels': torch.arange(1, len(b) + 1), 'boxes': torch.tensor(b)} for b in boxes
-    ]
+    boxes = torch.tensor([[0.3, 0.6, 0.2, 0.2], [0.7, 0.3, 0.3, 0.4]])
+    labels = [{'class_labels': torch.tensor([1, 2]), 'boxes': boxes}] * 2
     before = {k: v.clone() for k, v in body.named_buffers()}
     found = model.train()(pixel_values=x, labels=labels)
     found.loss.backward()

@@ -4,15 +4,12 @@ import dataclasses
 
 from benchmarks.suite.cells import Cell
 
-CELL = dict(
-    kind='time', pair='main', task='infer', mode='eager', precision='fp32', layout='channels_last',
-    batch=2, size=64, threads=1, device='cpu',
-)  # fmt: skip
+CELL = Cell('time', 'main', 'infer', 'eager', 'fp32', 'channels_last', 2, 64, 1, 'cpu')
 
 
 def cell(**changes) -> Cell:
     """A small cell."""
-    return Cell(**{**CELL, **changes})
+    return dataclasses.replace(CELL, **changes)
 
 
 def synthetic(pair, subject=1.2, control=1.0, settled=True, **axes):

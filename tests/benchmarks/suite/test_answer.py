@@ -10,7 +10,6 @@ from benchmarks.suite.answer import (
     answer,
     is_usable,
     load,
-    notes,
     on_the_claim,
     percent,
     published,
@@ -24,20 +23,13 @@ from timm_res2net.export.measure import Ratio
 from .common import file_of, synthetic
 
 
-def test_notes():
-    assert notes(synthetic('main')[1]) == []
-    _, loud = synthetic('main', settled=False)
-    loud['samples'] |= {'baseline': [1.0, 1.5] * 4, 'control': [1.0, 1.5] * 4}
-    assert notes(loud) == ['not settled, ± 20.0 %', 'noisy, IQR 40 %']
-    assert notes(synthetic('main', control=2.0)[1]) == ['unusable']
-
-
 def test_sentence():
+    """The ratio, its control, and what is to be said against it."""
     _, own = synthetic('deploy', subject=0.5, mode='eager->deploy')
     assert sentence(own) == 'time × 0.50 [0.50, 0.50]; control 1.00 [1.00, 1.00], 8 rounds'
-    plain = sentence(synthetic('main', settled=False)[1])  # both models in one mode
-    assert 'time × 1.20 [1.20, 1.20], throughput × 0.83: consistent with' in plain
-    assert plain.endswith('8 rounds (not settled, ± 0.0 %)')
+    _, loud = synthetic('main', settled=False)
+    loud['samples'] |= {'baseline': [1.0, 1.5] * 4, 'control': [1.0, 1.5] * 4}
+    assert sentence(loud).endswith('8 rounds (not settled, ± 20.0 %; noisy, IQR 40 %)')
     refused = sentence(synthetic('main', control=1.03)[1])
     assert '× 1.03 of its time. Close other programs and run the same command again.' in refused
     assert 'throughput' not in refused  # no figure to quote
@@ -71,14 +63,6 @@ def test_the_verdict_on_the_claim(time, throughput, text):
     assert on_the_claim(time) == f'time × {time}, throughput × {throughput:.2f}: {text}'
 
 
-def test_a_ratio_is_over_builds():
-    _, row = synthetic('main')
-    subject = [1.1] * 10 + [1.2] * 20 + [1.3] * 10
-    row |= {'samples': {'baseline': [1.0] * 40, 'subject': subject}, 'blocks': [10] * 4}
-    assert time_ratio({**row, 'blocks': []}).half_width == 0
-    assert time_ratio(row).half_width > 0.05
-
-
 def test_the_first_file_counts_and_an_unusable_time_is_not_explained():
     one, two = (file_of(synthetic('main', subject=value)) for value in (1.1, 1.2))
     (row,) = select({'one': one, 'two': two}, 'time')
@@ -96,8 +80,8 @@ def test_a_file_is_continued(tmp_path):
     content['cells'][key] = row
     save(path, content)
     again = start(path, 'smoke', 'another')
-    assert again['cells'][key]['samples']['subject'] == [1.2346] * 8  # five digits
-    assert again['cells'][key]['cell'] == row['cell']
+    row['samples']['subject'] = [1.2346] * 8  # five digits
+    assert again['cells'] == {key: row}
     assert [run['command'] for run in again['runs']] == ['command', 'another']
 
 
@@ -105,7 +89,7 @@ def test_another_file_version_or_machine(tmp_path):
     path = tmp_path / 'a.json'
     content = start(path, 'smoke', 'command')
     other = json.dumps({**content, 'version': 7})
-    for text in ('{"a": 1}', '{"a": ', '[]', '{"kind": "x", "version": 1}', other):
+    for text in ('{"a": 1}', '{"a": ', '[]', other):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"a\.json' is not a result .* version 1.* --out"):
             start(path, 'smoke', 'command')
@@ -159,21 +143,16 @@ def test_report_and_plots(tmp_path):
     text = ' '.join(report.markdown({'one': one, 'two': two}).split())
     plain, deployed = text.split('## Deployed models and other runtimes')
     words = '| infer, eager, fp32, channels_last, batch {}, 224 px, 2 threads | {} '
-    good = '1.00 [1.00, 1.00] | 8 | 1 | |'
     line = words.format(8, 'one') + '| 1000.0 | 1180.0 | time × 1.18 [1.18, 1.18], throughput'
-    assert line in plain and plain.count(good) == 3
+    assert line in plain
     assert 'not settled, ± 0.0 % |' in plain.split(words.format(8, 'two'))[1][:200]
-    unusable = plain.split(words.format(4, 'one'))[1][:300]
-    assert 'Close other programs' in unusable and '| unusable |' in unusable
+    assert 'Close other programs' in plain.split(words.format(4, 'one'))[1][:300]
     assert '× 1.50' not in text
     assert 'Medians of the controls: 0.900 to 1.000.' in plain
-    assert '### deploy' not in plain and '### main' not in deployed
     assert '| time × 0.50 [0.50, 0.50] |' in deployed
     assert text.startswith('Measured on a CPU, 2 cores, AVX512; torch 2, timm 1, Python 3, Linux;')
-    assert 'commits 0123456789ab.' in text
     drawn = plots.plot({'one': one}, tmp_path / 'plots')
     assert [path.name for path in drawn] == ['main.png', 'pairs.png']
-    assert sorted((tmp_path / 'plots').iterdir()) == sorted(drawn)
     assert plots.plot({'one': file_of()}, tmp_path) == []
     with pytest.raises(FileExistsError, match=drawn[0].name):
         plots.plot({'one': one}, drawn[0])

@@ -6,6 +6,7 @@ import gc
 import random
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from benchmarks.suite.cells import Pair, Spec
 from benchmarks.suite.measure import (
     CAUSES,
     KINDS,
-    _t,
     counts,
     explain,
     interleave_blocks,
@@ -38,18 +38,15 @@ class Bench:
 
     def __init__(self, **seconds):
         self.log, self.now, self.seconds = [], 0.0, seconds
-        self.options = {'clock': self.clock, 'sync': lambda: self.log.append('sync')}
+        self.options = {'clock': partial(self.call, 'clock'), 'sync': partial(self.call, 'sync')}
 
-    def clock(self):
-        self.log.append('clock')
+    def call(self, name):
+        self.log.append(name)
+        self.now += self.seconds.get(name, 0)
         return self.now
 
     def steps(self):
-        def step(role):
-            self.log.append(role)
-            self.now += self.seconds[role]
-
-        return {role: (lambda role=role: step(role)) for role in self.seconds}
+        return {role: partial(self.call, role) for role in self.seconds}
 
     def interleave(self, **options):
         return measure.interleave(self.steps(), **self.options, **options)
@@ -64,7 +61,6 @@ def test_warm_up_is_not_timed_and_a_sample_waits_for_the_queue_before_both_readi
         *('sync', 'clock', 'forward', 'sync', 'clock'),
         'clock',  # and ends
     ]
-    assert measure.synchronize('cpu')() is None
     assert measure.synchronize('cuda') is torch.cuda.synchronize
 
 
@@ -87,28 +83,32 @@ def test_it_ends_at_the_budget_and_keeps_the_garbage_collector():
     assert collecting == [False] * 5
     assert gc.isenabled()
     assert len(bench.interleave(budget=0, least_rounds=4)['baseline']) == 4
-
-    def stop():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        bench.interleave(budget=10, on_round=stop)
+    with pytest.raises(ZeroDivisionError):
+        bench.interleave(budget=10, on_round=lambda: 1 / 0)
     assert gc.isenabled()
 
 
+def test_a_drift_slows_all_models_equally():
+    """A machine that becomes 2 % slower with every round, and two models that are one."""
+    bench = Bench(baseline=1.0, subject=1.0)
+
+    def slower():
+        bench.seconds = {role: seconds * 1.02 for role, seconds in bench.seconds.items()}
+
+    samples = bench.interleave(budget=0, least_rounds=100, on_round=slower)
+    assert ratio(samples['subject'], samples['baseline']).median == 1
+    first, last = np.split(np.array(samples['subject']), 2)
+    assert np.median(last) / np.median(first) > 2  # one model after the other
+
+
 def test_blocks_build_again_and_add_up():
-    bench, built = Bench(baseline=1.0, subject=1.25), []
-
-    def build():
-        built.append(len(bench.log))
-        return bench.steps()
-
+    bench = Bench(baseline=1.0, subject=1.25)
+    build = Mock(side_effect=bench.steps)
     samples, blocks = interleave_blocks(build, budget=1000, **bench.options)
-    assert len(built) == 6  # settled at the first check
+    assert build.call_count == 6  # settled at the first check
     # a block of 10 s: the rounds of 2.25 s that begin within it
     assert blocks == [5] * 6
     assert samples == {'baseline': [1.0] * 30, 'subject': [1.25] * 30}
-    assert bench.log.count('subject') == 30 + measure.WARMUP + 5 * measure.REBUILT
     # blocks of 1 s, of at least two rounds
     assert interleave_blocks(build, budget=6, **bench.options)[1] == [2, 2]
 
@@ -171,19 +171,9 @@ def test_blocks_of_several_lengths():
     """The median is that of all rounds, and one block is the plain ratio."""
     rng = np.random.default_rng(6)
     times, base = noisy(rng, 14), noisy(rng, 14)
-    assert (
-        ratio_of_blocks(times, base, [14]) == ratio_of_blocks(times, base, ()) == ratio(times, base)
-    )
+    assert ratio_of_blocks(times, base, [14]) == ratio(times, base)
     found = ratio_of_blocks(times, base, [3, 5, 2, 4])
-    assert found == ratio_of_blocks(times, base, [3, 5, 2, 4])
-    assert found.median == ratio(times, base).median
-    assert found.low < found.median < found.high
-
-
-def test_students_t():
-    # Abramowitz and Stegun 1964, table 26.10
-    for freedom, t in ((5, 2.571), (10, 2.228), (30, 2.042)):
-        assert _t(freedom) == pytest.approx(t, abs=0.004)
+    assert found.low < found.median == ratio(times, base).median < found.high
 
 
 # --- memory, and where the time goes --------------------------------------------------------------
@@ -224,31 +214,23 @@ def test_operators_and_convolutions_of_a_step():
     )
     stem = ((2, 3, 64, 64), (16, 3, 7, 7), False, (2, 2), (3, 3), (1, 1), 1)
     assert layers[stem] == 1
-    assert not [hook for m in model.modules() for hook in m._forward_pre_hooks]
-    without = measure.self_times(work.step, 'cpu')
-    assert without['attention'] == 0
-    assert all(without[kind] > 0 for kind in KINDS if kind != 'attention')
     measure.mark_attention(model)
-    assert measure.self_times(work.step, 'cpu')['attention'] > 0
+    assert all(seconds > 0 for seconds in measure.self_times(work.step, 'cpu').values())
 
 
 @pytest.mark.parametrize(
     ('names', 'kind'),  # of an event and of those that contain it
     [
-        ('mkldnn_convolution', 'convolution 1×1'),
         ('empty _conv_depthwise2d', 'convolution 1×1'),
         ('add_ conv2d', 'convolution 1×1'),  # the bias
         ('copy_ conv2d', 'concat/split/copy'),
         ('copy_ _to_copy to conv2d', 'other'),  # by autocast
-        ('clamp_min_ relu_', 'norm+activation'),
         ('sum mean', 'pool'),
-        ('erfinv', 'other'),
     ],
 )
 def test_kind_of_an_event(names, kind):
-    event = None
+    event, shapes = None, [[1, 8, 9, 9], [8, 8, 1, 1]]
     for name in reversed(names.split()):
-        shapes = [[1, 8, 9, 9], [8, 8, 1, 1]]
         event = SimpleNamespace(name=f'aten::{name}', cpu_parent=event, input_shapes=shapes)
     assert measure.kind_of(event) == kind
 
@@ -259,12 +241,10 @@ def test_counts():
     assert full['params'] == 25_557_032
     assert full['macs'] / 1e9 == pytest.approx(4.09, abs=5e-3)
     assert full['activations'] / 1e6 == pytest.approx(11.1, abs=0.05)
-    assert article['macs'] / full['macs'] == pytest.approx(0.577, abs=5e-4)
-    # README: the widths of the pairs article_equal_macs, the closest one, and article_aligned
-    specs = {width: Spec('resnet50', (('base_width', width),)) for width in (40, 41, 42)}
-    apart = [counts(spec, 224)['macs'] / article['macs'] - 1 for spec in specs.values()]
-    assert apart[:2] == pytest.approx([-0.0235, 0.0036], abs=5e-5)
-    assert apart[2] > apart[1]
+    # README: 41 is the width of resnet50 with the closest MACs
+    specs = (Spec('resnet50', (('base_width', width),)) for width in (40, 41, 42))
+    apart = [abs(counts(spec, 224)['macs'] / article['macs'] - 1) for spec in specs]
+    assert apart[1] == min(apart) < 0.005
 
 
 def test_attribute():
@@ -282,26 +262,23 @@ def test_attribute():
         # without SE and the head; for two images
         assert 0.95 < sum(one['count'] * one['macs'] for one in alone) / (2 * macs) < 1
         assert all(len(one['seconds']) == 3 for one in alone)
-    assert tuple(explain(result)) == CAUSES
-
-
-def measured(time=10.0, alone=8.0, macs=100, inside=8.0, add=1.0, pool=0.5):
-    """What `attribute` returns for a model, each value three times."""
-    kinds = {'convolution 1×1': inside, 'add': add, 'pool': pool}
-    return {
-        'seconds': [time] * 3,
-        'alone': [{'count': 2, 'macs': macs, 'seconds': [alone / 2] * 3}],
-        'profile': {kind: [kinds.get(kind, 0.0)] * 3 for kind in KINDS},
-    }
 
 
 def test_explain():
-    def explained(subject):
-        roles = {'baseline': measured(), 'subject': subject}
-        keys = ('seconds', 'alone', 'profile')
-        return explain({key: {role: one[key] for role, one in roles.items()} for key in keys})
+    def alone(seconds, macs):
+        return [{'count': 2, 'macs': macs, 'seconds': [seconds / 2]}]
 
-    causes = explained(measured(time=13.0, alone=9.6, macs=110, inside=10.0, add=1.7, pool=0.6))
+    def profile(convolution, add, pool):
+        known = {'convolution 1×1': [convolution], 'add': [add], 'pool': [pool]}
+        return {kind: [0.0] for kind in KINDS} | known
+
+    causes = explain(
+        {
+            'seconds': {'baseline': [10.0], 'subject': [13.0]},
+            'alone': {'baseline': alone(8.0, 100), 'subject': alone(9.6, 110)},
+            'profile': {'baseline': profile(8.0, 1.0, 0.5), 'subject': profile(10.0, 1.7, 0.6)},
+        }
+    )
     expected = {
         'extra': 0.3, 'more MACs': 0.08,  # 8 s * 10 % of 10 s
         'less efficient convolutions': 0.08,  # 9.6 - 8.8
@@ -311,4 +288,3 @@ def test_explain():
     }  # fmt: skip
     assert causes == pytest.approx(dict.fromkeys(CAUSES, 0.0) | expected)
     assert tuple(causes) == CAUSES
-    assert set(explained(measured()).values()) == {0.0}
