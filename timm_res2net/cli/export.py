@@ -265,8 +265,8 @@ def _trains_nothing(arguments: list[str]) -> str:
     if count == needed:
         return ''
     return (
-        f'{folder} has {count} images, fewer than the {needed} of a batch, and train.py trains only '
-        'on full batches. Give it a smaller --batch-size, such as --batch-size '
+        f'{folder} has {count} images, fewer than the {needed} of a batch, and train.py trains '
+        'only on full batches. Give it a smaller --batch-size, such as --batch-size '
         f'{max(1, min(32, count // 4))}.'
     )
 
