@@ -41,7 +41,7 @@ def test_int8(as_json, monkeypatch, capsys, tmp_path):
         assert json.loads(out)['int8'] == INT8._asdict()
     else:
         assert 'with 18 images. On 17 other images, 99.0 %' in out
-        assert 'the int8 file are off by 5.0 % (logits)' in out
+        assert 'the int8 file differ from float32 by 5.0 % (logits)' in out
         assert 'Verified by running the float32 file: ' in out
         assert '× 0.50 of the time' in out
         assert 'INFERENCE_PRECISION_HINT' in out
