@@ -138,6 +138,7 @@ def test_folders_and_other_models(tmp_path):
         ({'trainable_layers': 2.5}, 'got 2.5'),
         ({'out_indices': (1, 7)}, 'got (1, 7)'),
         ({'name': 'res2net50_es'}, "'res2net50_es'"),
+        ({'name': timm.create_model(TINY)}, 'Create it with features_only=True'),
         ({'name': 'mobilenetv3_small_050', 'trainable_layers': 3}, 'mobilenetv3_small_050'),
     ],
 )

@@ -233,6 +233,8 @@ def test_models_that_cannot_classify_images(model):
     """They are refused at once, before an image is asked for."""
     with pytest.raises(ValueError, match='no classes'):
         predict(timm.create_model(TINY, num_classes=0), ['a.png'])
+    with pytest.raises(ValueError, match=r"write \['red.png'\]"):
+        predict(TINY, 'red.png')
     with pytest.raises(ValueError, match='fp8'):
         predict(model, ['a.png'], amp='fp8')
     five = timm.create_model(TINY, in_chans=5)

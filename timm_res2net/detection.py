@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from timm.layers import freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import nn
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
@@ -131,7 +132,7 @@ def detection_backbone(
         body = name
     else:
         body = create_model(name, features_only=True, out_indices=tuple(out_indices), **kwargs)
-    if not hasattr(body, 'feature_info'):
+    if not isinstance(getattr(body, 'feature_info', None), FeatureInfo):  # a list in other models
         raise ValueError(
             f'{type(body).__name__} returns no feature levels. Create it with features_only=True, '
             'or export with features=True (--features).'

@@ -302,6 +302,8 @@ def predict(
         >>> next(predict('test_res2net_se', [None])).top[0][0]
         '3'
     """
+    if isinstance(images, str | os.PathLike):
+        raise ValueError(f'images must be a list of images or the like: write [{images!r}].')
     if amp not in (None, 'bf16'):
         raise ValueError(f"Unknown amp '{amp}'. Use 'bf16' or None.")
     model: Any = target if isinstance(target, nn.Module) else load_model(target).eval()

@@ -131,7 +131,13 @@ def test_a_file_is_continued(option, digits, tmp_path, capsys):
         out.write_bytes(whole[:end])
         main([*words, '--resume'])
         assert content(out.read_bytes()) == content(whole), end
-    assert main([*words, '--resume']) == 0  # nothing is left to do
+    assert main([*words, '--resume']) == 1  # nothing is left to do, but one image was not read
+    assert capsys.readouterr().err.splitlines()[-1].endswith(': 1 of 5 images cannot be read.')
+    words[1] = str(model_folder(tmp_path / 'other'))
+    for options in ([], ['--top', '1']):
+        assert main([*words, *options, '--resume']) == 1
+        assert f'{out} has other results of ' in capsys.readouterr().err
+        assert content(out.read_bytes()) == content(whole)
 
 
 def test_the_rows_of_a_csv(digits, tmp_path):

@@ -35,7 +35,7 @@ def test_what_is_fastest(monkeypatch, capsys):
     assert given == [('res2net50_se', {'batch_size': 8, 'slow': False})]
     assert '| OpenVINO, int8 | 20.00  | × 0.20 [0.19, 0.21] | 26.0       |' in out
     assert 'Not timed: AOTInductor of res2net50_se (takes minutes to make).' in out
-    assert 'Of the forms timed, OpenVINO, int8 is the fastest of res2net50_se.' in out
+    assert 'For res2net50_se, OpenVINO, int8 is the fastest of the forms timed.' in out
     assert 'In float32, deployed is the fastest.' in out
     run(monkeypatch, [DEPLOYED, EAGER])
     assert 'deployed is the fastest' in capsys.readouterr().out.splitlines()[-1]
@@ -47,8 +47,8 @@ def test_ties(monkeypatch, capsys):
     other = Timing('ONNX Runtime', 76.0, ratio(0.76))
     run(monkeypatch, [INT8, lower, DEPLOYED, other, EAGER])
     out = capsys.readouterr().out
-    assert 'OpenVINO, int8 and OpenVINO, bfloat16 are the fastest, and' in out
-    assert 'In float32, deployed and ONNX Runtime are the fastest, and' in out
+    assert 'OpenVINO, int8 and OpenVINO, bfloat16 (whose intervals overlap) are the fastest' in out
+    assert 'In float32, deployed and ONNX Runtime (whose intervals overlap) are' in out
 
 
 @pytest.mark.parametrize(

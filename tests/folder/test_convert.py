@@ -271,6 +271,8 @@ REFUSED = {  # a checkpoint, arguments, and what the error names
     'two semantics': (tiny, {'model': TINY, 'semantics': 'paddle'}, 'official, not paddle'),
     'no entry': (tiny, {'entry': 'ema'}, "'ema'"),
     'no license': (tiny, {'license': 'My License'}, "'My License'"),
+    'a crop of too much': (tiny, {'data': {'crop_pct': 3}}, 'crop_pct=3'),
+    'a name that nothing has': (tiny, {'rename': {'encoder1': 'layer1'}}, "'encoder1.'"),
     'a crop of nothing': (tiny, {'data': {'crop_pct': 0}}, 'crop_pct=0'),
     'two names': (tiny, {'label_names': ['a', 'b']}, '2 label names for 10 classes'),
     'a license elsewhere': (tiny, {'to': 'official', 'license': 'mit'}, 'official'),

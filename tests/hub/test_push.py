@@ -222,7 +222,7 @@ def test_the_commands(server, tmp_path, monkeypatch, capsys):
 # --- what is pushed -----------------------------------------------------------------------------
 
 
-def test_data_and_label_names():
+def test_data_and_label_names(tmp_path):
     """Of another number of channels, the statistics follow."""
     data = {'img_size': 40, 'mean': (0.4,), 'std': (0.2,), 'crop_pct': 0.9}
     done = dry(tiny(in_chans=1), data=data, label_names=list('abcde'))
@@ -233,6 +233,10 @@ def test_data_and_label_names():
     assert done.config.label_names == list('abcde')
     assert 'num_classes' not in done.config.model_args  # transformers would get it twice
     # a model in memory may have learnt ten other classes than its weights came with
+    torch.save(tiny().state_dict(), tmp_path / 'w.pth')
+    assert any(
+        'were not recorded with the weights' in note for note in dry(tmp_path / 'w.pth').notes
+    )
     digits = timm.create_model('test_res2net_se', pretrained=True)
     assert dry(digits).config.label_names is None
 

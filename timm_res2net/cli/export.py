@@ -121,7 +121,7 @@ def _verdict(target: str, compared: Comparison) -> Iterator[str]:
             f'fastest form is wider than {SPREAD:.0%}. Close other programs, and run this again.'
         )
         return
-    yield f'Of the forms timed, {_in_words(compared.fastest())} of {target}.'
+    yield f'For {target}, {_in_words(compared.fastest())} of the forms timed.'
     if compared.fastest() != compared.fastest(exact=True):
         yield (
             'int8 and bfloat16 change the outputs; `timm-res2net export --int8 FOLDER` measures '
@@ -132,7 +132,7 @@ def _verdict(target: str, compared: Comparison) -> Iterator[str]:
 def _in_words(forms: Sequence[str]) -> str:
     if len(forms) == 1:
         return f'{forms[0]} is the fastest'
-    return f'{" and ".join(forms)} are the fastest, and their intervals overlap'
+    return f'{" and ".join(forms)} (whose intervals overlap) are the fastest'
 
 
 def add(commands: Any) -> None:

@@ -4,14 +4,16 @@ import argparse
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -81,14 +83,14 @@ def _predict(
         raise ValueError('--resume continues a file: name it with --csv or --jsonl.')
     if out is not None:
         check_writable(out, replace=resume)
-    done, size = _done(out, csv is not None) if out and out.exists() else (set(), 0)
+    done = _done(out, csv is not None) if out and out.exists() else _Done()
     paths: Iterable[Path | Prediction | None] = walk_images(images) if images else [None]
     names = ((getattr(path, 'image', str(path)), path) for path in paths)
     part, parts = shard or (1, 1)
     left = (
         path
         for name, path in names  # which part depends on the name alone
-        if name not in done and zlib.crc32(os.fsencode(name)) % parts == part - 1
+        if name not in done.images and zlib.crc32(os.fsencode(name)) % parts == part - 1
     )
     if is_exported(named):
         model: Any = load_exported(named)
@@ -98,19 +100,22 @@ def _predict(
     check_values(model, f'{target} was not run: ')
     model = make_ready(model, device, deploy)
     options = {'workers': torch.get_num_threads() - 1, **options}
-    rows: Iterable[Prediction] = predict(model, left, **options)
+    formatted: Callable[[Prediction], str] = _json_line if json_lines or jsonl else _csv_lines
+    first = list(itertools.islice(left, 1))
+    for row in predict(model, first, **options) if done.last else ():
+        _compare(done, row.image, formatted(row), out)
+    rows: Iterable[Prediction] = predict(model, itertools.chain(first, left), **options)
     if any(path.is_dir() for path in images) and sys.stderr.isatty():
         rows = rows if out is None and sys.stdout.isatty() else tqdm(rows, unit='image')
-    formatted: Callable[[Prediction], str] = _json_line if json_lines or jsonl else _csv_lines
-    number = errors = 0
+    number, errors = done.number, done.errors
     with contextlib.ExitStack() as stack:
         file: Any = sys.stdout
         if out is not None:
             mode = 'a' if resume else 'x'  # another process may have written it in the meantime
             opened = out.open(mode, -1, 'utf-8', 'surrogateescape', '')  # a name may be no UTF-8
             file = stack.enter_context(opened)
-            file.truncate(size)
-            if csv and size == 0:
+            file.truncate(done.size)
+            if csv and done.size == 0:
                 print(','.join(_COLUMNS), file=file)
         elif not json_lines:
             formatted = _table_lines(max(map(len, ('class', *labels_of(model)))))
@@ -130,11 +135,19 @@ def _shard(word: str) -> tuple[int, int]:
     raise argparse.ArgumentTypeError(f"'{word}' is not K/N with K from 1 to N, such as 3/16")
 
 
-def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
-    """Return the images in a file of results and the bytes of their lines.
+class _Done(NamedTuple):
+    """What a file of results has: all images but the last, whose lines a break may have cut."""
 
-    The last image is left out: a break may have cut its lines.
-    """
+    images: frozenset[str] = frozenset()
+    size: int = 0  # bytes of their lines
+    number: int = 0
+    errors: int = 0
+    last: str = ''  # the last image, and its lines
+    lines: tuple[str, ...] = ()
+
+
+def _done(path: Path, is_csv: bool) -> _Done:
+    """Read a file of results."""
     beginning = (','.join(_COLUMNS) + '\n' if is_csv else '{"image": ').encode()
     content = path.read_bytes()
     if content[: len(beginning)] != beginning[: len(content)]:
@@ -143,20 +156,49 @@ def _done(path: Path, is_csv: bool) -> tuple[set[str], int]:
             'Name another one.'
         )
     lines = content.split(b'\n')[:-1]  # what follows the last newline is cut
-    names = []
-    for number, line in enumerate(lines, 1):
-        text = line.decode('utf-8', 'surrogateescape')
+    texts = [line.decode('utf-8', 'surrogateescape') for line in lines]
+    rows: list[tuple[str, bool]] = []  # an image, and whether it could not be read
+    for number, text in enumerate(texts, 1):
         try:
-            names.append(next(csv.reader([text]))[0] if is_csv else json.loads(text)['image'])
-        except (ValueError, LookupError, TypeError) as error:
+            if is_csv:
+                image, _, _, error = next(csv.reader([text]))
+            else:
+                image, error = (row := json.loads(text))['image'], row.get('error', '')
+        except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as failure:
             raise ValueError(
                 f'Line {number} of {path} is no result of `predict` ({brief(text)}). Nothing was '
                 'changed. Mend it, or name another file.'
-            ) from error
-    while names and names[-1:] == names[-2:-1]:
-        names.pop()
-    kept = len(names[:-1])
-    return set(names[:kept]), sum(len(line) + 1 for line in lines[:kept])
+            ) from failure
+        rows.append((image, bool(error) and number > is_csv))
+    last = rows[-1][0] if rows[is_csv:] else ''
+    kept = len(rows)
+    while last and kept and rows[kept - 1][0] == last:
+        kept -= 1
+    images = [image for image, _ in rows[is_csv:kept]]
+    return _Done(
+        frozenset(images),
+        sum(len(line) + 1 for line in lines[:kept]),
+        len(dict.fromkeys(images)),
+        sum(failed for _, failed in rows[:kept]),
+        last,
+        tuple(texts[kept:]),
+    )
+
+
+def _compare(done: _Done, image: str, text: str, path: Path | None) -> None:
+    """Refuse to continue the file of another model, by what it has of the last image."""
+    number = re.compile(r'\d\.\d+(?:e-\d+)?')
+    mine = text.splitlines()[: len(done.lines)]
+    shares = [
+        [float(x) for line in lines for x in number.findall(line)] for lines in (mine, done.lines)
+    ]
+    same = [number.sub('', line) for line in mine] == [number.sub('', line) for line in done.lines]
+    same = same and all(abs(a - b) < 0.01 for a, b in zip(*shares, strict=True))
+    if image == done.last and not same:
+        raise ValueError(
+            f'{path} has other results of {image} than this model and these options give. Nothing '
+            'was changed. Name another file, or use the model and the options that wrote it.'
+        )
 
 
 def _json_line(row: Prediction) -> str:

@@ -55,6 +55,12 @@ def find_network(
             it is a network that cannot be built, or two keys get the same name.
     """
     if rename:
+        for old in rename:
+            if not any(f'{key}.'.startswith(f'{old}.') for key in values):
+                raise ValueError(
+                    f"No key starts with '{old}.', so nothing is renamed to '{rename[old]}'. Its "
+                    f'blocks are in {_blocks(values) or "other parts"}'
+                )
         theirs = {_renamed(key, rename): key for key in values}
         if len(theirs) < len(values):
             raise ValueError(f'Two keys get the same name. Its blocks are in {_blocks(values)}')

@@ -90,10 +90,14 @@ class Runner(nn.Module):
                 'model that was exported.'
             )
         if self.takes_pixels != (images.dtype == torch.uint8):
+            remedy = 'Normalize them, or export the model with its preparation'
+            if self.takes_pixels:
+                remedy = (
+                    '`predict` and others that normalize images need a file without preparation'
+                )
             raise ValueError(
                 f'{self.path.name} takes images as {self.pretrained_cfg["input"]}, got '
-                f'{images.dtype} {tuple(images.shape)}. For `predict` and others that normalize '
-                'images, export it without with_preparation=True (--with-preparation).'
+                f'{images.dtype} {tuple(images.shape)}. {remedy} (--with-preparation).'
             )
         shape = self.pretrained_cfg.get('shape', images.shape)
         if images.shape != shape:  # a static AOTInductor file would return wrong outputs

@@ -93,8 +93,8 @@ def data_of(
     """
     given = {key: value for key, value in (given or {}).items() if value is not None}
     try:
-        if not all(given.get(key, 1) for key in ('crop_pct', 'img_size')):
-            raise ValueError('0 would stand for the default')
+        if not (given.get('img_size', 1) and 0 < given.get('crop_pct', 1) <= 1):
+            raise ValueError('img_size must not be 0, and crop_pct above 0 and at most 1')
         if net is not None:
             data = resolve_input_data_config(net, given, dict(cfg))
         else:  # an empty cfg stands for timm's defaults

@@ -128,6 +128,7 @@ def push_to_hub(
             if (path := folder.path / name).is_file()
         }
         branch = revision or 'main'
+        more += [finding.text for finding in findings if finding.state == 'warning']
         done = Push(target.value, branch, files, carded.card, carded.config, (*notes, *more))
         if dry_run:
             return done

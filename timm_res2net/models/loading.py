@@ -110,7 +110,8 @@ def prepare_weights(cfg: Any, cache_dir: str | Path | None = None) -> None:
         except (OSError, RuntimeError) as error:  # torch's error for another hash
             raise OSError(
                 f'Cannot download {cfg.url} ({type(error).__name__}: {first_line(error)}). Run '
-                "again, or load a copy of the file with pretrained_cfg_overlay=dict(file='PATH')."
+                'again, or make a folder of a copy with `timm-res2net convert FILE --out FOLDER`. '
+                "In Python, pretrained_cfg_overlay=dict(file='PATH') loads the copy."
             ) from error
 
 
