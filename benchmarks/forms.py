@@ -189,7 +189,7 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any], names: Collection[str]
     for key in ('milliseconds', 'ratios', 'bytes', 'memory'):
         merged[key] = old[key] | {name: x for name, x in new[key].items() if name in names}
     left = {name: x for name, x in old['left_out'].items() if name not in new['ratios']}
-    return merged | {'left_out': left}
+    return merged | {key: new[key] for key in ('module',) if key in new} | {'left_out': left}
 
 
 def usable(cell: Mapping[str, Any]) -> bool:
