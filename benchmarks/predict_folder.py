@@ -151,6 +151,19 @@ def report_tables(cells: dict[str, Any]) -> str:
     return text
 
 
+def sentence(report: dict[str, Any]) -> str:
+    """Return the main figures in one sentence."""
+    cell, (few, many) = report[MODELS[0]], report['memory'].values()
+    plain, deployed = (cell['ratios'][way][0] for way in (PLAIN, DEPLOYED))
+    return (
+        f"`predict` takes × {plain:.2f} of the time of timm's loop to classify {cell['images']:,} "
+        f'JPEGs with {MODELS[0]}, and × {deployed:.2f} with the deployed model, which is '
+        f'{cell["gain"][0] / cell["forward_gain"][0]:.2f} of the gain of the forward pass alone. '
+        f'For 20,000 images it takes × {many["process"] / few["process"]:.2f} of the memory for '
+        f'200, and a worker × {many["worker"] / few["worker"]:.2f}.'
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
     script = Script('predict_folder', __doc__)

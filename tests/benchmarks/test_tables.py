@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import changing_sizes, claim, forms, quantize, readme, receptive_field, tables
+from benchmarks import (
+    changing_sizes,
+    claim,
+    forms,
+    predict_folder,
+    quantize,
+    readme,
+    receptive_field,
+    tables,
+)
 from benchmarks.script import RESULTS, ROOT, load
 from benchmarks.suite import answer
 from benchmarks.trainings import train_detector
@@ -17,7 +26,7 @@ def words(path: Path) -> str:
 
 README = words(RESULTS.parent / 'README.md')
 TRAININGS = words(RESULTS.parent / 'trainings' / 'README.md')
-SCRIPTS = (changing_sizes, forms, quantize, receptive_field, train_detector)
+SCRIPTS = (changing_sizes, forms, predict_folder, quantize, receptive_field, train_detector)
 
 
 FILES = claim.load_files()
