@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, NamedTuple
@@ -83,7 +83,7 @@ def _predict(
         raise ValueError('--resume continues a file: name it with --csv or --jsonl.')
     if out is not None:
         check_writable(out, replace=resume)
-    done = _done(out, csv is not None) if out and out.exists() else _Done()
+    done = _read_results(out, csv is not None) if out and out.exists() else _Written()
     paths: Iterable[Path | Prediction | None] = walk_images(images) if images else [None]
     names = ((getattr(path, 'image', str(path)), path) for path in paths)
     part, parts = shard or (1, 1)
@@ -107,7 +107,7 @@ def _predict(
     rows: Iterable[Prediction] = predict(model, itertools.chain(first, left), **options)
     if any(path.is_dir() for path in images) and sys.stderr.isatty():
         rows = rows if out is None and sys.stdout.isatty() else tqdm(rows, unit='image')
-    number, errors = done.number, done.errors
+    number, errors = len(done.images), done.errors
     with contextlib.ExitStack() as stack:
         file: Any = sys.stdout
         if out is not None:
@@ -135,57 +135,58 @@ def _shard(word: str) -> tuple[int, int]:
     raise argparse.ArgumentTypeError(f"'{word}' is not K/N with K from 1 to N, such as 3/16")
 
 
-class _Done(NamedTuple):
+class _Written(NamedTuple):
     """What a file of results has: all images but the last, whose lines a break may have cut."""
 
-    images: frozenset[str] = frozenset()
+    images: Collection[str] = ()
     size: int = 0  # bytes of their lines
-    number: int = 0
     errors: int = 0
     last: str = ''  # the last image, and its lines
-    lines: tuple[str, ...] = ()
+    lines: Sequence[str] = ()
 
 
-def _done(path: Path, is_csv: bool) -> _Done:
-    """Read a file of results."""
+def _read_results(path: Path, is_csv: bool) -> _Written:
+    """Read a file of results. Of all images but the last, only the names stay in memory."""
     beginning = (','.join(_COLUMNS) + '\n' if is_csv else '{"image": ').encode()
-    content = path.read_bytes()
-    if content[: len(beginning)] != beginning[: len(content)]:
-        raise ValueError(
-            f'{path} is not a file that `predict` wrote with this option, and was not changed. '
-            'Name another one.'
-        )
-    lines = content.split(b'\n')[:-1]  # what follows the last newline is cut
-    texts = [line.decode('utf-8', 'surrogateescape') for line in lines]
-    rows: list[tuple[str, bool]] = []  # an image, and whether it could not be read
-    for number, text in enumerate(texts, 1):
-        try:
-            if is_csv:
-                image, _, _, error = next(csv.reader([text]))
-            else:
-                image, error = (row := json.loads(text))['image'], row.get('error', '')
-        except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as failure:
+    images, lines = set[str](), list[str]()
+    size = end = errors = 0
+    last, failed = '', False
+    with open(path, 'rb') as file:
+        if not beginning.startswith(file.read(len(beginning))):
             raise ValueError(
-                f'Line {number} of {path} is no result of `predict` ({brief(text)}). Nothing was '
-                'changed. Mend it, or name another file.'
-            ) from failure
-        rows.append((image, bool(error) and number > is_csv))
-    last = rows[-1][0] if rows[is_csv:] else ''
-    kept = len(rows)
-    while last and kept and rows[kept - 1][0] == last:
-        kept -= 1
-    images = [image for image, _ in rows[is_csv:kept]]
-    return _Done(
-        frozenset(images),
-        sum(len(line) + 1 for line in lines[:kept]),
-        len(dict.fromkeys(images)),
-        sum(failed for _, failed in rows[:kept]),
-        last,
-        tuple(texts[kept:]),
-    )
+                f'{path} is not a file that `predict` wrote with this option, and was not changed. '
+                'Name another one.'
+            )
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b'\n'):
+                break
+            end += len(line)
+            if is_csv and number == 1:
+                size = end
+                continue
+            text = line[:-1].decode('utf-8', 'surrogateescape')
+            try:
+                if is_csv:
+                    image, _, _, error = next(csv.reader([text]))
+                else:
+                    image, error = (row := json.loads(text))['image'], row.get('error', '')
+            except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as failure:
+                raise ValueError(
+                    f'Line {number} of {path} is no result of `predict` ({brief(text)}). Nothing '
+                    'was changed. Mend it, or name another file.'
+                ) from failure
+            if image != last:
+                if last:
+                    images.add(last)
+                    errors += failed
+                size, last, lines = end - len(line), image, []
+            failed = bool(error)
+            lines.append(text)
+    return _Written(images, size, errors, last, lines)
 
 
-def _compare(done: _Done, image: str, text: str, path: Path | None) -> None:
+def _compare(done: _Written, image: str, text: str, path: Path | None) -> None:
     """Refuse to continue the file of another model, by what it has of the last image."""
     number = re.compile(r'\d\.\d+(?:e-\d+)?')
     mine = text.splitlines()[: len(done.lines)]

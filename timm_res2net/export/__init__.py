@@ -253,7 +253,9 @@ def load_network(
     if unknown := data.keys() - {'mean', 'std', 'crop_pct', 'interpolation'}:
         raise TypeError(f'export_model has no argument {", ".join(sorted(unknown))}')
     model.in_chans, model.pretrained_cfg = channels, {**cfg, 'input_size': size}
-    if data.get('mean') or cfg.get('mean'):  # otherwise nothing says how images are prepared
+    if data.get('mean') is not None or cfg.get(
+        'mean'
+    ):  # otherwise nothing says how images are prepared
         model.pretrained_cfg |= data_of(cfg, model, {**data, 'input_size': size})
     network = Network(model, title).requires_grad_(False)
     if label_names is not None:

@@ -333,7 +333,8 @@ class Config:
             prepared['pool_size'] = None
         if license is not None:
             prepared['license'] = license
-        known = {'input_size' if k == 'img_size' else k for k, v in (data or {}).items() if v}
+        given = {key for key, value in (data or {}).items() if value is not None}
+        known = {'input_size' if key == 'img_size' else key for key in given}
         return replace(
             config,
             pretrained_cfg=filter_pretrained_cfg(self.pretrained_cfg | _as_json(prepared)),
