@@ -1,6 +1,11 @@
-"""Helpers of the tests: randomised models, and a plain reference of the network."""
+"""Helpers of the tests: randomised models, their folders, and a plain reference of the network."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +27,9 @@ from timm_res2net.models.res2net_zoo import default_cfgs
 NAMES = tuple(default_cfgs)  # of Res2Nets
 HRNETS = tuple(hrnet_res2net.default_cfgs)
 TIMMS = tuple(timm.list_models(module='res2net'))  # timm's own
-PADDLE = Path(__file__).parent / 'fixtures' / 'paddle.pdparams'  # a small network
+ROOT = Path(__file__).parents[1]
+FIXTURES = ROOT / 'tests' / 'fixtures'
+PADDLE = FIXTURES / 'paddle.pdparams'  # a small network
 HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
 TINY = 'test_res2net_se'
@@ -74,28 +81,59 @@ def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
     return model
 
 
-def model_folder(path: Path, name: str = 'test_res2net_se', **kwargs) -> Path:
-    """A folder with random weights and statistics: those of the package would hide little."""
-    return push_to_folder(randomise(timm.create_model(name, **kwargs)).eval(), path)
+def network(name: str = TINY, seed: int = 1, **kwargs: Any) -> Any:
+    """A model in eval mode, with random weights and statistics."""
+    return randomise(timm.create_model(name, **kwargs), seed).eval()
 
 
-def push_to_folder(model: nn.Module, path: Path, **kwargs) -> Path:
-    """Write the folder that a push of a model would send."""
-    done = push_to_hub(model, 'me/net', license='mit', dry_run=True, **kwargs)
-    return write(Model(model, done.config, done.card), path).path
+def random_weights(name: str = TINY, **kwargs: Any) -> dict[str, torch.Tensor]:
+    return network(name, **kwargs).state_dict()
 
 
-def from_folder(path: Path, **kwargs) -> nn.Module:
-    return timm.create_model(f'local-dir:{path}', pretrained=True, **kwargs).eval()
-
-
-def save(tensors, path: Path) -> Path:
+def save(tensors: object, path: Path) -> Path:
     torch.save(tensors, path)
     return path
 
 
-def random_weights(name: str = TINY, **kwargs) -> dict[str, torch.Tensor]:
-    return randomise(timm.create_model(name, **kwargs)).state_dict()
+class Trap:
+    """A pickle that calls something as it is read."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+# --- folders and repositories ---------------------------------------------------------------------
+
+
+def model_folder(path: Path, name: str = TINY, **kwargs: Any) -> Path:
+    """A folder with random weights and statistics: those of the package would hide little."""
+    return push_to_folder(network(name, **kwargs), path)
+
+
+def dry(model: object, **kwargs: Any) -> Any:
+    """What would be pushed."""
+    return push_to_hub(model, 'me/net', **{'license': 'mit', 'dry_run': True, **kwargs})
+
+
+def push_to_folder(model: nn.Module, path: Path, **kwargs: Any) -> Path:
+    """Write the folder that a push of a model would send."""
+    done = dry(model, **kwargs)
+    return write(Model(model, done.config, done.card), path).path
+
+
+def from_folder(path: Path, **kwargs: Any) -> Any:
+    return timm.create_model(f'local-dir:{path}', pretrained=True, **kwargs).eval()
+
+
+def change_config(folder: Path, part: str = '', **changes: object) -> None:
+    """Write other values into a folder's config, at its top or in a part of it."""
+    path = folder / CONFIG
+    config = json.loads(path.read_text())
+    (config[part] if part else config).update(changes)
+    path.write_text(json.dumps(config))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -115,6 +153,37 @@ def repository_files(repo: str, model: nn.Module) -> dict[str, bytes]:
         'model.safetensors': safetensors.save(model.state_dict(), {'format': 'pt'}),
         'README.md': done.card.encode(),
     }
+
+
+def states(findings) -> dict[str, str]:
+    """The state of each question of `check`."""
+    return {finding.what: finding.state for finding in findings}
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+SHARED = {  # what every process gets: this checkout, and one thread
+    'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+    'OMP_NUM_THREADS': '1',
+}
+
+
+def python(*words: str, cwd: Path = ROOT, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process, and wait for its end."""
+    env = {**options.pop('env', os.environ), **SHARED}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        **options,
+    )
+
+
+# --- tensors --------------------------------------------------------------------------------------
 
 
 def image(batch: int = 2, size: int = 64, channels: int = 3, **kwargs) -> torch.Tensor:

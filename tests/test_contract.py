@@ -11,7 +11,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from tests.common import HRNETS, NAMES, TINY, image, randomise, relative_error, slow_except
+from tests.common import HRNETS, NAMES, TINY, image, network, relative_error, slow_except
 from timm_res2net import reparameterize_model
 
 FEATURE_CLASSES = ('list', 'dict', 'hook', 'getter', 'fx')
@@ -28,7 +28,7 @@ every_name = pytest.mark.parametrize('name', slow_except(QUICK, NAMES))
 
 
 def create(name: str = TINY, **kwargs) -> nn.Module:
-    return randomise(timm.create_model(name, **{**NARROW, **kwargs})).eval()
+    return network(name, **{**NARROW, **kwargs})
 
 
 def tensors(features) -> list[torch.Tensor]:

@@ -1,33 +1,26 @@
 """The picture of what a model sees, and the numbers in it."""
 
 import importlib.util
-import json
 
 import pytest
-import timm
 import torch
 from PIL import Image
 from timm.models.hrnet import cfg_cls
 
-from tests.common import from_folder, image, model_folder, randomise
+from tests.common import TINY, change_config, from_folder, image, model_folder, network
 from timm_res2net.drawing import activations, show
 from timm_res2net.folder.config import MULTI_LABEL
 from timm_res2net.prediction import Images
 
 pytest.importorskip('matplotlib', reason='needs the extra plots')
 
-NAME = 'test_res2net_se'
 NARROW = {'layers': (1, 2, 1, 1), 'channels': (32, 32, 32, 32)}
-
-
-def create(name: str = NAME, **kwargs):
-    return randomise(timm.create_model(name, **kwargs)).eval()
 
 
 @pytest.mark.parametrize('pool', ['avg', 'max', 'avgmax', 'catavgmax'])
 def test_its_sum_is_the_logit(pool):
     """Less the bias: what it shows is all of the evidence, and nothing else."""
-    model = create(global_pool=pool)
+    model = network(global_pool=pool)
     seen = activations(model, image(1, 96))
     best = int(seen.logits.argmax())
     assert seen.evidence.shape == (3, 3)
@@ -36,10 +29,10 @@ def test_its_sum_is_the_logit(pool):
 
 
 @pytest.mark.parametrize(
-    ('name', 'kwargs'), [(NAME, {}), ('res2net50_26w_4s', NARROW), ('resnet18', {})]
+    ('name', 'kwargs'), [(TINY, {}), ('res2net50_26w_4s', NARROW), ('resnet18', {})]
 )
 def test_what_is_seen_is_what_the_model_computes(name, kwargs):
-    model, x, inputs = create(name, **kwargs), image(1), []
+    model, x, inputs = network(name, **kwargs), image(1), []
     for key, module in model.named_modules():
         if key.endswith('conv3'):
             module.register_forward_pre_hook(lambda m, args, key=key: inputs.append((key, args[0])))
@@ -60,18 +53,18 @@ def test_what_is_seen_is_what_the_model_computes(name, kwargs):
 
 @pytest.mark.parametrize('kwargs', [{'layers': (1, 1, 1, 1)}, {'scale': 1}])
 def test_models_without_splits_that_are_added(kwargs):
-    assert activations(create(**kwargs), image(1)).splits == ('', ())
+    assert activations(network(**kwargs), image(1)).splits == ('', ())
 
 
 def test_an_hrnet():
     small = {f'stage{i}': cfg_cls['hrnet_w18_small_v2'][f'stage{i}'] for i in (2, 3, 4)}
-    seen = activations(create('hrnet_w18_res2net', **small), image(1))
+    seen = activations(network('hrnet_w18_res2net', **small), image(1))
     assert [level.shape[0] for level in seen.levels.values()] == [64, 128, 256, 512, 1024]
 
 
 def test_pictures(tmp_path):
     Image.new('RGBA', (50, 40), (200, 30, 90)).save(tmp_path / 'in.png')
-    done = show(NAME, tmp_path / 'in.png', tmp_path / 'out.png')
+    done = show(TINY, tmp_path / 'in.png', tmp_path / 'out.png')
     assert len(done.top) == 5
     assert sum(share for _, share in done.top) <= 1
     assert done.levels[:2] == (('act1', 16, 32, 32), ('layer1', 64, 16, 16))
@@ -86,9 +79,7 @@ def test_pictures(tmp_path):
 def test_folders(names, tmp_path):
     """Of grey images without classes, and with several classes, whose names could be formulas."""
     source = model_folder(tmp_path / 'net$', in_chans=1, num_classes=len(names), **NARROW)
-    config = json.loads((source / 'config.json').read_text())
-    config |= {'label_names': names or None, 'problem_type': MULTI_LABEL}
-    (source / 'config.json').write_text(json.dumps(config))
+    change_config(source, label_names=names or None, problem_type=MULTI_LABEL)
     top = dict(show(source, None, tmp_path / 'out.png').top)
     model = from_folder(source)
     with torch.no_grad():
@@ -99,12 +90,12 @@ def test_folders(names, tmp_path):
 @pytest.mark.parametrize(
     ('target', 'source', 'out', 'value'),
     [
-        (NAME, 'none.png', 'x.png', '{tmp}/none.png'),
-        (NAME, 'text.png', 'x.png', '{tmp}/text.png as an image'),
-        (NAME, 'huge.png', 'x.png', 'huge.png as an image'),
-        (NAME, None, 'x.jpg', 'x.jpg'),
-        (NAME, None, 'text.png', 'text.png already exists'),
-        (NAME, None, 'no/x.png', "'{tmp}/no'"),
+        (TINY, 'none.png', 'x.png', '{tmp}/none.png'),
+        (TINY, 'text.png', 'x.png', '{tmp}/text.png as an image'),
+        (TINY, 'huge.png', 'x.png', 'huge.png as an image'),
+        (TINY, None, 'x.jpg', 'x.jpg'),
+        (TINY, None, 'text.png', 'text.png already exists'),
+        (TINY, None, 'no/x.png', "'{tmp}/no'"),
         ('nonet', None, 'x.png', "'nonet'"),
         ('channels', None, 'x.png', '5 channels'),
         ('vit_tiny_patch16_224', None, 'x.png', 'VisionTransformer'),
@@ -119,7 +110,7 @@ def test_refused(target, source, out, value, tmp_path, monkeypatch):
         target = model_folder(tmp_path / 'net', in_chans=5, **NARROW)
     before = sorted(tmp_path.iterdir())
     with pytest.raises((ValueError, OSError)) as error:
-        show(target, source and tmp_path / source, tmp_path / out, pretrained=target == NAME)
+        show(target, source and tmp_path / source, tmp_path / out, pretrained=target == TINY)
     assert value.format(tmp=tmp_path.resolve()) in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -127,4 +118,4 @@ def test_refused(target, source, out, value, tmp_path, monkeypatch):
 def test_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r'matplotlib.*timm-res2net\[plots\]'):
-        show(NAME, None, tmp_path / 'x.png')
+        show(TINY, None, tmp_path / 'x.png')

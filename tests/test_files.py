@@ -2,13 +2,11 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.common import PADDLE
+from tests.common import PADDLE, python
 from timm_res2net.cli.folders import read_label_names
 from timm_res2net.files import (
     check_writable,
@@ -171,18 +169,8 @@ sys.exit(main(sys.argv[1:]))
 )
 def test_a_full_disk(words, tmp_path):
     """A limit on the size of files stands for the disk. Nothing half-written is left."""
-    done = subprocess.run(
-        [sys.executable, '-c', LIMITED, *words],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            'PYTHONPATH': str(Path(__file__).parents[1]),
-            'TMPDIR': str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    env = {**os.environ, 'TMPDIR': str(tmp_path)}
+    done = python('-c', LIMITED, *words, cwd=tmp_path, env=env)
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f'timm-res2net {words[0]}: ')
     assert 'Traceback' not in done.stderr

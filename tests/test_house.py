@@ -4,15 +4,14 @@ import ast
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import timm_res2net
+from tests.common import ROOT, python
 from timm_res2net.convert import COUNTS
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'timm_res2net'
 
 TOP_LEVEL = {
@@ -118,9 +117,7 @@ print(json.dumps({
 
 def test_importing_is_silent_and_changes_nothing():
     """Nothing of the process, and nothing of timm's but its registry."""
-    done = subprocess.run(
-        [sys.executable, '-c', IMPORT], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = python('-c', IMPORT)
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith('imported timm\n')
     state = json.loads(done.stdout)  # nothing printed but the answer

@@ -11,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 
-from tests.common import TINY, randomise
+from tests.common import TINY, network
 from timm_res2net import predict, reparameterize_model
 from timm_res2net.folder.config import MULTI_LABEL
 from timm_res2net.prediction import (
@@ -180,7 +180,7 @@ def test_predictions_come_in_order(digits, batch_size, workers, model):
 
 
 def test_probabilities_are_the_models(digits):
-    model = randomise(timm.create_model(TINY, num_classes=3)).eval()
+    model = network(num_classes=3)
     model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': ['cat', 'dog', 'owl']}
     path = digits / 'b' / '7.png'
     with torch.no_grad():
@@ -198,7 +198,7 @@ def test_probabilities_are_the_models(digits):
 
 @pytest.mark.parametrize('by', ['argument', 'config'])
 def test_several_classes(by, digits):
-    model = randomise(timm.create_model(TINY, num_classes=4)).eval()
+    model = network(num_classes=4)
     with torch.no_grad():
         model.fc.weight.zero_()
         model.fc.bias.copy_(torch.tensor([2.0, -1.0, float('nan'), 4.0]))

@@ -6,26 +6,23 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from PIL import Image
 
 from benchmarks import claim, script
 from benchmarks.suite import run
 from benchmarks.suite.answer import time_ratio
-from tests.common import randomise
+from tests.common import ROOT, python, random_weights
 from tests.hub.client import environment
 from tests.hub.server import hub
 from timm_res2net import cli
 from timm_res2net.prediction import DIGITS
 
-ROOT = Path(__file__).parents[1]
 PAGES = [
     'README.md', 'CHANGELOG.md', '.github/CONTRIBUTING.md', 'benchmarks/README.md',
     'benchmarks/trainings/README.md', 'hub_configs/README.md', 'tests/integration/README.md',
@@ -120,7 +117,7 @@ REPLACED = {'res2net50_se': 'test_res2net_se', 'NAME': 'test_res2net_se'}
 def network(path: Path) -> None:
     """Write a checkpoint, by its name a record of train.py."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = randomise(timm.create_model('test_res2net_se')).state_dict()
+    weights = random_weights()
     record = {'arch': 'test_res2net_se', 'state_dict': weights}
     torch.save(record if path.name.endswith('.tar') else weights, path)
 
@@ -199,15 +196,8 @@ def test_a_page_runs(page, tmp_path):
     for name, make in FILES.items():
         make(work / name)
     with hub() as server:
-        done = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c', RUN],
-            input=json.dumps(todo),
-            env=environment(server.url, tmp_path / 'home'),
-            cwd=work,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        env = environment(server.url, tmp_path / 'home')
+        done = python('-W', 'ignore', '-c', RUN, cwd=work, env=env, input=json.dumps(todo))
     assert done.returncode == 0, done.stderr
 
 

@@ -6,7 +6,6 @@ to be plain English, name the value, and say what to do.
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -16,7 +15,6 @@ from pathlib import Path
 from unittest import mock
 
 import httpx2 as httpx
-import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -26,9 +24,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors.torch import load_file, save_file
 
 from tests.common import model_folder
+from tests.folder.test_checks import DEFECTS
 from timm_res2net.cli import main
 from timm_res2net.cli.frame import explain
 from timm_res2net.folder.checks import checks
@@ -148,63 +146,17 @@ def of_failures() -> Iterator[str]:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / 'config.json'
-    found = json.loads(path.read_text())
-    found['pretrained_cfg'] |= changes
-    path.write_text(json.dumps(found))
-
-
-def change_license(folder: Path, license: str | None) -> None:
-    change_config(folder, license=license)
-    card = folder / 'README.md'
-    line = f'license: {license}\n' if license else ''
-    card.write_text(card.read_text().replace('license: mit\n', line, 1))
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    path = folder / 'model.safetensors'
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-
-
-DEFECTS: dict[str, Callable[[Path], object]] = {
-    'in order': lambda folder: None,
-    'no config.json': lambda folder: (folder / 'config.json').unlink(),
-    'no weights': lambda folder: (folder / 'model.safetensors').unlink(),
-    'a pickle instead': lambda folder: (folder / 'model.safetensors').rename(
-        folder / 'pytorch_model.bin'
-    ),
-    'weights cut short': lambda folder: (folder / 'model.safetensors').write_bytes(b'cut'),
-    'a tensor too few': lambda folder: change_weights(folder, lambda t: t.pop('fc.weight')),
-    'a tensor too many': lambda folder: change_weights(
-        folder, lambda t: t.update(extra=torch.zeros(1))
-    ),
-    'a tensor of another shape': lambda folder: change_weights(
-        folder, lambda t: t.update({'fc.weight': torch.zeros(3, 192)})
-    ),
-    'NaN': lambda folder: change_weights(folder, lambda t: t['fc.weight'].fill_(float('nan'))),
-    'no license': lambda folder: change_license(folder, None),
-    'an unknown license': lambda folder: change_license(folder, 'unknown'),
-    'a std of 0': lambda folder: change_config(folder, std=[0, 0, 0]),
-    'no card': lambda folder: (folder / 'README.md').unlink(),
-    'a card without metadata': lambda folder: (folder / 'README.md').write_text('a card'),
-    'a damaged card': lambda folder: (folder / 'README.md').write_text('---\n: [\n---\n'),
-}
-
-
 def of_folders() -> Iterator[str]:
     with world() as here:
-        whole = model_folder(here / 'whole', layers=(1, 1, 1, 1))
-        for what, damage in DEFECTS.items():
+        whole = model_folder(here / 'whole', num_classes=5)
+        for what, (damage, _) in DEFECTS.items():
             folder = here / 'net'
             shutil.copytree(whole, folder)
             damage(folder)
             yield f'## {what}'
             for command in ('check', 'push', 'pull'):
                 for finding in checks(ModelFolder(folder), command):
-                    if what == 'in order' or finding.state != 'ok':
+                    if what == 'nothing' or finding.state != 'ok':
                         yield f'{command}: {finding}'.replace(str(here), '/here')
             shutil.rmtree(folder)
 

@@ -7,17 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.common import PADDLE
+from tests.common import PADDLE, ROOT
 from timm_res2net import __version__
 from timm_res2net.cli import images, main
 from timm_res2net.cli.frame import run_command
 from timm_res2net.files import new_folder, temporary_folder
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = (
     'list', 'info', 'convert', 'predict', 'show', 'push', 'pull', 'check', 'export', 'measure',
     'run',
@@ -114,9 +112,7 @@ def test_a_closed_pipe_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)  # nobody reads: the first write fails
     command = [sys.executable, '-m', 'timm_res2net', 'list']
-    done = subprocess.run(
-        command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=300
-    )
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writer)
     assert done.returncode == 0
     assert 'Error' not in done.stderr

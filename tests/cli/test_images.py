@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from tests.common import model_folder
-from timm_res2net import convert_checkpoint, predict
+from timm_res2net import predict
 from timm_res2net.cli import main
 from timm_res2net.prediction import DIGITS
 
@@ -231,14 +231,6 @@ def test_how_the_model_runs(options, digits, monkeypatch, capsys):
     assert row['top'][0]['class'] == '7'
     amp = {'amp': 'bf16'} if '--amp' in options else {}
     assert seen == [('--no-deploy' not in options, {'workers': 0, **amp})]
-
-
-def test_a_folder_that_was_converted(digits, tmp_path, capsys):
-    """The names of the classes that `convert` wrote are those that are shown."""
-    folder = model_folder(tmp_path / 'net', num_classes=2)
-    convert_checkpoint(folder, tmp_path / 'named', label_names=['a rose', 'a tulip'])
-    assert main(['predict', str(tmp_path / 'named'), str(digits / '7.png')]) == 0
-    assert {row[1] for row in cells(capsys.readouterr().out)} == {'a rose', 'a tulip'}
 
 
 def test_names_of_imagenet_and_80_columns(digits, monkeypatch, capsys):

@@ -1,21 +1,16 @@
 """The registered models as `list` and `info` show them, the README's choice, and hub_configs."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
-from tests.common import HRNETS, NAMES, slow_except
+from tests.common import HRNETS, NAMES, ROOT, python, slow_except
 from timm_res2net.cli import main
 from timm_res2net.cli.models import rows
 from timm_res2net.convert import COUNTS
 
-ROOT = Path(__file__).parents[2]
 TAGS = {
     full: cfg for name in (*NAMES, *HRNETS) for full, cfg in get_arch_pretrained_cfgs(name).items()
 }
@@ -99,14 +94,7 @@ def test_info_of_a_tag_as_json(capsys):
 
 @pytest.mark.slow  # builds every model
 def test_hub_configs_are_what_is_generated():
-    done = subprocess.run(
-        [sys.executable, 'hub_configs/generate.py', '--check'],
-        cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python('hub_configs/generate.py', '--check')
     assert (done.returncode, done.stdout) == (0, ''), 'run `python hub_configs/generate.py`'
     folders = sorted(path.parent.name for path in ROOT.glob('hub_configs/*/config.json'))
     assert folders == sorted(WITH_WEIGHTS)

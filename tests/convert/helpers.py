@@ -5,27 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 
-from tests.common import randomise
+from tests.common import FIXTURES
 from timm_res2net.convert.engine import undo_rules
 from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.sources import SOURCES
 
-FIXTURES = Path(__file__).parents[1] / 'fixtures'
 LAYERS = (1, 2, 1, 1)  # of a network that has every kind of block
 FLOAT32 = 2e-4  # the reference folds BatchNorm differently
 V1B: dict[str, Any] = dict(stem_type='deep', stem_width=8, avg_down=True, down_kernel_size=1)
-
-
-def network(seed: int = 1, **kwargs) -> Any:
-    """A narrow network with random weights and statistics."""
-    return randomise(timm.create_model('test_res2net_se', **kwargs), seed).eval()
-
-
-def tiny() -> dict[str, torch.Tensor]:
-    return network().state_dict()
 
 
 def without_counters(tensors) -> dict[str, torch.Tensor]:
@@ -41,16 +30,6 @@ def undone(source: str, tensors) -> dict[str, torch.Tensor]:
 
 def recorded(file: str) -> dict:
     return json.loads((FIXTURES / file).read_text())
-
-
-class Trap:
-    """A pickle that calls something as it is read."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
 
 
 def refused(path: Path, *words: str) -> None:

@@ -21,8 +21,8 @@ from safetensors.torch import save as safetensors
 from torch import nn
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.common import save
-from tests.convert.helpers import Trap, refused, tiny
+from tests.common import Trap, random_weights, save
+from tests.convert.helpers import refused
 from timm_res2net import convert_checkpoint
 from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.pickles import HARMLESS
@@ -261,7 +261,7 @@ def test_sharded_training(tmp_path):
 
 def test_which_file_of_a_folder_is_read(tmp_path):
     """The one with the usual name, as accelerate's beside its states, or the only one."""
-    weights = tiny()
+    weights = random_weights()
     path = save(weights, tmp_path / 'fold-2-of-5.pth')  # not a part of five
     assert convert_checkpoint(path).notes.file == path.name
     assert convert_checkpoint(tmp_path).notes.file == path.name

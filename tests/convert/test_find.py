@@ -7,14 +7,8 @@ import pytest
 import timm
 import torch
 
-from tests.common import image, save
-from tests.convert.helpers import (
-    LAYERS,
-    V1B,
-    network,
-    tiny,
-    undone,
-)
+from tests.common import image, network, random_weights, save
+from tests.convert.helpers import LAYERS, V1B, undone
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.convert.find import find_network, infer_arguments
@@ -29,7 +23,7 @@ def under(prefix: str, tensors) -> dict[str, torch.Tensor]:
 
 def body(seed: int = 1, **kwargs) -> dict[str, torch.Tensor]:
     """The state dict of a narrow network of the authors' without a classifier."""
-    return network(seed, attn_layer='', num_classes=0, **kwargs).state_dict()
+    return network(seed=seed, attn_layer='', num_classes=0, **kwargs).state_dict()
 
 
 def test_a_decoder_beside_an_encoder(tmp_path):
@@ -251,7 +245,7 @@ def test_arguments_build_the_same_shapes(kwargs):
     ],
 )
 def test_shapes_of_no_res2net(key, words):
-    tensors = dict(tiny())
+    tensors = random_weights()
     del tensors[key]
     with pytest.raises(ValueError, match=words):
         infer_arguments(tensors)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.convert.helpers import FIXTURES, refused
+from tests.common import FIXTURES
+from tests.convert.helpers import refused
 from tests.fixtures import values
 from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.mindspore import dump_ckpt, read_ckpt

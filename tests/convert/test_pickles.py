@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.convert.helpers import FIXTURES, Trap, refused
+from tests.common import FIXTURES, Trap
+from tests.convert.helpers import refused
 from timm_res2net.convert import pickles
 from timm_res2net.convert.files import read_checkpoint
 from timm_res2net.convert.pickles import dump_arrays

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import save as safetensors
 from torch.nn import functional as F
 
-from tests.common import Reference, from_folder, image, relative_error, save, slow_except
-from tests.convert.helpers import (
+from tests.common import (
     FIXTURES,
-    FLOAT32,
-    LAYERS,
-    V1B,
+    Reference,
+    from_folder,
+    image,
     network,
-    recorded,
-    undone,
-    without_counters,
+    relative_error,
+    save,
+    slow_except,
 )
+from tests.convert.helpers import FLOAT32, LAYERS, V1B, recorded, undone, without_counters
 from tests.convert.references import NAMES, Article, spelled
 from tests.fixtures import record_mindcv, values
 from timm_res2net import convert_checkpoint, reparameterize_model
@@ -58,6 +58,7 @@ THERE_AND_BACK = [
     ('paddle', 'module.', 'torch', dict(num_classes=5, cardinality=2)),
     ('mindcv', '', 'MindSpore', dict(num_classes=5, cardinality=2, base_width=32)),
     ('mindcv', 'backbone.', 'entry', V1B),
+    ('mindcv', '', 'torch', dict(num_classes=5, channels=(64, 128, 256, 512))),
     ('article', '', 'torch', dict(**SPLITS, attn_layer='se')),
     ('4uiiurz1', 'module.', 'safetensors', SPLITS),
     ('detectron2', 'ema.module.body.', 'pickled arrays', dict(**V1B, semantics='mmdet')),
@@ -67,6 +68,7 @@ THERE_AND_BACK = [
     ('mmpretrain', '', 'MindSpore', dict(**V1B, semantics='maskrcnn')),
     ('timm', 'module.', 'safetensors', dict(num_classes=5, attn_layer='se', semantics='mmdet')),
     ('official', 'backbone.', 'torch', dict(num_classes=5, semantics='caffe')),
+    ('official', '', 'entry', dict(num_classes=5)),
 ]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from timm.models.hrnet import cfg_cls
 from torch import nn
 
-from tests.common import HRNETS, TINY, image, model_folder, randomise, relative_error
+from tests.common import HRNETS, TINY, image, model_folder, network, relative_error
 from timm_res2net import detection_backbone, export, load_exported, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
@@ -40,7 +40,7 @@ needs_openvino = needs('openvino')
 
 
 def narrow(name: str = TINY, **kwargs) -> nn.Module:
-    return randomise(timm.create_model(name, **{**NARROW, **kwargs})).eval()
+    return network(name, **{**NARROW, **kwargs})
 
 
 def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
@@ -187,7 +187,7 @@ def small_hrnet() -> dict:
     ],
 )
 def test_sizes(name, arguments, sizes, tmp_path):
-    model = randomise(timm.create_model(name, **arguments)).eval()
+    model = network(name, **arguments)
     done = export_model(model, tmp_path / 'net.pt2', 'pt2', img_size=64)
     assert done.sizes == f'any batch, {sizes}'
     assert done.error < FLOAT
@@ -200,7 +200,7 @@ def test_sizes(name, arguments, sizes, tmp_path):
 @needs_openvino
 def test_a_network_of_full_depth(tmp_path):
     """timm's own, with fifty layers' worth of sums in another order; the file runs in OpenVINO."""
-    model = randomise(timm.create_model('res2net50_26w_4s')).eval()
+    model = network('res2net50_26w_4s')
     done = export_model(model, tmp_path / 'net.onnx', img_size=64, deploy=True)
     assert done.error < FLOAT
     x = torch.randn(3, 3, 97, 134)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.common import TINY, image, randomise
+from tests.common import TINY, image, network
 from timm_res2net.export import export_model, int8, load_exported
 from timm_res2net.export.formats import Network
 from timm_res2net.export.int8 import enclose, prepare_images
@@ -37,8 +37,7 @@ def draw(folder: Path, number: int) -> Path:
 
 
 def tiny(**kwargs) -> torch.nn.Module:
-    small = {'layers': (1, 1, 1, 1), 'scale': 2, 'channels': (8, 8, 8, 8)}
-    return randomise(timm.create_model(TINY, **small, **kwargs)).eval()
+    return network(layers=(1, 1, 1, 1), scale=2, channels=(8, 8, 8, 8), **kwargs)
 
 
 def test_which_images_are_used(tmp_path, caplog):

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 
 from benchmarks.suite.cells import compiler
-from tests.common import TINY, image, noisy, randomise, relative_error
+from tests.common import TINY, image, network, noisy, relative_error
 from timm_res2net.export import FORMATS, measure
 from timm_res2net.export.measure import (
     FORMS,
@@ -70,7 +69,7 @@ def output(step, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_every_form_runs_the_model(tmp_path):
-    model = randomise(timm.create_model(TINY, layers=(2, 1, 1, 1))).eval().requires_grad_(False)
+    model = network(layers=(2, 1, 1, 1)).requires_grad_(False)
     x = image(2)
     other = image(1, 80)
     steps, sizes, left_out = make_forms(model, [x, other], tmp_path, False, FORMS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.common import model_folder, random_weights
+from tests.common import change_config, model_folder, random_weights
 from timm_res2net import check, push_to_hub
 from timm_res2net.cli import main
 from timm_res2net.folder.golden import GOLDEN
@@ -29,12 +29,6 @@ def change_weights(folder: Path, **changes: Any) -> None:
     save_file(kept, folder / 'model.safetensors')
 
 
-def change_config(folder: Path, part: str, **changes: Any) -> None:
-    config = json.loads((folder / 'config.json').read_text())
-    config[part] |= changes
-    (folder / 'config.json').write_text(json.dumps(config))
-
-
 def change_card(folder: Path, text: str) -> None:
     (folder / 'README.md').write_text(text)
 
@@ -49,6 +43,10 @@ DEFECTS = {  # what is wrong, and the findings by question: the state for `check
     'a pickle': (
         lambda folder: torch.save(random_weights(), folder / 'pytorch_model.bin'),
         {'pickles': ('warning', 'pytorch_model.bin: not checked')},
+    ),
+    'a pickle instead': (
+        lambda folder: (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin'),
+        {'weights': ('error', 'pytorch_model.bin'), 'pickles': ('warning', 'not checked')},
     ),
     'no config': (
         lambda folder: (folder / 'config.json').unlink(), {'config': ('error', 'There is no ')},
@@ -114,6 +112,10 @@ DEFECTS = {  # what is wrong, and the findings by question: the state for `check
             change_config(folder, 'pretrained_cfg', license=None), change_card(folder, 'Words.')
         ),
         {'license': ('warning', 'No license'), 'card': ('warning', 'has no metadata')},
+    ),
+    'an unknown license': (
+        lambda folder: change_card(folder, '---\nlicense: unknown\n---\n'),
+        {'license': ('warning', "'unknown'")},
     ),
     'no card': (
         lambda folder: (folder / 'README.md').unlink(), {'card': ('warning', 'There is no README')},

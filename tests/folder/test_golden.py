@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tests.common import image, randomise, relative_error
+from tests.common import image, network, relative_error
 from timm_res2net import convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.folder.golden import (
@@ -22,7 +22,7 @@ from timm_res2net.folder.golden import (
 @pytest.fixture
 def files(tmp_path):
     """A checkpoint, a batch and the network."""
-    model = randomise(timm.create_model('test_res2net_se', semantics='mmdet', num_classes=5)).eval()
+    model = network(semantics='mmdet', num_classes=5)
     torch.save(model.state_dict(), tmp_path / 'w.pth')
     torch.save(image(), tmp_path / 'images.pt')
     return tmp_path, model
@@ -91,7 +91,7 @@ NETWORKS = {
 @pytest.mark.parametrize('case', NETWORKS)
 def test_golden_tensors_are_what_timm_gives(case, tmp_path):
     """The names and meanings are those of timm's own repositories."""
-    model = randomise(timm.create_model('test_res2net_se', **NETWORKS[case])).eval()
+    model = network(**NETWORKS[case])
     found = golden_tensors(model, [getattr(model, 'in_chans', 3), 64, 32])
     x = found['input']
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_golden_tensors_are_what_timm_gives(case, tmp_path):
 
 def test_golden_tensors_have_a_size():
     """A large image is made smaller; large tensors are left out; without an input there is none."""
-    model = randomise(timm.create_model('test_res2net_se')).eval()
+    model = network()
     assert golden_tensors(model, [3, 640, 64])['input'].shape == (1, 3, 384, 64)
     wide = timm.create_model('test_res2net_se', in_chans=32).eval()
     assert golden_tensors(wide, [32, 224, 224]) == {}
@@ -167,7 +167,7 @@ def test_nan_is_a_difference_wherever_it_is(place, whose):
 
 def test_nan_in_one_level_of_two_models():
     """A layer of another model that returns NaN, which later layers and the logits do not show."""
-    nets = [randomise(timm.create_model('test_res2net_se')).eval() for _ in range(2)]
+    nets = [network() for _ in range(2)]
 
     def errors():
         return differences(*(outputs_of(net, noise_image([3, 64, 64])) for net in nets))

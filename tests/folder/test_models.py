@@ -15,6 +15,7 @@ from tests.common import (
     TINY,
     from_folder,
     image,
+    network,
     push_to_folder,
     randomise,
     slow_except,
@@ -131,7 +132,7 @@ def test_a_layer_that_no_argument_describes(name, module, replacement, words):
 )
 def test_a_folder_loads_for_other_channels(name, shape, of, wanted, features, tmp_path):
     """timm repeats or sums the weights of the first convolution, as for its own weights."""
-    model = randomise(timm.create_model(name, in_chans=of, **shape)).eval()
+    model = network(name, in_chans=of, **shape)
     folder = push_to_folder(model, tmp_path / 'net')
     loaded = from_folder(folder, in_chans=wanted, features_only=features)
     weight, own = next(loaded.parameters()), next(model.parameters())

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import timm
 import torch
 
-from tests.common import image, model_folder
+from tests.common import change_config, from_folder, image, model_folder
 from timm_res2net import check, convert_checkpoint
 from timm_res2net.cli import main
 from timm_res2net.folder.config import AUTO_MAP, MODULE
@@ -83,10 +82,7 @@ def test_a_converted_folder(converted, tmp_path):
     assert json.loads((folder / 'config.json').read_text())['auto_map'] == AUTO_MAP
     assert (folder / MODULE).read_text() == MODULE_TEXT
     with torch.no_grad():
-        got, expected = (
-            timm.create_model(f'local-dir:{path}', pretrained=True).eval()(image())
-            for path in (folder, converted / 'plain')
-        )
+        got, expected = (from_folder(path)(image()) for path in (folder, converted / 'plain'))
     assert torch.equal(got, expected)
     assert code_finding(folder)[0] == 'ok'
     convert_checkpoint(folder, tmp_path / 'again')
@@ -113,8 +109,7 @@ def test_code_of_others(case, converted, tmp_path):
     folder = tmp_path / 'net'
     shutil.copytree(converted / 'net', folder)
     auto_map, text = CHANGES[case]
-    config = json.loads((folder / 'config.json').read_text())
-    (folder / 'config.json').write_text(json.dumps({**config, 'auto_map': auto_map}))
+    change_config(folder, auto_map=auto_map)
     (folder / MODULE).unlink()
     if text is not None:
         (folder / MODULE).write_text(text)

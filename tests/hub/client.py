@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import close_session, constants
 from huggingface_hub.utils import _http
 
-ROOT = Path(__file__).parents[2]
+from tests.common import SHARED
 
 
 @contextmanager
@@ -62,11 +62,9 @@ def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
         'HF_HUB_DISABLE_TELEMETRY': '1',
         'HF_HUB_DISABLE_XET': '1',
         'HF_TOKEN': 'hf_write',
-        'OMP_NUM_THREADS': '1',
-        'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
     }
     kept = {key: value for key, value in os.environ.items() if not key.startswith('HF_')}
-    return {**kept, **ours, **more}
+    return {**kept, **SHARED, **ours, **more}
 
 
 def command(*args: str) -> list[str]:

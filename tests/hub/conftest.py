@@ -2,14 +2,28 @@
 
 import pytest
 
+from tests.common import network, repository_files
 from tests.hub.client import connected
 from tests.hub.server import hub
+
+REPO = 'me/tiny'
 
 
 @pytest.fixture(scope='session')
 def _server():
     with hub(xet=False) as server:  # the faults meet downloads by HTTP
         yield server
+
+
+@pytest.fixture(scope='session')
+def model():
+    return network(num_classes=5)
+
+
+@pytest.fixture(scope='session')
+def files(model):
+    """Those of a push of the model to REPO."""
+    return repository_files(REPO, model)
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load, save
 
-from tests.common import image, randomise, repository_files, slow_except
+from tests.common import Trap, image, network, slow_except
 from tests.hub.client import connected
+from tests.hub.conftest import REPO
 from tests.hub.server import Hub, hub
 from timm_res2net import check, pull
 from timm_res2net.hub.fetch import load_model
 
-REPO = 'me/tiny'
 # How the cache keeps the weights of REPO
 LAYOUTS = {
     'the defaults: Xet, a shared store': {'HF_HUB_DISABLE_XET': False},
@@ -30,16 +30,6 @@ OFFLINE = {  # a constant of the client, and the remedy
     'a variable says so': ('HF_HUB_OFFLINE', True, 'HF_HUB_OFFLINE'),
     'nobody listens': ('ENDPOINT', 'http://127.0.0.1:9', 'Check the network.'),
 }
-
-
-@pytest.fixture(scope='module')
-def model():
-    return randomise(timm.create_model('test_res2net_se', num_classes=5)).eval()
-
-
-@pytest.fixture(scope='module')
-def files(model):
-    return repository_files(REPO, model)
 
 
 @pytest.fixture(scope='module')
@@ -115,16 +105,6 @@ def test_damaged_weights_are_refused(world, model, tmp_path):
 # --- repositories that others wrote ---------------------------------------------------------------
 
 
-class Evil:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def pickled(tensors: object) -> bytes:
     content = io.BytesIO()
     torch.save(tensors, content)
@@ -133,7 +113,7 @@ def pickled(tensors: object) -> bytes:
 
 def test_a_network_of_timm(server: Hub):
     """`show` and `export` take other networks, too."""
-    other = randomise(timm.create_model('test_resnet', num_classes=5)).eval()
+    other = network('test_resnet', num_classes=5)
     config = {'architecture': 'test_resnet', 'num_classes': 5, 'pretrained_cfg': {}}
     weights = save(other.state_dict(), {'format': 'pt'})
     files = {'model.safetensors': weights, 'config.json': json.dumps(config).encode()}
@@ -149,7 +129,7 @@ def test_a_pickle_alone(server: Hub, files, model, tmp_path):
     """timm wrote such repositories before safetensors. With both, the pickle is not downloaded."""
     config = {'config.json': files['config.json']}
     old = {'pytorch_model.bin': pickled(load(files['model.safetensors'])), **config}
-    evil = pickled({'a': torch.zeros(2), 'b': Evil(tmp_path / 'made')})
+    evil = pickled({'a': torch.zeros(2), 'b': Trap(os.mkdir, str(tmp_path / 'made'))})
     server.add('me/old', old)
     server.add('me/both', {**files, 'pytorch_model.bin': evil})
     server.add('me/evil', {**config, 'pytorch_model.bin': evil})

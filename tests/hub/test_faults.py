@@ -22,26 +22,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors.torch import save
 
-from tests.common import PUSHED, image, randomise, repository_files
+from tests.common import PUSHED, image, network, states
 from tests.hub.client import command, environment
+from tests.hub.conftest import REPO
 from tests.hub.server import Fault
 from timm_res2net import check, pull, push_to_hub
 from timm_res2net.cli.frame import explain
 
-REPO = 'me/tiny'
 LOGIN = 'log in with `hf auth login`, or set HF_TOKEN.'
-
-
-@pytest.fixture(scope='module')
-def model():
-    return randomise(timm.create_model('test_res2net_se', num_classes=5)).eval()
-
-
-@pytest.fixture(scope='module')
-def files(model):
-    return repository_files(REPO, model)
 
 
 @pytest.fixture
@@ -49,14 +38,6 @@ def home(server, files, tmp_path):
     """The folder of a cold cache. The Hub has one model."""
     server.add(REPO, files)
     return tmp_path / 'home'
-
-
-def states(findings) -> dict[str, str]:
-    return {finding.what: finding.state for finding in findings}
-
-
-def text_of(findings, what: str) -> str:
-    return next(finding.text for finding in findings if finding.what == what)
 
 
 def assert_clean(model, home: Path) -> None:
@@ -147,30 +128,12 @@ def test_a_push_while_it_is_downloaded(server, home, model):
 
 # --- what is there is wrong ---------------------------------------------------------------------
 
-OTHER = {'layers': (1, 2, 3, 1), 'num_classes': 5}
-WRONG = {  # a file's content, or None to remove it; the question that finds it; what it says
-    'no config': ('config.json', lambda old: None, 'config', 'There is no '),
-    'weights cut short': ('model.safetensors', lambda old: old[:-50], 'weights', 'is damaged ('),
-    'weights of another architecture': (
-        'model.safetensors',
-        lambda old: save(timm.create_model('test_res2net_se', **OTHER).state_dict()),
-        'weights', 'layer3.2.bn1.bias',
-    ),
-}  # fmt: skip
 
-
-@pytest.mark.parametrize('case', WRONG)
-def test_a_repository_that_is_not_in_order(case, server, home, files, model, tmp_path):
-    """`check` says what it is, and `pull` writes nothing."""
-    name, change, what, text = WRONG[case]
-    content = change(files[name])
-    server.change(REPO, 'wrong', **{name: content or b''})
-    if content is None:
-        del server.repos[REPO].files()[name]
-    findings = check(REPO)
-    assert states(findings)[what] == 'error'
-    assert text in text_of(findings, what)
-    assert 'outputs' not in states(findings)
+def test_a_repository_that_is_not_in_order(server, home, files, model, tmp_path):
+    """`check` says what it is (tests/folder/test_checks.py), and `pull` writes nothing."""
+    server.change(REPO, 'wrong', **{'model.safetensors': files['model.safetensors'][:-50]})
+    told = states(check(REPO))
+    assert told['weights'] == 'error' and 'outputs' not in told
     with pytest.raises(ValueError, match=f'{REPO} is not in order, and nothing was written'):
         pull(REPO, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -300,7 +263,7 @@ def test_of_two_who_push_one_wins(server, home, model):
     server.faults.append(
         Fault('POST .*/preupload/', 1, before=lambda: server.change(REPO, 'theirs', **theirs))
     )
-    other = randomise(timm.create_model('test_res2net_se', num_classes=5), seed=2)
+    other = network(num_classes=5, seed=2)
     with pytest.raises(OSError, match='412') as error:
         push_to_hub(other, REPO)
     assert 'Someone else has pushed in the meantime. Nothing' in explain(error.value)

@@ -1,14 +1,13 @@
 """Models by a text. Repositories are in test_cache.py and tests/models/test_download.py."""
 
-import json
+import os
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.common import image, model_folder
-from tests.hub.test_cache import Evil
+from tests.common import Trap, change_config, image, model_folder
 from timm_res2net.hub.fetch import load_model
 
 
@@ -38,7 +37,7 @@ def test_a_pickle_in_a_folder(tmp_path):
     torch.save({'net': safe.state_dict()}, folder / 'pytorch_model.bin')
     other = load_model(folder, num_classes=3)
     assert torch.equal(other.bn1.weight, safe.bn1.weight)
-    torch.save({'fc.weight': Evil(tmp_path / 'made')}, folder / 'pytorch_model.bin')
+    torch.save({'fc.weight': Trap(os.mkdir, str(tmp_path / 'made'))}, folder / 'pytorch_model.bin')
     with pytest.raises(ValueError, match=r"'posix\.mkdir'.*Nothing in it was run"):
         load_model(folder)
     assert not (tmp_path / 'made').exists()
@@ -69,10 +68,8 @@ def test_config_and_weights_of_different_models(tmp_path):
 def test_a_config_of_a_huge_model_takes_no_memory(tmp_path):
     """Its parameters are counted on the meta device before timm makes it."""
     folder = model_folder(tmp_path / 'net')
-    config = json.loads((folder / 'config.json').read_text())
     arguments = {'layers': [3, 4, 23, 3], 'base_width': 400, 'scale': 8}
-    config |= {'architecture': 'res2net_custom', 'model_args': arguments}
-    (folder / 'config.json').write_text(json.dumps(config))
+    change_config(folder, architecture='res2net_custom', model_args=arguments)
     with pytest.raises(ValueError, match=r'at most 500,000,000 parameters'):
         load_model(folder)
 

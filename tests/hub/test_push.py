@@ -13,25 +13,16 @@ from safetensors.torch import load, save
 from torch import nn
 
 import timm_res2net
-from tests.common import PUSHED, files_of, image, randomise
+from tests.common import PADDLE, PUSHED, dry, files_of, image, network, states
 from timm_res2net import check, pull, push_to_hub
 from timm_res2net.cli import main
 from timm_res2net.folder.card import accuracy, results_of
 from timm_res2net.folder.config import MODULE
 from timm_res2net.folder.golden import GOLDEN
 
-FIXTURES = Path(__file__).parents[1] / 'fixtures'
 
-
-def tiny(seed: int = 1, **kwargs: Any) -> Any:
-    """A small model with random weights and statistics."""
-    model = timm.create_model('test_res2net_se', **{'num_classes': 5, **kwargs})
-    return randomise(model, seed).eval()
-
-
-def dry(model: Any, **kwargs: Any) -> Any:
-    """What would be pushed."""
-    return push_to_hub(model, 'me/net', **{'license': 'mit', 'dry_run': True, **kwargs})
+def tiny(**kwargs: Any) -> Any:
+    return network(**{'num_classes': 5, **kwargs})
 
 
 def push(model: Any, **kwargs: Any) -> list[str]:
@@ -132,8 +123,7 @@ def test_golden_tensors_on_the_hub(factor, server, tmp_path):
     theirs = save({**tensors, 'output': tensors['output'] * factor}, {'format': 'pt'})
     server.change('me/net', 'on another machine', **{GOLDEN: theirs})
     is_same = factor == 1 + 1e-6
-    states = {finding.what: finding.state for finding in check('me/net')}
-    assert states['golden'] == ('ok' if is_same else 'error')
+    assert states(check('me/net'))['golden'] == ('ok' if is_same else 'error')
     if is_same:
         pull('me/net', tmp_path / 'out')
         assert (tmp_path / 'out' / GOLDEN).read_bytes() == theirs
@@ -153,17 +143,17 @@ def test_the_module_for_transformers(server, tmp_path):
     assert 'module for transformers stays' in done.notes[0]
     files = server.repos['me/net'].files()
     assert 'trust_remote_code=True' in card_of(server)
-    assert {f.what: f.state for f in pull('me/net', tmp_path / 'ours')}['code'] == 'ok'
+    assert states(pull('me/net', tmp_path / 'ours'))['code'] == 'ok'
     assert (tmp_path / 'ours' / MODULE).read_bytes() == files[MODULE]
     server.change('me/net', 'theirs', **{MODULE: b'import os'})
-    assert {f.what: f.state for f in pull('me/net', tmp_path / 'theirs')}['code'] == 'warning'
+    assert states(pull('me/net', tmp_path / 'theirs'))['code'] == 'warning'
     assert not (tmp_path / 'theirs' / MODULE).exists()
     assert 'config.json' in push(tiny(), remote_code=False)
     assert 'auto_map' not in json.loads(server.repos['me/net'].files()['config.json'])
 
 
 def test_what_it_was_made_from_goes_with_the_weights(server):
-    push(FIXTURES / 'paddle.pdparams', license='mit')
+    push(PADDLE, license='mit')
     assert ', from `paddle.pdparams` (paddle, sha256 ' in card_of(server)
     push(tiny())
     assert 'paddle' not in card_of(server)
@@ -181,8 +171,8 @@ def test_a_repository_without_a_license_is_pulled(server, tmp_path):
     bare = files['config.json'].replace(b'"license": "mit"', b'"tag": "x"')
     weights = {'model.safetensors': files['model.safetensors']}
     server.add('me/free', {'config.json': bare, **weights})
-    states = {finding.what: finding.state for finding in pull('me/free', tmp_path / 'out')}
-    assert states['license'] == states['card'] == 'warning'
+    told = states(pull('me/free', tmp_path / 'out'))
+    assert told['license'] == told['card'] == 'warning'
     assert sorted(files_of(tmp_path / 'out')) == ['config.json', 'model.safetensors']
 
 

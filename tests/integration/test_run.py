@@ -1,13 +1,9 @@
 """Scripts through `timm-res2net run`: timm's train.py, and one on two processes; and Ray Data.
 
-timm's wheel has no scripts. train.json records the real train.py, and what it saves is compared
-with what the short one below saves, which uses timm's functions for the same.
+timm's wheel has no scripts: train.json records the real train.py.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,48 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.common import TINY
+from tests.common import TINY, python
 from tests.integration import record_train
 from tests.integration.record_consumers import code_of
-from timm_res2net import convert_checkpoint, predict
+from timm_res2net import predict
 from timm_res2net.folder.config import DATA
 from timm_res2net.prediction import walk_images
 
 RECORD = json.loads(record_train.FILE.read_text())
 
-TRAIN = """
-import argparse
-import timm
-from timm.optim import create_optimizer_v2
-from timm.utils import CheckpointSaver, ParseKwargs, get_outdir
-
-parser = argparse.ArgumentParser()
-parser.add_argument('data')
-parser.add_argument('--model')
-parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs)
-parser.add_argument('--num-classes', type=int)
-parser.add_argument('--batch-size', type=int)
-parser.add_argument('--epochs', type=int, default=2)
-parser.add_argument('--output')
-
-args = parser.parse_args()
-model = timm.create_model(args.model, True, num_classes=args.num_classes, **args.model_kwargs)
-optimizer = create_optimizer_v2(model, opt='sgd', lr=0.01, momentum=0.9, weight_decay=1e-3)
-saver = CheckpointSaver(model, optimizer, args=args, checkpoint_dir=get_outdir(args.output))
-saver.save_checkpoint(args.epochs - 1, metric=1.0)
-"""
-
 
 def start(*words: str, cwd: Path) -> None:
     """Run Python in a process, and wait for its end."""
-    done = subprocess.run(
-        [sys.executable, *words],
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'OMP_NUM_THREADS': '1'},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python(*words, cwd=cwd)
     assert done.returncode == 0, done.stderr
 
 
@@ -72,23 +39,6 @@ def test_the_record():
     assert answers == {name: name for name in RECORD['classes']}
     assert {'model', 'model_kwargs', 'gp', *DATA} <= RECORD['arguments'].keys()
     assert RECORD['arguments']['model_kwargs'] == 'dict'
-
-
-@pytest.mark.slow
-def test_the_script_above_saves_what_the_real_one_saves(tmp_path):
-    (tmp_path / 'train.py').write_text(TRAIN)
-    options = '--model test_res2net_se --num-classes 3 --batch-size 8 --output saved'
-    start('-m', 'timm_res2net', 'run', 'train.py', 'data', *options.split(), cwd=tmp_path)
-    trained = tmp_path / 'saved' / 'model_best.pth.tar'
-    saved = torch.load(trained, weights_only=False)
-    assert {key: type(value).__name__ for key, value in saved.items()} == RECORD['entries']
-    for name, value in vars(saved['args']).items():
-        assert type(value).__name__ == RECORD['arguments'][name], name
-    model, expected = convert_checkpoint(trained), RECORD['training']['converted']
-    assert model.notes.entry == expected['entry']
-    assert model.config.architecture == expected['architecture']
-    assert model.config.num_classes == expected['num_classes']
-    assert len(model.notes.moved) == expected['tensors']
 
 
 PARALLEL = """

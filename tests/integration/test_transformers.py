@@ -1,8 +1,6 @@
 """transformers reads what is pushed: the same config serves it and timm."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,15 @@ import timm
 import torch
 from PIL import Image
 
-from tests.common import files_of, image, push_to_folder, randomise, relative_error
+from tests.common import (
+    files_of,
+    from_folder,
+    image,
+    network,
+    push_to_folder,
+    python,
+    relative_error,
+)
 from tests.hub.client import environment
 from tests.hub.server import hub
 
@@ -21,7 +27,7 @@ transformers = pytest.importorskip('transformers', reason='needs the extra integ
 def test_auto_classes(pool, tmp_path):
     """AutoModelForImageClassification and AutoImageProcessor of a folder that a push would send."""
     kwargs = {'num_classes': 3, 'global_pool': pool, 'semantics': 'paddle'}
-    model = randomise(timm.create_model('test_res2net_se', **kwargs)).eval()
+    model = network(**kwargs)
     names = ['cat', 'dog', 'hen']
     data = {'img_size': 48, 'mean': [0.5, 0.4, 0.3], 'std': [0.3, 0.2, 0.1], 'crop_pct': 0.9}
     folder = push_to_folder(model, tmp_path / 'net', label_names=names, data=data)
@@ -72,7 +78,7 @@ print('TOLD', json.dumps(told))
 def with_module(path: Path, classes: int) -> torch.nn.Module:
     """Write a folder with the module for transformers; return its model."""
     kwargs = {'num_classes': classes, 'semantics': 'paddle', 'global_pool': 'max'}
-    model = randomise(timm.create_model('test_res2net_se', **kwargs), seed=classes).eval()
+    model = network(seed=classes, **kwargs)
     names = [f'{path.name} {i}' for i in range(classes)]
     push_to_folder(model, path, label_names=names, remote_code=True)
     return model
@@ -88,14 +94,8 @@ def test_a_process_that_imports_nothing_of_this_package(tmp_path):
     with hub() as server:
         server.add('me/dogs', files_of(tmp_path / 'dogs'))
         args = json.dumps(repos), str(tmp_path / 'x'), str(tmp_path / 'out')
-        done = subprocess.run(
-            [sys.executable, '-c', REMOTE, *args],
-            env=environment(server.url, tmp_path / 'home', HF_HUB_DISABLE_XET='1'),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        env = environment(server.url, tmp_path / 'home')
+        done = python('-c', REMOTE, *args, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert 'not supported' not in done.stderr  # by pipelines
     told = json.loads(done.stdout.partition('TOLD ')[2])
@@ -104,5 +104,4 @@ def test_a_process_that_imports_nothing_of_this_package(tmp_path):
     for (name, model), logits in zip(models.items(), torch.load(tmp_path / 'out'), strict=True):
         with torch.no_grad():
             assert relative_error(logits, model(x)) < 1e-6  # float32
-            again = timm.create_model(f'local-dir:{tmp_path / name}', pretrained=True).eval()
-            assert torch.equal(again(x), model(x))
+            assert torch.equal(from_folder(tmp_path / name)(x), model(x))

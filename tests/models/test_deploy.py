@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.common import DEVICES, TINY, image, randomise, relative_error
+from tests.common import DEVICES, TINY, image, network, relative_error
 from timm_res2net import Res2Net, reparameterize_model
 from timm_res2net.export import load_network
 from timm_res2net.folder.take import take
@@ -35,10 +35,6 @@ DEEP = {'stem_type': 'deep', 'stem_width': 8}
 def small(monkeypatch):
     """All layers of the digits model run packed."""
     monkeypatch.setattr(fused_conv, 'SMALL', 1)
-
-
-def create(name=TINY, **kwargs):
-    return randomise(timm.create_model(name, **kwargs)).eval()
 
 
 def folded(model):
@@ -64,7 +60,7 @@ NARROW = {'layers': (1, 2, 1, 1), 'channels': (64, 16, 24, 32), 'num_classes': 7
 )
 @pytest.mark.parametrize('size', [63, 17])  # also maps of one pixel, where memory formats coincide
 def test_every_argument(name, kwargs, size):
-    model = create(name, base_width=9, **kwargs).double()
+    model = network(name, base_width=9, **kwargs).double()
     x = image(2, size, kwargs.get('in_chans', 3)).double()
     deployed = reparameterize_model(model)
     with torch.inference_mode():
@@ -85,7 +81,7 @@ def test_every_argument(name, kwargs, size):
 
 @pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
 def test_features(feature_cls):
-    body = create(features_only=True, feature_cls=feature_cls, out_indices=(0, 1, 2, 3, 4), **DEEP)
+    body = network(features_only=True, feature_cls=feature_cls, out_indices=(0, 1, 2, 3, 4), **DEEP)
     x = image(1, 65)
     deployed = reparameterize_model(body)
     with torch.inference_mode():
@@ -102,7 +98,7 @@ def test_features(feature_cls):
 def test_plain_and_packed_layers_in_one_network(monkeypatch):
     """As it is used: convolutions below a million multiply-adds run in the plain form."""
     monkeypatch.undo()
-    model, x = create(attn_layer=''), image(1)
+    model, x = network(attn_layer=''), image(1)
     with torch.inference_mode():  # its weights are not born there, so that they can be packed
         deployed = reparameterize_model(model)
         assert not timms(model).layer1[0].conv1.weight.is_inference()
@@ -116,7 +112,7 @@ def test_plain_and_packed_layers_in_one_network(monkeypatch):
 
 def test_either_mode():
     """timm's scripts fuse before any eval()."""
-    model, x = create(), image()
+    model, x = network(), image()
     with torch.inference_mode():
         expected = model(x)
         deployed = reparameterize_model(model.train())
@@ -129,7 +125,7 @@ def test_either_mode():
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_on_a_device(device):
-    model = create().to(device)
+    model = network().to(device)
     deployed = reparameterize_model(model)
     assert {t.device.type for t in (*deployed.parameters(), *deployed.buffers())} == {device}
     x = image(2, 65, device=device)
@@ -150,7 +146,7 @@ def test_on_a_device(device):
 
 def test_a_deployed_network_is_a_network():
     """Its gradients, its state dict, and what a FLOP counter sees of it."""
-    model, x = create().double(), image().double()
+    model, x = network().double(), image().double()
     deployed = reparameterize_model(model)
     one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
     model(one).square().sum().backward()
@@ -162,9 +158,9 @@ def test_a_deployed_network_is_a_network():
     counts = []
     with torch.no_grad():
         assert torch.equal(other(x), deployed(x))
-        for network in (model, deployed):
+        for either in (model, deployed):
             with FlopCounterMode(display=False) as counter:
-                network(x)
+                either(x)
             counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
     with torch.no_grad():
@@ -177,7 +173,7 @@ def test_a_deployed_network_is_a_network():
 @pytest.fixture(scope='module')
 def both():
     """A model and its deploy form, both with every kind of guarded layer: a deep stem, stages."""
-    model = create(**DEEP)
+    model = network(**DEEP)
     return model, reparameterize_model(model)
 
 
@@ -224,7 +220,7 @@ def test_the_plain_form_ends_with_the_bad_image(both):
 
 
 def test_weights_that_are_not_finite_are_not_deployed():
-    model = create()
+    model = network()
     with torch.no_grad():
         model.layer2[0].conv1.weight[0, 0] = float('nan')
         model.layer1[0].bn3.running_var[1] = -model.layer1[0].bn3.eps
@@ -244,13 +240,13 @@ def test_weights_that_are_not_finite_are_not_deployed():
     ('make', 'words'),
     [
         (
-            lambda: create(features_only=True, feature_cls='fx'),
+            lambda: network(features_only=True, feature_cls='fx'),
             "'list', 'dict', 'hook' or 'getter'",
         ),
-        (lambda: nn.Sequential(torch.compile(create(), backend='eager')), 'Compile it afterwards'),
-        (lambda: torch.jit.trace(create(), image()), 'Compile it afterwards'),
-        (lambda: reparameterize_model(create()), 'already deployed.*Pass the original model'),
-        (lambda: timms(create()), 'already deployed.*Pass the original model'),
+        (lambda: nn.Sequential(torch.compile(network(), backend='eager')), 'Compile it afterwards'),
+        (lambda: torch.jit.trace(network(), image()), 'Compile it afterwards'),
+        (lambda: reparameterize_model(network()), 'already deployed.*Pass the original model'),
+        (lambda: timms(network()), 'already deployed.*Pass the original model'),
         (
             lambda: timm.create_model('dla60_res2net', device='meta'),
             "no Res2Net block.*timm's DLAs",
@@ -274,7 +270,7 @@ WRAPPERS = [
 
 
 def test_a_wrapped_model_is_the_model_inside():
-    model, x = create(), image(1)
+    model, x = network(), image(1)
     config = take(model).config
     for wrap in WRAPPERS:
         wrapped = wrap(model)
@@ -317,7 +313,7 @@ REFUSED = {
 @pytest.mark.parametrize('change', REFUSED)
 @pytest.mark.parametrize('deploy', [reparameterize_model, timms])
 def test_layers_that_do_more_are_refused(deploy, change):
-    model = create(attn_layer='')
+    model = network(attn_layer='')
     model.fc.weight = nn.Parameter(model.fc.weight.detach().as_subclass(Int8))
     reparameterize_model(model)  # a quantized weight that is not folded is left alone
     change(model.layer2[0])
@@ -337,7 +333,7 @@ def group():
 
 @pytest.mark.parametrize('step', STEPS)
 def test_sharded_weights_are_refused(step, group):
-    model = create()
+    model = network()
     fully_shard(model, mesh=init_device_mesh('cpu', (1,)))
     with pytest.raises(ValueError, match=f'Cannot {step} .*get_model_state_dict.*full_state_dict'):
         STEPS[step](model)
@@ -375,7 +371,7 @@ COMPUTED = {
 @pytest.mark.parametrize('call', COMPUTED)
 def test_computed_weights_are_refused(call, place):
     """At every step, with the call that makes them parameters, after which the model deploys."""
-    model, x = create(), image()
+    model, x = network(), image()
     layer = model.get_submodule(place)
     compute, undo = COMPUTED[call]
     compute(layer)
@@ -401,7 +397,7 @@ class Case:
     """A deployed model, inputs of several shapes, and what a fresh copy answers to each."""
 
     def __init__(self, **kwargs):
-        self.plain = create(**kwargs)
+        self.plain = network(**kwargs)
         self.model = reparameterize_model(self.plain)
         shapes = [(1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 96, 64), (3, 3, 33, 65)]
         self.inputs = [torch.randn(shape) for shape in shapes]

@@ -14,7 +14,7 @@ from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from tests.common import HRNETS, image, randomise, relative_error
+from tests.common import HRNETS, from_folder, image, network, randomise, relative_error
 from timm_res2net import Bottle2neck, push_to_hub, reparameterize_model
 from timm_res2net.convert import COUNTS
 
@@ -33,7 +33,7 @@ LEVELS = {'incre': [64, 128, 256, 512, 1024], '': [64, 4, 8, 16, 32]}
 
 
 def small(name: str = NAME, **kwargs) -> nn.Module:
-    return randomise(timm.create_model(name, **{**SMALL, **kwargs})).eval()
+    return network(name, **{**SMALL, **kwargs})
 
 
 @pytest.mark.parametrize('kwargs', [SMALL, pytest.param({}, marks=pytest.mark.slow)], ids=len)
@@ -133,7 +133,7 @@ def test_saved_and_loaded(tmp_path):
         global_pool='avgmax', num_classes=3, stem_width=32,
     )  # fmt: skip
     save_for_hf(model, tmp_path / 'm', model_args=model.model_args, safe_serialization=True)
-    again = timm.create_model(f'local-dir:{tmp_path / "m"}', pretrained=True).eval()
+    again = from_folder(tmp_path / 'm')
     recorded = json.loads(json.dumps(model.model_args))
     assert json.loads(json.dumps(again.model_args)) == recorded
     assert 'num_classes' not in recorded

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from timm.layers import SEModule
 from timm.models import load_pretrained
 
-from tests.common import TINY, image, model_folder, randomise
-from tests.convert.helpers import V1B, network, undone
+from tests.common import TINY, image, model_folder, network, random_weights, randomise
+from tests.convert.helpers import V1B, undone
 from tests.hub.server import Fault, hub
 from timm_res2net.files import sha256_of
 from timm_res2net.models import loading
@@ -25,12 +25,8 @@ from timm_res2net.models.loading import NOT_CACHED, checkpoint_filter_fn, fill, 
 client: Any = importlib.import_module(HTTPError.__module__.partition('.')[0])
 
 
-def own() -> dict[str, torch.Tensor]:
-    return randomise(timm.create_model(TINY)).state_dict()
-
-
 def under_a_prefix() -> dict[str, torch.Tensor]:
-    return {f'resnet.{key}': value for key, value in own().items()}
+    return {f'resnet.{key}': value for key, value in random_weights().items()}
 
 
 def of_mmdet() -> dict[str, torch.Tensor]:
@@ -39,7 +35,9 @@ def of_mmdet() -> dict[str, torch.Tensor]:
 
 
 def without_a_block() -> dict[str, torch.Tensor]:
-    return {key: value for key, value in own().items() if not key.startswith('layer3.1.')}
+    return {
+        key: value for key, value in random_weights().items() if not key.startswith('layer3.1.')
+    }
 
 
 PART = r'lacks weights of the network \(\d+: .*makes a folder of it, which loads with .*local-dir'
@@ -68,7 +66,7 @@ def test_no_file_fills_a_part_of_a_network(foreign, asked, tmp_path):
             timm.create_model(
                 TINY, True, pretrained_cfg_overlay=overlay, cache_dir=tmp_path, **asked
             )
-    weights = own()
+    weights = random_weights()
     torch.save(weights, tmp_path / 'w.pth')
     overlay = {'file': str(tmp_path / 'w.pth')}
     model = timm.create_model(TINY, pretrained=True, pretrained_cfg_overlay=overlay, **asked)
@@ -81,7 +79,7 @@ def test_no_file_fills_a_part_of_a_network(foreign, asked, tmp_path):
 
 
 def test_gates_start_at_the_identity_and_learn():
-    plain = randomise(timm.create_model(TINY, attn_layer='')).state_dict()
+    plain = random_weights(attn_layer='')
     before = {key: value.clone() for key, value in plain.items()}
     model = timm.create_model(TINY)
     model.load_state_dict(checkpoint_filter_fn(plain, model))
@@ -123,7 +121,7 @@ def test_other_attention_is_an_error(of_file, of_model, words):
 
 
 def test_some_gates_missing_is_an_error():
-    weights = {k: v for k, v in own().items() if not k.startswith('layer2.1.se.fc2')}
+    weights = {k: v for k, v in random_weights().items() if not k.startswith('layer2.1.se.fc2')}
     with pytest.raises(RuntimeError, match=r'2: layer2.1.se.fc2.bias, layer2.1.se.fc2.w'):
         checkpoint_filter_fn(weights, timm.create_model(TINY))
 
@@ -132,7 +130,7 @@ def test_some_gates_missing_is_an_error():
 
 
 def test_filling_a_model():
-    tensors = {k: v for k, v in own().items() if not k.endswith('num_batches_tracked')}
+    tensors = {k: v for k, v in random_weights().items() if not k.endswith('num_batches_tracked')}
     tensors['bn1.num_batches_tracked'] = torch.tensor(3)
     model = timm.create_model(TINY, device='meta')
     fill(model, tensors)
@@ -156,7 +154,9 @@ def test_filling_a_model():
     ],
 )
 def test_what_does_not_fill_a_model(change, words):
-    tensors = {key: value for key, value in {**own(), **change}.items() if value is not None}
+    tensors = {
+        key: value for key, value in {**random_weights(), **change}.items() if value is not None
+    }
     with pytest.raises(ValueError, match=words):
         fill(timm.create_model(TINY, device='meta'), tensors)
 
@@ -200,7 +200,7 @@ def test_without_the_hub(failure, words, tmp_path, monkeypatch):
     prepare_weights(cfg, tmp_path)
     with pytest.raises(ConnectionError):
         prepare_weights(dataclasses.replace(cfg, hf_hub_filename='other.bin'), tmp_path)
-    overlay = {'state_dict': own()}
+    overlay = {'state_dict': random_weights()}
     prepare_weights(dataclasses.replace(cfg, source='', **overlay), tmp_path)  # needs no Hub
     assert len(asked) == 3
 

@@ -15,11 +15,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.common import (
+    FIXTURES,
     NAMES,
     PADDLE,
     SE_NAMES,
     TINY,
     image,
+    network,
     randomise,
     relative_error,
     slow_except,
@@ -30,7 +32,6 @@ from timm_res2net import Res2Net, detection_backbone
 from timm_res2net.convert import COUNTS, file_of
 from timm_res2net.models.res2net_zoo import default_cfgs
 
-FIXTURES = Path(__file__).parents[1] / 'fixtures'
 NARROW = {'layers': (1, 2, 1, 1), 'channels': (64, 32, 24, 40), 'num_classes': 7}
 DEEP = {'stem_type': 'deep', 'stem_width': 32, 'avg_down': True}
 # timm's names, with the arguments that make ours of them and the parameters, in millions, that the
@@ -180,7 +181,7 @@ def test_arguments_survive_saving(tmp_path):
         'attn_layer': 'eca', 'in_chans': 1, 'global_pool': 'max', 'avg_down': True,
         'output_stride': 16, 'channels': [24, 48, 72, 96], 'num_classes': 5,
     }  # fmt: skip
-    model = randomise(timm.create_model(TINY, **changes)).eval()
+    model = network(**changes)
     save_for_hf(model, tmp_path, model_args=model.model_args, safe_serialization=True)
     recorded = json.loads((tmp_path / 'config.json').read_text())['model_args']
     assert 'num_classes' not in model.model_args
@@ -211,7 +212,7 @@ def test_identity_gates_change_no_bit(name, tmp_path):
     """For the plain network of a name's cfg, with other heads, channels and features, too."""
     source, path = get_pretrained_cfg(name).hf_hub_id.removeprefix('timm/'), tmp_path / 'w'
     kwargs = {'layers': NARROW['layers'], 'channels': NARROW['channels']}
-    plain = randomise(timm.create_model(source, **kwargs)).eval()
+    plain = network(source, **kwargs)
     torch.save(plain.state_dict(), path)
     x = image(1)
     with torch.no_grad():
