@@ -1,5 +1,6 @@
 """Helpers of the tests: randomised models, their folders, and a plain reference of the network."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -40,6 +41,12 @@ SE_NAMES = tuple(
     for tag in file.tags
     if tag.endswith('.se_identity_in1k')
 )
+
+
+def needs(extra: str, *packages: str) -> pytest.MarkDecorator:
+    """Skip a test if a package of an extra is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f'needs the extra {extra}')
 
 
 def slow_except(quick, values):

@@ -1,7 +1,5 @@
 """The picture of what a model sees, and the numbers in it."""
 
-import importlib.util
-
 import pytest
 import torch
 from PIL import Image
@@ -113,9 +111,3 @@ def test_refused(target, source, out, value, tmp_path, monkeypatch):
         show(target, source and tmp_path / source, tmp_path / out, pretrained=target == TINY)
     assert value.format(tmp=tmp_path.resolve()) in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_without_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(ValueError, match=r'matplotlib.*timm-res2net\[plots\]'):
-        show(TINY, None, tmp_path / 'x.png')

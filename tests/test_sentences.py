@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import httpx2 as httpx
+import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -25,8 +26,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.common import model_folder
+from tests.common import TINY, model_folder
 from tests.folder.test_checks import DEFECTS
+from timm_res2net import detection_backbone
 from timm_res2net.cli import main
 from timm_res2net.cli.frame import explain
 from timm_res2net.folder.checks import checks
@@ -161,6 +163,26 @@ def of_folders() -> Iterator[str]:
             shutil.rmtree(folder)
 
 
+# --- arguments ------------------------------------------------------------------------------------
+
+BACKBONES: list[dict[str, object]] = [
+    {'norm': 'group'},
+    {'extra_blocks': 'p6'},
+    {'trainable_layers': 6},
+    {'trainable_layers': 2.5},
+    {'out_indices': (1, 7)},
+    {'name': 'res2net50_es'},
+    {'name': 'mobilenetv3_small_050', 'trainable_layers': 3},
+]
+
+
+def of_backbones() -> Iterator[str]:
+    for wrong in BACKBONES:
+        with pytest.raises(ValueError) as error:
+            detection_backbone(**{'name': TINY, **wrong})
+        yield f'{wrong}: {error.value}'
+
+
 # --- the file -------------------------------------------------------------------------------------
 
 
@@ -169,6 +191,7 @@ def sentences() -> str:
         'What each command says of each kind of model, offline': of_commands,
         'What failures of the Hub and of servers say': of_failures,
         'What each command finds in a damaged folder': of_folders,
+        'What detection_backbone refuses': of_backbones,
     }
     lines = []
     for title, part in parts.items():

@@ -229,14 +229,6 @@ def test_files_that_are_not_checkpoints(content, words, tmp_path):
     refused(tmp_path / 'w.pth', *words)
 
 
-def test_safetensors(tmp_path):
-    path = tmp_path / 'w.safetensors'
-    path.write_bytes(SAFETENSORS)
-    checkpoint = read_checkpoint(path)
-    assert (checkpoint.format, list(checkpoint.values)) == ('safetensors', sorted(WEIGHTS))
-    assert_same(checkpoint.tensors, WEIGHTS)
-
-
 @pytest.mark.filterwarnings('ignore::UserWarning')  # torch 2.6 warns of its own code
 def test_sharded_training(tmp_path):
     """Parts of tensors: in a file, in a folder of torch.distributed.checkpoint, of FSDP."""

@@ -118,35 +118,6 @@ def test_there_and_back(name, prefix, kind, arguments, tmp_path):
         assert torch.allclose(back[key], value, 0, 1e-6 if name == 'maskrcnn' else 0)
 
 
-@pytest.mark.parametrize(
-    ('to', 'kwargs', 'words'),
-    [
-        ('official', {'semantics': 'paddle'}, "semantics is 'paddle', and official builds 'offi"),
-        ('mmpretrain', {'attn_layer': 'se'}, "attn_layer is 'se', and mmpretrain builds ''"),
-        ('article', {'in_chans': 1}, 'in_chans is 1, and article builds 3'),
-        ('4uiiurz1', {'num_classes': 0}, 'num_classes is 0, and 4uiiurz1 builds 1'),
-        ('article', {'channels': (16, 32, 48, 64)}, r'builds \(16, 32, 64, 128\)'),
-        ('article', {'base_width': 26}, 'base_width is 26, and article builds 16.0'),
-        ('article', {'scale': 1, 'base_width': 64}, 'scale is 1, and article builds 2'),
-        ('mindcv', {'cardinality': 8}, 'cardinality is 8, and mindcv builds 1'),
-        ('mindcv', {'channels': (32, 64, 128, 256)}, r'builds \(64, 128, 256, 512\)'),
-        ('mindcv', {'stem_type': 'deep', 'stem_width': 16}, 'stem_width is 16, .* builds 32'),
-        ('mindcv', {'stem_type': 'deep_tiered'}, "stem_type is 'deep_tiered', .* builds 'deep'"),
-        ('mindcv', {}, ''),
-        ('article', {}, ''),
-        ('4uiiurz1', {'attn_layer': 'se'}, ''),
-        ('paddle', {}, ''),
-    ],
-)
-def test_networks_that_a_source_cannot_express(to, kwargs, words):
-    usual: dict[str, Any] = {'attn_layer': '', 'channels': (64, 128, 256, 512), 'base_width': 16}
-    if to in ('article', '4uiiurz1', 'paddle'):
-        usual['semantics'] = SOURCES[to].semantics[0]
-    net: Any = timm.create_model('test_res2net_se', device='meta', **{**usual, **kwargs})
-    arguments = {**infer_arguments(net.state_dict()), 'semantics': net.model_args['semantics']}
-    assert re.search(words or '^$', SOURCES[to].refuse(arguments))
-
-
 # --- by an implementation that is not ours --------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from timm.models.hrnet import cfg_cls
 from torch import nn
 
-from tests.common import HRNETS, TINY, image, model_folder, network, relative_error
+from tests.common import HRNETS, TINY, image, model_folder, needs, network, relative_error
 from timm_res2net import detection_backbone, export, load_exported, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
@@ -27,16 +27,9 @@ from timm_res2net.prediction import Images
 FREE = torch.__version__ >= '2.14'
 FLOAT = 1e-5  # float32, and what runtimes reorder
 NARROW = {'layers': (2, 1, 1, 1), 'channels': (16, 16, 16, 16)}
+needs_onnx = needs('export', 'onnxscript', 'onnxruntime')
+needs_openvino = needs('export', 'openvino')
 LEVELS = {'features_only': True, 'out_indices': (1, 4)}
-
-
-def needs(*packages: str) -> pytest.MarkDecorator:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(missing), reason='needs the extra export')
-
-
-needs_onnx = needs('onnxscript', 'onnxruntime')
-needs_openvino = needs('openvino')
 
 
 def narrow(name: str = TINY, **kwargs) -> nn.Module:

@@ -1,6 +1,5 @@
 """int8: what is measured, what is refused, and what NNCF makes of the digits model."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.common import TINY, image, network
+from tests.common import TINY, image, needs, network
 from timm_res2net.export import export_model, int8, load_exported
 from timm_res2net.export.formats import Network
 from timm_res2net.export.int8 import enclose, prepare_images
@@ -20,10 +19,7 @@ from timm_res2net.prediction import Images, walk_images
 
 LOGITS = ['logits']
 LEVELS = ['layer1', 'layer4']
-needs_openvino = pytest.mark.skipif(
-    importlib.util.find_spec('openvino') is None or importlib.util.find_spec('nncf') is None,
-    reason='needs the extra int8',
-)
+needs_openvino = needs('int8', 'openvino', 'nncf')
 
 
 def draw(folder: Path, number: int) -> Path:

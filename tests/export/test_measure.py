@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from timm_res2net.export.measure import (
     Ratio,
     compare_forms,
     interval,
-    make_form,
     make_forms,
     ratio,
     time_forms,
@@ -144,31 +142,6 @@ def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
     found = compare_forms(TINY, img_size=32, seconds=1e-9)
     assert [one.form for one in found.timings] == ['eager']
     assert found.left_out == {'deployed': 'no room'}
-
-
-def test_files_are_made_once(tmp_path, monkeypatch):
-    made = []
-
-    def export(model, path: Path, format, **kwargs):
-        made.append((format, kwargs))
-        path.touch()
-
-    def quantize(plain: Path, path: Path, images, batch):
-        made.append((plain.name, images.shape, batch))
-        path.touch()
-
-    monkeypatch.setattr(measure, 'require', lambda *args: None)
-    monkeypatch.setattr(measure, 'export_model', export)
-    monkeypatch.setattr(measure, 'quantize_file', quantize)
-    monkeypatch.setattr(measure, 'Runner', lambda *args: args)
-    images = [torch.zeros(4, 3, 64, 64)]
-    for form in 2 * ('OpenVINO, float32', 'OpenVINO, bfloat16', 'OpenVINO, int8'):
-        path = tmp_path / ('int8-openvino.xml' if 'int8' in form else 'openvino.xml')
-        precision = 'bf16' if 'bfloat16' in form else 'f32'
-        step = path, 1, precision
-        assert make_form(form, nn.Identity(), images, tmp_path, 1) == (step, path)
-    exported = 'openvino', {'static': True, 'img_size': 64, 'batch_size': 4}
-    assert made == [exported, ('openvino.xml', (32, 3, 64, 64), 4)]
 
 
 @pytest.mark.slow

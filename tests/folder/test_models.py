@@ -49,6 +49,10 @@ CUSTOM = dict(
     global_pool='max', act_layer='silu', output_stride=16,
 )  # fmt: skip
 WHOLE = dict(layers=(1, 1, 1, 1), scale=3, cardinality=2, semantics='paddle')
+BRANCHES = dict(
+    scale=2, base_width=48, cardinality=2, semantics='caffe', attn_layer='eca', in_chans=1,
+    global_pool='avgmax', num_classes=3, stem_width=32,
+)  # fmt: skip
 STEM = dict(stem_type='deep_tiered', stem_width=16, avg_down=True, replace_stem_pool=True)
 OTHERS = {
     'other arguments': lambda: timm.create_model(TINY, **CUSTOM),
@@ -69,7 +73,7 @@ AUTHORS = [
 MODELS = {
     **{name: lambda name=name: timm.create_model(name, **NARROW) for name in NAMES},
     **OTHERS,
-    'a narrow HRNet': lambda: timm.create_model('hrnet_w18_res2net', **STAGES),
+    'a narrow HRNet': lambda: timm.create_model('hrnet_w18_res2net', **STAGES, **BRANCHES),
     **{name: lambda name=name: timm.create_model(name, num_classes=5) for name in HRNETS + TIMMS},
     **{f'authors.{name}': lambda name=name: getattr(authors, name)() for name in AUTHORS},
 }

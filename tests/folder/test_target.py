@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from timm_res2net import check, convert_checkpoint, export_model, push_to_hub, show
+from timm_res2net import convert_checkpoint, push_to_hub
 from timm_res2net.cli import main
 from timm_res2net.folder.target import Target, close_names, find_target
 
@@ -43,27 +43,6 @@ def test_a_folder_that_is_called_like_a_model(here):
     assert find_target('test_res2net_se').kind == 'name'
     (here / 'test_res2net_se' / 'config.json').touch()
     assert find_target('test_res2net_se').kind == 'folder'
-
-
-@pytest.mark.parametrize(
-    'text',
-    ['nothing', 'res2net50_es', 'res2net50_se.in21k', './nothing', 'local-dir:nothing', 'a/b/c',
-     'me/ne t'],
-)  # fmt: skip
-def test_every_command_refuses_a_text_alike(text, here):
-    """The model of a command, whatever it does with it."""
-    told = set()
-    for command in (
-        find_target,
-        check,
-        lambda target: export_model(target, 'net.pt2', 'pt2', pretrained=False),
-        lambda target: show(target, None, 'net.png', pretrained=False),
-    ):
-        with pytest.raises((ValueError, FileNotFoundError)) as error:
-            command(text)
-        told.add(str(error.value))
-    (sentence,) = told
-    assert text.removeprefix('res2net50_se.') in sentence
 
 
 @pytest.mark.parametrize(

@@ -31,27 +31,16 @@ LICENSES = ('apache-2.0', 'mit', 'cc-by-nc-sa-4.0', 'cc-by-4.0', 'other', 'unkno
 
 @dataclass
 class Fault:
-    """What goes wrong with requests.
+    """What goes wrong with requests."""
 
-    Attributes:
-        match: Regular expression for `METHOD path`, searched.
-        times: How many requests it meets.
-        status: Answer with this status, no body.
-        code: `X-Error-Code` of that answer.
-        headers: Headers instead of the answer's own.
-        keep: Share of the body after which the connection is reset.
-        flip: Bytes in the middle of the body are others.
-        before: Called before the request is answered.
-    """
-
-    match: str
-    times: int = 10**9
-    status: int | None = None
-    code: str = ''
-    headers: dict[str, str] = field(default_factory=dict)
-    keep: float | None = None
-    flip: bool = False
-    before: Callable[[], object] = lambda: None
+    match: str  # searched in `METHOD path`
+    times: int = 10**9  # how many requests it meets
+    status: int | None = None  # of an answer without a body
+    code: str = ''  # `X-Error-Code` of that answer
+    headers: dict[str, str] = field(default_factory=dict)  # instead of the answer's own
+    keep: float | None = None  # share of the body after which the connection is reset
+    flip: bool = False  # a byte in the middle of the body is another
+    before: Callable[[], object] = lambda: None  # called before the request is answered
 
 
 @dataclass
@@ -78,29 +67,19 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server.
-
-    Attributes:
-        repos: By name.
-        plain: Further files by the path of their URL, outside of any repository.
-        lfs: Large files by their sha256.
-        cas: Folder of the Xet store.
-        xet: Whether large files are downloaded by Xet, for clients that can; by HTTP otherwise.
-        faults: What goes wrong; the first that matches and has `times` left does.
-        requests: Method and path of all that came, in order.
-    """
+    """The server. Large files are downloaded by Xet, for clients that can; by HTTP otherwise."""
 
     daemon_threads = True
 
     def __init__(self, cas: Path, xet: bool = True) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
-        self.cas, self.xet = cas, xet
-        self.repos: dict[str, Repo] = {}
-        self.plain: dict[str, Path] = {}
-        self.lfs: dict[str, bytes] = {}
+        self.cas, self.xet = cas, xet  # folder of the Xet store, and whether it is used
+        self.repos: dict[str, Repo] = {}  # by name
+        self.plain: dict[str, Path] = {}  # further files by the path of their URL
+        self.lfs: dict[str, bytes] = {}  # large files by their sha256
         self.xet_hashes: dict[str, str] = {}
-        self.faults: list[Fault] = []
-        self.requests: list[str] = []
+        self.faults: list[Fault] = []  # the first that matches and has `times` left occurs
+        self.requests: list[str] = []  # method and path of all that came, in order
         self.lock = threading.RLock()
 
     @property
@@ -408,8 +387,8 @@ def hub(xet: bool = True) -> Iterator[Hub]:
 
 
 @contextmanager
-def serve(files: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serve files by the path of their URL: the base URL, and the requests as they come."""
+def serve(files: dict[str, Path]) -> Iterator[str]:
+    """Serve files by the path of their URL below the base URL."""
     with hub() as server:
         server.plain = files
-        yield server.url, server.requests
+        yield server.url

@@ -90,7 +90,6 @@ def main(script: str, taken_from: str) -> None:
         'versions': {'python': platform.python_version(), **versions},
         'classes': list(COLORS),
         'training': training,
-        'entries': {key: type(value).__name__ for key, value in saved.items()},
         'arguments': {k: type(v).__name__ for k, v in sorted(vars(saved['args']).items())},
     }
     FILE.write_text(json.dumps(record, indent=2) + '\n')

@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,20 +53,11 @@ def test_nothing_is_left_out():
     assert names_of(HighResolutionRes2Net) < set(rows.HRNET)
 
 
-LIMITS = {
-    'cardinality': 'from 1 to 1024', 'base_width': 'from 0.1 to 4096', 'scale': 'from 1 to 16',
-    'num_classes': 'from 0 to 1000000', 'in_chans': 'from 1 to 4096', 'drop_rate': 'from 0 to 1',
-    'layers': '4 values, each a whole number from 1 to 128', 'output_stride': '8, 16, 32',
-    'channels': '4 values, each a whole number from 1 to 8192', 'stem_width': 'from 4 to 4096',
-    'down_kernel_size': '1, 3, 5, 7',
-}  # fmt: skip
-
-
-def test_limits():
-    """They leave room for networks several times larger than any published one."""
-    for name, words in LIMITS.items():
-        assert rows.RES2NET[name].kind.endswith(words)
-    assert rows.HRNET['output_stride'].kind == '32'
+def test_what_arguments_must_be(tmp_path):
+    """In words, in a file that a person reads: limits leave room for larger networks than any."""
+    found = ''.join(f'{table} {name} must be {TABLES[table][name].kind}\n' for table, name in ROWS)
+    (tmp_path / 'arguments.txt').write_text(found)
+    assert found == Path(__file__).with_name('arguments.txt').read_text(), f'Read {tmp_path}.'
     assert {*cfg_cls['hrnet_w18']} < {*rows.HRNET}
 
 

@@ -2,19 +2,18 @@
 
 import copy
 import inspect
-import json
 import pickle
 
 import pytest
 import timm
 import torch
-from timm.models import get_pretrained_cfg, group_parameters, save_for_hf
+from timm.models import get_pretrained_cfg, group_parameters
 from timm.models.hrnet import cfg_cls
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from tests.common import HRNETS, from_folder, image, network, randomise, relative_error
+from tests.common import HRNETS, image, network, randomise, relative_error
 from timm_res2net import Bottle2neck, push_to_hub, reparameterize_model
 from timm_res2net.convert import COUNTS
 
@@ -123,33 +122,3 @@ def test_head_copies_and_deploy():
         assert [b.shape[1] for b in branches(x)] == LEVELS[''][1:]
     with pytest.raises(ValueError, match=r'HighResolutionRes2Net is .*timm\.create_model'):
         push_to_hub(branches, 'me/hrnet', license='mit', dry_run=True)
-
-
-def test_saved_and_loaded(tmp_path):
-    """By timm, whose tables of stages do not change."""
-    before = copy.deepcopy(cfg_cls)
-    model = small(
-        scale=2, base_width=48, cardinality=2, semantics='caffe', attn_layer='eca', in_chans=1,
-        global_pool='avgmax', num_classes=3, stem_width=32,
-    )  # fmt: skip
-    save_for_hf(model, tmp_path / 'm', model_args=model.model_args, safe_serialization=True)
-    again = from_folder(tmp_path / 'm')
-    recorded = json.loads(json.dumps(model.model_args))
-    assert json.loads(json.dumps(again.model_args)) == recorded
-    assert 'num_classes' not in recorded
-    with torch.no_grad():
-        assert torch.equal(again(image(channels=1)), model(image(channels=1)))
-    assert cfg_cls == before
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'words'),
-    [
-        ({'output_stride': 16}, 'output_stride must be 32, got 16'),
-        ({'head': 'pose'}, "one of classification, incre, '', got 'pose'"),
-        ({'features_only': True, 'feature_cls': 'fx'}, "feature_cls='fx'.*use 'getter'"),
-    ],
-)
-def test_refused(kwargs, words):
-    with pytest.raises(ValueError, match=words):
-        timm.create_model(NAME, device='meta', **SMALL, **kwargs)
