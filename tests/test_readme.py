@@ -71,7 +71,7 @@ COMMANDS = [step for page in PAGES for step in STEPS[page] if isinstance(step, t
 WRITE = ('benchmarks.tables', 'benchmarks.claim')
 OTHERS = {'pip', 'pytest', 'bash', 'curl', 'hf', 'torchrun', 'pre-commit'}
 # Libraries that need environments of their own; test_recorded.py has their blocks.
-RECORDED = ('fastai', 'lightning', 'mmpretrain')
+RECORDED = ('fastai', 'lightning', 'mmpretrain', 'captum')
 
 
 @pytest.mark.filterwarnings('ignore:.* found in sys.modules:RuntimeWarning')

@@ -179,11 +179,6 @@ def test_a_damaged_file_is_not_continued(line, digits, tmp_path, capsys):
     assert out.read_bytes() == before
 
 
-def test_an_image_in_place_of_a_model(digits, capsys):
-    assert main(['predict', str(digits / '7.png'), str(digits / '7.png')]) == 1
-    assert '7.png is an image. Name a model before it' in capsys.readouterr().err
-
-
 def test_shards_are_parts_of_the_whole(digits, capsys):
     for i in range(30):
         (digits / f'{i}0.png').symlink_to('7.png')
@@ -257,7 +252,7 @@ def test_names_of_imagenet_and_80_columns(digits, monkeypatch, capsys):
     [
         (['{digits}/7.png'], 'predict MODEL {digits}/7.png'),
         (['test_res2net_se', '{digits}/9.png'], '{digits}/9.png'),
-        (['--top', '5'], '--top'),  # without a model it is not ignored
+        (['{digits}/7.png', '{digits}/7.png'], '7.png is an image. Name a model before it'),
         (['test_res2net_se', '{digits}/7.png', '--resume'], '--csv'),
         (['test_res2net_se', '{digits}/7.png', '--csv', '{digits}/7.png'], '{digits}/7.png'),
         (

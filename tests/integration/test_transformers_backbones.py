@@ -74,45 +74,35 @@ def test_pretrained(frozen):
         same(backbone.eval()(x).feature_maps, expected(x), 1e-5)  # another formula if frozen
 
 
-def test_detr_trains():
-    """Forward, Hungarian loss and backward; the norms stay frozen."""
-    pytest.importorskip('scipy', reason='needs the extra integration')
-    settings = transformers.DetrConfig(backbone_config=config([4]), **DETR)
-    model = transformers.DetrForObjectDetection(settings)
-    body = model.model.backbone.model
-    # its frozen norms are buffers, and bn3.weight = 0: load random ones
-    expected = randomise(features([4]))
+LARGER = {  # the model, where timm's network is in it, its levels, and an output with its shape
+    'DETR': (
+        lambda: transformers.DetrForObjectDetection(
+            transformers.DetrConfig(backbone_config=config([4]), **DETR)
+        ),
+        'model.backbone.model', (4,), 'pred_boxes', (2, 5, 4),
+    ),
+    'Mask2Former': (
+        lambda: transformers.Mask2FormerForUniversalSegmentation(
+            transformers.Mask2FormerConfig(backbone_config=config(), **MASK2FORMER)
+        ),
+        'model.pixel_level_module.encoder._backbone', (1, 2, 3, 4),
+        'masks_queries_logits', (2, 5, 16, 16),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', LARGER)
+def test_a_larger_model(case):
+    """Its features are timm's, and its output depends on every parameter."""
+    make, place, levels, output, shape = LARGER[case]
+    model = make().eval()
+    body, expected = model.get_submodule(place), randomise(features(levels))
     body.load_state_dict(expected.state_dict())
     x = image()
     with torch.no_grad():
-        same(body.eval()(x), expected(x))
-    boxes = torch.tensor([[0.3, 0.6, 0.2, 0.2], [0.7, 0.3, 0.3, 0.4]])
-    labels = [{'class_labels': torch.tensor([1, 2]), 'boxes': boxes}] * 2
-    before = {k: v.clone() for k, v in body.named_buffers()}
-    found = model.train()(pixel_values=x, labels=labels)
-    found.loss.backward()
+        same(body(x), expected(x))
+    found = model(x)[output]
+    assert found.shape == shape
+    found.square().sum().backward()
     for name, parameter in body.named_parameters():
-        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
-    assert found.logits.shape == (2, 5, 3 + 1)
-    assert found.pred_boxes.shape == (2, 5, 4)
-    for name, buffer in body.named_buffers():
-        assert torch.equal(buffer, before[name]), name
-
-
-def test_mask2former():
-    settings = transformers.Mask2FormerConfig(backbone_config=config(), **MASK2FORMER)
-    model = transformers.Mask2FormerForUniversalSegmentation(settings).eval()
-    encoder = model.model.pixel_level_module.encoder
-    randomise(encoder)
-    expected = features(weights=encoder._backbone.state_dict())
-    x = torch.randn(2, 3, 96, 64)
-    with torch.no_grad():
-        same(encoder(x).feature_maps, expected(x))
-        found = model(x)
-    assert found.class_queries_logits.shape == (2, 5, 3 + 1)
-    assert found.masks_queries_logits.shape == (2, 5, 96 // 4, 64 // 4)
-    # the answer depends on every level of the backbone
-    model.zero_grad()
-    model(x).masks_queries_logits.square().sum().backward()
-    for name, parameter in encoder.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name

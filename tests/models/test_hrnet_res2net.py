@@ -1,21 +1,18 @@
 """HRNet with Res2Net bottlenecks: timm's network with timm's own blocks, and timm's contract."""
 
 import copy
-import inspect
 import pickle
 
 import pytest
 import timm
 import torch
-from timm.models import get_pretrained_cfg, group_parameters
 from timm.models.hrnet import cfg_cls
 from timm.models.res2net import Bottle2neck as TimmBottle2neck
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from tests.common import HRNETS, image, network, randomise, relative_error
+from tests.common import image, network, randomise, relative_error
 from timm_res2net import Bottle2neck, push_to_hub, reparameterize_model
-from timm_res2net.convert import COUNTS
 
 NAME = 'hrnet_w18_res2net'
 # the same code in fewer and narrower layers
@@ -59,23 +56,6 @@ def test_it_is_timms_hrnet_with_timms_res2net_blocks(kwargs):
     assert kinds.count(Bottle2neck) == 4 + 4  # stage 1, and one for each level of the head
     model.train()(x).square().mean().backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize('name', HRNETS)
-def test_cfg_and_groups(name):
-    """The stages of timm's matcher have every parameter once."""
-    cfg = get_pretrained_cfg(name)
-    assert inspect.signature(timm.model_entrypoint(name)).parameters['pretrained'].default is False
-    assert (cfg.tag, cfg.license, bool(cfg.has_weights)) == ('untrained', None, False)
-    model = timm.create_model(name, device='meta', dtype=torch.float16)
-    assert {(p.device.type, p.dtype) for p in model.parameters()} == {('meta', torch.float16)}
-    assert sum(p.numel() for p in model.parameters()) == COUNTS[name].params
-    assert model.get_submodule(cfg.first_conv).in_channels == 3
-    assert model.get_submodule(cfg.classifier).out_features == 1000
-    for coarse in (False, True):
-        groups = group_parameters(model, model.group_matcher(coarse=coarse))
-        names = [name for group in groups.values() for name in group]
-        assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
 
 @pytest.mark.parametrize('location', LEVELS)

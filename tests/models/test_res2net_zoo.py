@@ -31,6 +31,7 @@ from tests.fixtures import record_mindcv, values
 from tests.hub.server import serve
 from timm_res2net import Res2Net, detection_backbone
 from timm_res2net.convert import COUNTS, file_of
+from timm_res2net.models import hrnet_res2net
 from timm_res2net.models.res2net_zoo import default_cfgs
 
 NARROW = {'layers': (1, 2, 1, 1), 'channels': (64, 32, 24, 40), 'num_classes': 7}
@@ -60,12 +61,12 @@ def test_multiply_accumulates(name):
     assert abs(gmacs - COUNTS[name].gmacs) < 0.0051, f'{name}: {gmacs:.2f} GMACs counted'
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', (*NAMES, *HRNETS))
 def test_cfgs_are_filled(name):
     model = timm.create_model(name, device='meta')
     assert sum(p.numel() for p in model.parameters()) == COUNTS[name].params
     assert inspect.signature(timm.model_entrypoint(name)).parameters['pretrained'].default is False
-    for tag in default_cfgs[name].tags:
+    for tag in {**default_cfgs, **hrnet_res2net.default_cfgs}[name].tags:
         cfg = get_pretrained_cfg(f'{name}.{tag}')
         assert (cfg.architecture, cfg.tag) == (name, tag)
         for field in ('description', 'origin_url', 'paper_name', 'paper_ids', 'mean', 'std'):
@@ -231,23 +232,46 @@ RECORDED = json.loads((FIXTURES / 'paddle.json').read_text())
 OF_PADDLE = {**RECORDED['arguments'], 'cfg': {'num_classes': 10}}
 
 
-def test_a_file_that_paddle_wrote_by_url(torch_home):
-    """By paddle.save, and what Paddle 3.3.1 answered: tests/fixtures/record_paddle.py."""
-    with serve({'/paddle.pdparams': PADDLE}) as base:
-        kwargs = {'url': f'{base}/paddle.pdparams', **OF_PADDLE}
-        model = from_url(VD, **kwargs).eval()
-    x = torch.from_numpy(values.image())
+OF_MINDCV = {
+    'layers': record_mindcv.LAYERS,
+    'channels': tuple(record_mindcv.PLANES << i for i in range(4)),
+    'base_width': record_mindcv.BASE_WIDTH,
+    'num_classes': record_mindcv.CLASSES,
+    'cfg': {'num_classes': record_mindcv.CLASSES},
+}
+
+
+@pytest.mark.parametrize(
+    ('name', 'with_gates', 'file'),
+    [
+        (VD, VD, 'paddle.pdparams'),
+        ('res2net50_ms_26w_4s', 'res2net50_se.se_identity_mindcv_in1k', 'mindcv.ckpt'),
+        ('res2net50d_ms_26w_4s', 'res2net50d_se.se_identity_mindcv_in1k', 'mindcv_v1b.ckpt'),
+    ],
+)
+def test_a_file_of_another_project_by_url(name, with_gates, file, torch_home):
+    """As Paddle 3.3.1 and MindSpore 2.10.0 wrote it, and what PaddleClas's block in Paddle and
+    MindCV 0.3.0 answered: record_paddle.py and record_mindcv.py in tests/fixtures."""
+    is_paddle = name == VD
+    kwargs = OF_PADDLE if is_paddle else OF_MINDCV
+    case = RECORDED if is_paddle else json.loads((FIXTURES / 'mindcv.json').read_text())
+    case = case if is_paddle else case['files'][file]
+    with serve({f'/{file}': FIXTURES / file}) as base:
+        kwargs = {'url': f'{base}/{file}', **kwargs}
+        model = from_url(name, **kwargs).eval()
+    x = torch.from_numpy(values.image() if is_paddle else values.image(1, record_mindcv.SIZE))
+    stem = model.pretrained_cfg['first_conv']
     with torch.no_grad():
-        assert relative_error(model(x), torch.tensor(RECORDED['logits'])) < 1e-5  # float32
+        assert relative_error(model(x), torch.tensor(case['logits'])) < 1e-5  # float32
         # the server is gone: from the cache, with gates and other heads, channels and features
-        neck = from_url(VD, features_only=True, out_indices=(-1,), **kwargs).eval()
+        assert torch.equal(from_url(with_gates, attn_layer='se', **kwargs).eval()(x), model(x))
+        neck = from_url(name, features_only=True, out_indices=(-1,), **kwargs).eval()
         assert torch.equal(neck(x)[0], model.forward_features(x))
-        assert torch.equal(from_url(VD, attn_layer='se', **kwargs).eval()(x), model(x))
         kwargs['num_classes'] = 3
-        few = from_url(VD, **kwargs).eval()
+        few = from_url(name, **kwargs).eval()
         assert torch.equal(few.forward_features(x), model.forward_features(x))
-        grey = from_url(VD, in_chans=1, **kwargs).eval()
-        assert torch.equal(grey.conv1[0].weight, model.conv1[0].weight.sum(1, keepdim=True))
+        gray = from_url(name, in_chans=1, **kwargs).get_submodule(stem).weight
+        assert torch.equal(gray, model.get_submodule(stem).weight.sum(1, keepdim=True))
 
 
 @pytest.mark.parametrize('feature_cls', ['list', 'getter'])
@@ -267,34 +291,6 @@ def test_features_of_a_paddle_file_without_a_classifier(feature_cls, tmp_path):
     kwargs['pretrained_cfg_overlay']['num_classes'] = 10
     with pytest.raises(RuntimeError, match=r'no classifier.*num_classes=0'):
         timm.create_model(VD, True, **kwargs)
-
-
-@pytest.mark.parametrize(
-    ('name', 'file'),
-    [('res2net50_ms_26w_4s', 'mindcv.ckpt'), ('res2net50d_ms_26w_4s', 'mindcv_v1b.ckpt')],
-)
-def test_a_file_that_mindspore_wrote_by_url(name, file, torch_home):
-    """The plain network gives what MindCV 0.3.0 answered (tests/fixtures/record_mindcv.py), and the
-    one with SE modules the same, bit for bit."""
-    assert get_pretrained_cfg(name).url.startswith('https://download.mindspore.cn/')
-    assert get_pretrained_cfg(name).url.endswith('.ckpt')
-    case = json.loads((FIXTURES / 'mindcv.json').read_text())['files'][file]
-    kwargs = dict(
-        layers=record_mindcv.LAYERS,
-        channels=tuple(record_mindcv.PLANES << i for i in range(4)),
-        base_width=record_mindcv.BASE_WIDTH,
-        num_classes=record_mindcv.CLASSES,
-    )
-    with serve({f'/{file}': FIXTURES / file}) as base:
-        cfg = {'num_classes': record_mindcv.CLASSES}
-        model = from_url(name, f'{base}/{file}', cfg, **kwargs).eval()
-        se = f'{name.removesuffix("_ms_26w_4s")}_se.se_identity_mindcv_in1k'
-        assert get_pretrained_cfg(se).url == get_pretrained_cfg(name).url
-        with_se = from_url(se, f'{base}/{file}', cfg, **kwargs).eval()
-    x = torch.from_numpy(values.image(1, record_mindcv.SIZE))
-    with torch.no_grad():
-        assert relative_error(model(x), torch.tensor(case['logits'])) < 1e-5  # float32
-        assert torch.equal(with_se(x), model(x))
 
 
 @pytest.mark.parametrize('content', [PADDLE.read_bytes()[:-1000], b'<html>Not found</html>'])

@@ -88,19 +88,6 @@ def test_it_ends_at_the_budget_and_keeps_the_garbage_collector():
     assert gc.isenabled()
 
 
-def test_a_drift_slows_all_models_equally():
-    """A machine that becomes 2 % slower with every round, and two models that are one."""
-    bench = Bench(baseline=1.0, subject=1.0)
-
-    def slower():
-        bench.seconds = {role: seconds * 1.02 for role, seconds in bench.seconds.items()}
-
-    samples = bench.interleave(budget=0, least_rounds=100, on_round=slower)
-    assert ratio(samples['subject'], samples['baseline']).median == 1
-    first, last = np.split(np.array(samples['subject']), 2)
-    assert np.median(last) / np.median(first) > 2  # one model after the other
-
-
 def test_blocks_build_again_and_add_up():
     bench = Bench(baseline=1.0, subject=1.25)
     build = Mock(side_effect=bench.steps)
