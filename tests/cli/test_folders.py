@@ -34,12 +34,15 @@ def test_convert_there_and_back(tmp_path, capsys):
     assert back.is_file()
 
     # the folder, as JSON
+    (tmp_path / 'names.txt').write_text('\n'.join('abcdefghij'))
     command = ['push', str(out), 'me/net', '--license', 'mit', '--dry-run']
+    command += ['--label-names', str(tmp_path / 'names.txt')]
     assert main(command) == 0
     assert "timm.create_model('hf-hub:me/net', pretrained=True)" in capsys.readouterr().out
     assert main([*command, '--json']) == 0
     pushed = json.loads(capsys.readouterr().out)
     assert pushed['config']['pretrained_cfg']['license'] == 'mit'
+    assert pushed['config']['label_names'] == list('abcdefghij')
     assert len(pushed['files']['model.safetensors']['sha256']) == 64
     assert pushed['commit'] is None
 

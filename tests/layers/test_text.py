@@ -46,6 +46,7 @@ def test_lists():
 def test_sentences():
     assert first_line(ValueError('\n  one.\ntwo')) == 'one'
     assert first_line(KeyError()) == 'KeyError'
+    assert len(first_line(ValueError('x' * 999))) == 300
     assert sentence('one') == sentence('one.') == 'one.'
 
 

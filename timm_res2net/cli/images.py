@@ -250,7 +250,7 @@ def _table_lines(label: int) -> Callable[[Prediction], str]:
 def _predict_digits(pretrained: bool) -> Done:
     """Classify the bundled digits, which the model was not trained on."""
     model = load_model(_DIGITS_MODEL, pretrained).eval()
-    predicted = [int(row.top[0][0]) for row in predict(model, digits(), top=1)]
+    predicted = [int(row.top[0][0]) for row in predict(model, digits())]
     labels = [i % 10 for i in range(len(predicted))]
     right = sum(p == label for p, label in zip(predicted, labels, strict=True))
     value = {'label': labels, 'predicted': predicted, 'right': right}
