@@ -62,6 +62,7 @@ OTHERS = {
     'a replaced head': lambda: replaced(TINY, fc=nn.Linear(192, 7)),
     'a removed head': lambda: replaced(TINY, fc=nn.Identity()),
     'a replaced stem': lambda: replaced(TINY, conv1=one_channel()),
+    "timm's own": lambda: timm.create_model('res2net50d', **NARROW),
     'no head': lambda: timm.create_model(TINY, num_classes=0),
     "the authors' class": lambda: authors.Res2Net(authors.Bottle2neck, [1, 2, 1, 1], scale=2),
 }
