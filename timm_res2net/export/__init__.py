@@ -296,7 +296,7 @@ def _write(
         raise
     except Exception as error:  # torch, onnxscript and a C++ compiler each fail in their own way
         raise ValueError(
-            f'{what} failed ({type(error).__name__}: {first_line(error)}). Try another size '
+            f'{what} failed ({type(error).__name__}: {first_line(error)[:300]}). Try another size '
             '(a multiple of 32 px), a fixed size (static=True, --static), or another format.'
         ) from error
     return step, largest

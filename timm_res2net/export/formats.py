@@ -60,7 +60,7 @@ class Network(nn.Module):
         except RuntimeError as error:
             raise ValueError(
                 f'{title} does not run on images of the shape {tuple(images.shape)} '
-                f'({first_line(error)}). Give another size.'
+                f'({first_line(error)[:300]}). Give another size.'
             ) from error
         results = as_tuple(out)
         if not results or not all(map(torch.is_tensor, results)):

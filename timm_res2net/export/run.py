@@ -73,7 +73,7 @@ class Runner(nn.Module):
         except Exception as error:  # every runtime fails in its own way
             raise ValueError(
                 f'Cannot load {path} as a file that `timm-res2net export` wrote '
-                f'({type(error).__name__}: {first_line(error)}). Export the model again.'
+                f'({type(error).__name__}: {first_line(error)[:300]}). Export the model again.'
             ) from error
         self.pretrained_cfg = cfg
         self.outputs: tuple[str, ...] = cfg['outputs']

@@ -57,12 +57,9 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first non-empty line of an exception's text without its full stop.
-
-    Of a line at most 300 characters: exporters and runtimes print graphs and options in theirs.
-    """
+    """Return the first non-empty line of an exception's text without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip('.')[:300] if lines else type(error).__name__
+    return lines[0].rstrip('.') if lines else type(error).__name__
 
 
 def sentence(text: str) -> str:
