@@ -1,6 +1,7 @@
 """Helpers of the tests: randomised models, their folders, and a plain reference of the network."""
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import timm
 import torch
 from safetensors import torch as safetensors
+from timm.models.hrnet import cfg_cls
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,6 +36,7 @@ PADDLE = FIXTURES / 'paddle.pdparams'  # a small network
 HAS_GPU = torch.cuda.is_available()
 DEVICES = ('cpu', pytest.param('cuda', marks=pytest.mark.skipif(not HAS_GPU, reason='no GPU')))
 TINY = 'test_res2net_se'
+SMALL_HRNET = {f'stage{i}': cfg_cls['hrnet_w18_small_v2'][f'stage{i}'] for i in (2, 3, 4)}
 PUSHED = sorted([WEIGHTS, CONFIG, CARD, GOLDEN])  # the files of a push
 SE_NAMES = tuple(
     tag.partition('.')[0]
@@ -100,6 +103,13 @@ def random_weights(name: str = TINY, **kwargs: Any) -> dict[str, torch.Tensor]:
 def save(tensors: object, path: Path) -> Path:
     torch.save(tensors, path)
     return path
+
+
+def saved(tensors: object, **kwargs: Any) -> bytes:
+    """The content of a file of torch."""
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer, **kwargs)
+    return buffer.getvalue()
 
 
 class Trap:
@@ -185,7 +195,7 @@ def python(*words: str, cwd: Path = ROOT, **options: Any) -> subprocess.Complete
         env=env,
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=1200,  # a page takes up to a minute, and CI's machine may be slow
         **options,
     )
 

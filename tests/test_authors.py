@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from tests.common import from_folder, image, randomise, slow_except
+from tests.common import from_folder, image, random_weights, randomise, slow_except
 from timm_res2net import authors, reparameterize_model
 from timm_res2net.authors import Bottle2neck, Res2Net
 
@@ -32,8 +32,6 @@ NAMES = {
     'res2net101_v1b_26w_4s': 'res2net101d',
     'res2net152_v1b_26w_4s': 'res2net152d',
 }
-
-
 IN_TIMM = [name for name, registered in NAMES.items() if registered != 'res2net152d']
 
 
@@ -178,7 +176,7 @@ def test_the_encoder_in_a_model_is_deployed_and_copied():
 def test_a_file_of_the_authors(tmp_path):
     """The classes of the file are those of ImageNet; other classes, or none, drop the head."""
     file, layers = tmp_path / 'res2net50_v1b_26w_4s-3cf99910.pth', (1, 1, 1, 1)
-    old = randomise(timm.create_model('res2net50d', layers=layers)).state_dict()
+    old = random_weights('res2net50d', layers=layers)
     torch.save(old, file)
     loaded = authors.res2net50_v1b(pretrained=file, layers=layers).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in old.items())

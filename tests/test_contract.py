@@ -1,6 +1,7 @@
 """The whole of timm's contract, over every name that the package registers, in narrow networks."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -24,11 +25,8 @@ QUICK = (
     'res2net50_se', 'res2net50d_se', 'res2net50_14w_8s_se', 'res2next50_se', 'res2net50_vd_26w_4s',
     'res2net50_v1d_26w_4s', 'res2net50_16w_4s_se', TINY,
 )  # fmt: skip
+create = functools.partial(network, **NARROW)
 every_name = pytest.mark.parametrize('name', slow_except(QUICK, NAMES))
-
-
-def create(name: str = TINY, **kwargs) -> nn.Module:
-    return network(name, **{**NARROW, **kwargs})
 
 
 def tensors(features) -> list[torch.Tensor]:

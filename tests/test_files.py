@@ -125,7 +125,7 @@ def test_what_never_ends_is_not_read(read, tmp_path):
             read(endless)
 
 
-def test_pipes_of_labels_and_images(tmp_path):
+def test_pipes_of_labels_and_images():
     read, write = os.pipe()
     os.write(write, b'\xef\xbb\xbfcat\r\ndog\n')
     os.close(write)
@@ -163,6 +163,7 @@ sys.exit(main(sys.argv[1:]))
     'words',
     [
         ['convert', str(PADDLE), '--out', 'net'],
+        ['convert', str(PADDLE), '--to', 'paddle', '--out', 'net.pdparams'],
         ['push', str(PADDLE), 'me/net', '--license', 'mit', '--dry-run'],
         ['export', 'test_res2net_se', '--static', '--out', 'net.pt2'],
     ],

@@ -35,11 +35,6 @@ def read(page: str) -> str:
     return (ROOT / page).read_text()
 
 
-def words(page: str) -> str:
-    """Text of a page on one line."""
-    return ' '.join(read(page).split())
-
-
 # --- what a page prints ---------------------------------------------------------------------------
 
 Step = str | tuple[str, ...]  # a block of Python, or the words of a command
@@ -114,7 +109,7 @@ def test_commands_parse(monkeypatch, tmp_path):
 REPLACED = {'res2net50_se': 'test_res2net_se', 'NAME': 'test_res2net_se'}
 
 
-def network(path: Path) -> None:
+def checkpoint(path: Path) -> None:
     """Write a checkpoint, by its name a record of train.py."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = random_weights()
@@ -134,10 +129,10 @@ FILES: dict[str, Callable[[Path], object]] = {
     'photo.jpg': lambda path: Image.open(DIGITS).convert('RGB').save(path),
     'train.py': lambda path: path.write_text("import timm\nassert timm.is_model('res2net50_se')"),
     'classes.txt': lambda path: path.write_text('\n'.join('abcdefghij')),
-    'output/train/RUN/model_best.pth.tar': network,
-    'output/train/flowers/model_best.pth.tar': network,
+    'output/train/RUN/model_best.pth.tar': checkpoint,
+    'output/train/flowers/model_best.pth.tar': checkpoint,
     'DATA/train': class_folders,
-    'res2net50_26w_4s-06e79181.pth': network,
+    'res2net50_26w_4s-06e79181.pth': checkpoint,
 }
 """Files that the pages take for granted, by their names there, and how a small one is made."""
 
@@ -239,7 +234,7 @@ def test_figures():
         for precision in ('fp32', 'bf16-weights')
         for batch in (1, 8)
     ]
-    export = words('timm_res2net/export/README.md')
+    export = ' '.join(read('timm_res2net/export/README.md').split())
     assert f'takes × {min(plain):.2f} to × {max(plain):.2f} of the time of the plain' in export
     assert f'× {frozen[0].median:.2f} of the time of an equally compiled resnet50' in export
     assert f'× {frozen[1].median:.2f} in the deploy form' in export

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.common import ROOT
 
 
 def file_of(module: str) -> Path:

@@ -7,6 +7,7 @@ to be plain English, name the value, and say what to do.
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import urllib.error
@@ -48,6 +49,7 @@ TARGETS = {
     'another model of timm': 'resnet18',
     'a path with nothing at it': './nothing',
     'a word with nothing at it': 'nothing.pth',
+    'no folder': 'local-dir:nothing',
     'a text file': 'notes.txt',
     'an empty folder': 'empty',
     'a repository': 'me/net',
@@ -159,7 +161,8 @@ def of_folders() -> Iterator[str]:
             for command in ('check', 'push', 'pull'):
                 for finding in checks(ModelFolder(folder), command):
                     if what == 'nothing' or finding.state != 'ok':
-                        yield f'{command}: {finding}'.replace(str(here), '/here')
+                        line = f'{command}: {finding}'.replace(str(here), '/here')
+                        yield re.sub(r'\S+ (?=\((output|features|pre_logits))', '0.1 ', line)
             shutil.rmtree(folder)
 
 

@@ -27,8 +27,6 @@ def words(path: Path) -> str:
 README = words(RESULTS.parent / 'README.md')
 TRAININGS = words(RESULTS.parent / 'trainings' / 'README.md')
 SCRIPTS = (changing_sizes, forms, predict_folder, quantize, receptive_field, train_detector)
-
-
 FILES = claim.load_files()
 
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +11,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import CheckpointSaver
 
+from tests.common import ROOT
 from timm_res2net.cli import main
 
 REPOSITORY = 'https://raw.githubusercontent.com/huggingface/pytorch-image-models'
@@ -109,7 +109,7 @@ def test_where_timms_scripts_are(version, tag, monkeypatch, capsys):
 
 
 def test_the_readme_names_an_address_that_is_printed(monkeypatch, capsys):
-    readme = (Path(__file__).parents[2] / 'README.md').read_text()
+    readme = (ROOT / 'README.md').read_text()
     (address,) = re.findall(rf'{REPOSITORY}/v[\d.]+/train\.py', readme)
     version = address.split('/v')[1].removesuffix('/train.py')
     assert f'timm {version}' in ' '.join(readme.split())  # a tested version

@@ -21,7 +21,7 @@ from safetensors.torch import save as safetensors
 from torch import nn
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.common import Trap, random_weights, save
+from tests.common import Trap, random_weights, save, saved
 from tests.convert.helpers import refused
 from timm_res2net import convert_checkpoint
 from timm_res2net.convert.files import read_checkpoint
@@ -184,12 +184,6 @@ def zipped(files: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, 'w') as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def saved(content, **kwargs) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **kwargs)
     return buffer.getvalue()
 
 

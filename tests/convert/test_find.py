@@ -116,7 +116,7 @@ def test_stages_and_stems_under_other_names(prefix, names, tmp_path):
 # --- several --------------------------------------------------------------------------------------
 
 
-def two(path: Path, names=('student.resnet.', 'teacher.resnet.')) -> Path:
+def two(path: Path, names: tuple[str, str]) -> Path:
     one, other = body(1), body(2, layers=LAYERS)
     return save({**under(names[0], one), **under(names[1], other)}, path / 'w.pth')
 
@@ -130,7 +130,7 @@ def two(path: Path, names=('student.resnet.', 'teacher.resnet.')) -> Path:
         (('module.rgb.backbone.', 'module.depth.backbone.'), ('rgb', 'module.depth')),
     ],
 )
-def test_two_networks_are_a_question(names, parts, tmp_path):
+def test_two_networks_are_a_question(names, parts, tmp_path, capsys):
     path = two(tmp_path, names)
     with pytest.raises(ValueError) as error:
         convert_checkpoint(path, tmp_path / 'out')
@@ -145,16 +145,10 @@ def test_two_networks_are_a_question(names, parts, tmp_path):
     if all(name.endswith('.resnet.') for name in names):
         with pytest.raises(ValueError, match='holds 2 Res2Nets'):
             convert_checkpoint(path, prefix='resnet')
+    assert main(['convert', str(path), '--dry-run', '--prefix', parts[1]]) == 0
+    assert f"prefix '{names[1]}'" in capsys.readouterr().out
     with pytest.raises(ValueError, match=rf"has the prefix 'no'\. Use one of '{names[0]}'"):
         convert_checkpoint(path, prefix='no')
-
-
-def test_the_command_line(tmp_path, capsys):
-    path = two(tmp_path)
-    assert main(['convert', str(path), '--dry-run', '--prefix', 'student']) == 0
-    text = capsys.readouterr().out
-    assert "prefix 'student.resnet.'" in text
-    assert 'Left out, because they are not of the Res2Net' in text
 
 
 def test_a_source_by_name(tmp_path):

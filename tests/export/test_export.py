@@ -1,5 +1,6 @@
 """Exported files: what they compute, what their metadata says, and what is refused."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -14,25 +15,31 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.models.hrnet import cfg_cls
 from torch import nn
 
-from tests.common import HRNETS, TINY, image, model_folder, needs, network, relative_error
+from tests.common import (
+    HRNETS,
+    SMALL_HRNET,
+    TINY,
+    image,
+    model_folder,
+    needs,
+    network,
+    relative_error,
+)
 from timm_res2net import detection_backbone, export, load_exported, prediction
 from timm_res2net.cli import main
 from timm_res2net.export import FORMATS, export_model
+from timm_res2net.export.formats import Network
 from timm_res2net.prediction import Images
 
 FREE = torch.__version__ >= '2.14'
 FLOAT = 1e-5  # float32, and what runtimes reorder
 NARROW = {'layers': (2, 1, 1, 1), 'channels': (16, 16, 16, 16)}
+narrow = functools.partial(network, **NARROW)
 needs_onnx = needs('export', 'onnxscript', 'onnxruntime')
 needs_openvino = needs('export', 'openvino')
 LEVELS = {'features_only': True, 'out_indices': (1, 4)}
-
-
-def narrow(name: str = TINY, **kwargs) -> nn.Module:
-    return network(name, **{**NARROW, **kwargs})
 
 
 def run(path: Path, kind: str, x: torch.Tensor) -> list[torch.Tensor]:
@@ -164,10 +171,6 @@ def test_with_preparation(kind, options, tmp_path, monkeypatch, capsys):
         module(torch.zeros(1, 3, 64, 64))
 
 
-def small_hrnet() -> dict:
-    return {f'stage{i}': cfg_cls['hrnet_w18_small_v2'][f'stage{i}'] for i in (2, 3, 4)}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'arguments', 'sizes'),
@@ -175,7 +178,7 @@ def small_hrnet() -> dict:
         # shortcuts that round up take multiples of 32
         ('res2net50_v1d_26w_4s', NARROW, 'multiples of 32 px from 64 px'),
         ('res2net50_18w_4s', {**NARROW, 'attn_layer': 'eca', 'in_chans': 1}, 'any size from 33 px'),
-        (HRNETS[0], small_hrnet(), 'multiples of 32 px from 64 px'),
+        (HRNETS[0], SMALL_HRNET, 'multiples of 32 px from 64 px'),
     ],
 )
 def test_sizes(name, arguments, sizes, tmp_path):
@@ -413,6 +416,18 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
         prepared = names['prepare'](tmp_path / 'photo.png', meta)
         assert prepared.dtype == np.float32
         assert np.abs(prepared - load(tmp_path / 'photo.png')[None].numpy()).max() < 1e-5
+
+
+def test_pixels_of_noise_are_noise():
+    """What the comparison gives a file with preparation is what it gives the others."""
+    network_, x = Network(narrow(), 'net'), image().clamp(-1, 1)
+    network_.include_preparation()
+    data = timm.data.resolve_model_data_config(network_.model)
+    mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
+    pixels = network_.as_input(x)
+    assert pixels.dtype == torch.uint8
+    normalized = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+    assert (normalized - x).abs().max() < 0.51 / 255 / std.min()  # half a step
 
 
 # --- loaded ---------------------------------------------------------------------------------------

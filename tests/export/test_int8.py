@@ -1,5 +1,6 @@
 """int8: what is measured, what is refused, and what NNCF makes of the digits model."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from timm_res2net.prediction import Images, walk_images
 
 LOGITS = ['logits']
 LEVELS = ['layer1', 'layer4']
+tiny = functools.partial(network, layers=(1, 1, 1, 1), scale=2, channels=(8, 8, 8, 8))
 needs_openvino = needs('int8', 'openvino', 'nncf')
 
 
@@ -30,10 +32,6 @@ def draw(folder: Path, number: int) -> Path:
         file = folder / f'{i:03}_{digits.target[i]}.png'
         Image.fromarray((digits.images[i] * 255 / 16).round().astype('uint8')).save(file)
     return folder
-
-
-def tiny(**kwargs) -> torch.nn.Module:
-    return network(layers=(1, 1, 1, 1), scale=2, channels=(8, 8, 8, 8), **kwargs)
 
 
 def test_which_images_are_used(tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from timm_res2net.export.measure import (
     Ratio,
     compare_forms,
     interval,
+    make_form,
     make_forms,
     ratio,
     time_forms,
@@ -142,6 +144,28 @@ def test_a_form_that_cannot_be_made_is_left_out(monkeypatch):
     found = compare_forms(TINY, img_size=32, seconds=1e-9)
     assert [one.form for one in found.timings] == ['eager']
     assert found.left_out == {'deployed': 'no room'}
+
+
+def test_one_file_of_openvino_serves_three_forms(tmp_path, monkeypatch):
+    """float32 and bfloat16 run it, and int8 is made of it."""
+    made = []
+
+    def export(model, path: Path, format, **kwargs):
+        made.append((format, kwargs))
+        path.touch()
+
+    monkeypatch.setattr(measure, 'require', lambda *args: None)
+    monkeypatch.setattr(measure, 'export_model', export)
+    monkeypatch.setattr(measure, 'quantize_file', lambda plain, path, *_: made.append(plain.name))
+    monkeypatch.setattr(measure, 'Runner', lambda *args: args)
+    images = [torch.zeros(4, 3, 64, 64)]
+    for form, name, precision in (('float32', '', 'f32'), ('bfloat16', '', 'bf16'),
+                                  ('int8', 'int8-', 'f32')):  # fmt: skip
+        path = tmp_path / f'{name}openvino.xml'
+        found = make_form(f'OpenVINO, {form}', nn.Identity(), images, tmp_path, 1)
+        assert found == ((path, 1, precision), path)
+    exported = 'openvino', {'static': True, 'img_size': 64, 'batch_size': 4}
+    assert made == [exported, 'openvino.xml']
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.common import change_config, model_folder, random_weights
-from timm_res2net import check
+from timm_res2net import check, push_to_hub
 from timm_res2net.cli import main
 from timm_res2net.folder.golden import GOLDEN
 
@@ -145,12 +145,18 @@ def test_each_defect_is_found_and_nothing_else(case, folder):
     change, expected = DEFECTS[case]
     change(folder)
     told = {(f.what, f.state): f.text for f in check(folder) if f.state != 'ok'}
+    assert '\n' not in ''.join(told.values())
     for what, finding in expected.items():
         if finding:
             state, text = finding
             assert text in told.pop((what, state))
-            assert '\n' not in text
     assert {what for what, _ in told} <= {what for what, finding in expected.items() if not finding}
+
+
+def test_another_network_under_the_same_keys_is_not_pushed(folder):
+    change_config(folder, 'model_args', semantics='paddle')
+    with pytest.raises(ValueError, match=r'\(output\)'):
+        push_to_hub(folder, 'me/net', dry_run=True)
 
 
 def test_weights_that_mislead_are_not_used(folder, tmp_path, capsys):

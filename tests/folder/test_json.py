@@ -12,7 +12,7 @@ import timm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.common import TINY, model_folder
+from tests.common import TINY, model_folder, states
 from timm_res2net import check
 from timm_res2net.folder.card import merge_card, read_card
 from timm_res2net.folder.config import Config
@@ -80,14 +80,14 @@ def changed(text: str, changes: Any) -> str:
 @given(changes=CHANGES)
 def test_a_config_is_refused_or_builds(changes, folder, text):
     (folder / 'config.json').write_text(changed(text, changes))
-    states = {finding.what: finding.state for finding in check(folder)}
+    told = states(check(folder))
     try:
         config = Config.read(folder / 'config.json')
     except ValueError:
-        assert states['config'] == 'error'
+        assert told['config'] == 'error'
         return
-    assert states['config'] == 'ok'
-    if states.get('weights') == 'ok':  # it is the network of the weights
+    assert told['config'] == 'ok'
+    if told.get('weights') == 'ok':  # it is the network of the weights
         model = timm.create_model(f'local-dir:{folder}', pretrained=True)
         assert model.num_classes == config.num_classes
 
@@ -113,11 +113,13 @@ ROWS = {  # a field, a value, and what the error names
     'classes that are true': (('num_classes',), True, 'got True'),
     'a list of arguments': (('model_args',), [1], 'got [1]'),
     'too few label names': (('label_names',), ['a'], '10 texts'),
+    'a number as the label names': (('label_names',), 0, '10 texts, got 0'),
     'no splits': (('model_args', 'scale'), 0, 'scale must be'),
     'an unknown argument': (('model_args', 'scales'), 4, "'scales'"),
     'a mean in words': (('pretrained_cfg', 'mean'), 'grey', "'grey'"),
     'a std of 0': (('pretrained_cfg', 'std'), [0, 0, 0], '[0, 0, 0]'),
-    'two sizes': (('pretrained_cfg', 'input_size'), [3, 224], '[3, 224]'),
+    'a label offset': (('pretrained_cfg', 'label_offset'), 1, 'label_offset must be 0'),
+    'a layer': (('pretrained_cfg', 'first_conv'), 0, 'first_conv must name layers'),
     'a huge image': (('pretrained_cfg', 'input_size'), [3, 10**5, 10**5], '100000'),
     'an interpolation': (('pretrained_cfg', 'interpolation'), 'cubicle', "'cubicle'"),
     'an unknown field': (('pretrained_cfg', 'colour'), 1, "'colour'"),

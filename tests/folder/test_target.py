@@ -73,7 +73,9 @@ def test_every_command_takes_a_tag(here):
     assert done.config.architecture == 'test_res2net_se'
 
 
-def test_two_revisions():
+def test_two_revisions_and_a_deep_path():
+    with pytest.raises(FileNotFoundError, match='no file or folder a/b/c'):
+        find_target('a/b/c')
     with pytest.raises(ValueError, match=r"'me/net@v1' and revision='v2'.*Name one"):
         find_target('me/net@v1', 'v2')
 

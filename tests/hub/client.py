@@ -1,7 +1,6 @@
 """The real client of the Hub, in this process or another, with a loopback Hub and its own cache."""
 
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -50,9 +49,6 @@ def connected(endpoint: str, home: Path, **settings: Any) -> Iterator[pytest.Mon
             close_session()  # a connection that is open would outlive the server
 
 
-# --- other processes ------------------------------------------------------------------------------
-
-
 def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
     """The environment of a client: a loopback Hub, a cache of its own, one thread."""
     ours = {
@@ -65,8 +61,3 @@ def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
     }
     kept = {key: value for key, value in os.environ.items() if not key.startswith('HF_')}
     return {**kept, **SHARED, **ours, **more}
-
-
-def command(*args: str) -> list[str]:
-    """The words of a command line."""
-    return [sys.executable, '-m', 'timm_res2net', *args]

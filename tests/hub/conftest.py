@@ -22,7 +22,7 @@ def model():
 
 @pytest.fixture(scope='session')
 def files(model):
-    """Those of a push of the model to REPO."""
+    """The files of a push of the model to REPO."""
     return repository_files(REPO, model)
 
 

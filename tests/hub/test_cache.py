@@ -1,6 +1,5 @@
 """What `check`, `pull` and loading do to the client's cache, in each of its layouts: nothing."""
 
-import io
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load, save
 
-from tests.common import Trap, image, network, slow_except
+from tests.common import Trap, image, network, saved, slow_except
 from tests.hub.client import connected
 from tests.hub.conftest import REPO
 from tests.hub.server import Hub, hub
@@ -104,12 +103,6 @@ def test_damaged_weights_are_refused(world, model, tmp_path):
 # --- repositories that others wrote ---------------------------------------------------------------
 
 
-def pickled(tensors: object) -> bytes:
-    content = io.BytesIO()
-    torch.save(tensors, content)
-    return content.getvalue()
-
-
 def test_a_network_of_timm(server: Hub):
     """`show` and `export` take other networks, too."""
     other = network('test_resnet', num_classes=5)
@@ -127,8 +120,8 @@ def test_a_network_of_timm(server: Hub):
 def test_a_pickle_alone(server: Hub, files, model, tmp_path):
     """timm wrote such repositories before safetensors. With both, the pickle is not downloaded."""
     config = {'config.json': files['config.json']}
-    old = {'pytorch_model.bin': pickled(load(files['model.safetensors'])), **config}
-    evil = pickled({'a': torch.zeros(2), 'b': Trap(os.mkdir, str(tmp_path / 'made'))})
+    old = {'pytorch_model.bin': saved(load(files['model.safetensors'])), **config}
+    evil = saved({'a': torch.zeros(2), 'b': Trap(os.mkdir, str(tmp_path / 'made'))})
     server.add('me/old', old)
     server.add('me/both', {**files, 'pytorch_model.bin': evil})
     for repo in ('me/old', 'me/both'):

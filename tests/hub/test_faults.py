@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx2 as httpx
@@ -23,7 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from tests.common import PUSHED, image, network, states
-from tests.hub.client import command, environment
+from tests.hub.client import environment
 from tests.hub.conftest import REPO
 from tests.hub.server import Fault
 from timm_res2net import check, pull, push_to_hub
@@ -132,7 +133,7 @@ def test_a_repository_that_is_not_in_order(server, home, files, model, tmp_path)
     """`check` says what it is (tests/folder/test_checks.py), and `pull` writes nothing."""
     server.change(REPO, 'wrong', **{'model.safetensors': files['model.safetensors'][:-50]})
     told = states(check(REPO))
-    assert told['weights'] == 'error' and 'outputs' not in told
+    assert told['weights'] == 'error' and 'values' not in told
     with pytest.raises(ValueError, match=f'{REPO} is not in order, and nothing was written'):
         pull(REPO, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -152,7 +153,7 @@ def test_a_repository_without_a_model(server, tmp_path):
 
 def run(env: dict[str, str], *words: str, before: tuple[str, ...] = ()) -> tuple[int, str, str]:
     """Exit code, output and errors of a command."""
-    line = [*before, *command(*words)]
+    line = [*before, sys.executable, '-m', 'timm_res2net', *words]
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
 

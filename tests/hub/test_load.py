@@ -1,9 +1,8 @@
-"""Models by a text. Repositories are in test_cache.py and tests/models/test_download.py."""
+"""Models by a text. Repositories are in test_cache.py and tests/models/test_loading.py."""
 
 import os
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -53,16 +52,6 @@ def test_weights_that_would_fill_a_part(kwargs, tmp_path):
     save_file(weights, folder / 'model.safetensors')
     with pytest.raises(ValueError, match=r'without a value.*layer2\.0\.conv1\.weight'):
         load_model(folder, **kwargs)
-
-
-def test_config_and_weights_of_different_models(tmp_path):
-    """timm's error has a line for each of hundreds of tensors."""
-    folder = model_folder(tmp_path / 'net')
-    wide = timm.create_model('test_res2net_se', channels=(32, 32, 40, 48)).state_dict()
-    save_file(wide, folder / 'model.safetensors')
-    with pytest.raises(ValueError, match=f'{folder} are of different models') as error:
-        load_model(folder)
-    assert len(str(error.value)) < 600
 
 
 def test_a_config_of_a_huge_model_takes_no_memory(tmp_path):

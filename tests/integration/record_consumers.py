@@ -44,7 +44,7 @@ def code_of(name: str) -> str:
 
 
 def relative_error_of(library: str, names: dict) -> float:
-    """Compare the features or logits that a library gets with those of timm's own model.
+    """Compare what a library gets with timm's own model, and attributions with logits.
 
     Args:
         library: One of `PACKAGES`.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.common import image, randomise, relative_error
+from tests.common import image, randomise, relative_error, saved
 from timm_res2net.layers import fused_conv
 from timm_res2net.layers.bottle2neck import Bottle2neck
 from timm_res2net.layers.fused_block import FusedStage
@@ -260,10 +260,8 @@ def test_copies_and_files_have_no_pack():
     with torch.inference_mode():
         expected = [fused(x) for _ in range(3)][-1]
         assert fused._packs is not None
-        buffer = io.BytesIO()
-        torch.save(fused, buffer)
-        buffer.seek(0)
-        for same in (copy.deepcopy(fused), torch.load(buffer, weights_only=False)):
+        file = io.BytesIO(saved(fused))
+        for same in (copy.deepcopy(fused), torch.load(file, weights_only=False)):
             assert same._packs is None
             assert relative_error(same(x), expected) < 1e-6
     assert set(fused.state_dict()) == {'weight', 'bias'}

@@ -46,7 +46,6 @@ def test_lists():
 def test_sentences():
     assert first_line(ValueError('\n  one.\ntwo')) == 'one'
     assert first_line(KeyError()) == 'KeyError'
-    assert len(first_line(ValueError('x' * 999))) == 300
     assert sentence('one') == sentence('one.') == 'one.'
 
 

@@ -54,10 +54,11 @@ def test_nothing_is_left_out():
 
 
 def test_what_arguments_must_be(tmp_path):
-    """In words, in a file that a person reads: limits leave room for larger networks than any."""
+    """A person reads it: the limits leave room for networks larger than any published one."""
     found = ''.join(f'{table} {name} must be {TABLES[table][name].kind}\n' for table, name in ROWS)
-    (tmp_path / 'arguments.txt').write_text(found)
-    assert found == Path(__file__).with_name('arguments.txt').read_text(), f'Read {tmp_path}.'
+    path, read = tmp_path / 'arguments.txt', Path(__file__).with_name('arguments.txt')
+    path.write_text(found)
+    assert found == read.read_text(), f'Read {path}, and copy it to {read} if it is good.'
     assert {*cfg_cls['hrnet_w18']} < {*rows.HRNET}
 
 

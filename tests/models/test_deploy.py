@@ -15,7 +15,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -352,13 +353,12 @@ def adapted(layer):
     layer.base_layer = copy.deepcopy(layer)  # as peft's layers have it
 
 
-def remove(layer, name):
-    parametrize.remove_parametrizations(layer, name)
-
-
 COMPUTED = {
     'prune.remove': (pruned, prune.remove),
-    'remove_parametrizations': (parametrizations.spectral_norm, remove),
+    'remove_parametrizations': (
+        parametrizations.spectral_norm,
+        remove_parametrizations,
+    ),
     'remove_weight_norm': (weight_norm, nn.utils.remove_weight_norm),
     'remove_spectral_norm': (spectral_norm, nn.utils.remove_spectral_norm),
     'first': (hooked, None),

@@ -1,6 +1,7 @@
 """HRNet with Res2Net bottlenecks: timm's network with timm's own blocks, and timm's contract."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -25,11 +26,8 @@ SMALL = {
     )
     for i in (2, 3, 4)
 }
+small = functools.partial(network, NAME, **SMALL)
 LEVELS = {'incre': [64, 128, 256, 512, 1024], '': [64, 4, 8, 16, 32]}
-
-
-def small(name: str = NAME, **kwargs) -> nn.Module:
-    return network(name, **{**SMALL, **kwargs})
 
 
 @pytest.mark.parametrize('kwargs', [SMALL, pytest.param({}, marks=pytest.mark.slow)], ids=len)

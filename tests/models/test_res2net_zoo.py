@@ -148,6 +148,7 @@ def test_plain_stem_follows_the_channels(width):
         (TINY, {'scales': 1}, TypeError, "unexpected keyword argument 'scales'"),
         (TINY, {'out_indices': 1}, TypeError, "unexpected keyword argument 'out_indices'"),
         (TINY, {'block_args': 1}, TypeError, 'block_args.*Pass scale, attn_layer and semantics'),
+        (HRNETS[0], {'head': 'pose'}, ValueError, "one of classification, incre, '', got 'pose'"),
         (HRNETS[0], {'wide': 1}, TypeError, "unexpected keyword argument.*'wide'"),
         (
             HRNETS[0],
@@ -170,7 +171,7 @@ def test_anti_aliasing_by_name(aa_layer):
 
 
 def test_arguments_of_a_folder_can_be_changed(tmp_path):
-    """And what was changed after the model was made is saved."""
+    """And `model_args`, which a saved folder gets, follow what was changed in memory."""
     model = timm.create_model(TINY, semantics='mmdet', attn_layer='eca', num_classes=5)
     save_for_hf(model, tmp_path, model_args=model.model_args, safe_serialization=True)
     changed = timm.create_model(f'local-dir:{tmp_path}', scale=2, attn_layer='', num_classes=3)

@@ -149,10 +149,19 @@ def _check(config: Any) -> None:
         )
     labels = config.get('label_names')
     if labels is not None:
-        names = list(labels.values() if isinstance(labels, dict) else labels)
-        if not all(isinstance(name, str) for name in names) or len(names) != classes:
+        names = list(labels.values()) if isinstance(labels, dict) else labels
+        are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not are_texts or len(names) != classes:
             raise ValueError(f'label_names must be {classes} texts, got {brief(labels)}')
-    data_of(config['pretrained_cfg'])
+    cfg = config['pretrained_cfg']
+    if cfg.get('label_offset') not in (None, 0):  # timm would cut the classifier
+        raise ValueError(f'label_offset must be 0 or left out, got {brief(cfg["label_offset"])}')
+    for key in ('first_conv', 'classifier'):
+        layers = cfg.get(key, [])
+        layers = layers if isinstance(layers, list) else [layers]
+        if not all(isinstance(name, str | None) for name in layers):
+            raise ValueError(f'{key} must name layers, got {brief(cfg[key])}')
+    data_of(cfg)
 
 
 @dataclass(frozen=True)
