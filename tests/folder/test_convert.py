@@ -96,7 +96,8 @@ def test_what_convert_writes_is_read(semantics, tmp_path):
 )
 def test_networks_that_a_project_cannot_express(to, kwargs, words, tmp_path):
     """It is refused, because the project would build another network from the file."""
-    usual = {'attn_layer': '', 'channels': (64, 128, 256, 512), 'base_width': 16}
+    channels = (64, 128, 256, 512) if to == 'mindcv' else (16, 32, 64, 128)
+    usual = dict(attn_layer='', channels=channels, base_width=16, layers=(1, 1, 1, 1))
     usual['semantics'] = SOURCES[to].semantics[0]
     model = timm.create_model(TINY, **{**usual, **kwargs})
     save_for_hf(model, tmp_path / 'net', model_args=model.model_args, safe_serialization=True)

@@ -51,7 +51,7 @@ CUSTOM = dict(
 WHOLE = dict(layers=(1, 1, 1, 1), scale=3, cardinality=2, semantics='paddle')
 BRANCHES = dict(
     scale=2, base_width=48, cardinality=2, semantics='caffe', attn_layer='eca', in_chans=1,
-    global_pool='avgmax', num_classes=3, stem_width=32,
+    global_pool='avgmax', num_classes=3, stem_width=16,
 )  # fmt: skip
 STEM = dict(stem_type='deep_tiered', stem_width=16, avg_down=True, replace_stem_pool=True)
 OTHERS = {
@@ -80,7 +80,7 @@ MODELS = {
 }
 QUICK = [
     'res2net50_se', 'res2net50d_se', 'res2next50_se', 'res2net50_vd_26w_4s',
-    'res2net50_v1d_26w_4s', 'res2net50_16w_4s_se', 'a narrow HRNet', *OTHERS,
+    'res2net50_v1d_26w_4s', 'res2net50_16w_4s_se', *OTHERS,
 ]  # fmt: skip
 
 
