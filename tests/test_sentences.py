@@ -152,7 +152,7 @@ def of_failures() -> Iterator[str]:
 
 def of_folders() -> Iterator[str]:
     with world() as here:
-        whole = model_folder(here / 'whole', num_classes=5)
+        whole = model_folder(here / 'whole', num_classes=5, layers=(1, 1, 1, 1))
         for what, (damage, _) in DEFECTS.items():
             folder = here / 'net'
             shutil.copytree(whole, folder)
