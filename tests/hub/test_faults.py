@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.common import PUSHED, image, network, states
+from tests.common import PUSHED, image, network, slow_except, states
 from tests.hub.client import environment
 from tests.hub.conftest import REPO
 from tests.hub.server import Fault
@@ -86,7 +86,7 @@ REFUSALS = {  # the type that `check` raises, and what the command line prints
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('case', REFUSALS)
+@pytest.mark.parametrize('case', slow_except([*REFUSALS][:6] + [*REFUSALS][7:], REFUSALS))
 def test_refused(case, server, home, model):
     """The client's error passes, nothing half is left, and the next attempt is clean."""
     fault, kind, line = REFUSALS[case]
