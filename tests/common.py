@@ -177,9 +177,6 @@ def states(findings) -> dict[str, str]:
     return {finding.what: finding.state for finding in findings}
 
 
-# --- processes ------------------------------------------------------------------------------------
-
-
 SHARED = {  # what every process gets: this checkout, and one thread
     'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
     'OMP_NUM_THREADS': '1',

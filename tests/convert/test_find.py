@@ -146,7 +146,9 @@ def test_two_networks_are_a_question(names, parts, tmp_path, capsys):
         with pytest.raises(ValueError, match='holds 2 Res2Nets'):
             convert_checkpoint(path, prefix='resnet')
     assert main(['convert', str(path), '--dry-run', '--prefix', parts[1]]) == 0
-    assert f"prefix '{names[1]}'" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"prefix '{names[1]}'" in text
+    assert 'Left out, because they are not of the Res2Net' in text
     with pytest.raises(ValueError, match=rf"has the prefix 'no'\. Use one of '{names[0]}'"):
         convert_checkpoint(path, prefix='no')
 

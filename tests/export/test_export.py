@@ -420,12 +420,12 @@ def test_the_text_in_a_file_is_enough_to_prepare_images(in_chans, interpolation,
 
 def test_pixels_of_noise_are_noise():
     """What the comparison gives a file with preparation is what it gives the others."""
-    network_, x = Network(narrow(), 'net'), image().clamp(-1, 1)
-    network_.include_preparation()
-    data = timm.data.resolve_model_data_config(network_.model)
+    whole, x = Network(narrow(), 'net'), image().clamp(-1, 1)
+    whole.include_preparation()
+    data = timm.data.resolve_model_data_config(whole.model)
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ('mean', 'std'))
-    pixels = network_.as_input(x)
-    assert pixels.dtype == torch.uint8
+    pixels = whole.as_input(x)
+    assert (pixels.dtype, pixels.shape[-1]) == (torch.uint8, 3)
     normalized = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
     assert (normalized - x).abs().max() < 0.51 / 255 / std.min()  # half a step
 

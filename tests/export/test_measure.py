@@ -154,9 +154,12 @@ def test_one_file_of_openvino_serves_three_forms(tmp_path, monkeypatch):
         made.append((format, kwargs))
         path.touch()
 
+    def quantize(plain, path, images, batch):
+        made.append((plain.name, images.shape, batch))
+
     monkeypatch.setattr(measure, 'require', lambda *args: None)
     monkeypatch.setattr(measure, 'export_model', export)
-    monkeypatch.setattr(measure, 'quantize_file', lambda plain, path, *_: made.append(plain.name))
+    monkeypatch.setattr(measure, 'quantize_file', quantize)
     monkeypatch.setattr(measure, 'Runner', lambda *args: args)
     images = [torch.zeros(4, 3, 64, 64)]
     for form, name, precision in (('float32', '', 'f32'), ('bfloat16', '', 'bf16'),
@@ -165,7 +168,7 @@ def test_one_file_of_openvino_serves_three_forms(tmp_path, monkeypatch):
         found = make_form(f'OpenVINO, {form}', nn.Identity(), images, tmp_path, 1)
         assert found == ((path, 1, precision), path)
     exported = 'openvino', {'static': True, 'img_size': 64, 'batch_size': 4}
-    assert made == [exported, 'openvino.xml']
+    assert made == [exported, ('openvino.xml', (32, 3, 64, 64), 4)]
 
 
 @pytest.mark.slow
